@@ -1,0 +1,17 @@
+"""The only registry: every algorithm that exists. Adding one is a file beside these and a line here."""
+
+from __future__ import annotations
+
+from lib_adapters.algorithms.base import Algorithm, Shapes
+from lib_adapters.errors import UnknownAlgorithm
+
+ALGORITHMS: tuple[type[Algorithm], ...] = ()
+
+
+def choose(shapes: Shapes) -> type[Algorithm]:
+    """The one algorithm that claims these leaves (leaf -> shape); the order of the tuple never matters."""
+    claimants = [algorithm for algorithm in ALGORITHMS if algorithm.claims(shapes)]
+    if len(claimants) != 1:
+        names = " and ".join(a.label for a in claimants) or "no algorithm"
+        raise UnknownAlgorithm(f"the tensors {', '.join(sorted(shapes))} are claimed by {names}")
+    return claimants[0]

@@ -1,0 +1,152 @@
+"""What every algorithm is: named tensors of one module, and ΔW as a function of the pristine weight.
+
+Axis letters, everywhere: o = out, i = in, r = rank, ... = kernel axes (none for linear layers).
+`base` is always the pristine weight in float32, seen as the trainer's layer saw it ([o, i, ...kernel], or [d] for norms).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from lib_adapters.errors import ShapeMismatch
+
+Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]  # leaf -> shape, as the header tells
+Leaves = Mapping[str, Tensor]  # leaf -> tensor
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What only the file as a whole can tell; it decides where the tensors of one module leave it open."""
+
+    producer: str = ""  # "kohya", "lycoris", "peft", "onetrainer", "ai-toolkit", "hcp" ... or "" where nothing tells
+    algo: str = ""  # LyCORIS `algo` of ss_network_args, lower case
+    started: float = 0.0  # ss_training_started_at, unix seconds; 0 = unknown
+    block_size: int = 4  # LyCORIS DyLoRA
+    rs_lora: bool = False
+    split_qkv: bool = False  # kohya SD3/Flux block-diagonal files
+    constraint_is_bound: bool = False  # kohya OFT: alpha 0 means "no rotation at all", not "no bound"
+    bypass_mode: bool = False
+    overrides: Mapping[str, float] | None = None  # per file, from the sidecar: e.g. {"scale": 1.0}
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """ΔW seen as a matrix: scale · up @ down. Tensors keep the file's dtype; nothing is folded in."""
+
+    up: Tensor  # [o, r]
+    down: Tensor  # [r, i*kernel]
+    scale: float
+
+
+@dataclass(frozen=True, eq=False)
+class Algorithm(ABC):
+    """One adapter's effect on one layer. Subclasses are frozen dataclasses of named tensors."""
+
+    label: ClassVar[str]  # the name users know: "LoKr"
+
+    @classmethod
+    @abstractmethod
+    def claims(cls, shapes: Shapes) -> bool:
+        """Are these leaves mine? Exactly one algorithm may say so; the order of asking never matters."""
+
+    @classmethod
+    @abstractmethod
+    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
+        """Name the tensors. Raises ShapeMismatch when they contradict each other."""
+
+    @abstractmethod
+    def check(self, shape: Shape) -> None:
+        """Raise ShapeMismatch unless this fits a weight of `shape`. Equal element counts are not enough."""
+
+    @abstractmethod
+    def delta(self, base: Tensor) -> Tensor:
+        """ΔW at strength 1, float32, shaped like `base`. Reads `base`, writes nothing."""
+
+    def delta_at(self, base: Tensor, strength: float) -> Tensor:
+        """ΔW at `strength`; linear unless the trainer's rule is another (BOFT)."""
+        return self.delta(base).mul_(strength)
+
+    def add(self, out: Tensor, base: Tensor, strength: float) -> None:
+        """out += ΔW at `strength`, in place. `out` is float32 and may be any view; `base` stays as it is."""
+        out.add_(self.delta_at(base, strength))
+
+    def low_rank(self, base: Tensor) -> LowRank | None:
+        """The same ΔW as a pair of thin factors, where there is one: stacks then become one product."""
+        return None
+
+    def bias_delta(self, bias: Tensor) -> Tensor | None:
+        """Δb at strength 1, float32 [o]. `bias` is the pristine bias, or zeros where the layer has none."""
+        return None
+
+    @property
+    def has_weight(self) -> bool:
+        """False for a module that changes the bias alone."""
+        return True
+
+    @property
+    def has_bias(self) -> bool:
+        """True where `bias_delta` may answer with more than None."""
+        return False
+
+    @property
+    def rank(self) -> int | None:
+        return None
+
+    def truncated(self, rank: int) -> Self:
+        """The adapter cut to its first `rank` components (the tag's `dyn`); itself where that means nothing."""
+        return self
+
+    def to(self, device: torch.device) -> Self:
+        moved = {f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        return replace(self, **moved)
+
+
+def mismatch(what: Shape, weight: Shape) -> ShapeMismatch:
+    return ShapeMismatch(f"a delta of {list(what)} does not fit a weight of {list(weight)}")
+
+
+def same_layer(mine: Shape, weight: Shape) -> bool:
+    """Equal, or one is the 1x1-convolution spelling of the other's linear layer."""
+    return _without_unit_kernel(mine) == _without_unit_kernel(weight)
+
+
+def _without_unit_kernel(shape: Shape) -> Shape:
+    return shape[:2] if len(shape) > 2 and all(k == 1 for k in shape[2:]) else shape
+
+
+RS_NOMINAL = (1712275200.0, 1720483200.0)  # 2024-04-05 .. 2024-07-09: LyCORIS stored the nominal alpha for rs-LoRA
+
+
+def scale_of(leaves: Leaves, rank: int, facts: Facts) -> float:
+    """alpha / rank; 1 where the file has no alpha. A `scale` leaf is the whole factor."""
+    if facts.overrides and "scale" in facts.overrides:
+        return facts.overrides["scale"]
+    if "scale" in leaves:
+        return number(leaves["scale"])
+    alpha = number(leaves["alpha"]) if "alpha" in leaves else float(rank)
+    if not math.isfinite(alpha) or rank == 0:
+        return 1.0
+    return alpha / rank * (math.sqrt(rank) if rs_uncorrected(facts) else 1.0)
+
+
+def rs_uncorrected(facts: Facts) -> bool:
+    """True where the trainer used alpha/sqrt(r) but the file says alpha."""
+    if not facts.rs_lora:
+        return False
+    return facts.producer == "peft" or RS_NOMINAL[0] <= facts.started < RS_NOMINAL[1]
+
+
+def number(tensor: Tensor) -> float:
+    """A scalar of any dtype and of shape () or (1,)."""
+    if tensor.numel() != 1:
+        raise ShapeMismatch(f"one number was expected, not {list(tensor.shape)}")
+    return float(tensor.double().item())

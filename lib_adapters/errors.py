@@ -1,0 +1,34 @@
+"""One tree of errors. Each message is one plain sentence that a user can act on.
+
+The low level states the fact; the boundary that knows the file and the layer adds them.
+"""
+
+from __future__ import annotations
+
+
+class AdapterError(Exception):
+    """Something about an adapter that its user must know."""
+
+
+class BrokenFile(AdapterError):
+    """The file is damaged, incomplete or not what its name says."""
+
+
+class ForeignFile(AdapterError):
+    """The file is sound, but belongs somewhere else (a checkpoint, a ControlNet, another tuner ...)."""
+
+
+class UnknownAlgorithm(AdapterError):
+    """No algorithm, or more than one, recognises the tensors of one module."""
+
+
+class ShapeMismatch(AdapterError):
+    """A delta does not have the shape of the weight it was meant for."""
+
+
+class FamilyMismatch(AdapterError):
+    """The file was trained for another base model."""
+
+
+class BadTag(AdapterError):
+    """A tag of the prompt that cannot be read; names the token."""
