@@ -1,7 +1,7 @@
 """What every algorithm is: named tensors of one module, and ΔW as a function of the pristine weight.
 
 Axis letters, everywhere: o = out, i = in, r = rank, ... = kernel axes (none for linear layers).
-`base` is always the pristine weight in float32, seen as the trainer's layer saw it ([o, i, ...kernel], or [d] for norms).
+`base` is always the pristine weight in float32, seen as the trainer's layer saw it: [o, i, ...kernel], [d] for norms.
 """
 
 from __future__ import annotations
