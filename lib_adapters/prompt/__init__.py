@@ -1,0 +1,1 @@
+"""Prompt text to tags; knows nothing of tensors, files or models."""
