@@ -32,3 +32,7 @@ class FamilyMismatch(AdapterError):
 
 class BadTag(AdapterError):
     """A tag of the prompt that cannot be read; names the token."""
+
+
+class BrokenModel(AdapterError):
+    """The model folder is missing, incomplete or of another kind."""

@@ -1,0 +1,1 @@
+"""A Stable Diffusion folder in diffusers' format as a host: load it, read tags, draw."""

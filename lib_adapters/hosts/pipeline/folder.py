@@ -1,0 +1,68 @@
+"""A model folder becomes a pipeline and a session; what cannot be used is said in one sentence.
+
+Nothing is fetched: a name that is no folder on this machine is an error, not a download.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lib_adapters.errors import BrokenModel
+from lib_adapters.session import Session
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+ENCODERS = ("text_encoder", "text_encoder_2")
+
+
+def open_pipeline(folder: Path, device: torch.device, dtype: torch.dtype | None = None) -> Any:
+    """The folder's pipeline on `device`: float32 on a CPU, float16 elsewhere, unless told."""
+    index = read_index(folder)
+    from diffusers import DiffusionPipeline  # costs seconds, and most commands need no model
+
+    try:
+        pipe = DiffusionPipeline.from_pretrained(str(folder), local_files_only=True, **_options(folder, index))
+    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise BrokenModel(f"{folder}: diffusers cannot load this folder ({type(error).__name__}: {reason}).") from error
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(device, dtype or (torch.float32 if device.type == "cpu" else torch.float16))
+
+
+def session_of(pipe: Any) -> Session:
+    return Session(unet=pipe.unet, text_encoders=encoders_of(pipe))
+
+
+def encoders_of(pipe: Any) -> list[torch.nn.Module]:
+    return [encoder for name in ENCODERS if (encoder := getattr(pipe, name, None)) is not None]
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """`model_index.json`, checked for being Stable Diffusion's."""
+    if not folder.is_dir():
+        raise BrokenModel(f"{folder}: there is no such folder; --model takes a Stable Diffusion folder as diffusers saves it.")
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BrokenModel(f"{folder}: no model_index.json in it, so this is no diffusers model folder.") from None
+    except (OSError, ValueError) as error:
+        raise BrokenModel(f"{folder}: its model_index.json cannot be read ({error}).") from error
+    name = index.get("_class_name") if isinstance(index, dict) else None
+    if not isinstance(name, str) or "unet" not in index:
+        raise BrokenModel(f"{folder}: {name or 'this'} is no Stable Diffusion 1, 2 or XL pipeline (it has no UNet).")
+    if not (folder / "unet").is_dir():
+        raise BrokenModel(f"{folder}: the folder 'unet' that its model_index.json names is missing.")
+    return dict(index)
+
+
+def _options(folder: Path, index: dict[str, Any]) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    if "safety_checker" in index and not (folder / "safety_checker").is_dir():
+        options |= {"safety_checker": None, "requires_safety_checker": False}
+    names = {path.name for path in (folder / "unet").iterdir()}
+    if not any(name.startswith("diffusion_pytorch_model.") and ".fp16." not in name for name in names):
+        options |= {"variant": "fp16"}
+    return options

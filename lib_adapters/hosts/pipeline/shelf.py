@@ -1,0 +1,77 @@
+"""Adapter files in some folders, found by the names that tags use.
+
+A name is a file's stem, or the end of its path (`style/ink`), with or without the extension. It is looked up among the
+files that are there and never joined to a path.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib_adapters.errors import AdapterError
+from lib_adapters.files.adapter import Adapter, open_adapter
+from lib_adapters.prompt.tags import quoted
+
+SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin", ".pth")
+
+
+@dataclass(frozen=True)
+class Found:
+    adapter: Adapter
+    notice: str | None  # what the user should know about how it was found
+
+
+class Shelf:
+    """The files of the given folders as they are when the shelf is made."""
+
+    def __init__(self, folders: Iterable[Path]) -> None:
+        self.files: tuple[Path, ...] = tuple(dict.fromkeys(f for folder in folders for f in adapter_files(folder)))
+        self._opened: dict[Path, Adapter] = {}
+
+    def find(self, name: str) -> Found:
+        """Exact first, then the same letters in another case or Unicode form; AdapterError names the choices."""
+        exact = [path for path in self.files if name.replace("\\", "/") in _names(path)]
+        if exact:
+            return Found(self._open(self._only(exact, name)), None)
+        alike = [path for path in self.files if _folded(name) in {_folded(one) for one in _names(path)}]
+        if not alike:
+            raise AdapterError(f"no adapter is called {name!r} in the folders that were looked into.")
+        path = self._only(alike, name)
+        return Found(self._open(path), f"{name!r} was taken for {path.stem!r}.")
+
+    def _only(self, paths: Sequence[Path], name: str) -> Path:
+        if len(paths) == 1:
+            return paths[0]
+        choices = ", ".join(f"<lyco:{quoted(self.shortest(path))}:1>" for path in paths[:5])
+        raise AdapterError(f"{len(paths)} adapters are called {name!r}; write which one: {choices}.")
+
+    def shortest(self, path: Path) -> str:
+        """The shortest name that means this file and no other."""
+        others = {name for other in self.files if other != path for name in _names(other)}
+        return next((name for name in _names(path) if name not in others), path.as_posix())
+
+    def _open(self, path: Path) -> Adapter:
+        if path not in self._opened:
+            self._opened[path] = open_adapter(path)
+        return self._opened[path]
+
+
+def adapter_files(folder: Path) -> list[Path]:
+    """Every file below `folder` that could be an adapter, in a fixed order; unreadable folders are passed over."""
+    found = [Path(root) / name for root, _, names in os.walk(folder) for name in names]
+    return sorted(path.resolve() for path in found if path.suffix.lower() in SUFFIXES)
+
+
+def _names(path: Path) -> list[str]:
+    """All names of a file, the shortest first."""
+    parts = path.parts[1:]
+    ends = ["/".join(parts[-n:]) for n in range(1, len(parts) + 1)]
+    return [name for end in ends for name in (end.removesuffix(path.suffix), end)]
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()).strip().replace("\\", "/")
