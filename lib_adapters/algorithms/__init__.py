@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+from lib_adapters.algorithms.abba import Abba
 from lib_adapters.algorithms.base import Algorithm, Shapes
+from lib_adapters.algorithms.full import Full
+from lib_adapters.algorithms.glora import Glora
+from lib_adapters.algorithms.ia3 import Ia3
+from lib_adapters.algorithms.loha import Loha
+from lib_adapters.algorithms.lokr import Lokr
+from lib_adapters.algorithms.lora import Lora
+from lib_adapters.algorithms.norm import Norm
 from lib_adapters.errors import UnknownAlgorithm
 
-ALGORITHMS: tuple[type[Algorithm], ...] = ()
+ALGORITHMS: tuple[type[Algorithm], ...] = (
+    Abba,
+    Full,
+    Glora,
+    Ia3,
+    Loha,
+    Lokr,
+    Lora,
+    Norm,
+)
 
 
 def choose(shapes: Shapes) -> type[Algorithm]:

@@ -1,0 +1,54 @@
+"""What the algorithms share whose ΔW is a product of small factors and does not read W."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from lib_adapters.algorithms.base import Algorithm, Facts, Leaves, Shape, number, scale_of
+from lib_adapters.errors import ShapeMismatch
+from lib_adapters.ops.product import Product
+
+
+class Factored(Algorithm):
+    @abstractmethod
+    def product(self, shape: Shape) -> Product:
+        """ΔW at strength 1 for a weight of `shape`, unevaluated."""
+
+    def delta(self, base: Tensor) -> Tensor:
+        out = torch.zeros(base.shape, device=base.device)
+        self.add(out, base, 1.0)
+        return out
+
+    def add(self, out: Tensor, base: Tensor, strength: float) -> None:
+        self.product(tuple(out.shape)).add(out, strength)
+
+
+def factor(leaves: Leaves, rank: int, facts: Facts) -> float:
+    """The whole factor before ΔW; a `scalar` that was not folded in on saving multiplies it."""
+    scalar = number(leaves["scalar"]) if "scalar" in leaves else 1.0
+    return scale_of(leaves, rank, facts) * scalar
+
+
+def check_pair(up: Tensor, down: Tensor, what: str) -> None:
+    """up [o, r, (1...)] and down [r, ...] must agree on r."""
+    units = all(k == 1 for k in up.shape[2:])
+    if up.ndim < 2 or down.ndim < 2 or not units or up.shape[1] != down.shape[0]:
+        raise ShapeMismatch(f"the factors {what} of {list(up.shape)} and {list(down.shape)} do not fit each other")
+
+
+def fits_columns(down: Shape, weight: Shape) -> bool:
+    """Do the columns of down [r, i, ...kernel] fit a weight [o, i, ...]? A flat [r, i*kernel] is LyCORIS' DyLoRA."""
+    if len(weight) < 2:
+        return False
+    kernel, mine = _unit(weight[2:]), _unit(down[2:])
+    flat = weight[1]
+    for size in kernel:
+        flat *= size
+    return (down[1] == weight[1] and mine == kernel) or (not mine and len(down) == 2 and down[1] == flat)
+
+
+def _unit(kernel: Shape) -> Shape:
+    return () if all(k == 1 for k in kernel) else kernel

@@ -1,0 +1,55 @@
+"""Full: ΔW is in the file as it is. Leaf names: LyCORIS `FullModule`, ComfyUI's and ai-toolkit's `diff`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from lib_adapters.algorithms.base import Algorithm, Facts, Leaves, Shape, Shapes, mismatch, same_layer
+from lib_adapters.errors import ShapeMismatch
+
+
+@dataclass(frozen=True, eq=False)
+class Full(Algorithm):
+    label: ClassVar[str] = "Full"
+
+    weight: Tensor | None  # shaped like W
+    bias: Tensor | None  # [o]
+
+    @classmethod
+    def claims(cls, shapes: Shapes) -> bool:
+        return "diff" in shapes or "diff_b" in shapes
+
+    @classmethod
+    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
+        return cls(leaves.get("diff"), leaves.get("diff_b"))
+
+    def check(self, shape: Shape) -> None:
+        if self.weight is not None and not same_layer(tuple(self.weight.shape), shape):
+            raise mismatch(tuple(self.weight.shape), shape)
+        if self.bias is not None and (self.bias.ndim != 1 or self.bias.shape[0] != shape[0]):
+            raise ShapeMismatch(f"a bias of {list(self.bias.shape)} does not fit a weight of {list(shape)}")
+
+    def delta(self, base: Tensor) -> Tensor:
+        if self.weight is None:
+            return torch.zeros_like(base)
+        return self.weight.to(torch.float32, copy=True).view(base.shape)
+
+    def add(self, out: Tensor, base: Tensor, strength: float) -> None:
+        if self.weight is not None:
+            out.add_(self.weight.view(out.shape), alpha=strength)
+
+    def bias_delta(self, bias: Tensor) -> Tensor | None:
+        return None if self.bias is None else self.bias.to(torch.float32, copy=True)
+
+    @property
+    def has_weight(self) -> bool:
+        return self.weight is not None
+
+    @property
+    def has_bias(self) -> bool:
+        return self.bias is not None

@@ -1,0 +1,120 @@
+"""GLoRA: ΔW = scale · (W·A + B), both low-rank; LyCORIS turned the names of the factors round in 3.0.0.
+
+Paper: arXiv:2306.07967. Leaf names: LyCORIS `GLoRAModule`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from lib_adapters.algorithms.base import Algorithm, Facts, Leaves, LowRank, Shape, Shapes, mismatch, rs_uncorrected
+from lib_adapters.algorithms.factored import factor, fits_columns
+from lib_adapters.errors import ShapeMismatch
+from lib_adapters.ops.product import as_matrix
+from lib_adapters.ops.tucker import fold
+
+LEAVES = {"a1.weight", "a2.weight", "b1.weight", "b2.weight"}
+SQUARED_FROM = 1690761600.0  # 2023-07-31: the old convention's forward multiplies by the scale twice
+NEW_FROM = 1716595200.0  # 2024-05-25, LyCORIS 3.0.0
+BYPASS_FIXED = 1788220800.0  # 2026-09-01, LyCORIS 4.0.0: until then 3.x in bypass mode scaled twice
+
+
+@dataclass(frozen=True, eq=False)
+class Glora(Algorithm):
+    """The factors by what they do, whatever the file calls them."""
+
+    label: ClassVar[str] = "GLoRA"
+
+    a_up: Tensor  # [i, r]: W's input axis is contracted with this
+    a_down: Tensor  # [r, i]
+    b_up: Tensor  # [o, r]
+    b_down: Tensor  # [r, i, ...]
+    b_core: Tensor | None  # [r, r, ...]
+    scale: float
+
+    @classmethod
+    def claims(cls, shapes: Shapes) -> bool:
+        return shapes.keys() >= LEAVES
+
+    @classmethod
+    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
+        a1, a2, b1, b2 = (leaves[name] for name in sorted(LEAVES))
+        fitting = [new for new in (True, False) if _fits(a1, a2, b1, b2, new)]
+        if not fitting:
+            shapes = ", ".join(str(list(t.shape)) for t in (a1, a2, b1, b2))
+            raise ShapeMismatch(f"the factors a1, a2, b1 and b2 of {shapes} do not fit each other")
+        new = fitting[0] if len(fitting) == 1 else not 0 < facts.started < NEW_FROM
+        if not new:
+            a1, a2, b1, b2 = a2, a1, b2, b1
+        scale = _scale(leaves, len(b2), facts, new)
+        return cls(a1.flatten(1), a2.flatten(1), b1.flatten(1), b2, leaves.get("bm.weight"), scale)
+
+    def check(self, shape: Shape) -> None:
+        kernel = self.b_down.shape[2:] if self.b_core is None else self.b_core.shape[2:]
+        mine = (len(self.b_up), self.b_down.shape[1], *kernel)
+        fits = len(shape) >= 2 and mine[0] == shape[0] and len(self.a_up) == shape[1]
+        if not fits or not fits_columns(mine, shape):
+            raise mismatch(mine, shape)
+
+    def low_rank(self, base: Tensor) -> LowRank | None:
+        """[b_up | W @ a_up] @ [b_down; a_down]; with a kernel W·A keeps it, so there is no thin pair."""
+        if math.prod(base.shape[2:]) != 1:
+            return None
+        up = torch.cat((self.b_up.float(), base.flatten(1) @ self.a_up.float()), dim=1)
+        return LowRank(up, torch.cat((self._b_columns(), self.a_down.float())), self.scale)
+
+    def _b_columns(self) -> Tensor:
+        return self.b_down.flatten(1).float() if self.b_core is None else fold(self.b_core, self.b_down.flatten(1))
+
+    def delta(self, base: Tensor) -> Tensor:
+        out = torch.zeros(base.shape, device=base.device)
+        self.add(out, base, 1.0)
+        return out
+
+    def add(self, out: Tensor, base: Tensor, strength: float) -> None:
+        pair = self.low_rank(base)
+        matrix = as_matrix(out)
+        factor = self.scale * strength
+        if pair is not None and matrix is not None:
+            matrix.addmm_(pair.up, pair.down, alpha=factor)
+            return
+        mixed = torch.einsum("oi...,ij->oj...", base, self.a_up.float() @ self.a_down.float())
+        out.add_(mixed, alpha=factor)
+        out.add_((self.b_up.float() @ self._b_columns()).view(out.shape), alpha=factor)
+
+    @property
+    def rank(self) -> int:
+        return len(self.b_down)
+
+    def truncated(self, rank: int) -> Self:
+        if not 0 < rank < self.rank:
+            return self
+        core = None if self.b_core is None else self.b_core[:rank, :rank]
+        thin = {"a_up": self.a_up[:, :rank], "b_up": self.b_up[:, :rank]}
+        return replace(self, **thin, a_down=self.a_down[:rank], b_down=self.b_down[:rank], b_core=core)
+
+
+def _fits(a1: Tensor, a2: Tensor, b1: Tensor, b2: Tensor, new: bool) -> bool:
+    """New: a1 [i, r], a2 [r, i], b1 [o, r], b2 [r, i, ...]. Old: each pair the other way round."""
+    a_up, a_down, b_up, b_down = (a1, a2, b1, b2) if new else (a2, a1, b2, b1)
+    if any(t.ndim < 2 for t in (a1, a2, b1, b2)) or any(k != 1 for t in (a_up, a_down, b_up) for k in t.shape[2:]):
+        return False
+    (i, r), o_r = a_up.shape[:2], b_up.shape[1]
+    return a_down.shape[:2] == (r, i) and o_r == r and b_down.shape[:2] == (r, i)
+
+
+def _scale(leaves: Leaves, rank: int, facts: Facts, new: bool) -> float:
+    """GLoRA never corrected the alpha it stores for rs-LoRA, and some of its forwards multiplied twice."""
+    scale = factor(leaves, rank, facts)
+    if facts.overrides and "scale" in facts.overrides:
+        return scale
+    if facts.rs_lora and not rs_uncorrected(facts):
+        scale *= math.sqrt(rank)
+    bypass = new and facts.bypass_mode and facts.started < BYPASS_FIXED
+    return scale**2 if bypass or (not new and facts.started >= SQUARED_FROM) else scale

@@ -1,0 +1,74 @@
+"""IA3: rows (or columns) of W are scaled: ΔW = w ⊙ W.
+
+Paper: arXiv:2205.05638. Leaf names: LyCORIS `IA3Module` (an offset from one) and PEFT `ia3_l` (the multiplier itself).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+from typing_extensions import Self
+
+from lib_adapters.algorithms.base import Algorithm, Facts, Leaves, Shape, Shapes, mismatch, number
+from lib_adapters.errors import ShapeMismatch
+
+BIAS_KEPT_FROM = 1717200000.0  # 2024-06-01: LyCORIS 3.x leaves the bias alone, before it scaled the layer's output
+
+
+@dataclass(frozen=True, eq=False)
+class Ia3(Algorithm):
+    label: ClassVar[str] = "IA3"
+
+    offset: Tensor  # [o] or [i], float32
+    axis: int | None  # 0 rows, 1 columns, None: whichever fits (a PEFT convolution says neither)
+    scales_bias: bool
+
+    @classmethod
+    def claims(cls, shapes: Shapes) -> bool:
+        return "ia3_l" in shapes or ("weight" in shapes and shapes.keys() <= {"weight", "on_input", "alpha"})
+
+    @classmethod
+    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
+        vector = leaves["ia3_l"] if "ia3_l" in leaves else leaves["weight"]
+        if vector.numel() not in vector.shape:
+            raise ShapeMismatch(f"a vector was expected, not {list(vector.shape)}")
+        if "ia3_l" in leaves:
+            return cls(vector.float().flatten() - 1, _peft_axis(tuple(vector.shape)), True)
+        kept = facts.started >= BIAS_KEPT_FROM and not facts.bypass_mode
+        axis = 1 if "on_input" in leaves and number(leaves["on_input"]) else 0
+        return cls(vector.float().flatten(), axis, not kept)
+
+    def check(self, shape: Shape) -> None:
+        if len(shape) < 2 or len(self.offset) != shape[self._axis(shape)]:
+            raise mismatch(tuple(self.offset.shape), shape)
+
+    def _axis(self, shape: Shape) -> int:
+        if self.axis is None:
+            return int(len(self.offset) != shape[0])
+        return self.axis
+
+    def delta(self, base: Tensor) -> Tensor:
+        return base * self._spread(tuple(base.shape))
+
+    def add(self, out: Tensor, base: Tensor, strength: float) -> None:
+        out.addcmul_(base, self._spread(tuple(base.shape)), value=strength)
+
+    def _spread(self, shape: Shape) -> Tensor:
+        axis = self._axis(shape)
+        return self.offset.view(*(-1 if n == axis else 1 for n in range(len(shape))))
+
+    @property
+    def has_bias(self) -> bool:
+        return self.scales_bias and self.axis != 1
+
+    def bias_delta(self, bias: Tensor) -> Tensor | None:
+        if not self.has_bias or len(bias) != len(self.offset):
+            return None
+        return bias * self.offset
+
+
+def _peft_axis(shape: Shape) -> int | None:
+    """Linear layers say [o, 1] or [1, i]; convolutions [1, n, 1, 1] for both."""
+    return None if len(shape) > 2 else int(shape[0] == 1)

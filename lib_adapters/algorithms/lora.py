@@ -1,0 +1,145 @@
+"""LoRA, LoCon and DyLoRA: ΔW = scale · up @ down, with a core between them for tucker convolutions.
+
+Papers: LoRA, arXiv:2106.09685; DyLoRA, arXiv:2210.07558. Leaf names: kohya sd-scripts, LyCORIS `LoConModule`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from lib_adapters.algorithms.base import Facts, Leaves, LowRank, Shape, Shapes, mismatch
+from lib_adapters.algorithms.factored import Factored, check_pair, factor, fits_columns
+from lib_adapters.errors import ShapeMismatch
+from lib_adapters.ops.product import Matmul, Product, Residual
+from lib_adapters.ops.tucker import fold
+
+LEAVES = {"lora_up.weight", "lora_down.weight"}
+
+
+@dataclass(frozen=True, eq=False)
+class Lora(Factored):
+    label: ClassVar[str] = "LoRA"
+
+    up: Tensor  # [o, r], or [o, r, 1, 1] where the trainer's layer was a convolution
+    down: Tensor  # [r, i, ...], or [r, i*kernel]
+    mid: Tensor | None  # [r, r, ...]: its first axis meets `up`
+    scale: float
+    dylora: str = ""  # whose DyLoRA: "kohya", "lycoris" or "" for neither
+    residual: Tensor | None = None  # [o, i*kernel], added to up @ down before the scale
+    up_bias: Tensor | None = None  # [o]
+    down_bias: Tensor | None = None  # [r]
+
+    @classmethod
+    def claims(cls, shapes: Shapes) -> bool:
+        return shapes.keys() >= LEAVES and "dora_scale" not in shapes
+
+    @classmethod
+    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
+        up, down, mid = leaves["lora_up.weight"], leaves["lora_down.weight"], leaves.get("lora_mid.weight")
+        _check(up, down, mid)
+        dylora = _dylora(facts)
+        scale = factor(leaves, len(down), facts)
+        if "scale" not in leaves and not (facts.overrides and "scale" in facts.overrides):
+            scale *= facts.block_size if dylora == "lycoris" else _parts(up, facts)
+        biases = leaves.get("lora_up.bias"), leaves.get("lora_down.bias")
+        return cls(up, down, mid, scale, dylora, _residual(leaves), *biases)
+
+    def check(self, shape: Shape) -> None:
+        kernel = self.down.shape[2:] if self.mid is None else self.mid.shape[2:]
+        mine = (len(self.up), self.down.shape[1], *kernel)
+        if not shape or mine[0] != shape[0] or not fits_columns(mine, shape):
+            raise mismatch(mine, shape)
+        if self.residual is not None and self.residual.numel() != math.prod(shape):
+            raise mismatch(tuple(self.residual.shape), shape)
+
+    def product(self, shape: Shape) -> Product:
+        pair = Matmul(self.up.flatten(1), self._columns(), self.scale)
+        return pair if self.residual is None else Residual(pair, self.residual.reshape(len(self.up), -1), self.scale)
+
+    def low_rank(self, base: Tensor) -> LowRank | None:
+        if self.residual is not None:
+            return None
+        return LowRank(self.up.flatten(1), self._columns(), self.scale)
+
+    def _columns(self) -> Tensor:
+        return self.down.flatten(1) if self.mid is None else fold(self.mid, self.down.flatten(1))
+
+    @property
+    def rank(self) -> int:
+        return len(self.down)
+
+    def truncated(self, rank: int) -> Self:
+        """kohya trained d of r components at s·sqrt(r/d), LyCORIS at alpha per block; plain LoRA keeps alpha/r."""
+        if not 0 < rank < self.rank:
+            return self
+        ratio = self.rank / rank
+        grown = {"kohya": math.sqrt(ratio), "lycoris": ratio}.get(self.dylora, 1.0)
+        return replace(
+            self,
+            up=self.up[:, :rank],
+            down=self.down[:rank],
+            mid=None if self.mid is None else self.mid[:rank, :rank],
+            down_bias=None if self.down_bias is None else self.down_bias[:rank],
+            scale=self.scale * grown,
+        )
+
+    @property
+    def has_bias(self) -> bool:
+        return self.up_bias is not None or self.down_bias is not None
+
+    def bias_delta(self, bias: Tensor) -> Tensor | None:
+        """The trainer's up(down(x)) has these biases inside, so both are scaled."""
+        if not self.has_bias:
+            return None
+        total = torch.zeros(len(self.up), device=self.up.device)
+        if self.up_bias is not None:
+            total += self.up_bias.float()
+        if self.down_bias is not None:
+            total += self.up.flatten(1).float() @ self.down_bias.float()
+        return total * self.scale
+
+
+def _check(up: Tensor, down: Tensor, mid: Tensor | None) -> None:
+    if mid is None:
+        return check_pair(up, down, "lora_up and lora_down")
+    check_pair(up, mid, "lora_up and lora_mid")
+    if down.ndim < 2 or mid.shape[1] != len(down) or any(k != 1 for k in down.shape[2:]):
+        raise ShapeMismatch(f"lora_mid of {list(mid.shape)} and lora_down of {list(down.shape)} do not fit each other")
+
+
+def _dylora(facts: Facts) -> str:
+    if facts.algo != "dylora":
+        return ""
+    return "kohya" if facts.producer == "kohya" else "lycoris"
+
+
+def _parts(up: Tensor, facts: Facts) -> int:
+    """How many LoRAs kohya's split_qkv saved as one block-diagonal pair, whose alpha is still that of one."""
+    if not facts.split_qkv:
+        return 1
+    rows = up.flatten(1) != 0
+    return next((n for n in (3, 4) if rows.shape[1] % n == 0 and _block_diagonal(rows, n)), 1)
+
+
+def _block_diagonal(used: Tensor, parts: int) -> bool:
+    """used [o, r]: does every share of the columns touch rows of its own?"""
+    shares = torch.stack([share.any(dim=1) for share in used.chunk(parts, dim=1)])
+    return bool((shares.sum(dim=0) <= 1).all()) and bool(shares.any(dim=1).sum() > 1)
+
+
+def _residual(leaves: Leaves) -> Tensor | None:
+    """LyCORIS' extraction can keep the largest leftovers of W as sparse coordinates; A1111 also knew a dense one."""
+    if "bias_indices" not in leaves:
+        return leaves.get("bias")
+    size = tuple(int(n) for n in leaves["bias_size"].tolist())
+    indices, values = leaves["bias_indices"].long(), leaves["bias_values"]
+    outside = len(size) != 2 or indices.shape != (2, values.numel())
+    if outside or bool((indices < 0).any()) or bool((indices >= indices.new_tensor(size).unsqueeze(1)).any()):
+        raise ShapeMismatch(f"bias_indices of {list(indices.shape)} do not fit a sparse residual of {list(size)}")
+    return torch.sparse_coo_tensor(indices, values.float(), size).to_dense()

@@ -1,0 +1,26 @@
+"""Norm: offsets on weight and bias of LayerNorm, GroupNorm and RMSNorm. Leaf names: LyCORIS `NormModule`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from typing_extensions import Self
+
+from lib_adapters.algorithms.base import Facts, Leaves, Shapes
+from lib_adapters.algorithms.full import Full
+
+
+@dataclass(frozen=True, eq=False)
+class Norm(Full):
+    """The same arithmetic as Full on [d] instead of [o, i, ...]."""
+
+    label: ClassVar[str] = "Norm"
+
+    @classmethod
+    def claims(cls, shapes: Shapes) -> bool:
+        return "w_norm" in shapes or "b_norm" in shapes
+
+    @classmethod
+    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
+        return cls(leaves.get("w_norm"), leaves.get("b_norm"))

@@ -1,0 +1,31 @@
+"""Products of two low-rank matrices, entry by entry (LoHa, ABBA), in row blocks that stay in cache."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from lib_adapters.ops.product import row_step
+
+
+class Hadamard:
+    """scale · (up1 @ down1) ⊙ (up2 @ down2): ups [o, r], downs [r, i*kernel]."""
+
+    def __init__(self, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], scale: float) -> None:
+        self.up1, self.down1 = (t.float() for t in first)
+        self.up2, self.down2 = (t.float() for t in second)
+        self.scale = scale
+
+    def add(self, out: Tensor, strength: float) -> None:
+        step = min(len(out), row_step(out))
+        scratch = self.down1.new_empty(2, step, self.down1.shape[1])
+        for start in range(0, len(out), step):
+            block = out[start : start + step]
+            left, right = scratch[0, : len(block)], scratch[1, : len(block)]
+            torch.mm(self.up1[start : start + step], self.down1, out=left)
+            torch.mm(self.up2[start : start + step], self.down2, out=right)
+            block.addcmul_(left.view(block.shape), right.view(block.shape), value=self.scale * strength)
+
+    def rows(self, start: int, stop: int) -> Self:
+        return type(self)((self.up1[start:stop], self.down1), (self.up2[start:stop], self.down2), self.scale)

@@ -1,0 +1,40 @@
+"""Kronecker products (LoKr), broadcast straight into the weight and never built."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Kron:
+    """scale · w1 ⊗ w2: w1 [a, c], w2 [b, d*kernel], o = a*b, i = c*d."""
+
+    def __init__(self, w1: Tensor, w2: Tensor, scale: float) -> None:
+        self.w1, self.w2, self.scale = w1.float(), w2.float(), scale
+
+    def add(self, out: Tensor, strength: float) -> None:
+        (a, c), kernel = self.w1.shape, out.shape[2:]
+        w2 = self.w2.view(len(self.w2), out.shape[1] // c, *kernel)
+        w1 = self.w1.view(a, 1, c, 1, *(1 for _ in kernel))
+        view = out.unflatten(1, (c, -1)).unflatten(0, (a, -1))  # splitting an axis is a view for any strides
+        view.addcmul_(w1, w2.unsqueeze(1).unsqueeze(0), value=self.scale * strength)
+
+    def rows(self, start: int, stop: int) -> KronRows:
+        row = torch.arange(start, stop, device=self.w1.device)
+        return KronRows(self.w1[row // len(self.w2)], self.w2[row % len(self.w2)], self.scale)
+
+
+class KronRows:
+    """Rows of a Kronecker product: left [n, c], right [n, d*kernel]."""
+
+    def __init__(self, left: Tensor, right: Tensor, scale: float) -> None:
+        self.left, self.right, self.scale = left, right, scale
+
+    def add(self, out: Tensor, strength: float) -> None:
+        (n, c), kernel = self.left.shape, out.shape[2:]
+        left = self.left.view(n, c, 1, *(1 for _ in kernel))
+        right = self.right.view(n, 1, out.shape[1] // c, *kernel)
+        out.unflatten(1, (c, -1)).addcmul_(left, right, value=self.scale * strength)
+
+    def rows(self, start: int, stop: int) -> KronRows:
+        return KronRows(self.left[start:stop], self.right[start:stop], self.scale)

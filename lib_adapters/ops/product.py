@@ -1,0 +1,69 @@
+"""ΔW as a product of small float32 factors, added to a weight without building a second one.
+
+Axis letters: o = out, i = in, r = rank, ... = kernel. Every `add` takes any strided `out` of [o, i, ...].
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+Shape = tuple[int, ...]
+
+
+class Product(Protocol):
+    def add(self, out: Tensor, strength: float) -> None:
+        """out += strength · ΔW, in place."""
+
+    def rows(self, start: int, stop: int) -> Product:
+        """The same for these output rows alone."""
+
+
+def row_step(out: Tensor) -> int:
+    """Rows per block: on the CPU two scratch blocks stay in a core's cache, on CUDA launches are few."""
+    elements = 1 << 22 if out.is_cuda else 1 << 17
+    return max(1, elements * len(out) // max(1, out.numel()))
+
+
+def as_matrix(out: Tensor) -> Tensor | None:
+    """A view [o, i*kernel], where the strides allow one."""
+    if out.ndim == 2:
+        return out
+    try:
+        return out.view(len(out), -1)
+    except RuntimeError:
+        return None
+
+
+class Matmul:
+    """scale · up @ down: up [o, r], down [r, i*kernel]."""
+
+    def __init__(self, up: Tensor, down: Tensor, scale: float) -> None:
+        self.up, self.down, self.scale = up.float(), down.float(), scale
+
+    def add(self, out: Tensor, strength: float) -> None:
+        matrix = as_matrix(out)
+        if matrix is None:
+            out.add_(torch.mm(self.up, self.down).view(out.shape), alpha=self.scale * strength)
+        else:
+            matrix.addmm_(self.up, self.down, alpha=self.scale * strength)
+
+    def rows(self, start: int, stop: int) -> Self:
+        return type(self)(self.up[start:stop], self.down, self.scale)
+
+
+class Residual:
+    """product + scale · rest, rest [o, i*kernel]."""
+
+    def __init__(self, product: Product, rest: Tensor, scale: float) -> None:
+        self.product, self.rest, self.scale = product, rest, scale
+
+    def add(self, out: Tensor, strength: float) -> None:
+        self.product.add(out, strength)
+        out.add_(self.rest.view(out.shape), alpha=self.scale * strength)
+
+    def rows(self, start: int, stop: int) -> Residual:
+        return Residual(self.product.rows(start, stop), self.rest[start:stop], self.scale)
