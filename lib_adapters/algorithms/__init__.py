@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lib_adapters.algorithms.abba import Abba
 from lib_adapters.algorithms.base import Algorithm, Shapes
+from lib_adapters.algorithms.dora import Doha, Dokr, Dora, DoraAbba
 from lib_adapters.algorithms.full import Full
 from lib_adapters.algorithms.glora import Glora
 from lib_adapters.algorithms.ia3 import Ia3
@@ -15,6 +16,10 @@ from lib_adapters.errors import UnknownAlgorithm
 
 ALGORITHMS: tuple[type[Algorithm], ...] = (
     Abba,
+    Doha,
+    Dokr,
+    Dora,
+    DoraAbba,
     Full,
     Glora,
     Ia3,

@@ -95,9 +95,14 @@ class Glora(Algorithm):
     def truncated(self, rank: int) -> Self:
         if not 0 < rank < self.rank:
             return self
-        core = None if self.b_core is None else self.b_core[:rank, :rank]
-        thin = {"a_up": self.a_up[:, :rank], "b_up": self.b_up[:, :rank]}
-        return replace(self, **thin, a_down=self.a_down[:rank], b_down=self.b_down[:rank], b_core=core)
+        return replace(
+            self,
+            a_up=self.a_up[:, :rank],
+            a_down=self.a_down[:rank],
+            b_up=self.b_up[:, :rank],
+            b_down=self.b_down[:rank],
+            b_core=None if self.b_core is None else self.b_core[:rank, :rank],
+        )
 
 
 def _fits(a1: Tensor, a2: Tensor, b1: Tensor, b2: Tensor, new: bool) -> bool:

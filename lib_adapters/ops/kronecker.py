@@ -6,6 +6,13 @@ import torch
 from torch import Tensor
 
 
+def split(tensor: Tensor, axis: int, parts: int) -> Tensor:
+    """[..., parts * n, ...] -> [..., parts, n, ...]; unlike a merged axis, a split one is a view for any strides."""
+    shape = list(tensor.shape)
+    shape[axis : axis + 1] = [parts, shape[axis] // parts]
+    return tensor.view(shape)
+
+
 class Kron:
     """scale · w1 ⊗ w2: w1 [a, c], w2 [b, d*kernel], o = a*b, i = c*d."""
 
@@ -16,7 +23,7 @@ class Kron:
         (a, c), kernel = self.w1.shape, out.shape[2:]
         w2 = self.w2.view(len(self.w2), out.shape[1] // c, *kernel)
         w1 = self.w1.view(a, 1, c, 1, *(1 for _ in kernel))
-        view = out.unflatten(1, (c, -1)).unflatten(0, (a, -1))  # splitting an axis is a view for any strides
+        view = split(split(out, 1, c), 0, a)
         view.addcmul_(w1, w2.unsqueeze(1).unsqueeze(0), value=self.scale * strength)
 
     def rows(self, start: int, stop: int) -> KronRows:
@@ -34,7 +41,7 @@ class KronRows:
         (n, c), kernel = self.left.shape, out.shape[2:]
         left = self.left.view(n, c, 1, *(1 for _ in kernel))
         right = self.right.view(n, 1, out.shape[1] // c, *kernel)
-        out.unflatten(1, (c, -1)).addcmul_(left, right, value=self.scale * strength)
+        split(out, 1, c).addcmul_(left, right, value=self.scale * strength)
 
     def rows(self, start: int, stop: int) -> KronRows:
         return KronRows(self.left[start:stop], self.right[start:stop], self.scale)

@@ -1,0 +1,114 @@
+"""DoRA on anything additive: W' = V · magnitude / ‖V‖ with V = W + ΔV, so ΔW = W' - W.
+
+Paper: arXiv:2402.09353. Leaf name: LyCORIS `dora_scale`; PEFT's and ai-toolkit's vectors are given the same name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from lib_adapters.algorithms.abba import Abba
+from lib_adapters.algorithms.base import Algorithm, Facts, Leaves, LowRank, Shape, Shapes
+from lib_adapters.algorithms.factored import Factored
+from lib_adapters.algorithms.loha import Loha
+from lib_adapters.algorithms.lokr import Lokr
+from lib_adapters.algorithms.lora import Lora
+from lib_adapters.errors import ShapeMismatch
+from lib_adapters.ops import magnitude
+
+MEAN = (1708214400.0, 1710547200.0)  # 2024-02-18 .. 03-16: LyCORIS took the mean of V for its norm
+
+
+@dataclass(frozen=True, eq=False)
+class Dora(Algorithm):
+    """One class per algorithm underneath, so that the label tells which."""
+
+    label: ClassVar[str] = "DoRA"
+    kind: ClassVar[type[Factored]] = Lora
+
+    inner: Factored
+    magnitude: Tensor  # [o], [o, 1, ...], [1, i, ...] or PEFT's [1, o, 1, 1]
+    rows_first: bool  # where both axes would fit, it is the output's
+    mean: bool
+    plain: bool  # LyCORIS' bypass mode trained `inner` alone, yet saved a magnitude
+
+    @classmethod
+    def claims(cls, shapes: Shapes) -> bool:
+        rest = {leaf: shape for leaf, shape in shapes.items() if leaf != "dora_scale"}
+        return "dora_scale" in shapes and cls.kind.claims(rest)
+
+    @classmethod
+    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
+        vector = leaves["dora_scale"]
+        if vector.numel() not in vector.shape:
+            raise ShapeMismatch(f"a magnitude of {list(vector.shape)} is no vector")
+        rows_first = vector.ndim == 1 or vector.shape[0] > 1 or facts.producer in ("peft", "diffusers")
+        mean = MEAN[0] <= facts.started < MEAN[1]
+        return cls(cls.kind.from_leaves(leaves, facts), vector, rows_first, mean, facts.bypass_mode)
+
+    def check(self, shape: Shape) -> None:
+        self.inner.check(shape)
+        self._axis(shape)
+
+    def _axis(self, shape: Shape) -> int:
+        mine = tuple(self.magnitude.shape)
+        candidates = [0] if len(mine) == 1 or mine[0] > 1 else ([0, 1] if self.rows_first else [1, 0])
+        for axis in candidates:
+            if shape[axis] == self.magnitude.numel():
+                return axis
+        raise ShapeMismatch(f"a magnitude of {list(mine)} does not fit a weight of {list(shape)}")
+
+    def delta(self, base: Tensor) -> Tensor:
+        out = torch.zeros(base.shape, device=base.device)
+        self.add(out, base, 1.0)
+        return out
+
+    def add(self, out: Tensor, base: Tensor, strength: float) -> None:
+        if self.plain:
+            return self.inner.add(out, base, strength)
+        shape, vector = tuple(base.shape), self.magnitude.flatten().float()
+        product = self.inner.product(shape)
+        if self._axis(shape) == 0:
+            return magnitude.add_rows(out, base, product, vector, strength)
+        norms = magnitude.column_means if self.mean else magnitude.column_norms
+        magnitude.add_columns(out, base, product, vector / norms(base, product), strength)
+
+    def low_rank(self, base: Tensor) -> LowRank | None:
+        return self.inner.low_rank(base) if self.plain else None
+
+    @property
+    def has_bias(self) -> bool:
+        return self.inner.has_bias
+
+    def bias_delta(self, bias: Tensor) -> Tensor | None:
+        return self.inner.bias_delta(bias)
+
+    @property
+    def rank(self) -> int | None:
+        return self.inner.rank
+
+    def truncated(self, rank: int) -> Self:
+        return replace(self, inner=self.inner.truncated(rank))
+
+    def to(self, device: torch.device) -> Self:
+        return replace(self, inner=self.inner.to(device), magnitude=self.magnitude.to(device))
+
+
+class Doha(Dora):
+    label: ClassVar[str] = "DoHa"
+    kind: ClassVar[type[Factored]] = Loha
+
+
+class Dokr(Dora):
+    label: ClassVar[str] = "DoKr"
+    kind: ClassVar[type[Factored]] = Lokr
+
+
+class DoraAbba(Dora):
+    label: ClassVar[str] = "DoRA on ABBA"
+    kind: ClassVar[type[Factored]] = Abba

@@ -1,0 +1,66 @@
+"""Weight decomposition (DoRA): V = W + ΔV is given new norms, block by block, and only the change is added.
+
+Paper: arXiv:2402.09353. V never exists as a whole: along columns each block is computed twice instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from lib_adapters.ops.product import Product, row_step
+
+EPS = torch.finfo(torch.float32).eps  # LyCORIS adds it to the norm; an untouched row of zeros stays finite
+
+
+def add_rows(out: Tensor, base: Tensor, product: Product, magnitude: Tensor, strength: float) -> None:
+    """out += strength · (V · magnitude / ‖V‖ - W), norms and magnitude [o] per row."""
+    for rows, block in _blocks(base, product):
+        norm = torch.linalg.vector_norm(block.flatten(1), dim=1).add_(EPS)
+        block.mul_(_along(magnitude[rows] / norm, 0, block)).sub_(base[rows])
+        out[rows].add_(block, alpha=strength)
+
+
+def column_norms(base: Tensor, product: Product) -> Tensor:
+    """‖V‖ per input column and its kernel, [i]."""
+    total = torch.zeros(base.shape[1], device=base.device)
+    for _, block in _blocks(base, product):
+        total += torch.linalg.vector_norm(block, dim=_all_but_columns(base)).square_()
+    return total.sqrt_().add_(EPS)
+
+
+def column_means(base: Tensor, product: Product) -> Tensor:
+    """The mean of V per input column, sign and all: what LyCORIS took for a norm at first. [i]"""
+    total = torch.zeros(base.shape[1], device=base.device)
+    for _, block in _blocks(base, product):
+        total += block.sum(dim=_all_but_columns(base))
+    return total.mul_(base.shape[1] / base.numel())
+
+
+def add_columns(out: Tensor, base: Tensor, product: Product, factor: Tensor, strength: float) -> None:
+    """out += strength · (V · factor - W), factor [i]."""
+    factor = _along(factor, 1, base)
+    for rows, block in _blocks(base, product):
+        block.mul_(factor).sub_(base[rows])
+        out[rows].add_(block, alpha=strength)
+
+
+def _all_but_columns(base: Tensor) -> tuple[int, ...]:
+    return tuple(n for n in range(base.ndim) if n != 1)
+
+
+def _blocks(base: Tensor, product: Product) -> Iterator[tuple[slice, Tensor]]:
+    """V row by row, in one scratch block that the caller may overwrite."""
+    step = min(len(base), row_step(base))
+    scratch = torch.empty((step, *base.shape[1:]), device=base.device)
+    for start in range(0, len(base), step):
+        rows = slice(start, min(start + step, len(base)))
+        block = scratch[: rows.stop - start].copy_(base[rows])
+        product.rows(start, rows.stop).add(block, 1.0)
+        yield rows, block
+
+
+def _along(vector: Tensor, axis: int, like: Tensor) -> Tensor:
+    return vector.view(*(-1 if n == axis else 1 for n in range(like.ndim)))
