@@ -52,6 +52,7 @@ class Algorithm(ABC):
     """One adapter's effect on one layer. Subclasses are frozen dataclasses of named tensors."""
 
     label: ClassVar[str]  # the name users know: "LoKr"
+    reads_base: ClassVar[bool] = True  # False where ΔW does not depend on W: such a delta can run beside the layer
 
     @classmethod
     @abstractmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from lib_adapters.ops.product import Product
 
 
 class Factored(Algorithm):
+    reads_base: ClassVar[bool] = False
+
     @abstractmethod
     def product(self, shape: Shape) -> Product:
         """ΔW at strength 1 for a weight of `shape`, unevaluated."""
