@@ -106,9 +106,17 @@ class Algorithm(ABC):
         """The adapter cut to its first `rank` components (the tag's `dyn`); itself where that means nothing."""
         return self
 
-    def to(self, device: torch.device) -> Self:
-        moved = {f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
-        return replace(self, **moved)
+    def on(self, device: torch.device) -> Self:
+        """The same tensors on `device`; itself if they are there."""
+        parts = {f.name: part for f in fields(self) if isinstance(part := getattr(self, f.name), (Tensor, Algorithm))}
+        moved = {name: _on(part, device) for name, part in parts.items()}
+        return self if all(moved[name] is part for name, part in parts.items()) else replace(self, **moved)
+
+
+def _on(part: Tensor | Algorithm, device: torch.device) -> Tensor | Algorithm:
+    if isinstance(part, Algorithm):
+        return part.on(device)
+    return part if part.device == device or part.numel() == 1 else part.to(device)
 
 
 def mismatch(what: Shape, weight: Shape) -> ShapeMismatch:

@@ -1,0 +1,99 @@
+"""A fingerprint of a tensor's bytes at the speed of reading them, and a handful of samples to know it again."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lib_adapters.patching.targets import Slot
+
+COLUMNS = 1024  # words are summed per column: a byte that moves to another column changes the sums
+SAMPLES = 32
+
+
+def checksum(tensor: Tensor) -> Tensor:
+    """One int64, on the tensor's own device: integer sums, so their order never matters, and nothing waits."""
+    words, rest = _words(tensor)
+    whole = words.numel() // COLUMNS * COLUMNS
+    weights = torch.arange(1, 2 * COLUMNS + 1, 2, device=words.device)
+    total = (words[:whole].view(-1, COLUMNS).sum(0) * weights).sum()
+    if whole < words.numel():
+        total = total + 31 * (words[whole:] * weights[: words.numel() - whole]).sum()
+    return total + 131 * (rest.long() * weights[: rest.numel()]).sum() if rest.numel() else total
+
+
+def _words(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """All whole 8-byte words, and what is left over as bytes."""
+    raw = tensor.detach().contiguous().view(-1).view(torch.uint8)
+    whole = raw.numel() // 8 * 8
+    body = raw[:whole] if raw.storage_offset() % 8 == 0 else raw[:whole].clone()
+    return body.view(torch.int64), raw[whole:]
+
+
+def samples(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """A few values out of the middle of each tensor, in its own dtype; one copy per device and dtype."""
+    kinds: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for n, tensor in enumerate(tensors):
+        kinds.setdefault((tensor.device, tensor.dtype), []).append(n)
+    found: dict[int, Tensor] = {}
+    for numbers in kinds.values():
+        windows = [_window(tensors[n]) for n in numbers]
+        together = torch.cat([window.view(torch.uint8) for window in windows]).view(windows[0].dtype)
+        found.update(zip(numbers, torch.split(together, [w.numel() for w in windows]), strict=True))
+    return [found[n] for n in range(len(tensors))]
+
+
+def _window(tensor: Tensor) -> Tensor:
+    values = tensor.detach().contiguous().view(-1)
+    start = max(0, values.numel() // 2 - SAMPLES // 2)
+    return values[start : start + SAMPLES]
+
+
+def same_values(now: Tensor, then: Tensor) -> bool:
+    """Is `now` a copy of the tensor whose samples were `then`, moved or cast (perhaps there and back)?"""
+    found = _window(now).float().cpu()
+    wanted = then.cpu()
+    casts = (now.dtype, torch.float16, torch.bfloat16)
+    return any(torch.equal(found, wanted.to(cast).to(now.dtype).float()) for cast in casts)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    module: weakref.ref[nn.Module]
+    checksum: Tensor
+    dtype: torch.dtype
+    version: int  # of the parameter: a host that loads other weights while nothing is active bumps it
+
+
+class Witness:
+    """Remembers what pristine weights were when they were first touched."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[int, str], _Seen] = {}
+
+    def see(self, slot: Slot, pristine: Tensor) -> None:
+        known = self._seen.get(slot.key)
+        parameter = slot.parameter()
+        version = 0 if parameter is None else parameter._version
+        if known and known.module() is slot.module() and known.version == version and known.dtype == pristine.dtype:
+            return
+        self._seen[slot.key] = _Seen(slot.module, checksum(pristine), pristine.dtype, version)
+
+    def forget(self, slot: Slot) -> None:
+        self._seen.pop(slot.key, None)
+
+    def holds(self, pristine: dict[tuple[int, str], Tensor]) -> bool:
+        """Are all weights that were ever touched what they were? `pristine` has those that are patched now."""
+        return all(self._is_unchanged(key, seen, pristine.get(key)) for key, seen in list(self._seen.items()))
+
+    def _is_unchanged(self, key: tuple[int, str], seen: _Seen, kept: Tensor | None) -> bool:
+        module = seen.module()
+        parameter = None if module is None else module._parameters.get(key[1])
+        if parameter is None or (kept is None and (parameter._version != seen.version)):
+            return True  # freed, or replaced by its owner: nothing of ours to answer for
+        tensor = parameter.data if kept is None else kept
+        return tensor.dtype != seen.dtype or int(checksum(tensor)) == int(seen.checksum)

@@ -1,0 +1,103 @@
+"""The live way: the weights stay as they are, the layer adds the delta while it runs.
+
+For strengths that change during sampling, for quantised weights, and where somebody else writes the same weights.
+The layer's own `forward` becomes a bound method of a `LiveLayer`; it calls the class's forward when it is called, so
+a host that patches classes later is not bypassed, and a deep copy of the model is bound to the copy.
+"""
+
+from __future__ import annotations
+
+import types
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from lib_adapters.patching.live_layer import LiveLayer, signature_of
+from lib_adapters.patching.plan import Target
+
+Key = tuple[int, str]
+
+
+class Live:
+    """Which modules run a LiveLayer now. Weak: an old checkpoint can be freed."""
+
+    def __init__(self) -> None:
+        self._layers: dict[int, tuple[weakref.ref[nn.Module], LiveLayer]] = {}
+
+    def apply(self, targets: Mapping[Key, Target]) -> None:
+        """Make exactly these targets live: wholly, or not at all if anything raises."""
+        wanted = _grouped(targets)
+        fresh = {
+            key: (weakref.ref(module), LiveLayer(module, group, _foreign_forward(module, self._layers.get(key))))
+            for key, (module, group) in wanted.items()
+            if not self._has(key, group)
+        }
+        old = {key: layer for key, layer in self._layers.items() if key in fresh or key not in wanted}
+        try:
+            _swap(old, fresh)
+        except BaseException:
+            _swap(fresh, old)
+            raise
+        kept = {key: layer for key, layer in self._layers.items() if key not in old}
+        self._layers = {**kept, **fresh}
+
+    def restore(self) -> None:
+        self.apply({})
+
+    def in_place(self) -> bool:
+        return all((module := ref()) is not None and _runs(module, layer) for ref, layer in self._layers.values())
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def _has(self, key: int, group: list[Target]) -> bool:
+        if key not in self._layers:
+            return False
+        ref, layer = self._layers[key]
+        module = ref()
+        return module is not None and _runs(module, layer) and layer.signature == signature_of(group)
+
+
+def _grouped(targets: Mapping[Key, Target]) -> dict[int, tuple[nn.Module, list[Target]]]:
+    """Targets by the module whose forward reads them."""
+    groups: dict[int, tuple[nn.Module, list[Target]]] = {}
+    for target in targets.values():
+        if (module := target.slot.caller()) is not None:
+            groups.setdefault(id(module), (module, []))[1].append(target)
+    return groups
+
+
+Layers = Mapping[int, tuple[weakref.ref[nn.Module], LiveLayer]]
+
+
+def _swap(old: Layers, new: Layers) -> None:
+    for ref, layer in old.values():
+        if (module := ref()) is not None:
+            _take_off(module, layer)
+    for ref, layer in new.values():
+        if (module := ref()) is not None:
+            layer.retired = False
+            module.__dict__["forward"] = types.MethodType(layer, module)
+
+
+def _take_off(module: nn.Module, layer: LiveLayer) -> None:
+    layer.retired = True  # somebody may have wrapped our forward in his own: then it only passes on
+    if not _runs(module, layer):
+        return
+    if layer.before is None:
+        del module.__dict__["forward"]
+    else:
+        module.__dict__["forward"] = layer.before
+
+
+def _runs(module: nn.Module, layer: LiveLayer) -> bool:
+    return getattr(module.__dict__.get("forward"), "__func__", None) is layer
+
+
+def _foreign_forward(module: nn.Module, ours: tuple[weakref.ref[nn.Module], LiveLayer] | None) -> Any:
+    """An instance-level forward that somebody else had put there before us."""
+    if ours is not None and _runs(module, ours[1]):
+        return ours[1].before
+    return module.__dict__.get("forward")

@@ -1,0 +1,36 @@
+"""Where pristine tensors wait when the GPU has no room for both them and their patched copies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from lib_adapters.patching.targets import Slot
+
+RESERVE = 1.2  # of what is needed: sampling wants memory too
+
+
+def is_short(slots: Iterable[Slot]) -> bool:
+    """Would a second copy of these parameters leave the GPU without room?"""
+    needed = 0
+    for slot in slots:
+        parameter = slot.parameter()
+        if parameter is not None and parameter.is_cuda:
+            needed += parameter.numel() * parameter.element_size()
+    return needed > 0 and needed * RESERVE > _free()
+
+
+def _free() -> int:
+    """What the driver has left, and what torch holds without using it."""
+    free, _ = torch.cuda.mem_get_info()
+    return int(free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated())
+
+
+def to_host(tensor: Tensor) -> Tensor:
+    """A copy in pinned memory, from which the way back is fast."""
+    if not tensor.is_cuda:
+        return tensor
+    host = torch.empty_like(tensor, device="cpu", pin_memory=True)
+    return host.copy_(tensor)

@@ -1,0 +1,104 @@
+"""W' = W + Σ ΔW: one pass over a parameter, in float32, one cast at the end.
+
+Nothing here writes into W. Low-rank deltas of several adapters become one matrix product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lib_adapters.algorithms.base import LowRank
+from lib_adapters.patching.plan import Patch
+from lib_adapters.patching.targets import View
+
+Thin = list[tuple[float, LowRank]]
+
+
+@contextmanager
+def exact() -> Iterator[None]:
+    """Plain float32 maths: a host may call us inside its own autocast or inference mode."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+            stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+def merged_weight(pristine: Tensor, patches: Sequence[Patch]) -> Tensor:
+    """A new tensor of the pristine one's shape, dtype and device."""
+    patches = [replace(patch, algorithm=patch.algorithm.on(pristine.device)) for patch in patches]
+    if (quick := _in_half(pristine, patches)) is not None:
+        return quick
+    base = pristine.float()
+    out: Tensor | None = None
+    for view, group in _by_view(patches):
+        thin, thick = _split(view.of(base), group)
+        out = _with_thin(base, out, view, thin)
+        for patch in thick:
+            out = base.clone() if out is None else out
+            patch.algorithm.add(view.of(out), view.of(base), patch.strength)
+    return (base.clone() if out is None else out).to(pristine.dtype)
+
+
+def merged_bias(pristine: Tensor, patches: Sequence[Patch]) -> Tensor:
+    out = pristine.float().clone()
+    for patch in patches:
+        algorithm = patch.algorithm.on(pristine.device)
+        rows = patch.view.of(out)
+        if (delta := algorithm.bias_delta(patch.view.of(pristine.float()))) is not None:
+            rows.add_(delta.reshape(rows.shape), alpha=patch.strength)
+    return out.to(pristine.dtype)
+
+
+def _by_view(patches: Sequence[Patch]) -> list[tuple[View, list[Patch]]]:
+    groups: dict[View, list[Patch]] = {}
+    for patch in patches:
+        groups.setdefault(patch.view, []).append(patch)
+    return list(groups.items())
+
+
+def _split(base: Tensor, group: Sequence[Patch]) -> tuple[Thin, list[Patch]]:
+    thin: Thin = []
+    thick = []
+    for patch in group:
+        if (low := patch.algorithm.low_rank(base)) is not None:
+            thin.append((patch.strength, low))
+        else:
+            thick.append(patch)
+    return thin, thick
+
+
+def _with_thin(base: Tensor, out: Tensor | None, view: View, thin: Thin) -> Tensor | None:
+    """All thin deltas at once: the ranks concatenated, scale and strength folded into `up`."""
+    if not thin:
+        return out
+    up = torch.cat([low.up.float() * (low.scale * strength) for strength, low in thin], dim=1)
+    down = torch.cat([low.down.float() for _, low in thin])
+    if out is None and view == View():
+        return torch.addmm(base.flatten(1), up, down).view(base.shape)
+    out = base.clone() if out is None else out
+    seen = view.of(out)
+    if seen.ndim == 2:
+        seen.addmm_(up, down)
+    else:
+        seen.add_((up @ down).view(seen.shape))
+    return out
+
+
+def _in_half(pristine: Tensor, patches: Sequence[Patch]) -> Tensor | None:
+    """One low-rank adapter stored like the weight: the GPU multiplies in half, sums in float32, rounds once."""
+    if not (pristine.is_cuda and pristine.dtype in (torch.float16, torch.bfloat16)):
+        return None
+    if len(patches) != 1 or patches[0].view != View() or patches[0].algorithm.reads_base:
+        return None
+    low = patches[0].algorithm.low_rank(pristine)
+    if low is None or low.up.dtype != pristine.dtype or low.down.dtype != pristine.dtype:
+        return None
+    factor = low.scale * patches[0].strength
+    return torch.addmm(pristine.flatten(1), low.up, low.down, alpha=factor).view(pristine.shape)

@@ -1,0 +1,173 @@
+"""The merged way: a touched parameter points at W'; the pristine tensor is kept by reference and never written.
+
+Restoring is giving the pointer back: exact, and microseconds.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from lib_adapters.patching.checksum import Witness, same_values, samples
+from lib_adapters.patching.memory import is_short, to_host
+from lib_adapters.patching.merge import merged_bias, merged_weight
+from lib_adapters.patching.plan import PatchKey, Target
+from lib_adapters.patching.pointer import held, point, zero_bias
+from lib_adapters.patching.targets import Slot
+
+Key = tuple[int, str]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One patched parameter: what it was, and how to know our tensor again after the host moved it."""
+
+    slot: Slot
+    pristine: Tensor | None  # None: the layer had no bias
+    signature: tuple[PatchKey, ...]
+    parameter: weakref.ref[nn.Parameter]
+    pointer: int
+    samples: Tensor
+
+
+@dataclass(frozen=True)
+class Step:
+    """Point one parameter somewhere else; `record` is None when it goes back to what it was."""
+
+    slot: Slot
+    tensor: Tensor | None
+    pristine: Tensor | None
+    signature: tuple[PatchKey, ...] | None
+
+
+class Merged:
+    def __init__(self, witness: Witness, offload: bool | None = None) -> None:
+        self._witness = witness
+        self._offload = offload  # None: decided by the memory that is free
+        self._records: dict[Key, Record] = {}
+        self._whole = True  # False once a part of what was applied has been given back or lost
+
+    def apply(self, targets: Mapping[Key, Target]) -> None:
+        """Make exactly these targets patched: wholly, or not at all if anything raises."""
+        self.settle()
+        changed = [t for key, t in targets.items() if not self._has(key, t)]
+        short = self._offload if self._offload is not None else is_short(t.slot for t in changed)
+        steps = self._steps([r for key, r in self._records.items() if key not in targets], changed, short)
+        # A list: every sum is done before the first pointer moves. Short of memory, one parameter at a time.
+        self._run(steps if short else list(steps))
+        self._whole = True
+
+    def restore(self) -> None:
+        self.settle()
+        self._run(list(self._steps(list(self._records.values()), [], False)))
+
+    def release(self, module: nn.Module) -> None:
+        """Give one module its own weights back: something is about to write into it."""
+        self._give_back([record for key, record in self._records.items() if key[0] == id(module)])
+
+    def bury(self) -> None:
+        """A model was dropped: keep none of its weights; parts of it that live on get their own back."""
+        self._give_back([record for record in self._records.values() if record.slot.root() is None])
+
+    def _give_back(self, records: list[Record]) -> None:
+        self._run(list(self._steps(records, [], False)))
+        self._whole = self._whole and not records
+
+    def settle(self) -> None:
+        """Compare the records with the model: what was moved is still ours, what was replaced is not."""
+        settled = {}
+        for key, record in self._records.items():
+            if _in_place(record):
+                settled[key] = record
+            elif (parameter := record.slot.parameter()) is not None and same_values(parameter.data, record.samples):
+                settled[key] = replace(record, parameter=weakref.ref(parameter), pointer=parameter.data_ptr())
+            else:
+                self._witness.forget(record.slot)
+        self._whole = self._whole and len(settled) == len(self._records)
+        self._records = settled
+
+    def in_place(self) -> bool:
+        return self._whole and all(_in_place(record) for record in self._records.values())
+
+    def pristine(self) -> dict[Key, Tensor]:
+        return {key: record.pristine for key, record in self._records.items() if record.pristine is not None}
+
+    def modules(self) -> list[nn.Module]:
+        """The modules that own a patched parameter, each once."""
+        found = {id(module): module for r in self._records.values() if (module := r.slot.module()) is not None}
+        return list(found.values())
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def _has(self, key: Key, target: Target) -> bool:
+        return key in self._records and self._records[key].signature == target.signature
+
+    def _steps(self, gone: Iterable[Record], changed: Iterable[Target], short: bool) -> Iterator[Step]:
+        for record in gone:
+            yield Step(record.slot, _home(record), None, None)
+        for target in changed:
+            yield from self._patch(target, short)
+
+    def _patch(self, target: Target, short: bool) -> Iterator[Step]:
+        slot, record = target.slot, self._records.get(target.slot.key)
+        if (module := slot.module()) is None:
+            return
+        pristine = _home(record) if record else held(module, slot.name)
+        if pristine is not None:
+            self._witness.see(slot, pristine)
+        merged = merged_bias if target.patches[0].of_bias else merged_weight
+        tensor = merged(zero_bias(module, slot.name) if pristine is None else pristine, target.patches)
+        if pristine is None and not tensor.any():
+            return  # a layer without bias gets none for nothing
+        kept = record.pristine if record else (to_host(pristine) if short and pristine is not None else pristine)
+        yield Step(slot, tensor, kept, target.signature)
+
+    def _run(self, steps: Iterable[Step]) -> None:
+        """Move the pointers; on any exception all of them go back."""
+        journal: list[tuple[Slot, Tensor | None]] = []
+        done = []
+        try:
+            for step in steps:
+                journal.append((step.slot, self._before(step)))
+                if (module := step.slot.module()) is not None:
+                    point(module, step.slot.name, step.tensor)
+                done.append(step)
+            self._records = self._after(done)
+        except BaseException:
+            for slot, before in reversed(journal):
+                if (module := slot.module()) is not None:
+                    point(module, slot.name, before)
+            raise
+
+    def _before(self, step: Step) -> Tensor | None:
+        """What rolling back gives the parameter; off the GPU where `step` took the pristine tensor off it."""
+        first = step.signature is not None and step.slot.key not in self._records
+        return step.pristine if first else held(step.slot.module(), step.slot.name)
+
+    def _after(self, done: list[Step]) -> dict[Key, Record]:
+        records = dict(self._records)
+        for step in done:
+            records.pop(step.slot.key, None)
+        patched = [(s, s.tensor, p) for s in done if s.signature and s.tensor is not None and (p := s.slot.parameter())]
+        for (step, _, parameter), sample in zip(patched, samples([t for _, t, _ in patched]), strict=True):
+            records[step.slot.key] = Record(
+                step.slot, step.pristine, step.signature or (), weakref.ref(parameter), parameter.data_ptr(), sample
+            )
+        return records
+
+
+def _in_place(record: Record) -> bool:
+    parameter = record.slot.parameter()
+    return parameter is not None and parameter is record.parameter() and parameter.data_ptr() == record.pointer
+
+
+def _home(record: Record) -> Tensor | None:
+    """The pristine tensor where, and in the dtype in which, the host keeps the parameter now."""
+    parameter = record.slot.parameter()
+    if record.pristine is None or parameter is None:
+        return record.pristine
+    return record.pristine.to(parameter.device, parameter.dtype)

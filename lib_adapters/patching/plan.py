@@ -1,0 +1,136 @@
+"""Requests and a table of targets become a plan: which patches change which parameter.
+
+Patches of one parameter are kept in an order of their own, never the prompt's: sums of floats depend on their order.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from lib_adapters.algorithms.base import Algorithm, Shape
+from lib_adapters.errors import ShapeMismatch
+from lib_adapters.files.adapter import Loaded
+from lib_adapters.files.names import Stem
+from lib_adapters.patching.request import Request
+from lib_adapters.patching.targets import Layer, Slot, Table, View
+
+PatchKey = tuple[str, Stem, float, int, str]
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One adapter's contribution to one parameter."""
+
+    key: PatchKey
+    view: View
+    algorithm: Algorithm
+    strength: float
+    of_bias: bool = False
+
+
+@dataclass
+class Target:
+    """A parameter and everything that is added to it."""
+
+    slot: Slot
+    patches: list[Patch] = field(default_factory=list)
+
+    @property
+    def signature(self) -> tuple[PatchKey, ...]:
+        return tuple(patch.key for patch in self.patches)
+
+
+@dataclass
+class Fit:
+    """How one request met the model."""
+
+    request: Request
+    matched: Counter[str] = field(default_factory=Counter)  # algorithm label -> layers
+    unmatched: list[tuple[str, str]] = field(default_factory=list)
+    patches: list[tuple[Slot, Patch]] = field(default_factory=list)
+    layers: int = 0  # modules that fit a layer; `matched` has those whose strength is not 0
+    missing: int = 0  # modules that are no layer of this model, or have another shape
+
+
+def fit(request: Request, loaded: Loaded, table: Table) -> Fit:
+    """Find the layer of every module of the file; what has none is named with its reason."""
+    result = Fit(request, unmatched=[*request.adapter.unusable, *loaded.problems])
+    names = {module.stem: module.name for module in request.adapter.modules}
+    for stem, algorithm in loaded.algorithms.items():
+        layer, reason = _place(stem, algorithm, table)
+        if layer is None:
+            result.missing += 1
+            result.unmatched.append((names[stem], reason))
+        else:
+            result.layers += 1
+            if strength := request.strength(stem.part):  # 0 is the absence of the adapter, to the bit
+                result.matched[algorithm.label] += 1
+                result.patches.extend(_patches(request, stem, algorithm, layer, strength))
+            if algorithm.has_bias and layer.bias is None:
+                result.unmatched.append((names[stem], f"{layer.path} takes no bias"))
+    return result
+
+
+def assemble(fits: Sequence[Fit]) -> dict[tuple[int, str], Target]:
+    targets: dict[tuple[int, str], Target] = {}
+    for slot, patch in (pair for one in fits for pair in one.patches):
+        targets.setdefault(slot.key, Target(slot)).patches.append(patch)
+    for target in targets.values():
+        target.patches.sort(key=lambda patch: patch.key)
+    return targets
+
+
+def _place(stem: Stem, algorithm: Algorithm, table: Table) -> tuple[Layer | None, str]:
+    candidates = table.find(stem)
+    if not candidates:
+        return None, _no_such_layer(stem, table)
+    reason = ""
+    for layer in candidates:
+        try:
+            return _fitted(layer, algorithm), ""
+        except ShapeMismatch as error:
+            reason = reason or f"{layer.path}: {error}"
+    return None, reason
+
+
+def _no_such_layer(stem: Stem, table: Table) -> str:
+    if stem.part != "unet" and not table.text_encoders:
+        return "no text encoder was given"
+    if stem.part == "unet" and not table.unet:
+        return "no UNet was given"
+    return "this model has no such layer"
+
+
+def _fitted(layer: Layer, algorithm: Algorithm) -> Layer:
+    """The layer as the algorithm can meet it; an inpainting model's conv_in by its first four channels."""
+    shape = layer.shape
+    try:
+        algorithm.check(shape)
+    except ShapeMismatch:
+        if not _is_wider_input(layer.path, shape):
+            raise
+        algorithm.check((shape[0], 4, *shape[2:]))
+        return replace(layer, view=View(channels=4))
+    return layer
+
+
+def _is_wider_input(path: str, shape: Shape) -> bool:
+    return path.endswith(("conv_in", "input_blocks.0.0")) and len(shape) == 4 and shape[1] > 4
+
+
+def _patches(
+    request: Request, stem: Stem, algorithm: Algorithm, layer: Layer, strength: float
+) -> Iterator[tuple[Slot, Patch]]:
+    if request.dyn is not None:
+        algorithm = algorithm.truncated(request.dyn)
+
+    def key(kind: str) -> PatchKey:
+        return request.adapter.key, stem, strength, request.dyn or 0, kind
+
+    if algorithm.has_weight:
+        yield layer.weight, Patch(key("weight"), layer.view, algorithm, strength)
+    if algorithm.has_bias and layer.bias is not None:
+        view = View(rows=layer.view.rows)
+        yield layer.bias, Patch(key("bias"), view, algorithm, strength, of_bias=True)

@@ -1,0 +1,31 @@
+"""The only place that changes what a parameter of a model holds: it points it at another tensor."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def point(module: nn.Module, name: str, tensor: Tensor | None) -> None:
+    """None takes a bias away that was only lent to a layer which has none of its own."""
+    parameter = module._parameters.get(name)
+    if tensor is None:
+        module._parameters[name] = None
+    elif parameter is None:
+        module._parameters[name] = nn.Parameter(tensor, requires_grad=False)
+    else:
+        parameter.data = tensor.to(parameter.device)  # a tensor that waited in host memory comes back
+
+
+def held(module: nn.Module | None, name: str) -> Tensor | None:
+    """What the parameter holds now; None where there is none."""
+    parameter = None if module is None else module._parameters.get(name)
+    return None if parameter is None else parameter.data
+
+
+def zero_bias(module: nn.Module, name: str) -> Tensor:
+    """Where a layer has no bias, its pristine bias is zero: one number for each output."""
+    weight = held(module, name.removesuffix("bias") + "weight")
+    if weight is None:
+        raise RuntimeError(f"{type(module).__name__} has no weight to take a bias for")
+    return torch.zeros(weight.shape[0], dtype=weight.dtype, device=weight.device)

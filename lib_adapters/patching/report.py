@@ -1,0 +1,52 @@
+"""What was done, in numbers and in plain words: the user is never left to guess."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+MOST_REASONS = 3  # different reasons that a line of text names
+
+
+@dataclass
+class AdapterReport:
+    name: str
+    unet: float
+    te: float
+    matched: int = 0
+    total: int = 0
+    algorithms: dict[str, int] = field(default_factory=dict)
+    unmatched: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    error: str | None = None  # why nothing of it was applied
+    seconds: float = 0.0
+
+    def line(self) -> str:
+        if self.error is not None:
+            return self.error
+        kinds = ", ".join(f"{label} {count}" for label, count in self.algorithms.items())
+        text = f"{self.name}: {self.matched} of {self.total} layers ({kinds}), te {self.te:g}, unet {self.unet:g}"
+        return f"{text}; {_reasons(self.unmatched)}" if self.unmatched else text
+
+
+@dataclass
+class Report:
+    adapters: list[AdapterReport] = field(default_factory=list)
+    mode: str = "merged"
+    seconds: float = 0.0
+
+    def lines(self) -> list[str]:
+        """One line for each adapter, and its notes behind it."""
+        return [text for one in self.adapters for text in (one.line(), *(f"{one.name}: {n}" for n in one.notes))]
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+
+def _reasons(unmatched: Sequence[tuple[str, str]]) -> str:
+    counts: dict[str, list[str]] = {}
+    for key, reason in unmatched:
+        counts.setdefault(reason, []).append(key)
+    parts = [f"{len(keys)} not applied ({reason}), e.g. {keys[0]}" for reason, keys in counts.items()]
+    more = [f"and {len(parts) - MOST_REASONS} other reasons"] if len(parts) > MOST_REASONS else []
+    return "; ".join(parts[:MOST_REASONS] + more)

@@ -1,0 +1,115 @@
+"""One module, two names: the UNet in LDM's and in diffusers' spelling, as functions of text alone.
+
+LDM numbers its blocks through; diffusers nests them. `per_level` is the number of resnets in one level of the
+encoder (2 in every Stable Diffusion); the decoder has one more.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+
+RESNET = {  # diffusers -> LDM, inside one resnet
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+RESNET_BACK = {ldm: diffusers for diffusers, ldm in RESNET.items()}
+OUTER = {  # diffusers -> LDM, outside the blocks
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+}
+OUTER_BACK = {ldm: diffusers for diffusers, ldm in OUTER.items()}
+
+_LDM_BLOCK = re.compile(r"(input_blocks|output_blocks)\.(\d+)\.(\d+)(?:\.(.*))?")
+_LDM_MID = re.compile(r"middle_block\.([012])(?:\.(.*))?")
+_BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)(?:\.(.*))?")
+_MID = re.compile(r"mid_block\.(resnets|attentions)\.(\d+)(?:\.(.*))?")
+
+
+def to_diffusers(path: str, per_level: int = 2) -> str | None:
+    """`input_blocks.4.1.proj_in` -> `down_blocks.1.attentions.0.proj_in`; None where diffusers has no such place."""
+    if path in OUTER_BACK:
+        return OUTER_BACK[path]
+    if match := _LDM_MID.fullmatch(path):
+        index, rest = int(match[1]), match[2] or ""
+        return _join("mid_block.attentions.0", rest) if index == 1 else _resnet(f"mid_block.resnets.{index // 2}", rest)
+    if match := _LDM_BLOCK.fullmatch(path):
+        place = _encoder_place if match[1] == "input_blocks" else _decoder_place
+        return place(int(match[2]), int(match[3]), match[4] or "", per_level)
+    return None
+
+
+def _encoder_place(index: int, sub: int, rest: str, per_level: int) -> str:
+    level, position = divmod(index - 1, per_level + 1)
+    if position == per_level:
+        return _join(f"down_blocks.{level}.downsamplers.0.conv", rest.removeprefix("op").lstrip("."))
+    return _resnet_or_attention(f"down_blocks.{level}", position, sub, rest)
+
+
+def _decoder_place(index: int, sub: int, rest: str, per_level: int) -> str:
+    level, position = divmod(index, per_level + 1)
+    if sub == 2 or rest == "conv":
+        return _join(f"up_blocks.{level}.upsamplers.0", rest)
+    return _resnet_or_attention(f"up_blocks.{level}", position, sub, rest)
+
+
+def _resnet_or_attention(block: str, position: int, sub: int, rest: str) -> str:
+    if sub == 0:
+        return _resnet(f"{block}.resnets.{position}", rest)
+    return _join(f"{block}.attentions.{position}", rest)
+
+
+def _resnet(prefix: str, rest: str) -> str:
+    return _join(prefix, RESNET_BACK.get(rest, rest))
+
+
+def to_ldm(path: str, has: Callable[[str], bool], per_level: int = 2) -> str | None:
+    """The way back. `has` tells whether the live model has a module of this diffusers name: an upsampler's number
+    in LDM depends on whether its block has attention."""
+    if path in OUTER:
+        return OUTER[path]
+    if match := _MID.fullmatch(path):
+        rest = match[3] or ""
+        if match[1] == "attentions":
+            return _join("middle_block.1", rest)
+        return _join(f"middle_block.{2 * int(match[2])}", RESNET.get(rest, rest))
+    if match := _BLOCK.fullmatch(path):
+        return _ldm_block(match, has, per_level)
+    return None
+
+
+def _ldm_block(match: re.Match[str], has: Callable[[str], bool], per_level: int) -> str:
+    side, kind, rest = match[1], match[3], match[5] or ""
+    level, position = int(match[2]), int(match[4])
+    step = per_level + 1
+    if kind == "downsamplers":
+        return _join(f"input_blocks.{step * (level + 1)}.0", rest.replace("conv", "op", 1))
+    if kind == "upsamplers":
+        sub = 2 if has(f"up_blocks.{level}.attentions.0") else 1
+        return _join(f"output_blocks.{step * level + per_level}.{sub}", rest)
+    block = (
+        f"input_blocks.{1 + step * level + position}" if side == "down" else f"output_blocks.{step * level + position}"
+    )
+    return _join(f"{block}.0", RESNET.get(rest, rest)) if kind == "resnets" else _join(f"{block}.1", rest)
+
+
+def per_level_of(paths: Collection[str]) -> int:
+    """Resnets per encoder level, read off the live model; 2 where only a part of a model is there."""
+    ldm = [int(m[1]) for path in paths if (m := re.fullmatch(r"input_blocks\.(\d+)\.0\.op", path))]
+    if ldm:
+        return min(ldm) - 1
+    nested = [int(m[1]) for path in paths if (m := re.match(r"down_blocks\.0\.resnets\.(\d+)", path))]
+    return max(nested) + 1 if len(nested) > 1 and max(nested) else 2
+
+
+def _join(prefix: str, rest: str) -> str:
+    return f"{prefix}.{rest}" if rest else prefix

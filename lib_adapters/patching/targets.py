@@ -1,0 +1,190 @@
+"""What a live model offers: every layer under every name a file may call it by.
+
+The table is made from the model itself; names are never un-flattened by replacing text (`_` means both "." and "_").
+"""
+
+from __future__ import annotations
+
+import re
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from lib_adapters.algorithms.base import Shape
+from lib_adapters.files.names import Stem
+from lib_adapters.patching import spelling, spelling_text
+from lib_adapters.patching.structure import family_of
+
+UNET_ANCHOR = re.compile(r"(?:^|\.)((?:input|output|middle|down|up|mid|joint|transformer|double)_blocks?\.)")
+TEXT_ANCHOR = re.compile(r"(?:^|\.)((?:text_model\.)?encoder\.layers\.|transformer\.resblocks\.|encoder\.block\.)")
+
+
+Weak = weakref.ref[nn.Module]
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """One parameter by the module that owns it; weak, so that an old checkpoint can be freed."""
+
+    module: Weak
+    name: str
+    path: str
+    root: Weak  # the UNet or text encoder it is a part of
+    caller: Weak  # whose forward reads the parameter: the owner, or the attention around it
+
+    @property
+    def key(self) -> tuple[int, str]:
+        return id(self.module()), self.name
+
+    def parameter(self) -> nn.Parameter | None:
+        module = self.module()
+        return None if module is None else module._parameters.get(self.name)
+
+
+@dataclass(frozen=True)
+class View:
+    """How a layer's weight lies inside its parameter."""
+
+    rows: tuple[int, int] | None = None  # a third of a fused q/k/v matrix
+    transposed: bool = False  # OpenCLIP's text_projection
+    channels: int | None = None  # the first input channels of an inpainting model's conv_in
+
+    def of(self, tensor: Tensor) -> Tensor:
+        if self.transposed:
+            tensor = tensor.t()
+        if self.rows is not None:
+            tensor = tensor[self.rows[0] : self.rows[1]]
+        return tensor if self.channels is None else tensor[:, : self.channels]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer as trainers see it: a weight, and where its bias is or would be."""
+
+    path: str
+    weight: Slot
+    bias: Slot | None
+    view: View = View()
+
+    @property
+    def shape(self) -> Shape:
+        weight = self.weight.parameter()
+        return () if weight is None else tuple(self.view.of(weight).shape)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Names -> layers, for the UNet and for each text encoder."""
+
+    unet: Mapping[str, Layer]
+    text_encoders: tuple[Mapping[str, Layer], ...]
+    family: str
+
+    @classmethod
+    def of(cls, unet: nn.Module | None, text_encoders: Sequence[nn.Module]) -> Table:
+        denoiser = dict(_unet_names(unet)) if unet is not None else {}
+        encoders = tuple(dict(_text_names(encoder)) for encoder in text_encoders)
+        return cls(denoiser, encoders, family_of(denoiser, encoders))
+
+    def find(self, stem: Stem) -> list[Layer]:
+        """The layers a stem may mean, best first; the first whose shape fits is the one."""
+        if stem.part == "unet":
+            return [self.unet[stem.name]] if stem.name in self.unet else []
+        return [names[stem.name] for names in self._encoders(stem.part) if stem.name in names]
+
+    def _encoders(self, part: str) -> tuple[Mapping[str, Layer], ...]:
+        """`te` of a file for two encoders says nothing about which; the refiner's only encoder is called te2."""
+        encoders = self.text_encoders
+        if part == "te" or (len(encoders) == 1 and not (part == "te1" and self.family == "sdxl-refiner")):
+            return encoders
+        index = {"te1": 0, "te2": 1, "te3": 2}.get(part, len(encoders))
+        return encoders[index : index + 1]
+
+
+def flat(path: str) -> str:
+    return path.replace(".", "_")
+
+
+def _unet_names(root: nn.Module) -> Iterator[tuple[str, Layer]]:
+    layers = _anchored(_layers(root), UNET_ANCHOR)
+    known: dict[str, Layer] = {}
+    per_level = spelling.per_level_of(layers)
+    prefixes = {path[: match.end()] for path in layers for match in re.finditer(r"\.\d+(?=\.)", path)}
+    for path, layer in layers.items():
+        other = spelling.to_diffusers(path, per_level) or spelling.to_ldm(path, prefixes.__contains__, per_level)
+        for name in (path, other):
+            if name:
+                known.setdefault(flat(name), layer)
+    known.update((name, layer) for name, layer in _sd3_names(layers) if name not in known)
+    return iter(known.items())
+
+
+def _sd3_names(layers: Mapping[str, Layer]) -> Iterator[tuple[str, Layer]]:
+    last = max((int(m[1]) for path in layers if (m := re.match(r"joint_blocks\.(\d+)\.", path))), default=-1)
+    for path, layer in layers.items():
+        names = spelling_text.sd3_diffusers(path, last)
+        for name, part in zip(names, _thirds(layer) if len(names) == 3 else [layer], strict=False):
+            yield flat(name), part
+
+
+def _text_names(root: nn.Module) -> Iterator[tuple[str, Layer]]:
+    for path, layer in _anchored(_layers(root), TEXT_ANCHOR).items():
+        for name, part in _text_spellings(path, layer):
+            yield flat(name), part
+            if name.startswith("text_model."):
+                yield flat(name.removeprefix("text_model.")), part
+
+
+def _text_spellings(path: str, layer: Layer) -> Iterator[tuple[str, Layer]]:
+    """Own name, Hugging Face's name (with and without the level transformers 5 dropped), thirds of fused matrices."""
+    yield path, layer
+    if path.endswith(".attn.in_proj"):
+        block = path.removeprefix("transformer.resblocks.").removesuffix(".attn.in_proj")
+        names = [f"text_model.encoder.layers.{block}.{name}" for name in spelling_text.FUSED_HF]
+        yield from zip(names, _thirds(layer), strict=True)
+    elif other := spelling_text.hugging_face(path):
+        yield other, replace(layer, view=View(transposed=True)) if other == "text_projection" else layer
+    elif path.startswith(("encoder.layers.", "embeddings.", "final_layer_norm")):
+        yield f"text_model.{path}", layer
+
+
+def _thirds(layer: Layer) -> Iterator[Layer]:
+    third = layer.shape[0] // 3
+    for n in range(3):
+        yield replace(layer, path=f"{layer.path}[{'qkv'[n]}]", view=View(rows=(n * third, (n + 1) * third)))
+
+
+def _anchored(layers: Iterable[Layer], anchor: re.Pattern[str]) -> dict[str, Layer]:
+    """Paths as the bare model would spell them: a wrapper's prefix (`diffusion_model.`, `transformer.`) is cut off.
+
+    The shortest prefix is the model's own: a CLIP with its vision tower has a second one.
+    """
+    by_path = {layer.path: layer for layer in layers}
+    prefixes = [path[: match.start(1)] for path in by_path if (match := anchor.search(path))]
+    prefix = min(prefixes, key=len, default="")
+    return {path.removeprefix(prefix).replace(".wrapped", ""): layer for path, layer in by_path.items()}
+
+
+def _layers(root: nn.Module) -> Iterator[Layer]:
+    modules, whole = dict(root.named_modules()), weakref.ref(root)
+    for path, module in modules.items():
+        parent = modules.get(path.rpartition(".")[0])
+        # nn.MultiheadAttention never calls its out_proj, it reads its weight
+        caller = weakref.ref(parent if isinstance(parent, nn.MultiheadAttention) else module)
+        for name, parameter in module._parameters.items():
+            if parameter is not None and not name.endswith("bias"):
+                yield _layer(path, module, name, whole, caller)
+
+
+def _layer(path: str, module: nn.Module, name: str, root: Weak, caller: Weak) -> Layer:
+    """`x.weight` is the layer x; `attn.in_proj_weight` is attn.in_proj; a bare Parameter is a layer by its own name."""
+    stem = name.removesuffix("weight")
+    full = ".".join(part for part in (path, stem.rstrip("_")) if part)
+    bias = f"{stem}bias" if stem != name else ""
+
+    def slot(attribute: str) -> Slot:
+        return Slot(weakref.ref(module), attribute, full, root, caller)
+
+    return Layer(full, slot(name), slot(bias) if bias in module._parameters else None)
