@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from PIL.Image import Image
+from torch import nn
 
 from lib_adapters.errors import BrokenModel
 from lib_adapters.session import Session
@@ -18,7 +20,19 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 ENCODERS = ("text_encoder", "text_encoder_2")
 
 
-def open_pipeline(folder: Path, device: torch.device, dtype: torch.dtype | None = None) -> Any:
+class Drawn(Protocol):
+    images: list[Image]
+
+
+class Pipeline(Protocol):
+    """What is used of diffusers' pipelines, whichever class a folder names."""
+
+    unet: nn.Module
+
+    def __call__(self, prompt: str, **settings: object) -> Drawn: ...
+
+
+def open_pipeline(folder: Path, device: torch.device, dtype: torch.dtype | None = None) -> Pipeline:
     """The folder's pipeline on `device`: float32 on a CPU, float16 elsewhere, unless told."""
     index = read_index(folder)
     from diffusers import DiffusionPipeline  # costs seconds, and most commands need no model
@@ -29,21 +43,24 @@ def open_pipeline(folder: Path, device: torch.device, dtype: torch.dtype | None 
         reason = " ".join(str(error).split())[:300]
         raise BrokenModel(f"{folder}: diffusers cannot load this folder ({type(error).__name__}: {reason}).") from error
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device, dtype or (torch.float32 if device.type == "cpu" else torch.float16))
+    moved: Pipeline = pipe.to(device, dtype or (torch.float32 if device.type == "cpu" else torch.float16))
+    return moved
 
 
-def session_of(pipe: Any) -> Session:
+def session_of(pipe: Pipeline) -> Session:
     return Session(unet=pipe.unet, text_encoders=encoders_of(pipe))
 
 
-def encoders_of(pipe: Any) -> list[torch.nn.Module]:
+def encoders_of(pipe: Pipeline) -> list[nn.Module]:
     return [encoder for name in ENCODERS if (encoder := getattr(pipe, name, None)) is not None]
 
 
 def read_index(folder: Path) -> dict[str, Any]:
     """`model_index.json`, checked for being Stable Diffusion's."""
     if not folder.is_dir():
-        raise BrokenModel(f"{folder}: there is no such folder; --model takes a Stable Diffusion folder as diffusers saves it.")
+        raise BrokenModel(
+            f"{folder}: there is no such folder; --model takes a Stable Diffusion folder as diffusers saves it."
+        )
     try:
         index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,0 +1,57 @@
+"""Which block of the model a layer belongs to, in the names that block-weight users know: IN00..OUT11, M00, TE00.
+
+A name of either spelling (LDM, diffusers) gives the same block, because both are counted the same way: two resnets to a
+level in the encoder and a sampler behind them, three in the decoder.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from lib_adapters.files.names import Stem
+
+ROWS = {"sd1": 12, "sd2": 12, "sdxl": 9, "sdxl-refiner": 12}  # input blocks, and as many output blocks
+
+_UNET: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
+    (re.compile(r"input_blocks_(\d+)_"), lambda m: f"IN{int(m[1]):02}"),
+    (re.compile(r"output_blocks_(\d+)_"), lambda m: f"OUT{int(m[1]):02}"),
+    (re.compile(r"down_blocks_(\d+)_downsamplers_"), lambda m: f"IN{3 * int(m[1]) + 3:02}"),
+    (re.compile(r"down_blocks_(\d+)_[a-z]+_(\d+)_"), lambda m: f"IN{3 * int(m[1]) + int(m[2]) + 1:02}"),
+    (re.compile(r"up_blocks_(\d+)_upsamplers_"), lambda m: f"OUT{3 * int(m[1]) + 2:02}"),
+    (re.compile(r"up_blocks_(\d+)_[a-z]+_(\d+)_"), lambda m: f"OUT{3 * int(m[1]) + int(m[2]):02}"),
+    (re.compile(r"(?:middle|mid)_block_"), lambda m: "M00"),
+    (re.compile(r"conv_in\b"), lambda m: "IN00"),
+    (re.compile(r"time_embed|add_embedding|label_emb|class_embedding"), lambda m: "TIME"),
+    (re.compile(r"conv_norm_out|conv_out|out_[02]\b"), lambda m: "LAST"),
+    (re.compile(r"((?:[a-z]+_)*?[a-z]*(?:blocks|layers))_(\d+)_"), lambda m: f"{m[1]} {int(m[2]):02}"),
+)
+_TEXT_LAYER = re.compile(r"(?:layers|resblocks|block)_(\d+)_")
+_ORDER = ("TE", "TIME", "IN", "M0", "OUT", "LAST")
+
+
+def block_of(stem: Stem) -> str:
+    """`M00`, `TE1 07`; a name that is no layer in a block is itself a row."""
+    if stem.part != "unet":
+        layer = _TEXT_LAYER.search(stem.name)
+        return f"{stem.part.upper()} {int(layer[1]):02}" if layer else f"{stem.part.upper()} other"
+    for pattern, label in _UNET:
+        if match := pattern.match(stem.name):
+            return label(match)
+    return "other"
+
+
+def all_blocks(family: str) -> list[str]:
+    """The rows a chart of this family shows even where the file does not touch them."""
+    count = ROWS.get(family, 0)
+    ins, outs = ([f"{side}{n:02}" for n in range(count)] for side in ("IN", "OUT"))
+    return [*ins, "M00", *outs] if count else []
+
+
+def in_order(blocks: set[str]) -> list[str]:
+    """As the picture passes through them: text encoders, then the UNet from its first block to its last."""
+
+    def rank(block: str) -> tuple[int, str]:
+        return next((n for n, start in enumerate(_ORDER) if block.startswith(start)), len(_ORDER)), block
+
+    return sorted(blocks, key=rank)

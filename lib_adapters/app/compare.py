@@ -1,0 +1,94 @@
+"""The sheet that shows what adapters do: the same seeds without and with them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from lib_adapters.app.drawing import save, settings_of, studio_of, target
+from lib_adapters.app.options import ADAPTERS
+from lib_adapters.app.progress import bar
+from lib_adapters.app.sheet import Cell, contact_sheet
+from lib_adapters.errors import AdapterError
+from lib_adapters.hosts.pipeline.studio import Settings, Studio
+from lib_adapters.prompt.tags import Tag, parse, quoted
+
+PAIRS_PER_ROW = 3
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One cell of the sheet before it is drawn."""
+
+    prompt: str
+    settings: Settings
+    title: str
+    note: str = ""
+
+
+def run(given: argparse.Namespace) -> int:
+    settings = settings_of(given)
+    with studio_of(given) as studio:
+        rows = _prompt_rows(given.prompt, settings, given.count) if given.prompt else _bundled_rows(settings)
+        sheet = contact_sheet(_drawn(studio, rows), given.prompt or "Every bundled adapter, without and with it")
+    name = target(given.out, "compare", 0, 1)
+    print(f"The sheet is {save(sheet, name, given.prompt or 'every bundled adapter').resolve()}")
+    return 0
+
+
+def _prompt_rows(prompt: str, settings: Settings, count: int) -> list[list[Shot]]:
+    """A column without, one with each adapter, one with all; a row per seed."""
+    parsed = parse(prompt)
+    if not parsed.tags:
+        raise AdapterError("--compare needs a tag in the prompt, such as <lyco:name:0.8>, or no prompt at all.")
+    columns = [(parsed.text, "without")]
+    columns += [(f"{parsed.text} {tag.text}", _title(tag)) for tag in parsed.tags]
+    if len(parsed.tags) > 1:
+        columns.append((prompt, "all together"))
+    seeds = range(settings.seed, settings.seed + count)
+    return [
+        [Shot(text, replace(settings, seed=seed), title, f"seed {seed}") for text, title in columns] for seed in seeds
+    ]
+
+
+def _bundled_rows(settings: Settings) -> list[list[Shot]]:
+    """Pairs: each bundled adapter with the prompt that shows it best."""
+    index = ADAPTERS / "index.json"
+    if not index.is_file():
+        raise AdapterError(f"{index}: the bundled adapters are not there; name adapters in a prompt instead.")
+    shots = [shot for entry in json.loads(index.read_text(encoding="utf-8")) for shot in _pair(entry, settings)]
+    return [shots[n : n + 2 * PAIRS_PER_ROW] for n in range(0, len(shots), 2 * PAIRS_PER_ROW)]
+
+
+def _pair(entry: dict[str, str], settings: Settings) -> tuple[Shot, Shot]:
+    tagged = f"{entry['prompt']} <lyco:{quoted(entry['name'])}:1>"
+    without = Shot(entry["prompt"], settings, "without", entry["prompt"])
+    return without, Shot(tagged, settings, entry["name"], entry["effect"])
+
+
+def _drawn(studio: Studio, rows: Sequence[Sequence[Shot]]) -> list[list[Cell]]:
+    """Each line of the report and each problem is said once, however many pictures it concerns."""
+    said: set[str] = set()
+    total = sum(shot.settings.steps for row in rows for shot in row)
+    done = 0
+    cells: list[list[Cell]] = []
+    with bar(total, "Drawing", "step") as reached:
+        for row in rows:
+            cells.append([])
+            for shot in row:
+                picture = studio.draw(shot.prompt, shot.settings, partial(reached, done))
+                done += shot.settings.steps
+                cells[-1].append(Cell(picture.image, shot.title, shot.note))
+                said.update(picture.problems)
+    for problem in sorted(said):
+        print(problem, file=sys.stderr)
+    return cells
+
+
+def _title(tag: Tag) -> str:
+    strength = f"{tag.te:g}" if tag.te == tag.unet else f"te {tag.te:g}, unet {tag.unet:g}"
+    return f"{tag.name}  {strength}"

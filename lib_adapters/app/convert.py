@@ -1,0 +1,59 @@
+"""`convert`: a file into safetensors, another dtype, or another trainer's spelling; the metadata stays."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lib_adapters.app.dialect import DIALECTS, respelled
+from lib_adapters.app.options import Commands
+from lib_adapters.errors import AdapterError
+from lib_adapters.files.adapter import Adapter, open_adapter
+from lib_adapters.files.load import read_blob, view
+from lib_adapters.hosts.pipeline.folder import DTYPES
+
+
+def add(commands: Commands) -> None:
+    command = commands.add_parser("convert", help="another container, dtype or spelling", description=__doc__)
+    command.add_argument("file", type=Path)
+    command.add_argument("out", type=Path, help="a .safetensors file that does not exist yet")
+    command.add_argument("--to", choices=DIALECTS, help="spelling of the names (default: as they are)")
+    command.add_argument("--dtype", choices=DTYPES, help="of the factors (default: as they are)")
+    command.set_defaults(run=run)
+
+
+def run(given: argparse.Namespace) -> int:
+    if given.out.suffix.lower() != ".safetensors":
+        raise AdapterError(f"{given.out}: what is written is a safetensors file, so its name ends in .safetensors.")
+    if given.out.exists():
+        raise AdapterError(f"{given.out}: this exists already; choose another name.")
+    adapter = open_adapter(given.file)
+    tensors = respelled(adapter, given.to) if given.to else _as_they_are(adapter)
+    if given.dtype:
+        tensors = {key: _cast(key, tensor, given.dtype) for key, tensor in tensors.items()}
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, str(given.out), adapter.metadata or None)
+    print(f"{given.out}: {len(tensors)} tensors of {len(adapter.modules)} layers")
+    for key, reason in adapter.unusable:
+        print(f"left out: {key} ({reason})" if given.to else f"kept, but not usable: {key} ({reason})")
+    return 0
+
+
+def _as_they_are(adapter: Adapter) -> dict[str, Tensor]:
+    """Every tensor of the file, also those that nobody understands."""
+    blob, lowest = read_blob(adapter.source)
+    tensors = {key: view(blob, lowest, entry).clone() for key, entry in adapter.source.entries.items()}
+    return tensors | {key: Tensor([number]).squeeze() for key, number in adapter.source.numbers.items()}
+
+
+def _cast(key: str, tensor: Tensor, dtype: str) -> Tensor:
+    """Only floating point; a value that the new type cannot hold is an error, not an infinity."""
+    if not tensor.is_floating_point():
+        return tensor
+    cast = tensor.to(DTYPES[dtype])
+    if bool(cast.isinf().any()) and not bool(tensor.isinf().any()):
+        raise AdapterError(f"{key} has values that {dtype} cannot hold; choose bf16 or fp32.")
+    return cast

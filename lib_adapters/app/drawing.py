@@ -1,0 +1,57 @@
+"""What `generate` and its sheet share: the studio, the settings, and pictures that tell how they were made."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from PIL.Image import Image
+from PIL.PngImagePlugin import PngInfo
+
+from lib_adapters.app import options
+from lib_adapters.errors import AdapterError
+from lib_adapters.hosts.pipeline.studio import Picture, Settings, Studio, chosen_seed
+
+
+def studio_of(given: argparse.Namespace) -> Studio:
+    shelf = options.shelf_of(given.adapters, given.model)
+    return Studio.open(given.model, options.device_of(given.device), shelf)
+
+
+def settings_of(given: argparse.Namespace) -> Settings:
+    return Settings(given.negative, given.steps, chosen_seed(given.seed), given.guidance, given.size)
+
+
+def target(out: Path, name: str, number: int, count: int) -> Path:
+    """`out` itself where it names a .png; else a file of this name in the folder `out`, never one that exists."""
+    if out.suffix.lower() == ".png":
+        return out if count == 1 else out.with_stem(f"{out.stem}-{number + 1}")
+    if out.suffix and not out.is_dir():
+        raise AdapterError(f"{out}: --out takes a .png file or a folder; other picture formats are not written.")
+    taken = {path.stem for path in out.glob("*.png")} if out.is_dir() else set()
+    free = (name if n == 1 else f"{name}-{n}" for n in range(1, len(taken) + 2))
+    return out / f"{next(stem for stem in free if stem not in taken)}.png"
+
+
+def save(image: Image, file: Path, text: str) -> Path:
+    """Under "parameters", where the web UI writes its own and looks for them."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    info = PngInfo()
+    info.add_text("parameters", text)
+    image.save(file, pnginfo=info)
+    return file
+
+
+def infotext(prompt: str, settings: Settings, image: Image) -> str:
+    negative = f"\nNegative prompt: {settings.negative}" if settings.negative else ""
+    how = f"Steps: {settings.steps}, CFG scale: {settings.guidance}, Seed: {settings.seed}"
+    return f"{prompt}{negative}\n{how}, Size: {image.width}x{image.height}"
+
+
+def tell(picture: Picture) -> None:
+    """What was applied goes with the results, what went wrong with the errors."""
+    for line in picture.report.lines():
+        print(line)
+    for problem in picture.problems:
+        print(problem, file=sys.stderr)

@@ -1,0 +1,98 @@
+"""`inspect`: what a file is, what it touches and how strongly, as text or as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from lib_adapters.app.chart import chart
+from lib_adapters.app.options import Commands
+from lib_adapters.app.strength import Block, blocks_of
+from lib_adapters.files.adapter import Adapter, open_adapter
+from lib_adapters.files.families import FAMILY_NAMES
+
+LONGEST = 100  # letters of a metadata value in the text form; JSON has them whole
+
+
+def add(commands: Commands) -> None:
+    command = commands.add_parser("inspect", help="what an adapter file is and does", description=__doc__)
+    command.add_argument("file", type=Path)
+    command.add_argument("--json", action="store_true", help="everything, for programs")
+    command.set_defaults(run=run)
+
+
+def run(given: argparse.Namespace) -> int:
+    adapter = open_adapter(given.file)
+    blocks = blocks_of(adapter)
+    if given.json:
+        print(json.dumps({**summary(adapter), **_details(adapter, blocks)}, indent=2, ensure_ascii=False))
+    else:
+        print("\n".join(_text(adapter, blocks)))
+    return 0
+
+
+def summary(adapter: Adapter) -> dict[str, Any]:
+    """What `list --json` shows too."""
+    return {
+        "name": adapter.name,
+        "path": str(adapter.path),
+        "family": adapter.family,
+        "algorithms": dict(adapter.algorithms),
+        "rank": adapter.rank,
+        "alpha": adapter.alpha,
+        "parts": list(adapter.parts),
+        "bytes": adapter.nbytes,
+    }
+
+
+def _details(adapter: Adapter, blocks: dict[str, Block]) -> dict[str, Any]:
+    return {
+        "blocks": {name: _block(block) for name, block in blocks.items()},
+        "embeddings": list(adapter.bundled),
+        "unusable": [{"key": key, "reason": reason} for key, reason in adapter.unusable],
+        "notes": list(adapter.notes),
+        "metadata": dict(adapter.metadata),
+    }
+
+
+def _block(block: Block) -> dict[str, Any]:
+    """`strength` is null where only the model can tell."""
+    known = block.unknown < block.layers or not block.layers
+    return {"layers": block.layers, "strength": block.strength if known else None}
+
+
+def _text(adapter: Adapter, blocks: dict[str, Block]) -> list[str]:
+    kinds = ", ".join(f"{label} ({count} layers)" for label, count in adapter.algorithms.items())
+    alpha = "none" if adapter.alpha is None else f"{adapter.alpha:g}"
+    lines = [
+        f"{adapter.path.name}",
+        f"  algorithm  {kinds or 'none'}",
+        f"  rank       {adapter.rank or 'none'}, alpha {alpha}",
+        f"  made for   {FAMILY_NAMES.get(adapter.family, adapter.family)}",
+        f"  parts      {', '.join(adapter.parts) or 'none'}",
+        f"  size       {adapter.nbytes / 1e6:.1f} MB of tensors",
+    ]
+    lines += [f"  embedding  {name}" for name in adapter.bundled]
+    lines += ["", "Strength by block (norm of the change at strength 1)"]
+    lines += [f"  {line}" for line in chart({name: _bar(block) for name, block in blocks.items()})]
+    if adapter.unusable:
+        lines += ["", f"Not usable: {len(adapter.unusable)}"]
+        lines += [f"  {key}: {reason}" for key, reason in adapter.unusable[:20]]
+    lines += [f"Note: {note}" for note in adapter.notes]
+    return lines + _metadata(adapter)
+
+
+def _bar(block: Block) -> tuple[float, str]:
+    if not block.layers:
+        return 0.0, "-"
+    if block.unknown == block.layers:
+        return 0.0, f"{block.layers} layers; how strongly depends on the model's own weights"
+    return block.strength, f"{block.strength:.3g}  {block.layers} layers"
+
+
+def _metadata(adapter: Adapter) -> list[str]:
+    shown = {key: " ".join(value.split()) for key, value in sorted(adapter.metadata.items())}
+    lines = [f"  {key}: {value[:LONGEST]}{'...' if len(value) > LONGEST else ''}" for key, value in shown.items()]
+    return ["", "Metadata", *lines] if lines else ["", "No metadata."]

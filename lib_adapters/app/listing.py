@@ -1,0 +1,54 @@
+"""`list`: the adapters of a folder and its subfolders, one line each."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from lib_adapters.app.inspect import summary
+from lib_adapters.app.options import Commands
+from lib_adapters.errors import AdapterError
+from lib_adapters.files.adapter import open_adapter
+from lib_adapters.hosts.pipeline.shelf import adapter_files
+
+
+def add(commands: Commands) -> None:
+    command = commands.add_parser("list", help="the adapters of a folder", description=__doc__)
+    command.add_argument("folder", type=Path)
+    command.add_argument("--json", action="store_true", help="everything, for programs")
+    command.set_defaults(run=run)
+
+
+def run(given: argparse.Namespace) -> int:
+    if not given.folder.is_dir():
+        raise AdapterError(f"{given.folder}: there is no such folder.")
+    found = [_described(file) for file in adapter_files(given.folder)]
+    if given.json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        print("\n".join(_lines(found, given.folder.resolve())) or "No adapter files here.")
+    return 0
+
+
+def _described(file: Path) -> dict[str, Any]:
+    """A file that cannot be used is listed with the reason."""
+    try:
+        return summary(open_adapter(file))
+    except AdapterError as error:
+        return {"name": file.stem, "path": str(file), "error": str(error)}
+
+
+def _lines(found: list[dict[str, Any]], folder: Path) -> list[str]:
+    names = {entry["path"]: Path(entry["path"]).relative_to(folder).as_posix() for entry in found}
+    width = min(max((len(name) for name in names.values()), default=0), 50)
+    return [f"{names[entry['path']]:<{width}}  {_words(entry)}" for entry in found]
+
+
+def _words(entry: dict[str, Any]) -> str:
+    if "error" in entry:
+        return str(entry["error"])
+    kinds = ", ".join(f"{label} {count}" for label, count in entry["algorithms"].items())
+    rank = f"rank {entry['rank']}" if entry["rank"] else "no rank"
+    return f"{entry['family']:<8} {kinds}  {rank}  {'+'.join(entry['parts'])}  {entry['bytes'] / 1e6:.1f} MB"

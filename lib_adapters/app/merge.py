@@ -1,0 +1,65 @@
+"""`merge`: a stack of tags becomes a model folder of its own, or one file in LoRA format."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from lib_adapters.app import options
+from lib_adapters.app.progress import bar
+from lib_adapters.errors import AdapterError
+from lib_adapters.hosts.pipeline.changes import Change, bake, changes
+from lib_adapters.hosts.pipeline.folder import DTYPES, ENCODERS
+from lib_adapters.hosts.pipeline.studio import Studio
+from lib_adapters.hosts.pipeline.svd import extract
+
+
+def add(commands: options.Commands) -> None:
+    command = commands.add_parser("merge", help="keep a stack of adapters", description=__doc__)
+    command.add_argument("tags", help='such as "<lyco:one:0.8><lyco:two:-0.3>"')
+    command.add_argument("--out", type=Path, required=True, help="a new model folder, or a .safetensors file")
+    options.add_model(command)
+    options.add_shelf(command)
+    command.add_argument("--rank", type=options.at_least_one, default=32, help="of the LoRA file (default 32)")
+    command.add_argument("--dtype", choices=DTYPES, default="fp16", help="of the LoRA file (default fp16)")
+    command.set_defaults(run=run)
+
+
+def run(given: argparse.Namespace) -> int:
+    if given.out.exists():
+        raise AdapterError(f"{given.out}: this exists already; choose another name.")
+    shelf = options.shelf_of(given.adapters, given.model)
+    with Studio.open(given.model, options.device_of(given.device), shelf, torch.float32) as studio:
+        found, lines = changes(studio, given.tags)
+        print("\n".join(lines))
+        if not found:
+            raise AdapterError("Nothing would change: no layer of this model is touched, or every strength is 0.")
+        if given.out.suffix.lower() == ".safetensors":
+            _lora_file(given, studio, found)
+        else:
+            _folder(given, found)
+    return 0
+
+
+def _folder(given: argparse.Namespace, found: list[Change]) -> None:
+    homeless = bake(given.model, given.out, found)
+    if homeless:
+        print(f"{len(homeless)} changed parameters have no place in the folder's files: {', '.join(homeless[:5])}")
+    print(f"{len(found) - len(homeless)} parameters changed in {given.out}")
+
+
+def _lora_file(given: argparse.Namespace, studio: Studio, found: list[Change]) -> None:
+    names = [name for name in ("unet", *ENCODERS) if getattr(studio.pipe, name, None) is not None]
+    roots = {name: getattr(studio.pipe, name) for name in names}
+    with bar(len(found), "Cutting to rank", "layer") as reached:
+        result = extract(found, roots, given.rank, DTYPES[given.dtype], partial(reached, 0))
+    metadata = {"ss_network_module": "networks.lora", "ss_network_dim": str(given.rank), "merged_from": given.tags}
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    save_file({key: tensor.cpu() for key, tensor in result.tensors.items()}, str(given.out), metadata)
+    worst, name = result.worst
+    print(f"{given.out}: rank {given.rank}, {len(found)} parameters, relative error {result.error:.2%}")
+    print(f"worst layer: {name or 'none'} ({worst:.2%})")

@@ -1,0 +1,78 @@
+"""What several commands take, and how a word of the command line becomes a value."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+
+from lib_adapters.errors import AdapterError
+from lib_adapters.hosts.pipeline.shelf import Shelf
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+DEMO = Path(__file__).resolve().parent.parent / "demo"
+MODEL = DEMO / "model"
+ADAPTERS = DEMO / "adapters"
+USUAL_FOLDERS = {"adapters", "lora", "loras", "lycoris"}
+
+
+def add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--model", type=Path, default=MODEL, metavar="DIR", help="a diffusers folder (default: demo's)"
+    )
+    command.add_argument("--device", type=device_name, default="auto", help="auto, cpu, cuda, cuda:1, mps")
+
+
+def add_shelf(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--adapters",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="where adapters lie (default: the demo's, and a folder adapters, lora, loras or lycoris beside the model)",
+    )
+
+
+def device_name(word: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", word):
+        raise argparse.ArgumentTypeError(f"{word!r} is no device; it is auto, cpu, cuda, cuda:N or mps")
+    return word
+
+
+def at_least_one(word: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,6}", word) or not int(word):
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number above 0")
+    return int(word)
+
+
+def picture_size(word: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([0-9]{1,5})(?:[xX×]([0-9]{1,5}))?", word)
+    width, height = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not width or not height or width % 8 or height % 8:
+        raise argparse.ArgumentTypeError(f"{word!r} is no size; it is WIDTHxHEIGHT or one number, multiples of 8")
+    return width, height
+
+
+def device_of(word: str) -> torch.device:
+    if word.startswith("cuda") and not torch.cuda.is_available():
+        raise AdapterError(f"--device {word}: torch sees no CUDA device here; leave it out or say --device cpu.")
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu") if word == "auto" else torch.device(word)
+
+
+def shelf_of(folders: Sequence[Path], model: Path) -> Shelf:
+    for folder in folders:
+        if not folder.is_dir():
+            raise AdapterError(f"{folder}: there is no such folder of adapters.")
+    return Shelf(folders or [ADAPTERS, *_beside(model)])
+
+
+def _beside(model: Path) -> list[Path]:
+    parent = model.resolve().parent
+    return (
+        sorted(p for p in parent.iterdir() if p.is_dir() and p.name.lower() in USUAL_FOLDERS) if parent.is_dir() else []
+    )

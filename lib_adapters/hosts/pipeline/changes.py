@@ -1,0 +1,116 @@
+"""What a stack of adapters changes in a pipeline, parameter by parameter, and how to keep it.
+
+The session computes; here its result is only read. So whatever the engine can apply can also be kept.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lib_adapters.errors import AdapterError, BrokenModel
+from lib_adapters.hosts.pipeline.folder import ENCODERS
+from lib_adapters.hosts.pipeline.studio import Studio
+
+
+@dataclass(frozen=True)
+class Change:
+    """One parameter: `before` is pristine, None where the layer had no such parameter."""
+
+    component: str  # the folder's name for it: "unet", "text_encoder" ...
+    path: str  # as the live module spells it
+    before: Tensor | None
+    after: Tensor
+
+    @property
+    def delta(self) -> Tensor:
+        after = self.after.float()
+        return after if self.before is None else after - self.before.float()
+
+
+def changes(studio: Studio, prompt: str) -> tuple[list[Change], list[str]]:
+    """Activates the tags of `prompt` and leaves them active. Also: what could not be done, in words."""
+    studio.session.deactivate()
+    pristine = _tensors(studio)
+    _, report, problems = studio.activate(prompt)
+    failed = [f"{one.name}: {one.error}" for one in report.adapters if one.error]
+    if not report.adapters or failed or problems:
+        raise AdapterError("; ".join([*problems, *failed]) or "There is no adapter tag, such as <lyco:name:0.8>.")
+    found = [
+        Change(component, path, pristine.get((component, path)), after)
+        for (component, path), after in _tensors(studio).items()
+        if not _same(pristine.get((component, path)), after)
+    ]
+    return found, report.lines()
+
+
+def _tensors(studio: Studio) -> dict[tuple[str, str], Tensor]:
+    return {
+        (name, path): parameter.detach()
+        for name in ("unet", *ENCODERS)
+        if (module := getattr(studio.pipe, name, None)) is not None
+        for path, parameter in module.named_parameters()
+    }
+
+
+def _same(before: Tensor | None, after: Tensor) -> bool:
+    return before is not None and (before.data_ptr() == after.data_ptr() or torch.equal(before, after))
+
+
+def bake(model: Path, out: Path, found: Iterable[Change]) -> list[str]:
+    """A copy of the folder with the changed values, in each file's own dtype and spelling; what had no place is named.
+
+    The copy appears under its name only when it is complete.
+    """
+    if out.exists():
+        raise AdapterError(f"{out}: this exists already; name a folder that does not.")
+    by_component: dict[str, dict[str, Tensor]] = {}
+    for change in found:
+        by_component.setdefault(change.component, {})[change.path] = change.after
+    partial = out.with_name(f"{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        shutil.copytree(model, partial)
+        homeless = [path for name, values in by_component.items() for path in _rewrite(partial / name, values)]
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return homeless
+
+
+def _rewrite(folder: Path, values: Mapping[str, Tensor]) -> list[str]:
+    """Every weight file of one component; diffusers may have several variants of it side by side."""
+    placed: set[str] = set()
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(str(file), "pt") as opened:
+            tensors, metadata = {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata()  # noqa: SIM118
+        placed |= _replace(tensors, values)
+        save_file(tensors, str(file), metadata)
+    for file in sorted(folder.glob("*.bin")):
+        tensors = torch.load(file, map_location="cpu", weights_only=True)
+        placed |= _replace(tensors, values)
+        torch.save(tensors, file)
+    if not placed and values:
+        raise BrokenModel(f"{folder}: no weight file there holds the layers that were changed.")
+    return sorted(values.keys() - placed)
+
+
+def _replace(tensors: dict[str, Tensor], values: Mapping[str, Tensor]) -> set[str]:
+    spelled = {key: path for path in values for key in _spellings(path) if key in tensors}
+    for key, path in spelled.items():
+        tensors[key] = values[path].to("cpu", tensors[key].dtype).contiguous()
+    return set(spelled.values())
+
+
+def _spellings(path: str) -> Iterator[str]:
+    """transformers 5 dropped the level `text_model.` that older files and older releases have."""
+    yield path
+    yield f"text_model.{path}"
+    yield path.removeprefix("text_model.")

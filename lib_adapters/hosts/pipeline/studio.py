@@ -1,0 +1,117 @@
+"""A model folder, its session and a shelf of adapters: a prompt with tags becomes a picture and a report."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from typing_extensions import Self
+
+from lib_adapters.errors import AdapterError
+from lib_adapters.hosts.pipeline.folder import Pipeline, open_pipeline, session_of
+from lib_adapters.hosts.pipeline.shelf import Shelf
+from lib_adapters.patching.request import Request
+from lib_adapters.prompt.tags import Tag, parse
+from lib_adapters.session import Report, Session
+
+Progress = Callable[[int], None]  # called with the number of steps done
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to draw; `size` is width and height, None the model's own."""
+
+    negative: str = ""
+    steps: int = 20
+    seed: int = 0
+    guidance: float = 7.5
+    size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    image: Image
+    report: Report
+    problems: tuple[str, ...]  # what could not be read, found or shown
+
+
+@dataclass(frozen=True)
+class Studio:
+    """A context manager: the model is given back its own weights at the end."""
+
+    pipe: Pipeline
+    session: Session
+    shelf: Shelf
+
+    @classmethod
+    def open(cls, folder: Path, device: torch.device, shelf: Shelf, dtype: torch.dtype | None = None) -> Self:
+        pipe = open_pipeline(folder, device, dtype)
+        return cls(pipe, session_of(pipe), shelf)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.session.deactivate()
+
+    def draw(self, prompt: str, settings: Settings, progress: Progress | None = None) -> Picture:
+        """Exactly the adapters named in the prompt are active while it is drawn, and stay so until the next call."""
+        text, report, problems = self.activate(prompt)
+        result = self.pipe(text, **_arguments(settings, progress))
+        if any(getattr(result, "nsfw_content_detected", None) or ()):
+            problems = (*problems, "the model folder's own safety checker blanked this picture.")
+        return Picture(result.images[0], report, problems)
+
+    def activate(self, prompt: str) -> tuple[str, Report, tuple[str, ...]]:
+        """The text without tags, what was applied, and what could not be read or found."""
+        parsed = parse(prompt)
+        requests, problems = requests_of(parsed.tags, self.shelf)
+        return parsed.text, self.session.activate(requests), (*parsed.problems, *problems)
+
+
+def requests_of(tags: Sequence[Tag], shelf: Shelf) -> tuple[list[Request], list[str]]:
+    """What cannot be found or opened is said; the other tags still work."""
+    requests: list[Request] = []
+    problems: list[str] = []
+    for tag in tags:
+        try:
+            found = shelf.find(tag.name)
+            requests.append(Request(found.adapter, unet=tag.unet, te=tag.te, dyn=tag.dyn))
+        except AdapterError as error:
+            problems.append(f"{tag.text}: {error}")
+            continue
+        if found.notice:
+            problems.append(f"{tag.text}: {found.notice}")
+    return requests, problems
+
+
+def chosen_seed(seed: int) -> int:
+    """A negative seed asks for a new one."""
+    return seed if seed >= 0 else secrets.randbelow(2**32)
+
+
+def _arguments(settings: Settings, progress: Progress | None) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "negative_prompt": settings.negative,
+        "num_inference_steps": settings.steps,
+        "guidance_scale": settings.guidance,
+        "generator": torch.Generator("cpu").manual_seed(settings.seed),  # the same picture on every device
+    }
+    if settings.size:
+        arguments |= {"width": settings.size[0], "height": settings.size[1]}
+    if progress:
+        arguments["callback_on_step_end"] = _callback(settings.steps, progress)
+    return arguments
+
+
+def _callback(steps: int, progress: Progress) -> Callable[..., dict[str, Any]]:
+    def after_step(pipe: object, step: int, timestep: object, kwargs: dict[str, Any]) -> dict[str, Any]:
+        progress(min(step + 1, steps))  # some schedulers take one more than they were asked for
+        return kwargs
+
+    return after_step
