@@ -11,6 +11,7 @@ from typing_extensions import Self
 
 from lib_adapters.algorithms.base import Algorithm, Facts, Leaves, Shape, Shapes, mismatch, same_layer
 from lib_adapters.errors import ShapeMismatch
+from lib_adapters.ops.product import row_step
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +41,11 @@ class Full(Algorithm):
         return self.weight.to(torch.float32, copy=True).view(base.shape)
 
     def add(self, out: Tensor, base: Tensor, strength: float) -> None:
-        if self.weight is not None:
-            out.add_(self.weight.view(out.shape), alpha=strength)
+        if self.weight is None:
+            return
+        step = row_step(out)
+        for rows in (slice(start, start + step) for start in range(0, len(out), step)):
+            out[rows].add_(self.weight[rows].to(out).view(out[rows].shape), alpha=strength)
 
     def bias_delta(self, bias: Tensor) -> Tensor | None:
         return None if self.bias is None else self.bias.to(torch.float32, copy=True)

@@ -16,7 +16,7 @@ from typing_extensions import Self
 from lib_adapters.algorithms.base import Algorithm, Facts, Leaves, LowRank, Shape, Shapes, mismatch, rs_uncorrected
 from lib_adapters.algorithms.factored import factor, fits_columns
 from lib_adapters.errors import ShapeMismatch
-from lib_adapters.ops.product import as_matrix
+from lib_adapters.ops.product import as_matrix, row_step
 from lib_adapters.ops.tucker import fold
 
 LEAVES = {"a1.weight", "a2.weight", "b1.weight", "b2.weight"}
@@ -78,15 +78,21 @@ class Glora(Algorithm):
         return out
 
     def add(self, out: Tensor, base: Tensor, strength: float) -> None:
-        pair = self.low_rank(base)
-        matrix = as_matrix(out)
-        factor = self.scale * strength
+        pair, matrix = self.low_rank(base), as_matrix(out)
         if pair is not None and matrix is not None:
-            matrix.addmm_(pair.up, pair.down, alpha=factor)
+            matrix.addmm_(pair.up, pair.down, alpha=self.scale * strength)
             return
-        mixed = torch.einsum("oi...,ij->oj...", base, self.a_up.float() @ self.a_down.float())
-        out.add_(mixed, alpha=factor)
-        out.add_((self.b_up.float() @ self._b_columns()).view(out.shape), alpha=factor)
+        a_up, a_down, b_up, b_down = (
+            self.a_up.float().t(),
+            self.a_down.float().t(),
+            self.b_up.float(),
+            self._b_columns(),
+        )
+        step = row_step(base)
+        for rows in (slice(start, start + step) for start in range(0, len(base), step)):
+            mixed = a_down @ (a_up @ base[rows].flatten(2))  # [rows, i, kernel]
+            mixed.flatten(1).addmm_(b_up[rows], b_down)
+            out[rows].add_(mixed.view(out[rows].shape), alpha=self.scale * strength)
 
     @property
     def rank(self) -> int:

@@ -25,18 +25,20 @@ def add_rows(out: Tensor, base: Tensor, product: Product, magnitude: Tensor, str
 
 def column_norms(base: Tensor, product: Product) -> Tensor:
     """‖V‖ per input column and its kernel, [i]."""
-    total = torch.zeros(base.shape[1], device=base.device)
-    for _, block in _blocks(base, product):
-        total += torch.linalg.vector_norm(block, dim=_all_but_columns(base)).square_()
-    return total.sqrt_().add_(EPS)
+    return _column_sums(base, product, square=True).sqrt_().add_(EPS)
 
 
 def column_means(base: Tensor, product: Product) -> Tensor:
     """The mean of V per input column, sign and all: what LyCORIS took for a norm at first. [i]"""
-    total = torch.zeros(base.shape[1], device=base.device)
+    return _column_sums(base, product, square=False).mul_(base.shape[1] / base.numel())
+
+
+def _column_sums(base: Tensor, product: Product, square: bool) -> Tensor:
+    total = torch.zeros(base[0].numel(), device=base.device)
     for _, block in _blocks(base, product):
-        total += block.sum(dim=_all_but_columns(base))
-    return total.mul_(base.shape[1] / base.numel())
+        matrix = block.flatten(1)
+        total += (matrix.square_() if square else matrix).sum(dim=0)
+    return total.view(base.shape[1], -1).sum(dim=1)
 
 
 def add_columns(out: Tensor, base: Tensor, product: Product, factor: Tensor, strength: float) -> None:
@@ -45,10 +47,6 @@ def add_columns(out: Tensor, base: Tensor, product: Product, factor: Tensor, str
     for rows, block in _blocks(base, product):
         block.mul_(factor).sub_(base[rows])
         out[rows].add_(block, alpha=strength)
-
-
-def _all_but_columns(base: Tensor) -> tuple[int, ...]:
-    return tuple(n for n in range(base.ndim) if n != 1)
 
 
 def _blocks(base: Tensor, product: Product) -> Iterator[tuple[slice, Tensor]]:
