@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lib_adapters.algorithms.abba import Abba
 from lib_adapters.algorithms.base import Algorithm, Shapes
+from lib_adapters.algorithms.boft import Boft
 from lib_adapters.algorithms.dora import Doha, Dokr, Dora, DoraAbba
 from lib_adapters.algorithms.full import Full
 from lib_adapters.algorithms.glora import Glora
@@ -12,10 +13,15 @@ from lib_adapters.algorithms.loha import Loha
 from lib_adapters.algorithms.lokr import Lokr
 from lib_adapters.algorithms.lora import Lora
 from lib_adapters.algorithms.norm import Norm
+from lib_adapters.algorithms.oft import Oft, OftDiag
+from lib_adapters.algorithms.oft_r import OftInput
+from lib_adapters.algorithms.ortholora import OrthoLora
+from lib_adapters.algorithms.tlora import TLora
 from lib_adapters.errors import UnknownAlgorithm
 
 ALGORITHMS: tuple[type[Algorithm], ...] = (
     Abba,
+    Boft,
     Doha,
     Dokr,
     Dora,
@@ -27,6 +33,11 @@ ALGORITHMS: tuple[type[Algorithm], ...] = (
     Lokr,
     Lora,
     Norm,
+    Oft,
+    OftDiag,
+    OftInput,
+    OrthoLora,
+    TLora,
 )
 
 

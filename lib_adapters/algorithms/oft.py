@@ -1,0 +1,158 @@
+"""Diag-OFT: W' = Rᵀ·W per block of output rows, R = (I + Q)(I − Q)⁻¹, Q = B − Bᵀ; strength is linear in W' − W.
+
+Paper: arXiv:2306.07280. Leaf names: LyCORIS `DiagOFTModule`, kohya sd-scripts `networks/oft.py`. `alpha` bounds ‖Q‖.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from lib_adapters.algorithms.base import Algorithm, Facts, Leaves, Shape, Shapes, mismatch, number
+from lib_adapters.errors import ShapeMismatch
+from lib_adapters.ops.orthogonal import bounded, bounded_smoothly, cayley_turn, skew, turn_rows
+
+WEIGHT_ONLY_SINCE = 1726185600.0  # 2024-09-13: until then kohya rotated the layer's output, its bias included
+
+
+class RowRotation(Algorithm):
+    """ΔW = turn·W per block of output rows."""
+
+    label: ClassVar[str] = "OFT"
+    blocks: Tensor  # [n, b, b]
+
+    @abstractmethod
+    def turn(self) -> Tensor:
+        """Rᵀ − I, [n, b, b]."""
+
+    def check(self, shape: Shape) -> None:
+        if len(shape) < 2 or shape[0] != self.out:
+            raise mismatch((self.out, *shape[1:]), shape)
+
+    def delta(self, base: Tensor) -> Tensor:
+        out = base.new_zeros(base.shape)
+        turn_rows(out, base, self.turn(), 1.0)
+        return out
+
+    def add(self, out: Tensor, base: Tensor, strength: float) -> None:
+        turn_rows(out, base, self.turn(), strength)
+
+    @property
+    def out(self) -> int:
+        return self.blocks.shape[0] * self.blocks.shape[1]
+
+    @property
+    def rank(self) -> int:
+        return self.blocks.shape[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Oft(RowRotation):
+    blocks: Tensor  # [n, b, b]: B
+    bound: float  # the largest ‖Q‖ over all blocks; infinite for none
+    rescale: Tensor | None = None  # [o, 1, ...] for rows; [i] for columns as LyCORIS 2.1.0 had it
+    smooth: bool = False  # kohya's epsilon
+    turns_bias: bool = False
+
+    @classmethod
+    def claims(cls, shapes: Shapes) -> bool:
+        return len(shapes.get("oft_blocks", ())) == 3 and shapes.keys() <= {"oft_blocks", "alpha", "rescale"}
+
+    @classmethod
+    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
+        blocks, rescale = leaves["oft_blocks"], leaves.get("rescale")
+        check_square(blocks)
+        out = blocks.shape[0] * blocks.shape[1]
+        check_rescale(rescale, out)
+        kohya = facts.constraint_is_bound
+        turns_bias = kohya and 0 < facts.started < WEIGHT_ONLY_SINCE
+        return cls(blocks, bound_of(leaves, out, always=kohya), rescale, kohya, turns_bias)
+
+    def check(self, shape: Shape) -> None:
+        super().check(shape)
+        if self._by_column and shape != (self.out, self.out):
+            raise ShapeMismatch(f"a rescale of {[self.out]} was trained on square layers only, not on {list(shape)}")
+
+    def turn(self) -> Tensor:
+        turn = self._rotation()
+        if self.rescale is None or self._by_column:
+            return turn
+        rows = self.rescale.float().reshape(*turn.shape[:2], 1)
+        return turn * rows + torch.diag_embed(rows.squeeze(-1) - 1.0)
+
+    def delta(self, base: Tensor) -> Tensor:
+        turned = super().delta(base)
+        if self.rescale is None or not self._by_column:
+            return turned
+        return turned.add_(base).mul_(self.rescale.float()).sub_(base)
+
+    def add(self, out: Tensor, base: Tensor, strength: float) -> None:
+        if self._by_column:
+            out.add_(self.delta(base), alpha=strength)
+        else:
+            super().add(out, base, strength)
+
+    @property
+    def has_bias(self) -> bool:
+        return self.turns_bias
+
+    def bias_delta(self, bias: Tensor) -> Tensor | None:
+        if not self.turns_bias:
+            return None
+        delta = torch.zeros_like(bias)
+        turn_rows(delta.unsqueeze(1), bias.unsqueeze(1), self._rotation(), 1.0)
+        return delta
+
+    def _rotation(self) -> Tensor:
+        q = skew(self.blocks)
+        return cayley_turn(-(bounded_smoothly if self.smooth else bounded)(q, self.bound))
+
+    @property
+    def _by_column(self) -> bool:
+        return self.rescale is not None and self.rescale.ndim == 1
+
+
+@dataclass(frozen=True, eq=False)
+class OftDiag(RowRotation):
+    """The files before 2024-02-12: R itself, any rescale folded in, or R − I in those of October 2023."""
+
+    blocks: Tensor  # [n, b, b]
+    is_offset: bool  # R − I is stored
+
+    @classmethod
+    def claims(cls, shapes: Shapes) -> bool:
+        return len(shapes.get("oft_diag", ())) == 3 and shapes.keys() <= {"oft_diag", "alpha"}
+
+    @classmethod
+    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
+        blocks = leaves["oft_diag"]
+        check_square(blocks)
+        return cls(blocks, is_offset=float(blocks.float().diagonal(dim1=-2, dim2=-1).mean()) < 0.5)
+
+    def turn(self) -> Tensor:
+        turn = self.blocks.float().mT
+        return turn if self.is_offset else turn - torch.eye(self.rank, dtype=turn.dtype, device=turn.device)
+
+
+def check_square(blocks: Tensor) -> None:
+    if blocks.shape[-1] != blocks.shape[-2] or not blocks.numel():
+        raise ShapeMismatch(f"the rotation blocks must be square, not {list(blocks.shape)}")
+
+
+def check_rescale(rescale: Tensor | None, out: int) -> None:
+    if rescale is not None and (rescale.ndim == 0 or rescale.numel() != out or len(rescale) != out):
+        raise ShapeMismatch(f"a rescale of {list(rescale.shape)} does not fit rotations of {out} rows")
+
+
+def bound_of(leaves: Leaves, out: int, always: bool = False) -> float:
+    """The stored constraint times the rows; no constraint where none or 0 is stored, unless 0 means 0 (kohya)."""
+    if "alpha" not in leaves:
+        return math.inf
+    constraint = number(leaves["alpha"])
+    return constraint * out if constraint > 0 or always else math.inf

@@ -1,0 +1,82 @@
+"""OFTv2: the input of a layer is rotated, R = I + 2Q + 2Q² + 2Q³ + Q⁴ with Q packed as its upper triangle.
+
+A linear layer is W' = W·Rᵀ for both trainers; OneTrainer's convolutions are W' = flat(W)·R.
+Paper: arXiv:2506.19847. Leaf names: PEFT `OFTRotationModule`, OneTrainer `OFTModule`.
+Not in the file: PEFT's `use_cayley_neumann: false` (the exact form, transposed) and, before PEFT 0.18,
+2Q⁴ as the last term; the overrides `use_cayley_neumann` and `neumann_last_term` tell.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+from typing_extensions import Self
+
+from lib_adapters.algorithms.base import Algorithm, Facts, Leaves, Shape, Shapes
+from lib_adapters.errors import ShapeMismatch
+from lib_adapters.ops.orthogonal import cayley_turn, neumann_turn, skew_packed, turn_columns
+
+
+@dataclass(frozen=True, eq=False)
+class OftInput(Algorithm):
+    label: ClassVar[str] = "OFT (input)"
+
+    packed: Tensor  # [n, b(b−1)/2]; one row where all blocks share it
+    size: int  # b
+    divisor: float  # OneTrainer's "scaled" OFT trains packed values 2√(b−1) times too large
+    by_peft: bool
+    exact: bool
+    last_term: float  # factor of Q⁴
+
+    @classmethod
+    def claims(cls, shapes: Shapes) -> bool:
+        return "oft_R.weight" in shapes and shapes.keys() <= {"oft_R.weight", "oft_R.scaled_oft", "alpha"}
+
+    @classmethod
+    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
+        packed, overrides = leaves["oft_R.weight"], facts.overrides or {}
+        size = _block_size(tuple(packed.shape))
+        divisor = 2.0 * math.sqrt(size - 1) if "oft_R.scaled_oft" in leaves else 1.0
+        exact = overrides.get("use_cayley_neumann", 1.0) == 0
+        return cls(packed, size, divisor, facts.producer == "peft", exact, overrides.get("neumann_last_term", 1.0))
+
+    def check(self, shape: Shape) -> None:
+        columns, rows = math.prod(shape[1:]), len(self.packed)
+        if len(shape) < 2 or columns % self.size or rows not in {1, columns // self.size}:
+            mine = f"{rows} input rotations of {self.size} columns"
+            raise ShapeMismatch(f"{mine} do not fit a weight of {list(shape)}, which has {columns}")
+        if self.by_peft and any(k > 1 for k in shape[2:]):
+            what = f"PEFT's OFT {list(self.packed.shape)} on a convolution {list(shape)}"
+            raise ShapeMismatch(f"{what} rotates overlapping patches, which no change of the weight can do")
+
+    def delta(self, base: Tensor) -> Tensor:
+        out = base.new_zeros(base.shape)
+        self.add(out, base, 1.0)
+        return out
+
+    def add(self, out: Tensor, base: Tensor, strength: float) -> None:
+        turn = self._turn(transposed=self.by_peft or base.ndim == 2)
+        blocks = math.prod(base.shape[1:]) // self.size
+        turn_columns(out, base, turn.expand(blocks, -1, -1), strength)
+
+    def _turn(self, transposed: bool) -> Tensor:
+        """R − I or Rᵀ − I, [n, b, b]: −Q transposes every form."""
+        q = skew_packed(self.packed, self.size) / self.divisor
+        q = -q if transposed != self.exact else q
+        return cayley_turn(q) if self.exact else neumann_turn(q, self.last_term)
+
+    @property
+    def rank(self) -> int:
+        return self.size
+
+
+def _block_size(packed: Shape) -> int:
+    """b of b(b−1)/2 packed values."""
+    values = packed[1] if len(packed) == 2 else 0
+    size = (1 + math.isqrt(1 + 8 * values)) // 2
+    if not values or not packed[0] or size * (size - 1) // 2 != values:
+        raise ShapeMismatch(f"packed rotations of {list(packed)} are no rows of b(b−1)/2 values")
+    return size

@@ -1,0 +1,77 @@
+"""OrthoLoRA as saved natively: ΔW = scale · P·C(S_p)·diag(λ)·C(S_q)·Q, C(S) = (I + A)⁻¹(I − A), A = S − Sᵀ.
+
+Leaf names: the 67372a fork of LyCORIS, `OrthoLoRAModule`; P and Q are frozen singular vectors. Its first version
+applied the scale twice while training, which no file tells; the later rule, once, is taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from lib_adapters.algorithms.base import Facts, Leaves, LowRank, Shape, Shapes, mismatch, same_layer, scale_of
+from lib_adapters.algorithms.factored import Factored
+from lib_adapters.errors import ShapeMismatch
+from lib_adapters.ops.orthogonal import cayley_turn, skew
+from lib_adapters.ops.product import Matmul, Product
+
+LEAVES = ("P_basis", "S_p", "lambda_layer", "S_q", "Q_basis")
+
+
+@dataclass(frozen=True, eq=False)
+class OrthoLora(Factored):
+    label: ClassVar[str] = "OrthoLoRA"
+
+    p: Tensor  # [o, r]
+    turn_p: Tensor  # [r, r]: S_p
+    weights: Tensor  # [1, r]: λ
+    turn_q: Tensor  # [r, r]: S_q
+    q: Tensor  # [r, i]
+    scale: float
+
+    @classmethod
+    def claims(cls, shapes: Shapes) -> bool:
+        return shapes.keys() >= set(LEAVES) and shapes.keys() <= {*LEAVES, "alpha"}
+
+    @classmethod
+    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
+        p, turn_p, weights, turn_q, q = tensors = [leaves[name] for name in LEAVES]
+        rank = q.shape[0]
+        expected = [(p.shape[0], rank), (rank, rank), (1, rank), (rank, rank), (rank, q.shape[-1])]
+        if [tuple(t.shape) for t in tensors] != expected:
+            shapes = ", ".join(str(list(t.shape)) for t in tensors)
+            raise ShapeMismatch(f"the OrthoLoRA tensors of {shapes} do not fit each other")
+        return cls(p, turn_p, weights, turn_q, q, scale_of(leaves, rank, facts))
+
+    def check(self, shape: Shape) -> None:
+        mine = (len(self.p), self.q.shape[1])
+        if not same_layer(mine, shape):
+            raise mismatch(mine, shape)
+
+    def product(self, shape: Shape) -> Product:
+        return Matmul(*self._pair(), self.scale)
+
+    def low_rank(self, base: Tensor) -> LowRank | None:
+        return LowRank(*self._pair(), self.scale)
+
+    def _pair(self) -> tuple[Tensor, Tensor]:
+        rank = self.rank
+        up, down = self.p.float() @ _rotation(self.turn_p), _rotation(self.turn_q) @ self.q.float()
+        return up[:, :rank] * self.weights.float(), down[:rank]
+
+    @property
+    def rank(self) -> int:
+        return self.weights.shape[1]
+
+    def truncated(self, rank: int) -> Self:
+        """λ cut after its first values, as the trainer's timestep mask does; alpha/r as it was."""
+        return replace(self, weights=self.weights[:, :rank]) if 0 < rank < self.rank else self
+
+
+def _rotation(generator: Tensor) -> Tensor:
+    """C(S), [r, r]."""
+    return cayley_turn(-skew(generator)) + torch.eye(len(generator), device=generator.device)

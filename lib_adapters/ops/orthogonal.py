@@ -1,0 +1,110 @@
+"""Block rotations of a weight: their generators, and W += strength · (R − I)·W without building R's full matrix.
+
+A "turn" is R − I, [n, b, b] for n blocks of size b. It is solved for directly: taking I from R in float32
+would leave only a few digits of a small rotation.
+Papers: OFT, arXiv:2306.07280; BOFT, arXiv:2311.06243.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lib_adapters.ops.product import as_matrix
+
+
+def skew(blocks: Tensor) -> Tensor:
+    """Q = B − Bᵀ per block, [..., b, b] -> [..., b, b]."""
+    blocks = blocks.float()
+    return blocks - blocks.transpose(-1, -2)
+
+
+def skew_packed(packed: Tensor, size: int) -> Tensor:
+    """Q from its upper triangle in rows, [n, b(b−1)/2] -> [n, b, b]."""
+    rows, columns = torch.triu_indices(size, size, 1, device=packed.device)
+    upper = packed.new_zeros(len(packed), size, size, dtype=torch.float32)
+    upper[:, rows, columns] = packed.float()
+    return upper - upper.transpose(-1, -2)
+
+
+def bounded(q: Tensor, bound: float) -> Tensor:
+    """Q, its Frobenius norm over all blocks together brought down to `bound` (LyCORIS)."""
+    norm: Tensor = torch.linalg.vector_norm(q)
+    return q * (bound / (norm + 1e-8)).clamp(max=1.0)
+
+
+def bounded_smoothly(q: Tensor, bound: float) -> Tensor:
+    """The same with kohya's epsilon in both halves: a bound of 0 leaves no rotation at all."""
+    norm: Tensor = torch.linalg.vector_norm(q)
+    return q * ((norm.clamp(max=bound) + 1e-8) / (norm + 1e-8))
+
+
+def cayley_turn(q: Tensor) -> Tensor:
+    """R − I for R = (I + Q)(I − Q)⁻¹; −Q gives the transposed rotation."""
+    eye = torch.eye(q.shape[-1], dtype=q.dtype, device=q.device)
+    turn: Tensor = torch.linalg.solve_ex(eye - q, 2.0 * q)[0]  # never singular: no check, so no wait for the device
+    return turn
+
+
+def neumann_turn(q: Tensor, last: float) -> Tensor:
+    """R − I for R = I + 2Q + 2Q² + 2Q³ + last·Q⁴, the short series of the Cayley form."""
+    square = q @ q
+    return 2.0 * (q + square + square @ q) + last * (square @ square)
+
+
+def turn_rows(out: Tensor, base: Tensor, turn: Tensor, strength: float) -> None:
+    """out += strength · blockdiag(turn) @ base over the output rows; out, base [n*b, ...]."""
+    matrix = as_matrix(out)
+    if matrix is None:
+        fresh = out.new_zeros(out.shape)
+        turn_rows(fresh, base, turn, strength)
+        out.add_(fresh)
+    else:
+        _turn(matrix, base.flatten(1), turn, strength)
+
+
+def turn_columns(out: Tensor, base: Tensor, turn: Tensor, strength: float) -> None:
+    """out += strength · base @ blockdiag(turn) over the flattened input; out, base [o, n*b]."""
+    matrix = as_matrix(out)
+    if matrix is None:
+        fresh = out.new_zeros(out.shape)
+        turn_columns(fresh, base, turn, strength)
+        out.add_(fresh)
+    else:
+        _turn(matrix.T, base.flatten(1).T, turn.mT, strength)
+
+
+def _turn(out: Tensor, base: Tensor, turn: Tensor, strength: float) -> None:
+    """Both matrices may be transposed views: splitting an axis is a view for any strides."""
+    blocks = (*turn.shape[:2], out.shape[1])
+    out.view(blocks).baddbmm_(turn, base.view(blocks), alpha=strength)
+
+
+def butterfly(base: Tensor, turns: Sequence[Tensor], strength: float) -> Tensor:
+    """(Fₘ ⋯ F₁ − I) @ base for the factors F = I + strength · turn of BOFT, base [o, columns], each turn [n, b, b].
+
+    Factor i mixes rows that lie 2ⁱ·b/2 apart.
+    """
+    delta = torch.zeros_like(base)
+    for i, turn in enumerate(turns):
+        rows, size = len(base), turn.shape[-1]
+        reach = 2**i * size // 2
+        near = (base + delta).view(rows // (2 * reach), 2, reach, -1).transpose(1, 2).reshape(-1, size, base.shape[1])
+        moved = torch.bmm(turn, near).view(rows // (2 * reach), reach, 2, -1).transpose(1, 2)
+        delta.view(moved.shape).add_(moved, alpha=strength)
+    return delta
+
+
+def top_part(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The best rank-r approximation of [o, i] as [o, r] @ [r, i]; whatever the signs of singular vectors are.
+
+    From the Gram matrix of the shorter side in float64: exact to float32's last digit, and much faster than the
+    singular value decomposition where one side is longer.
+    """
+    wide = weight.double() if weight.shape[0] <= weight.shape[1] else weight.double().T
+    vectors = torch.linalg.eigh(wide @ wide.T)[1][:, -rank:]  # eigenvalues ascend
+    others = vectors.T @ wide
+    pair = (vectors, others) if weight.shape[0] <= weight.shape[1] else (others.T, vectors.T)
+    return pair[0].float(), pair[1].float()
