@@ -1,0 +1,97 @@
+"""The content of one file: what it is, told from the header alone, and its tensors when they are asked for."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lib_adapters.algorithms.base import Facts
+from lib_adapters.errors import AdapterError, BrokenFile
+from lib_adapters.files import bundle, families, foreign, load, positions, report
+from lib_adapters.files.entries import Source
+from lib_adapters.files.load import Loaded
+from lib_adapters.files.metadata import read_facts, sidecar_overrides
+from lib_adapters.files.modules import Builder, Module, group
+from lib_adapters.files.parts import resolve_text_encoders
+from lib_adapters.files.peft import PeftConfig
+from lib_adapters.files.scalars import read_numbers
+from lib_adapters.files.source import open_source
+from lib_adapters.files.widths import rank_of
+
+__all__ = ["Adapter", "Loaded", "Module", "open_adapter"]
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """One file. Nothing but its header has been read."""
+
+    path: Path
+    name: str
+    key: str  # what it is in caches: path, size and time of change
+    family: str
+    algorithms: dict[str, int]
+    rank: int | None
+    alpha: float | None
+    parts: tuple[str, ...]
+    metadata: dict[str, str]
+    modules: tuple[Module, ...]
+    unusable: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+    facts: Facts
+    nbytes: int
+    bundled: tuple[str, ...]
+    source: Source
+
+    def load(self, device: torch.device | str = "cpu") -> Loaded:
+        """Reads the tensors. AdapterError if the file changed or vanished meanwhile."""
+        return load.load(self.source, self.modules, self.facts, torch.device(device))
+
+
+def open_adapter(path: str | os.PathLike[str]) -> Adapter:
+    """Reads the header only. AdapterError (one sentence, with the file's name) if the file cannot be used."""
+    where = Path(path)
+    try:
+        source = open_source(where)
+        foreign.refuse([*source.entries, *source.numbers])
+        return _adapter(positions.with_names(source))
+    except AdapterError as error:
+        raise type(error)(f"{where.name} {error}") from error
+
+
+def _adapter(source: Source) -> Adapter:
+    embeddings, keys = bundle.split([*source.entries, *source.numbers])
+    groups = group(keys)
+    foreign.refuse_plain(groups)
+    config = PeftConfig(source.path, source.metadata)
+    builder = Builder(source)
+    for name, leaves in groups.modules.items():
+        shapes = {leaf: source.entries[key].shape for leaf, key in leaves.items() if key in source.entries}
+        builder.add(name, leaves, config.constants(name, leaves, shapes) if config else {})
+    builder.finish()
+    unusable = builder.unusable + report.strangers(groups.strangers)
+    if not builder.modules:
+        raise BrokenFile(report.nothing_usable(unusable))
+    family = families.family_of(builder.modules.values(), source.metadata)
+    modules, clashes = resolve_text_encoders(builder.modules.values(), family)
+    return Adapter(
+        path=source.path,
+        name=source.path.stem,
+        key=f"{source.path.resolve()}|{source.size}|{source.mtime_ns}",
+        family=family,
+        algorithms=dict(Counter(module.algorithm.label for module in modules).most_common()),
+        rank=report.commonest(rank_of(module.shapes) for module in modules),
+        alpha=report.commonest(read_numbers(source, modules, "alpha")),
+        parts=tuple(sorted({module.stem.part for module in modules}, key=report.PARTS.index)),
+        metadata=source.metadata,
+        modules=modules,
+        unusable=tuple(unusable),
+        notes=(*source.notes, *groups.notes, *builder.notes, *clashes, *(config.notes() if config else ())),
+        facts=read_facts(source.metadata, source.entries, sidecar_overrides(source.path)),
+        nbytes=source.nbytes,
+        bundled=embeddings,
+        source=source,
+    )

@@ -1,0 +1,27 @@
+"""Textual inversions packed into an adapter's file (`bundle_emb.<name>.<encoder>`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+_PREFIX = "bundle_emb."
+_ENDS = ("string_to_param.*", "clip_l", "clip_g", "clip_l_out", "clip_g_out", "t5", "t5_out")
+
+
+def split(keys: Iterable[str]) -> tuple[tuple[str, ...], list[str]]:
+    """(names of the embeddings, all other keys). A name may hold dots itself."""
+    names: dict[str, None] = {}
+    others: list[str] = []
+    for key in keys:
+        if key.startswith(_PREFIX):
+            names[_name(key.removeprefix(_PREFIX))] = None
+        else:
+            others.append(key)
+    return tuple(names), others
+
+
+def _name(tail: str) -> str:
+    for end in _ENDS:
+        if tail.endswith(f".{end}"):
+            return tail.removesuffix(f".{end}")
+    return tail.rpartition(".")[0] or tail

@@ -1,0 +1,62 @@
+"""kohya's split form of one fused layer: `lora_down.N`, `lora_up.N` are parts that train rows of their own.
+
+Together they are one pair: the downs stacked, the ups on a diagonal (networks/lora_flux.py, split_dims). The trainer's
+scale is alpha over the rank of one part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from lib_adapters.algorithms.base import Shape
+
+Value = TypeVar("Value")
+
+_UP, _DOWN = "lora_up", "lora_down"
+
+
+def combined(shapes: dict[str, Shape]) -> dict[str, Shape]:
+    """Shapes as they will be once `join` has run; the same object where nothing is split."""
+    ups, downs = _parts(shapes, _UP), _parts(shapes, _DOWN)
+    if not ups or len(ups) != len(downs):
+        return shapes
+    rest = {leaf: shape for leaf, shape in shapes.items() if leaf not in ups and leaf not in downs}
+    rank = sum(shape[0] for shape in downs.values() if shape)
+    rows = sum(shape[0] for shape in ups.values() if shape)
+    rest[f"{_UP}.weight"] = (rows, rank)
+    rest[f"{_DOWN}.weight"] = (rank, *next(iter(downs.values()))[1:])
+    return rest
+
+
+def join(leaves: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Block-diagonal up, stacked down, and alpha times the number of parts."""
+    ups, downs = _parts(leaves, _UP), _parts(leaves, _DOWN)
+    if not ups or len(ups) != len(downs):
+        return leaves
+    rest = {leaf: tensor for leaf, tensor in leaves.items() if leaf not in ups and leaf not in downs}
+    rest[f"{_UP}.weight"] = _diagonal([up.flatten(1) for up in ups.values()])
+    rest[f"{_DOWN}.weight"] = torch.cat(list(downs.values()))
+    if "alpha" in rest:
+        rest["alpha"] = rest["alpha"] * len(ups)
+    return rest
+
+
+def _diagonal(blocks: list[Tensor]) -> Tensor:
+    rows, columns = sum(b.shape[0] for b in blocks), sum(b.shape[1] for b in blocks)
+    whole = blocks[0].new_zeros(rows, columns)
+    row = column = 0
+    for block in blocks:
+        whole[row : row + block.shape[0], column : column + block.shape[1]] = block
+        row, column = row + block.shape[0], column + block.shape[1]
+    return whole
+
+
+def _parts(leaves: Mapping[str, Value], kind: str) -> dict[str, Value]:
+    """`kind.N.weight` in the order of N."""
+    numbered = {leaf: leaf.split(".") for leaf in leaves if leaf.startswith(f"{kind}.")}
+    found = sorted((int(tokens[1]), leaf) for leaf, tokens in numbered.items() if tokens[1].isdigit())
+    return {leaf: leaves[leaf] for _, leaf in found}

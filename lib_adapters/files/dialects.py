@@ -1,0 +1,72 @@
+"""A module's name in a file -> Stem, for every dialect: kohya, LyCORIS, OneTrainer, diffusers, PEFT, native names.
+
+A dialect is a prefix (which part of the model) and a few old spellings; the path itself is left as the file has it,
+because only the live model can tell which underscores are dots.
+"""
+
+from __future__ import annotations
+
+import re
+
+from lib_adapters.files.names import Stem
+
+_PREFIXES = {
+    "lora_unet_": "unet", "oft_unet_": "unet", "lora_prior_unet_": "unet", "lora_transformer_": "unet", "lycoris_": "",
+    "lora_te_": "te", "lora_te1_": "te1", "lora_te2_": "te2", "lora_te3_": "te3", "lora_prior_te_": "te",
+    "oft_te_": "te", "oft_te1_": "te1", "oft_te2_": "te2", "oft_te3_": "te3",
+    "unet.": "unet", "unet_": "unet", "transformer.": "unet", "prior.": "unet",
+    "text_encoder.": "te", "text_encoder_2.": "te2", "text_encoder_3.": "te3",
+    "diffusion_model.": "unet", "diffusion_model_": "unet", "model.diffusion_model.": "unet",
+    "text_encoders.": "te", "clip_l.": "te1", "clip_g.": "te2", "clip_h.": "te", "t5xxl.": "te3",
+    "cond_stage_model.": "te", "cond_stage_model.model.": "te",
+    "conditioner.embedders.0.": "te1", "conditioner.embedders.1.": "te2", "conditioner.embedders.1.model.": "te2",
+    "base_model.model.": "",
+}  # fmt: skip
+
+_PREFIX = re.compile("|".join(re.escape(p) for p in sorted(_PREFIXES, key=len, reverse=True)))
+_TEXT_ENCODER = re.compile(
+    r"text_model_|text_projection|encoder_(layers|block)_|embeddings_(token|position)_embedding|(transformer_)?resblocks_"
+)
+_OLD_ATTENTION = re.compile(r"(.*_self_attn)_to_(q|k|v|out)$")
+
+
+def stem_of(module: str) -> Stem:
+    """`module` is what names.split_key left of a key."""
+    part, path = _without_prefixes(module)
+    name = _modern(path.replace(".", "_").strip("_"))
+    if not part or (part == "unet" and name.startswith("text_model_")):
+        part = "te" if _TEXT_ENCODER.match(name) else "unet"
+    return Stem(part, _text_encoder_names(name) if part != "unet" else name)
+
+
+def prefix_of(module: str) -> str:
+    """The first prefix as written, "" where there is none."""
+    found = _PREFIX.match(module)
+    return found.group() if found else ""
+
+
+def _without_prefixes(module: str) -> tuple[str, str]:
+    """Prefixes nest: `unet.base_model.model.`, `text_encoders.clip_l.transformer.`; the last that names a part wins."""
+    part = ""
+    while (found := _PREFIX.match(module)) is not None:
+        prefix = found.group()
+        if prefix != "transformer." or not part:
+            part = _PREFIXES[prefix] or part
+        module = module[found.end() :]
+    return part, module
+
+
+def _modern(name: str) -> str:
+    """Old attention processors: `attn1_processor_to_out` was `attn1.to_out.0`."""
+    if "_processor_to_" in name:
+        name = name.replace("_processor_to_", "_to_")
+        return f"{name}_0" if name.endswith("_to_out") else name
+    return name
+
+
+def _text_encoder_names(name: str) -> str:
+    """Doubled `text_model_` (LyCORIS, spring 2023) and processor names on CLIP (diffusers 0.16)."""
+    while name.startswith("text_model_text_model_"):
+        name = name.removeprefix("text_model_")
+    old = _OLD_ATTENTION.match(name)
+    return f"{old.group(1)}_{old.group(2)}_proj" if old else name

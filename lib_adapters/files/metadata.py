@@ -1,0 +1,105 @@
+"""What the trainer wrote about the file as a whole -> Facts. Everything here is a hint; shapes decide first."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lib_adapters.algorithms.base import Facts
+
+_BLOCK_SIZE_FOUR = 1714521600.0  # LyCORIS DyLoRA: the default was 1 before May 2024
+_LARGEST_SIDECAR = 4_000_000
+
+
+def read_facts(metadata: Mapping[str, str], keys: Iterable[str], overrides: Mapping[str, float]) -> Facts:
+    arguments = json_object(metadata.get("ss_network_args", ""))
+    started = _number(metadata.get("ss_training_started_at"))
+    marks = _marks(keys)
+    module = metadata.get("ss_network_module", "")
+    return Facts(
+        producer=_producer(metadata, module, marks),
+        algo=str(arguments.get("algo", "")).lower(),
+        started=started,
+        block_size=int(_number(arguments.get("block_size"))) or (1 if 0 < started < _BLOCK_SIZE_FOUR else 4),
+        rs_lora=_true(arguments.get("rs_lora")),
+        split_qkv=_true(arguments.get("split_qkv")),
+        constraint_is_bound="oft_unet_" in marks or module == "networks.oft",
+        bypass_mode=_true(arguments.get("bypass_mode")),
+        overrides=overrides or None,
+    )
+
+
+def sidecar_overrides(path: Path) -> dict[str, float]:
+    """`<base>.json`, the key "lycoris": what only the user can know, e.g. {"scale": 1.0}. Never written here."""
+    table = read_json(path.with_suffix(".json")).get("lycoris")
+    if not isinstance(table, dict):
+        return {}
+    return {str(k): float(v) for k, v in table.items() if isinstance(v, (int, float)) and math.isfinite(v)}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """{} for a file that is absent, huge, or not an object: a sidecar never stops an adapter."""
+    try:
+        if not path.is_file() or path.stat().st_size > _LARGEST_SIDECAR:
+            return {}
+        return json_object(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return {}
+
+
+def json_object(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text) if text else {}
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+_MARKS = (
+    "oft_unet_",
+    "lycoris_",
+    "base_model.model.",
+    ".___.",
+    ".lora_A.",
+    ".magnitude",
+    "lora_magnitude_vector",
+    "oft_R",
+    "ia3_l",
+)
+
+
+def _marks(keys: Iterable[str]) -> frozenset[str]:
+    joined = "\n".join(keys)
+    return frozenset(mark for mark in _MARKS if mark in joined)
+
+
+def _producer(metadata: Mapping[str, str], module: str, marks: frozenset[str]) -> str:
+    """Who wrote the file: first what it says, then what its keys look like."""
+    software = f"{metadata.get('software', '')} {metadata.get('modelspec.implementation', '')}".lower()
+    signs = (
+        ("onetrainer", "ot_branch" in metadata or "onetrainer" in software),
+        ("ai-toolkit", "ai-toolkit" in software or "ostris" in software or ".magnitude" in marks),
+        ("lycoris", module.startswith("lycoris") or "lycoris_" in marks),
+        ("kohya", module.startswith("networks.") or "oft_unet_" in marks),
+        ("hcp", ".___." in marks),
+        ("diffusers", "lora_adapter_metadata" in metadata),
+        ("peft", bool(marks & {"base_model.model.", "lora_magnitude_vector", "ia3_l", ".lora_A."})),
+        ("onetrainer", "oft_R" in marks),
+    )
+    return next((name for name, sign in signs if sign), "")
+
+
+def _true(value: object) -> bool:
+    return str(value).lower() in ("true", "1")
+
+
+def _number(value: object) -> float:
+    """0 where there is none: dates and sizes are hints."""
+    try:
+        number = float(str(value))
+    except ValueError:
+        return 0.0
+    return number if math.isfinite(number) else 0.0

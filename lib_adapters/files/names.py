@@ -1,0 +1,94 @@
+"""A key of a file = module + leaf. Every trainer's spelling of a leaf becomes one canonical name here.
+
+The leaf is recognised from the right, longest spelling first; what is left is the module (files/dialects.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, order=True)
+class Stem:
+    """One layer as the file means it; whether the model has it is decided by patching/targets.py."""
+
+    part: str  # "unet", "te", "te1", "te2", "te3"
+    name: str  # module path in the file's own spelling, without prefix, "_" for "."
+
+
+_UP, _DOWN, _MAGNITUDE = "lora_up.weight", "lora_down.weight", "dora_scale"
+
+_SPELLINGS = {
+    "lora_B.weight": _UP, "lora_A.weight": _DOWN, "lora_B": _UP, "lora_A": _DOWN,
+    "lora.up.weight": _UP, "lora.down.weight": _DOWN, "lora.up": _UP, "lora.down": _DOWN,
+    "lora_linear_layer.up.weight": _UP, "lora_linear_layer.down.weight": _DOWN,
+    "W_up": _UP, "W_down": _DOWN, "lora_up": _UP, "lora_down": _DOWN,
+    "lora_B.bias": "lora_up.bias", "lora_A.bias": "lora_down.bias",
+    "lora_magnitude_vector": _MAGNITUDE, "lora_magnitude_vector.weight": _MAGNITUDE, "magnitude": _MAGNITUDE,
+    "oft_R": "oft_R.weight",
+}  # fmt: skip
+
+_CANONICAL = (
+    "lora_up.weight", "lora_down.weight", "lora_mid.weight", "alpha", "scale", "scalar", "dora_scale",
+    "lora_up.bias", "lora_down.bias", "bias", "bias_indices", "bias_values", "bias_size", "hada_w1_a", "hada_w1_b",
+    "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2", "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a",
+    "lokr_w2_b", "lokr_t1", "lokr_t2", "oft_blocks", "oft_diag", "rescale", "oft_R.weight", "oft_R.scaled_oft",
+    "a1.weight", "a2.weight", "b1.weight", "b2.weight", "bm.weight", "weight", "on_input", "ia3_l", "diff",
+    "diff_b", "w_norm", "b_norm", "set_weight", "reshape_weight", "q_layer.weight", "p_layer.weight",
+    "lambda_layer", "base_q", "base_p", "base_lambda", "lora_up1.weight", "lora_down1.weight", "lora_up2.weight",
+    "lora_down2.weight", "S_p", "S_q", "P_basis", "Q_basis", "lora2_nu",
+)  # fmt: skip
+
+_LEAVES = {leaf: leaf for leaf in _CANONICAL} | _SPELLINGS
+
+_NAMED = frozenset({"lora_A", "lora_B", "lora_magnitude_vector", "ia3_l", "oft_R"})  # PEFT puts an adapter's name in
+_SPLIT = frozenset({"lora_up", "lora_down"})  # kohya's unsaved split form numbers them
+_HCP = ".___."
+
+
+def split_key(key: str) -> tuple[str, str] | None:
+    """(module, leaf), or None where no spelling of any leaf ends the key."""
+    if _HCP in key:
+        return _split_hcp(key)
+    tokens = key.rsplit(".", 3)
+    for count in range(min(3, len(tokens) - 1), 0, -1):
+        found = _leaf(tokens[-count:])
+        if found is not None:
+            leaf, joined = found
+            module = ".".join(tokens[:-count])
+            return (f"{module}.{joined}" if joined else module), leaf
+    return None
+
+
+def _leaf(tail: list[str]) -> tuple[str, str] | None:
+    """(canonical leaf, the part of the module that an old spelling glued to it)."""
+    known = _LEAVES.get(".".join(tail))
+    if known is not None:
+        return known, ""
+    if len(tail) == 3 and tail[0].endswith("_lora") and tail[1] in ("up", "down"):  # diffusers 0.11-0.16
+        known = _LEAVES.get(f"lora.{tail[1]}.{tail[2]}")
+        return (known, tail[0][: -len("_lora")]) if known else None
+    return _numbered(tail)
+
+
+def _numbered(tail: list[str]) -> tuple[str, str] | None:
+    """Leaves with something in the middle: an adapter's name (PEFT) or a part's number (kohya)."""
+    if len(tail) == 3 and tail[0] in _NAMED:
+        known = _LEAVES.get(f"{tail[0]}.{tail[2]}")
+        return (known, "") if known else None
+    if len(tail) == 3 and tail[0] in _SPLIT and tail[1].isdigit() and tail[2] == "weight":
+        return ".".join(tail), ""
+    if len(tail) == 2 and tail[0] in _NAMED and tail[1] not in ("weight", "bias"):
+        return _LEAVES[tail[0]], ""
+    if len(tail) == 2 and tail[0] == "oft_blocks" and tail[1].isdigit():
+        return ".".join(tail), ""
+    return None
+
+
+def _split_hcp(key: str) -> tuple[str, str] | None:
+    """HCP-Diffusion stores alpha already divided by the rank: it is a whole scale."""
+    module, _, tail = key.partition(_HCP)
+    leaf = _LEAVES.get(tail.removeprefix("layer."))
+    if leaf is None or not module:
+        return None
+    return module, "scale" if leaf == "alpha" else leaf

@@ -1,0 +1,183 @@
+"""A pickle read as data. It is a program for a stack machine; here only the instructions that build plain containers
+exist, and the few names that PyTorch needs for tensors. Nothing is ever imported or called.
+"""
+
+from __future__ import annotations
+
+import pickletools
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO
+
+from lib_adapters.errors import BrokenFile
+
+_MOST_INSTRUCTIONS = 2_000_000  # each may make an object of 64 bytes or so; ten thousand tensors need 300,000
+_CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": list}
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_VALUES = frozenset((
+    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "UNICODE",
+    "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES",
+    "SHORT_BINBYTES", "BINBYTES8",
+))  # fmt: skip
+_PUTS = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
+_GETS = frozenset({"GET", "BINGET", "LONG_BINGET"})
+_NOTHING = frozenset({"PROTO", "FRAME"})
+
+Maker = Callable[..., Any]
+
+
+class Name:
+    """A global of the pickle that is allowed, standing for what we do instead of calling it."""
+
+    def __init__(self, path: str, make: Maker | None) -> None:
+        self.path = path
+        self.make = make
+
+
+class Machine:
+    """One run over one pickle. `names`: dotted global -> what to do when the pickle calls it (None: never called)."""
+
+    def __init__(self, names: Mapping[str, Maker | None], persistent: Callable[[Any], Any]) -> None:
+        self._names = names
+        self._persistent = persistent
+        self._stack: list[Any] = []
+        self._marks: list[int] = []
+        self._memo: dict[int, Any] = {}
+
+    def run(self, stream: BinaryIO) -> Any:  # a pickle may hold anything plain
+        """The object at the end. BrokenFile for code, damage and absurd size."""
+        try:
+            for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+                if opcode.name == "STOP":
+                    return self._stack.pop()
+                if count > _MOST_INSTRUCTIONS:
+                    raise BrokenFile("is an absurdly large pickle; it was not opened")
+                self._step(opcode.name, argument)
+        except (ValueError, IndexError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+            raise BrokenFile(f"is a damaged PyTorch file ({str(error)[:100]}); download it again") from error
+        raise BrokenFile("is a damaged PyTorch file (it ends too early); download it again")
+
+    def _step(self, name: str, argument: Any) -> None:
+        push = self._stack.append
+        if name in _VALUES:
+            push(argument)
+        elif name in _PUTS:
+            self._memo[argument] = self._stack[-1]
+        elif name in _GETS:
+            push(self._memo[argument])
+        elif name in _CONSTANTS:
+            push(_CONSTANTS[name])
+        elif name in _EMPTY:
+            push(_EMPTY[name]())
+        elif name in _TUPLES:
+            push(tuple(self._popped(_TUPLES[name])))
+        elif name not in _NOTHING:
+            action = getattr(self, f"_do_{name.lower()}", None)
+            if action is None:
+                raise BrokenFile(f"contains code (the instruction {name}); it was not run")
+            action(argument)
+
+    def _popped(self, count: int) -> list[Any]:
+        if count > len(self._stack) or count < 1:
+            raise ValueError("its stack is too short")
+        taken = self._stack[-count:]
+        del self._stack[-count:]
+        return taken
+
+    def _since_mark(self) -> list[Any]:
+        mark = self._marks.pop()
+        taken = self._stack[mark:]
+        del self._stack[mark:]
+        return taken
+
+    def _do_mark(self, _: object) -> None:
+        self._marks.append(len(self._stack))
+
+    def _do_memoize(self, _: object) -> None:
+        self._memo[len(self._memo)] = self._stack[-1]
+
+    def _do_pop(self, _: object) -> None:
+        self._stack.pop()
+
+    def _do_pop_mark(self, _: object) -> None:
+        self._since_mark()
+
+    def _do_dup(self, _: object) -> None:
+        self._stack.append(self._stack[-1])
+
+    def _do_tuple(self, _: object) -> None:
+        self._stack.append(tuple(self._since_mark()))
+
+    def _do_list(self, _: object) -> None:
+        self._stack.append(self._since_mark())
+
+    def _do_dict(self, _: object) -> None:
+        table: dict[Any, Any] = {}
+        _fill(table, self._since_mark())
+        self._stack.append(table)
+
+    def _do_append(self, _: object) -> None:
+        item = self._stack.pop()
+        _plain_list(self._stack[-1]).append(item)
+
+    def _do_appends(self, _: object) -> None:
+        items = self._since_mark()
+        _plain_list(self._stack[-1]).extend(items)
+
+    def _do_additems(self, argument: object) -> None:
+        self._do_appends(argument)
+
+    def _do_setitem(self, _: object) -> None:
+        pair = self._popped(2)
+        _fill(self._stack[-1], pair)
+
+    def _do_setitems(self, _: object) -> None:
+        items = self._since_mark()
+        _fill(self._stack[-1], items)
+
+    def _do_global(self, argument: str) -> None:
+        self._stack.append(self._name(argument.replace(" ", ".", 1)))
+
+    def _do_stack_global(self, _: object) -> None:
+        module, name = self._popped(2)
+        self._stack.append(self._name(f"{module}.{name}"))
+
+    def _do_reduce(self, _: object) -> None:
+        target, arguments = self._popped(2)
+        if not isinstance(target, Name) or target.make is None or type(arguments) is not tuple:
+            raise BrokenFile("contains code (a call of something that is not a tensor); it was not run")
+        self._stack.append(target.make(*arguments))
+
+    def _do_newobj(self, argument: object) -> None:
+        self._do_reduce(argument)
+
+    def _do_build(self, _: object) -> None:
+        """State for an object: only torch's ParameterDict has one that matters, its parameters."""
+        target, state = self._popped(2)
+        if type(target) is dict and type(state) is dict:
+            target.update(state.get("_parameters") or {})
+        self._stack.append(target)
+
+    def _do_binpersid(self, _: object) -> None:
+        self._stack.append(self._persistent(self._stack.pop()))
+
+    def _name(self, path: str) -> Name:
+        if path not in self._names:
+            raise BrokenFile(f"contains code ({path[:100]}); it was not run")
+        return Name(path, self._names[path])
+
+
+def _plain_list(target: object) -> list[Any]:
+    if type(target) is not list:
+        raise ValueError("it appends to something that is not a list")
+    return target
+
+
+def _fill(table: object, items: list[Any]) -> None:
+    """Keys are text or numbers: hashing deeper things could run out of stack."""
+    if type(table) is not dict or len(items) % 2:
+        raise ValueError("it fills something that is not a table")
+    for key, value in zip(items[::2], items[1::2], strict=True):
+        if not isinstance(key, (str, int, float)):
+            raise ValueError("a table has a key that is neither text nor a number")
+        table[key] = value

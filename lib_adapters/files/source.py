@@ -1,0 +1,58 @@
+"""path -> Source: which container a file is, decided by parsing it and never by its name or its first bytes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+from lib_adapters.errors import AdapterError, BrokenFile
+from lib_adapters.files import header, pickles, state
+from lib_adapters.files.entries import Source, read_exactly
+
+SAFETENSORS_NAMES = (".safetensors", ".sft")
+
+
+def open_source(path: Path) -> Source:
+    """Header only. Errors say what is wrong, but not yet with which file (open_adapter adds the name)."""
+    if not path.exists():
+        raise AdapterError("does not exist")
+    if path.is_dir():
+        raise AdapterError("is a folder; name the file inside it")
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            return _read(file, path, status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise AdapterError(f"cannot be read: {error.strerror or error}") from error
+
+
+def _read(file: BinaryIO, path: Path, size: int, mtime_ns: int) -> Source:
+    if size == 0:
+        raise BrokenFile("is empty (zero bytes); download it again")
+    length = header.header_length(file, size)
+    if length is not None:
+        entries, metadata = header.read_header(file, size, length)
+        return Source(path, size, mtime_ns, entries, metadata)
+    if not pickles.is_pickle(file, size):
+        raise BrokenFile(_not_an_adapter(read_exactly(file, 0, 1024), size))
+    if path.suffix.lower() in SAFETENSORS_NAMES:
+        raise BrokenFile("is a PyTorch pickle under the name of a safetensors file; it was not opened")
+    tree = pickles.read_tree(file, size)
+    return state.source_of(tree, path, size, mtime_ns)
+
+
+def _not_an_adapter(start: bytes, size: int) -> str:
+    """What else people find under an adapter's name."""
+    text = start.lstrip().lower()
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return "is a web page, not an adapter: the download needs a login or the link is wrong"
+    if text.startswith(b"version https://git-lfs"):
+        return "is a git-lfs pointer, not the file itself; fetch it with 'git lfs pull'"
+    if start.startswith((b"PK\x03\x04", b"7z\xbc\xaf", b"Rar!", b"\x1f\x8b")):
+        return "is an archive, not an adapter; unpack it first"
+    if text.startswith((b"{", b"[")):
+        return "is a JSON text, not an adapter"
+    if size < 10 or not start.strip(b"\0"):
+        return f"is incomplete: {size} bytes that hold no header; download it again"
+    return "is neither a safetensors file nor a PyTorch file; download it again"

@@ -1,0 +1,66 @@
+"""The object in a PyTorch file -> the tensors of an adapter, or the sentence that says what else it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lib_adapters.errors import BrokenFile, ForeignFile
+from lib_adapters.files import positions
+from lib_adapters.files.entries import Entry, Source
+from lib_adapters.files.pickles import Tree
+from lib_adapters.files.storages import Pickled
+
+_WRAPPERS = ("state_dict", "lora", "plugin", "module")  # the table that counts may lie inside another
+_MOST_TENSORS = 200_000
+_DEEPEST = 4
+
+
+def source_of(tree: Tree, path: Path, size: int, mtime_ns: int) -> Source:
+    root = _unwrapped(tree.root)
+    entries: dict[str, Entry] = {}
+    numbers: dict[str, float] = {}
+    for name, leaf in _leaves(root, "", 0):
+        if len(entries) + len(numbers) >= _MOST_TENSORS:
+            raise BrokenFile("holds an absurd number of tensors; it was not opened")
+        if isinstance(leaf, Pickled):
+            entries[name] = leaf.entry(tree.starts)
+        elif isinstance(leaf, (int, float)):
+            numbers[name] = float(leaf)
+    return Source(path, size, mtime_ns, entries, {}, numbers)
+
+
+def _unwrapped(root: Any) -> Any:
+    if isinstance(root, Pickled):
+        raise ForeignFile(
+            "is a single tensor: an aesthetic embedding or a textual inversion, not an adapter; "
+            "put it into models/aesthetic_embeddings or embeddings"
+        )
+    if isinstance(root, (list, tuple)):
+        return positions.named_list([item for item in root if isinstance(item, Pickled)], len(root))
+    if not isinstance(root, dict):
+        raise BrokenFile("is a PyTorch file that holds no tensors")
+    if any(isinstance(key, int) for key in root) or {"layer_structure", "is_layer_norm"} & root.keys():
+        raise ForeignFile("is a hypernetwork, not an adapter of weights; put it into models/hypernetworks")
+    if "string_to_param" in root:
+        raise ForeignFile("is a textual inversion embedding, not an adapter; put it into the folder 'embeddings'")
+    if root and all(isinstance(value, Pickled) and _is_vector(key, value) for key, value in root.items()):
+        raise ForeignFile("holds textual inversion embeddings, not an adapter; put it into the folder 'embeddings'")
+    for wrapper in _WRAPPERS:
+        if isinstance(root.get(wrapper), dict):
+            return root[wrapper]
+    return root
+
+
+def _is_vector(key: str, value: Pickled) -> bool:
+    return key.startswith("<") and len(value.shape) in (1, 2)
+
+
+def _leaves(node: Any, name: str, depth: int) -> Iterator[tuple[str, Any]]:
+    """Nested tables become dotted names; lists (optimizer states and the like) are not an adapter's."""
+    if isinstance(node, dict) and depth <= _DEEPEST:
+        for key, value in node.items():
+            yield from _leaves(value, f"{name}.{key}" if name else str(key), depth + 1)
+    elif isinstance(node, (Pickled, int, float)):
+        yield name, node

@@ -1,0 +1,45 @@
+"""How wide a layer is, told from the shapes of its factors alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lib_adapters.algorithms.base import Shape
+
+
+def input_width(shapes: Mapping[str, Shape]) -> int | None:
+    """The layer's input channels; None where the algorithm does not show them (OFT, IA3, norms)."""
+    for leaf in ("lora_down.weight", "lora_down1.weight", "q_layer.weight", "Q_basis", "diff"):
+        if len(shapes.get(leaf, ())) > 1:
+            return shapes[leaf][1]
+    if "hada_w1_b" in shapes:
+        return shapes["hada_w1_b"][1] if len(shapes["hada_w1_b"]) > 1 else None
+    return _kronecker_width(shapes) or _glora_width(shapes)
+
+
+def rank_of(shapes: Mapping[str, Shape]) -> int | None:
+    """The rank that the trainer was asked for; None where there is none (full factors, norms, IA3, OFT)."""
+    if "lora_down1.weight" in shapes and "lora_down2.weight" in shapes:
+        return shapes["lora_down1.weight"][0] + shapes["lora_down2.weight"][0]
+    for leaf in ("lora_down.weight", "hada_w1_b", "lokr_w1_b", "lokr_w2_b", "q_layer.weight", "S_p"):
+        if shapes.get(leaf):
+            return shapes[leaf][0]
+    if "a1.weight" in shapes and len(shapes["a1.weight"]) > 1:
+        return min(shapes["a1.weight"][:2])
+    return None
+
+
+def _kronecker_width(shapes: Mapping[str, Shape]) -> int | None:
+    """in = c·d for w1 [a, c] and w2 [b, d]."""
+    factors = []
+    for name in ("lokr_w1", "lokr_w2"):
+        shape = shapes.get(name) or shapes.get(f"{name}_b")
+        if shape is None or len(shape) < 2:
+            return None
+        factors.append(shape[1])
+    return factors[0] * factors[1]
+
+
+def _glora_width(shapes: Mapping[str, Shape]) -> int | None:
+    """a1 is (r, in) or (in, r); the rank is the smaller."""
+    return max(shapes["a1.weight"][:2]) if len(shapes.get("a1.weight", ())) > 1 else None
