@@ -15,37 +15,48 @@ _TUNERS = {
     "hira_B": "HiRA", "delora_": "DeLoRA", "psoft_": "PSOFT", "osf_": "OSF", "glora_A": "PEFT's GLoRA",
     "lora_E": "AdaLoRA", "lora_embedding_A": "LoRA of an embedding", "adaption_": "adaption prompts",
     "boft_R": "PEFT's BOFT", "boft_s": "PEFT's BOFT", "oft_r": "an old PEFT OFT", "oft_s": "an old PEFT OFT",
-    "poly_lora_": "Poly", "prompt_embeddings": "prompt tuning", "ln_tuning_": "LN tuning", "trainable_tokens_": "token tuning",
+    "poly_lora_": "Poly", "prompt_embeddings": "prompt tuning", "ln_tuning_": "LN tuning",
+    "trainable_tokens_": "token tuning",
 }  # fmt: skip
 _TUNER = re.compile(rf"\.({'|'.join(map(re.escape, _TUNERS))})[\w.]*$", re.M)
 
-# (pattern over all keys, one per line; what the file is and where it belongs)
+_EMBEDDING = "a textual inversion embedding, not an adapter; put it into the folder 'embeddings'"
+_CONTROLNET = "put it into models/ControlNet"
+# (a word that all such files contain, what a key looks like, what the file is and where it belongs)
 _KINDS = (
-    (r"^lora_controlnet", "a Control-LoRA for ControlNet, not an adapter; put it into models/ControlNet"),
-    (r"^lllite_", "a ControlNet-LLLite model, not an adapter; put it into models/ControlNet"),
-    (r"^(image_proj|ip_adapter)\.", "an IP-Adapter, not a LoRA; it belongs to the ControlNet or IP-Adapter extension"),
-    (r"motion_modules\..*(lora|_lora\.|\.lora_)", "an AnimateDiff motion LoRA; it belongs to the AnimateDiff extension"),
-    (r"motion_modules\.", "an AnimateDiff motion module, not an adapter; it belongs to the AnimateDiff extension"),
-    (r"^(emb_params|string_to_param\.\*)$", "a textual inversion embedding, not an adapter; put it into the folder 'embeddings'"),
-    (r"\.(qweight|wscales|smooth_factor|proj_down|proj_up|lora_unsigned)$", "packed for Nunchaku (SVDQuant) and useless elsewhere; use the LoRA it was made from"),
-    (r"(^|\.)router_fc\.|\.experts\.\d+\.\d+\.(down|up)\.", "TSM: experts that change with the timestep, which cannot be added to weights"),
-    (r"\.lora2_nu$", "LoRA² (lora2_nu): its rank weighting is not in the file, so its effect cannot be computed"),
-    (r"xlora_", "X-LoRA: a mixture that is decided while running, which cannot be added to weights"),
-    (r"\.processor\.(qkv|proj)_lora\d\.(down|up)\.", "a Flux LoRA in XLabs' format; it belongs to Flux, not to Stable Diffusion"),
-    (r"^(controlnet_cond_embedding|controlnet_down_blocks|control_model)\.", "a ControlNet, not an adapter; put it into models/ControlNet"),
-    (r"^(adapter\.)?body\.\d+\.(block\d|resnets)", "a T2I-Adapter; put it into models/ControlNet"),
-)  # fmt: skip
-_PATTERNS = tuple((re.compile(pattern, re.M), sentence) for pattern, sentence in _KINDS)
+    ("lora_controlnet", r"^lora_controlnet", f"a Control-LoRA for ControlNet, not an adapter; {_CONTROLNET}"),
+    ("lllite_", r"^lllite_", f"a ControlNet-LLLite model, not an adapter; {_CONTROLNET}"),
+    ("image_proj", r"^image_proj\.", "an IP-Adapter, not a LoRA; it belongs to the ControlNet extension"),
+    ("ip_adapter", r"^ip_adapter\.", "an IP-Adapter, not a LoRA; it belongs to the ControlNet extension"),
+    ("motion_modules", r"motion_modules\..*lora", "an AnimateDiff motion LoRA; it belongs to AnimateDiff"),
+    ("motion_modules", r"", "an AnimateDiff motion module, not an adapter; it belongs to AnimateDiff"),
+    ("emb_params", r"^emb_params$", _EMBEDDING),
+    ("router_fc", r"", "TSM: experts that change with the timestep, not a change of weights"),
+    ("experts.", r"\bexperts\.\d+\.\d+\.", "TSM: experts that change with the timestep, not a change of weights"),
+    ("lora2_nu", r"\.lora2_nu$", "LoRA² (lora2_nu): its rank weighting is not in the file, so nobody can compute it"),
+    ("xlora_", r"", "X-LoRA: a mixture that is decided while running, which cannot be added to weights"),
+    ("_lora1.", r"\.processor\.\w+_lora\d\.(down|up)\.", "a Flux LoRA in XLabs' format; it belongs to Flux"),
+    ("controlnet_", r"^controlnet_(cond_embedding|down_blocks)", f"a ControlNet, not an adapter; {_CONTROLNET}"),
+    ("control_model.", r"^control_model\.", f"a ControlNet, not an adapter; {_CONTROLNET}"),
+    ("body.", r"^(adapter\.)?body\.\d+\.(block\d|resnets)", f"a T2I-Adapter, not an adapter of weights; {_CONTROLNET}"),
+    *(
+        (f".{leaf}", rf"\.{leaf}$", "packed for Nunchaku (SVDQuant); use the LoRA it was made from")
+        for leaf in ("qweight", "wscales", "smooth_factor", "proj_down", "proj_up")
+    ),
+)
 
-_PLACE = "models/Stable-diffusion"
+_CHECKPOINTS = "put it into models/Stable-diffusion"
 _WHOLE = (
-    (r"^(model\.diffusion_model|model_ema)\.", f"a whole checkpoint, not an adapter; put it into {_PLACE}"),
-    (r"^(double_blocks|single_blocks|single_transformer_blocks|joint_blocks)\.", f"a whole diffusion model, not an adapter; put it into {_PLACE}"),
-    (r"^(encoder|decoder)\.(down|up|mid|conv_in)|^(post_)?quant_conv\.|^first_stage_model\.", "a VAE, not an adapter; put it into models/VAE"),
-    (r"^(unet\.)?(down_blocks|up_blocks|input_blocks|output_blocks)\.", f"a whole UNet, not an adapter; put it into {_PLACE}"),
-    (r"^(text_model|cond_stage_model|transformer\.text_model|encoder\.block|text_projection|conditioner)\.?", "a text encoder, not an adapter; put it into models/text_encoder"),
-)  # fmt: skip
-_EMBEDDING_KEYS = frozenset({"clip_l", "clip_g", "t5xxl", "clip_l_out", "clip_g_out", "<concept>"})
+    (r"^(model\.diffusion_model|model_ema)\.", f"a whole checkpoint, not an adapter; {_CHECKPOINTS}"),
+    (r"^(double|single|joint|single_transformer)_blocks\.", f"a whole diffusion model, not an adapter; {_CHECKPOINTS}"),
+    (r"^(encoder|decoder)\.(down|up|mid|conv_in)|^first_stage", "a VAE, not an adapter; put it into models/VAE"),
+    (r"^(unet\.)?(down|up|input|output)_blocks\.", f"a whole UNet, not an adapter; {_CHECKPOINTS}"),
+    (
+        r"^(text_model|cond_stage_model|transformer\.text_model|encoder\.(block|layers)|conditioner)\.",
+        "a text encoder, not an adapter; put it into models/text_encoder",
+    ),
+)
+_EMBEDDING_KEYS = frozenset({"clip_l", "clip_g", "t5xxl", "clip_l_out", "clip_g_out", "string_to_param.*"})
 
 
 def refuse(keys: Iterable[str]) -> None:
@@ -53,24 +64,22 @@ def refuse(keys: Iterable[str]) -> None:
     names = list(keys)
     text = "\n".join(names)
     if names and all(name in _EMBEDDING_KEYS or re.fullmatch(r"<[^<>]+>", name) for name in names):
-        raise ForeignFile("is a textual inversion embedding, not an adapter; put it into the folder 'embeddings'")
-    for pattern, sentence in _PATTERNS:
-        if pattern.search(text):
+        raise ForeignFile(f"is {_EMBEDDING}")
+    for word, pattern, sentence in _KINDS:
+        if word in text and re.search(pattern, text, re.M):
             raise ForeignFile(f"is {sentence}")
-    found = _TUNER.search(text)
+    found = _TUNER.search(text) if any(f".{word}" in text for word in _TUNERS) else None
     if found is not None:
         name = _TUNERS[found.group(1)]
-        raise ForeignFile(
-            f"is {name}, a tuner that exists for language models only; no Stable Diffusion trainer writes it"
-        )
+        raise ForeignFile(f"is {name}, which no Stable Diffusion trainer writes; it belongs to language models")
 
 
 def refuse_plain(groups: Groups) -> None:
     """ForeignFile for a file of plain weights: a checkpoint, a VAE, a text encoder."""
     plain = [name for name, leaves in groups.modules.items() if _is_plain(name, leaves)]
-    if len(plain) * 2 <= len(groups.modules):
+    if not plain or len(plain) * 2 <= len(groups.modules):
         return
-    text = "\n".join(plain)
+    text = "\n".join(f"{name}." for name in plain)
     for pattern, sentence in _WHOLE:
         if re.search(pattern, text, re.M):
             raise ForeignFile(f"is {sentence}")
@@ -78,5 +87,5 @@ def refuse_plain(groups: Groups) -> None:
 
 
 def _is_plain(name: str, leaves: Mapping[str, str]) -> bool:
-    """IA3 writes `weight` too, but only under a trainer's prefix, where the module has no dots."""
+    """IA3 writes `weight` too, but under a trainer's prefix, where the module has no dots."""
     return leaves.keys() <= {"weight", "bias"} and ("." in name or not name.startswith(("lora_", "lycoris_")))

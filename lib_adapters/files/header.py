@@ -79,7 +79,7 @@ def _no_constant(name: str) -> float:
 
 
 def _metadata(raw: object) -> dict[str, str]:
-    """Values that are not strings are kept as JSON: some writers forget the rule, and nothing is lost by reading them."""
+    """Values that are not strings are kept as JSON: some writers forget the rule."""
     if not isinstance(raw, dict):
         return {}
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in raw.items()}
@@ -103,7 +103,7 @@ def _entry(name: str, raw: object, data_start: int) -> Entry:
 def _is_shape(shape: object) -> bool:
     if not isinstance(shape, list) or len(shape) > MOST_AXES:
         return False
-    return all(type(axis) is int and 0 <= axis < LARGEST_AXIS for axis in shape)
+    return not shape or (set(map(type, shape)) == {int} and min(shape) >= 0 and max(shape) < LARGEST_AXIS)
 
 
 def _check_cover(entries: dict[str, Entry], data_start: int, size: int) -> None:

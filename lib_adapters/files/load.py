@@ -1,4 +1,4 @@
-"""Source -> tensors: one sequential read of the file's data into one buffer, views into it, at most one copy to the GPU."""
+"""Source -> tensors: one sequential read into one buffer, views into it, at most one copy to the GPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from lib_adapters.algorithms.base import Algorithm, Facts
 from lib_adapters.errors import AdapterError
 from lib_adapters.files import combine
 from lib_adapters.files.entries import ITEM_SIZES, Entry, Source, torch_dtype
-from lib_adapters.files.modules import SCALARS, Module
+from lib_adapters.files.judge import SCALARS
+from lib_adapters.files.modules import Module
 from lib_adapters.files.names import Stem
 
 _FREE = frozenset({"alpha"})  # may be infinite: a full LoKr in float16 overflows it and nobody looks at it
@@ -108,7 +109,7 @@ class _Tensors:
 
 
 def _not_finite(source: Source, blob: Tensor, lowest: int) -> Iterable[str]:
-    """Keys that hold NaN or infinity. Runs of one dtype are summed whole; only a run that fails is looked at closely."""
+    """Keys that hold NaN or infinity. Runs of one dtype are summed whole; only one that fails is looked at closely."""
     for run in _runs(source.entries):
         if not _sum_is_finite(blob, lowest, run):
             for key, entry in run:

@@ -37,7 +37,7 @@ class PeftConfig:
         return [f"trained with '{name}', which changes the base model at the start; it may look off" for name in names]
 
     def constants(self, module: str, leaves: Mapping[str, str], shapes: Mapping[str, Shape]) -> dict[str, float]:
-        """{"alpha": ...} for a module whose file says nothing itself; PEFT's full LoKr does divide, so it gets a scale."""
+        """{"alpha": ...} where the file itself has none; PEFT's full LoKr does divide, so it gets a scale."""
         if leaves.keys() & {"alpha", "scale"} or not leaves.keys() & _FACTORS:
             return {}
         config = self._of(module)

@@ -87,18 +87,22 @@ def _rebuild_typed(storage: object, offset: object, shape: object, stride: objec
 
 
 def _tensor(storage: object, offset: object, shape: object, stride: object, dtype: str | None) -> Pickled:
-    if not (isinstance(storage, Storage) and type(offset) is int and _axes(shape) and _axes(stride) and offset >= 0):
+    if not (isinstance(storage, Storage) and isinstance(offset, int) and offset >= 0):
         raise ValueError("a tensor is described wrongly")
     dtype = dtype or storage.dtype
     length = storage.length if storage.dtype else storage.length // ITEM_SIZES[dtype]
-    sizes, steps = tuple(shape), tuple(stride)  # type: ignore[arg-type]
+    sizes, steps = _axes(shape), _axes(stride)
     if len(sizes) != len(steps) or numel(sizes) > length - offset:
         raise ValueError("a tensor is larger than its data")
     return Pickled(storage, dtype, sizes, steps, offset)
 
 
-def _axes(values: object) -> bool:
-    return type(values) is tuple and len(values) <= 16 and all(type(v) is int and 0 <= v < _LARGEST for v in values)
+def _axes(values: object) -> tuple[int, ...]:
+    if not isinstance(values, tuple) or len(values) > 16:
+        raise ValueError("a tensor has an impossible shape")
+    if not all(type(axis) is int and 0 <= axis < _LARGEST for axis in values):
+        raise ValueError("a tensor has an impossible shape")
+    return values
 
 
 def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,0 +1,82 @@
+"""The tensors of one module -> its algorithm, or the reason why there is none. Hundreds of layers share a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lib_adapters.algorithms import choose
+from lib_adapters.algorithms.base import Algorithm, Shape
+from lib_adapters.errors import UnknownAlgorithm
+from lib_adapters.files import combine
+from lib_adapters.files.entries import Entry, torch_dtype
+
+SCALARS = frozenset({"alpha", "scale", "scalar", "on_input", "lora2_nu", "bias_size"})
+
+_TOGETHER = (
+    ("lora_up.weight", "lora_down.weight"),
+    ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),
+    ("lokr_w1_a", "lokr_w1_b"),
+    ("lokr_w2_a", "lokr_w2_b"),
+    ("a1.weight", "a2.weight", "b1.weight", "b2.weight"),
+    ("q_layer.weight", "p_layer.weight"),
+    ("lora_up1.weight", "lora_down1.weight", "lora_up2.weight", "lora_down2.weight"),
+    ("S_p", "S_q", "P_basis", "Q_basis"),
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    shapes: Mapping[str, Shape]
+    algorithm: type[Algorithm] | None
+    reason: str = ""  # why there is no algorithm
+
+
+class Judge:
+    """Remembers verdicts: a file has thousands of modules and a few dozen different ones."""
+
+    def __init__(self) -> None:
+        self._verdicts: dict[tuple[tuple[str, str, Shape, bool], ...], Verdict] = {}
+
+    def verdict(self, tensors: Mapping[str, Entry | None]) -> Verdict:
+        """`tensors`: leaf -> where it is; None for a plain number."""
+        key = tuple(
+            (leaf, e.dtype, e.shape, e.start == e.end) if e is not None else (leaf, "", (), False)
+            for leaf, e in tensors.items()
+        )
+        found = self._verdicts.get(key)
+        if found is None:
+            found = self._verdicts[key] = _judged(tensors)
+        return found
+
+
+def _judged(tensors: Mapping[str, Entry | None]) -> Verdict:
+    shapes = combine.combined({leaf: entry.shape if entry else () for leaf, entry in tensors.items()})
+    reasons = (_bad_tensor(leaf, entry) for leaf, entry in tensors.items() if entry)
+    reason = next(filter(None, reasons), "") or missing_half(shapes)
+    if reason:
+        return Verdict(shapes, None, reason)
+    try:
+        return Verdict(shapes, choose(shapes))
+    except UnknownAlgorithm as error:
+        return Verdict(shapes, None, str(error))
+
+
+def _bad_tensor(leaf: str, entry: Entry) -> str:
+    if torch_dtype(entry.dtype) is None:
+        return f"{leaf} is stored as {entry.dtype}, which torch cannot compute with"
+    if entry.start == entry.end:
+        return f"{leaf} is empty (rank 0)"
+    if leaf in SCALARS and any(axis != 1 for axis in entry.shape):
+        return f"{leaf} should be one number, not {list(entry.shape)}"
+    return ""
+
+
+def missing_half(leaves: Mapping[str, Shape]) -> str:
+    """Factors come in pairs; half a pair is a damaged module."""
+    for needed in _TOGETHER:
+        there = [leaf for leaf in needed if leaf in leaves]
+        if there and len(there) < len(needed):
+            lost = ", ".join(leaf for leaf in needed if leaf not in leaves)
+            return f"{', '.join(there)} without {lost}: the module is damaged"
+    return ""
