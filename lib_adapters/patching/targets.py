@@ -97,7 +97,9 @@ class Table:
     def _encoders(self, part: str) -> tuple[Mapping[str, Layer], ...]:
         """`te` of a file for two encoders says nothing about which; the refiner's only encoder is called te2."""
         encoders = self.text_encoders
-        if part == "te" or (len(encoders) == 1 and not (part == "te1" and self.family == "sdxl-refiner")):
+        if part == "te1" and self.family == "sdxl-refiner":
+            return ()
+        if part == "te" or len(encoders) == 1:
             return encoders
         index = {"te1": 0, "te2": 1, "te3": 2}.get(part, len(encoders))
         return encoders[index : index + 1]
