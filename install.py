@@ -1,0 +1,165 @@
+"""The two commands, and the web UI's check.
+
+    python install.py demo                         pictures with every bundled adapter
+    python install.py test [pytest's arguments]    ruff, mypy and the tests
+    python install.py test --pins current|host ... the same tests under other releases of diffusers and transformers
+
+Both make a virtual environment beside this file the first time; nothing outside this folder is changed. Without
+arguments (that is how the web UI runs it) nothing is installed: it only looks whether the host's packages are new
+enough.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+REQUIREMENTS = ROOT / "requirements"
+TORCH = "2.13.0"
+CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
+NEEDED = {"torch": (2, 1), "safetensors": (0, 4, 2)}
+PYTHONS = {"demo": (10, 12), "test": (10, 12), "current": (11, 12), "host": (10, 11)}  # minor versions, first and last
+FILES = {"demo": ["demo"], "test": ["test", "test-no-deps"], "current": ["current"], "host": ["host"]}
+
+
+class Refused(Exception):
+    """Something the user must do first, in one sentence."""
+
+
+def main(arguments: list[str]) -> int:
+    if not arguments:
+        return check()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("command", choices=("demo", "test"))
+    parser.add_argument("--pins", choices=("current", "host"), help="another set of releases, for `test`")
+    given, rest = parser.parse_known_args(arguments)
+    try:
+        return demo(rest) if given.command == "demo" else test(given.pins, rest)
+    except Refused as reason:
+        print(reason, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+
+
+def check() -> int:
+    """One line at most, never an error: the web UI goes on whatever it says."""
+    missing = []
+    if sys.version_info < (3, 10):  # noqa: UP036 - an older one may well run this file
+        missing.append("Python 3.10")
+    for name, least in NEEDED.items():
+        try:
+            found = str(importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            found = "0"
+        if tuple(int(number) for number in re.findall(r"\d+", found)[:3]) < least:
+            missing.append(f"{name} {'.'.join(map(str, least))}")
+    if missing:
+        print(f"LyCORIS bundle: this needs {', '.join(missing)} or newer; the web UI's own start script updates them.")
+    return 0
+
+
+def demo(arguments: list[str]) -> int:
+    python = environment("demo")
+    return subprocess.call([python, "-m", "lib_adapters", "generate", "--compare", *arguments], cwd=ROOT)
+
+
+def test(pins: str | None, arguments: list[str]) -> int:
+    python = environment(pins or "test")
+    tools = [] if pins else [["ruff", "check", "."], ["mypy", "--strict"]]
+    if not pins:
+        oracles(python)
+    failed = [tool[0] for tool in tools if say_and_call([python, "-m", *tool])]
+    if say_and_call([python, "-m", "pytest", *arguments]):
+        failed.append("pytest")
+    if failed:
+        print(f"Failed: {', '.join(failed)}", file=sys.stderr)
+    return int(bool(failed))
+
+
+def environment(kind: str) -> str:
+    """The interpreter of a ready environment. `demo` and `test` share one folder; what is already there is kept."""
+    first, last = PYTHONS[kind]
+    if not (3, first) <= sys.version_info[:2] <= (3, last):
+        raise Refused(f"This needs Python 3.{first} to 3.{last}; you ran it with {sys.version.split()[0]}.")
+    folder = ROOT / (f".venv-{kind}" if kind in ("current", "host") else ".venv")
+    python = str(folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
+    stamp, wanted = folder / f"installed-{kind}", fingerprint(kind)
+    if stamp.is_file() and stamp.read_text() == wanted:
+        return python
+    if not Path(python).is_file() and subprocess.call([sys.executable, "-m", "venv", str(folder)]):
+        shutil.rmtree(folder, ignore_errors=True)
+        raise Refused("Python could not make a virtual environment (on Debian and Ubuntu: apt install python3-venv).")
+    print(f"Installing into {folder.name}; this happens once.", flush=True)
+    pip(python, *torch_arguments(python))
+    for name in FILES[kind]:
+        pip(python, *(["--no-deps"] if name.endswith("no-deps") else []), "-r", str(REQUIREMENTS / f"{name}.txt"))
+    stamp.write_text(wanted)
+    return python
+
+
+def fingerprint(kind: str) -> str:
+    """Changes when the pins or the interpreter do."""
+    texts = [path.read_text() for path in sorted(REQUIREMENTS.glob("*.txt")) if path.name != "oracles.txt"]
+    return hashlib.sha256("\n".join([sys.version, TORCH, kind, *texts]).encode()).hexdigest()
+
+
+def pip(python: str, *arguments: str) -> None:
+    """Its progress is left visible; `--upgrade` is never used."""
+    command = [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--prefer-binary"]
+    if subprocess.call([*command, *arguments], cwd=ROOT):
+        raise Refused("pip could not install what is needed; its last lines say why. Then run the same command again.")
+
+
+def torch_arguments(python: str) -> list[str]:
+    """The small CPU build where no NVIDIA GPU is: from wherever the user's pip looks, else from PyTorch's own index."""
+    plain, cpu = f"torch=={TORCH}", f"torch=={TORCH}+cpu"
+    if sys.platform == "darwin" or has_nvidia():
+        return [plain]
+    for arguments in ([cpu], [cpu, "--extra-index-url", CPU_WHEELS]):
+        trial = [python, "-m", "pip", "install", "--dry-run", "--no-deps", "--no-input", "--quiet", *arguments]
+        if subprocess.run(trial, capture_output=True, check=False).returncode == 0:
+            return arguments
+    return [plain]
+
+
+def has_nvidia() -> bool:
+    tool = shutil.which("nvidia-smi")
+    return bool(tool) and subprocess.run([str(tool), "-L"], capture_output=True, check=False).stdout.startswith(b"GPU")
+
+
+def oracles(python: str) -> None:
+    """Old releases of lycoris-lora, for the tests that compare with them; without one its tests say so and skip."""
+    lines = (REQUIREMENTS / "oracles.txt").read_text().splitlines()
+    for version in (line for line in lines if line and not line.startswith("#")):
+        folder = Path(python).parent.parent / "oracles" / f"lycoris-{version}"
+        if folder.is_dir():
+            continue
+        partial = folder.with_name(f"{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        command = [python, "-m", "pip", "install", "--quiet", "--no-input", "--no-deps", "--target", str(partial)]
+        if subprocess.call([*command, f"lycoris-lora=={version}"]) == 0:
+            partial.rename(folder)
+        else:
+            shutil.rmtree(partial, ignore_errors=True)
+            print(f"lycoris-lora {version} could not be installed; the tests against it will be skipped.")
+
+
+def say_and_call(command: list[str]) -> int:
+    print(f"\n== {' '.join(command[2:])}", flush=True)
+    return subprocess.call(command, cwd=ROOT)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
