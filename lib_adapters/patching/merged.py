@@ -152,11 +152,11 @@ class Merged:
         records = dict(self._records)
         for step in done:
             records.pop(step.slot.key, None)
-        patched = [(s, s.tensor, p) for s in done if s.signature and s.tensor is not None and (p := s.slot.parameter())]
-        for (step, _, parameter), sample in zip(patched, samples([t for _, t, _ in patched]), strict=True):
-            records[step.slot.key] = Record(
-                step.slot, step.pristine, step.signature or (), weakref.ref(parameter), parameter.data_ptr(), sample
-            )
+        patched = [(s, s.tensor, s.signature) for s in done if s.signature is not None and s.tensor is not None]
+        for (step, _, signature), sample in zip(patched, samples([t for _, t, _ in patched]), strict=True):
+            if (parameter := step.slot.parameter()) is not None:
+                known = weakref.ref(parameter), parameter.data_ptr(), sample
+                records[step.slot.key] = Record(step.slot, step.pristine, signature, *known)
         return records
 
 
