@@ -33,7 +33,7 @@ def combined(shapes: dict[str, Shape]) -> dict[str, Shape]:
 
 
 def join(leaves: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Block-diagonal up, stacked down, and alpha times the number of parts."""
+    """Block-diagonal up, stacked down, and alpha times the number of parts; the same object where nothing is split."""
     ups, downs = _parts(leaves, _UP), _parts(leaves, _DOWN)
     if not ups or len(ups) != len(downs):
         return leaves

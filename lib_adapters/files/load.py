@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 import torch
@@ -41,8 +41,11 @@ def load(source: Source, modules: Iterable[Module], facts: Facts, device: torch.
         if bad:
             problems.append((module.name, f"{', '.join(bad)} holds NaN or infinity: its training diverged"))
             continue
+        leaves = tensors.leaves(module)
+        joined = combine.join(leaves)
+        known = facts if joined is leaves else replace(facts, split_qkv=False)  # joined here, scale and all
         try:
-            algorithms[module.stem] = module.algorithm.from_leaves(tensors.leaves(module), facts)
+            algorithms[module.stem] = module.algorithm.from_leaves(joined, known)
         except AdapterError as error:
             problems.append((module.name, str(error)))
     return Loaded(algorithms, problems, source.nbytes)
@@ -96,7 +99,7 @@ class _Tensors:
     def leaves(self, module: Module) -> dict[str, Tensor]:
         found = {leaf: self._tensor(leaf, key) for leaf, key in module.leaves.items()}
         constants = {leaf: torch.tensor(value, dtype=torch.float64) for leaf, value in module.constants.items()}
-        return combine.join(found | constants)
+        return found | constants
 
     def _tensor(self, leaf: str, key: str) -> Tensor:
         if key in self._source.numbers:

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from lib_adapters.errors import BrokenFile
 
-_MOST_INSTRUCTIONS = 2_000_000  # each may make an object of 64 bytes or so; ten thousand tensors need 300,000
+_MOST_INSTRUCTIONS = 1_000_000  # each may make an object of 64 bytes or so; ten thousand tensors need 300,000
 _CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": list}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}

@@ -36,6 +36,16 @@ class PeftConfig:
         names = sorted(start for start in starts if start.startswith(_CHANGED_BASE))
         return [f"trained with '{name}', which changes the base model at the start; it may look off" for name in names]
 
+    def overrides(self) -> dict[str, float]:
+        """Variants of OFT that its tensors do not show; 0.18, which changed one, was the first to write its version."""
+        found: dict[str, float] = {}
+        for config in self._configs.values():
+            if config.get("use_cayley_neumann") is False:
+                found["use_cayley_neumann"] = 0.0
+            if config.get("peft_type") == "OFT" and "peft_version" not in config:
+                found["neumann_last_term"] = 2.0
+        return found
+
     def constants(self, module: str, leaves: Mapping[str, str], shapes: Mapping[str, Shape]) -> dict[str, float]:
         """{"alpha": ...} where the file itself has none; PEFT's full LoKr does divide, so it gets a scale."""
         if leaves.keys() & {"alpha", "scale"} or not leaves.keys() & _FACTORS:

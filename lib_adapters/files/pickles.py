@@ -17,13 +17,13 @@ from torch import Tensor
 from lib_adapters.errors import AdapterError, BrokenFile
 from lib_adapters.files.entries import ITEM_SIZES, Entry, Source, read_exactly
 from lib_adapters.files.load import read_blob, view
-from lib_adapters.files.opcodes import Machine
+from lib_adapters.files.opcodes import Machine, Name
 from lib_adapters.files.storages import NAMES, Pickled, Storage, persistent
 from lib_adapters.files.ziptable import read_table
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _LARGEST_PICKLE = 64_000_000
-_MOST_NODES = 1_000_000
+_MOST_NODES = 300_000
 _DEEPEST = 50
 
 
@@ -81,10 +81,11 @@ def _old(stream: io.BytesIO, file: BinaryIO, size: int) -> Tree:
     """magic, protocol, system, object, storage keys; then per storage its length and its bytes."""
     types: dict[str, str] = {}
 
-    def remember(identity: Any) -> Storage:
-        storage = persistent(identity)
-        types[storage.key] = storage.dtype or "U8"
-        return storage
+    def remember(identity: Any) -> Storage | Name:
+        found = persistent(identity)
+        if isinstance(found, Storage):
+            types[found.key] = found.dtype or "U8"
+        return found
 
     if _run(stream) != _MAGIC:
         raise BrokenFile("is a Python pickle, but not one that PyTorch wrote")

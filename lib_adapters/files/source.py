@@ -42,17 +42,21 @@ def _read(file: BinaryIO, path: Path, size: int, mtime_ns: int) -> Source:
     return state.source_of(tree, path, size, mtime_ns)
 
 
+_SIGNS = (
+    ((b"<!doctype", b"<html", b"<?xml", b"<head"), "is a web page: the download needs a login or the link is wrong"),
+    ((b"version https://git-lfs",), "is a git-lfs pointer, not the file itself; fetch it with 'git lfs pull'"),
+    ((b"pk\x03\x04",), "is an archive without PyTorch data, or an incomplete download; unpack it or download it again"),
+    ((b"7z\xbc\xaf", b"rar!", b"\x1f\x8b"), "is an archive, not an adapter; unpack it first"),
+    ((b"{", b"["), "is a JSON text, not an adapter"),
+)
+
+
 def _not_an_adapter(start: bytes, size: int) -> str:
     """What else people find under an adapter's name."""
     text = start.lstrip().lower()
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        return "is a web page, not an adapter: the download needs a login or the link is wrong"
-    if text.startswith(b"version https://git-lfs"):
-        return "is a git-lfs pointer, not the file itself; fetch it with 'git lfs pull'"
-    if start.startswith((b"PK\x03\x04", b"7z\xbc\xaf", b"Rar!", b"\x1f\x8b")):
-        return "is an archive, not an adapter; unpack it first"
-    if text.startswith((b"{", b"[")):
-        return "is a JSON text, not an adapter"
+    for signs, sentence in _SIGNS:
+        if text.startswith(signs):
+            return sentence
     if size < 10 or not start.strip(b"\0"):
         return f"is incomplete: {size} bytes that hold no header; download it again"
     return "is neither a safetensors file nor a PyTorch file; download it again"

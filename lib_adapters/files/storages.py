@@ -57,8 +57,10 @@ class Pickled:
         return Entry(self.dtype, self.shape, start, start + reach * size, stride)
 
 
-def persistent(identity: Any) -> Storage:  # whatever the pickle holds
-    """torch's only persistent objects: ('storage', class, key, location, elements[, view])."""
+def persistent(identity: Any) -> Storage | Name:  # whatever the pickle holds
+    """torch's persistent objects: ('storage', class, key, location, elements[, view]); old files name modules too."""
+    if type(identity) is tuple and len(identity) > 1 and identity[0] == "module" and isinstance(identity[1], Name):
+        return identity[1]
     if type(identity) is not tuple or len(identity) not in (5, 6) or identity[0] != "storage":
         raise BrokenFile("contains code (an object of an unknown kind); it was not run")
     _, kind, key, _, length, *rest = identity
@@ -129,6 +131,13 @@ def _table(pairs: Any = (), *_: object) -> dict[Any, Any]:
     return dict(pairs)
 
 
+def _encoded(text: object, codec: object) -> bytes:
+    """Bytes, as pickle's protocol 2 has to write them."""
+    if not isinstance(text, str) or codec != "latin1":
+        raise ValueError("bytes are described wrongly")
+    return text.encode("latin1")
+
+
 def _sizes(values: Any = ()) -> tuple[Any, ...]:
     return tuple(values)
 
@@ -150,6 +159,9 @@ NAMES: Mapping[str, Maker | None] = {
     "torch.nn.modules.container.ParameterDict": _table,
     "collections.OrderedDict": _table,
     "torch.Size": _sizes,
+    "__builtin__.set": _sizes,
+    "builtins.set": _sizes,
+    "_codecs.encode": _encoded,
     "torch.device": _text,
     **dict.fromkeys(_UNTYPED),
     **{f"torch.{name}Storage": None for name in _TYPES},
