@@ -89,10 +89,15 @@ def test_one_guard_for_each_root_while_active(unet, adapter):
 
 def test_context_manager_restores_when_the_body_raises(unet, adapter):
     before = state(unet)
-    with pytest.raises(ZeroDivisionError), Session(unet=unet) as session:
+    with pytest.raises(ZeroDivisionError):
+        _raise_while_active(unet, adapter)
+    assert same(state(unet), before)
+
+
+def _raise_while_active(unet, adapter):
+    with Session(unet=unet) as session:
         session.activate([Request(adapter)])
         raise ZeroDivisionError
-    assert same(state(unet), before)
 
 
 def test_the_same_requests_touch_nothing(unet, adapter):
@@ -192,7 +197,7 @@ def test_a_bias_for_a_layer_that_has_none(unet, tmp_path):
     session = Session(unet=unet)
     session.activate([Request(adapter)])
     assert layer.bias is not None
-    assert not torch.allclose(layer(x), plain + (layer.weight @ torch.zeros(layer.in_features)))
+    assert not torch.allclose(layer(x), plain)
     session.deactivate()
     assert layer.bias is None
     assert torch.equal(layer(x), plain)
