@@ -27,6 +27,7 @@ class Boft(Algorithm):
     bound: float  # the largest ‖Q‖ over all blocks of all factors; infinite for none
     rescale: Tensor | None = None  # [o, 1, ...]
     is_rotation: bool = False  # R is stored: the week before 2024-02-12
+    turns_bias: bool = False  # LyCORIS in bypass mode turned the layer's output
 
     @classmethod
     def claims(cls, shapes: Shapes) -> bool:
@@ -42,7 +43,7 @@ class Boft(Algorithm):
         _check_butterfly(blocks)
         out = blocks.shape[1] * blocks.shape[2]
         check_rescale(rescale, out)
-        return cls(blocks, bound_of(leaves, out), rescale, old)
+        return cls(blocks, bound_of(leaves, out), rescale, old, facts.bypass_mode)
 
     def check(self, shape: Shape) -> None:
         out = self.blocks.shape[1] * self.blocks.shape[2]
@@ -58,6 +59,13 @@ class Boft(Algorithm):
             rows = self.rescale.float().view(-1, 1)
             delta.mul_(rows).addcmul_(base.flatten(1), rows - 1.0)
         return delta.view(base.shape)
+
+    @property
+    def has_bias(self) -> bool:
+        return self.turns_bias
+
+    def bias_delta(self, bias: Tensor) -> Tensor | None:
+        return self.delta(bias.unsqueeze(1)).squeeze(1) if self.turns_bias else None
 
     def _turns(self) -> Tensor:
         if self.is_rotation:

@@ -18,7 +18,7 @@ from lib_adapters.algorithms.base import Algorithm, Facts, Leaves, Shape, Shapes
 from lib_adapters.errors import ShapeMismatch
 from lib_adapters.ops.orthogonal import bounded, bounded_smoothly, cayley_turn, skew, turn_rows
 
-WEIGHT_ONLY_SINCE = 1726185600.0  # 2024-09-13: until then kohya rotated the layer's output, its bias included
+WEIGHT_ONLY_SINCE = 1726185600.0  # 2024-09-13: until then kohya turned the layer's output, its bias included
 
 
 class RowRotation(Algorithm):
@@ -58,7 +58,7 @@ class Oft(RowRotation):
     bound: float  # the largest ‖Q‖ over all blocks; infinite for none
     rescale: Tensor | None = None  # [o, 1, ...] for rows; [i] for columns as LyCORIS 2.1.0 had it
     smooth: bool = False  # kohya's epsilon
-    turns_bias: bool = False
+    turns_bias: bool = False  # the layer's output was turned: kohya at first, LyCORIS in bypass mode
 
     @classmethod
     def claims(cls, shapes: Shapes) -> bool:
@@ -71,7 +71,7 @@ class Oft(RowRotation):
         out = blocks.shape[0] * blocks.shape[1]
         check_rescale(rescale, out)
         kohya = facts.constraint_is_bound
-        turns_bias = kohya and 0 < facts.started < WEIGHT_ONLY_SINCE
+        turns_bias = 0 < facts.started < WEIGHT_ONLY_SINCE if kohya else facts.bypass_mode
         return cls(blocks, bound_of(leaves, out, always=kohya), rescale, kohya, turns_bias)
 
     def check(self, shape: Shape) -> None:
@@ -80,7 +80,8 @@ class Oft(RowRotation):
             raise ShapeMismatch(f"a rescale of {[self.out]} was trained on square layers only, not on {list(shape)}")
 
     def turn(self) -> Tensor:
-        turn = self._rotation()
+        bound = bounded_smoothly if self.smooth else bounded
+        turn = cayley_turn(-bound(skew(self.blocks), self.bound))
         if self.rescale is None or self._by_column:
             return turn
         rows = self.rescale.float().reshape(*turn.shape[:2], 1)
@@ -106,12 +107,8 @@ class Oft(RowRotation):
         if not self.turns_bias:
             return None
         delta = torch.zeros_like(bias)
-        turn_rows(delta.unsqueeze(1), bias.unsqueeze(1), self._rotation(), 1.0)
+        turn_rows(delta.unsqueeze(1), bias.unsqueeze(1), self.turn(), 1.0)
         return delta
-
-    def _rotation(self) -> Tensor:
-        q = skew(self.blocks)
-        return cayley_turn(-(bounded_smoothly if self.smooth else bounded)(q, self.bound))
 
     @property
     def _by_column(self) -> bool:
@@ -133,11 +130,19 @@ class OftDiag(RowRotation):
     def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
         blocks = leaves["oft_diag"]
         check_square(blocks)
-        return cls(blocks, is_offset=float(blocks.float().diagonal(dim1=-2, dim2=-1).mean()) < 0.5)
+        return cls(blocks, is_offset=not _rows_are_orthogonal(blocks.float()))
 
     def turn(self) -> Tensor:
         turn = self.blocks.float().mT
         return turn if self.is_offset else turn - torch.eye(self.rank, dtype=turn.dtype, device=turn.device)
+
+
+def _rows_are_orthogonal(blocks: Tensor) -> bool:
+    """R has orthogonal rows near length 1, rescaled or not; the R − I of 2023 was trained freely from zero."""
+    gram = blocks @ blocks.mT
+    lengths = gram.diagonal(dim1=-2, dim2=-1)
+    apart = float((gram - torch.diag_embed(lengths)).norm()) < 0.1 * float(lengths.norm())
+    return apart and float(lengths.mean()) > 0.25
 
 
 def check_square(blocks: Tensor) -> None:

@@ -1,0 +1,175 @@
+"""Rotations of weights against their slow definitions, on every kind of view, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lib_adapters.algorithms import choose
+from lib_adapters.algorithms.base import Facts
+from lib_adapters.errors import ShapeMismatch, UnknownAlgorithm
+from tests.examples_rotation import rotations, thin
+
+EXAMPLES = {**rotations(), **thin()}
+every_rotation = pytest.mark.parametrize("example", EXAMPLES.values(), ids=EXAMPLES.keys())
+STRENGTHS = (1.0, 0.5, -1.0, 2.0)
+
+
+def weight(shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def same(ours, slow):
+    torch.testing.assert_close(ours.double(), slow, rtol=1e-5, atol=1e-5 * float(slow.abs().max()) + 1e-12)
+
+
+@every_rotation
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_is_its_slow_definition(example, strength):
+    adapter, base = example.read(), weight(example.shape)
+    adapter.check(example.shape)
+    kept = base.clone()
+    same(adapter.delta_at(base, strength), example.slow(base.double(), strength))
+    assert torch.equal(base, kept)
+
+
+@every_rotation
+def test_adds_to_any_view(example):
+    adapter, base = example.read(), weight(example.shape)
+    expected = adapter.delta_at(base, 0.5)
+    fused = torch.ones(40, *example.shape[1:])
+    transposed = torch.ones(example.shape[::-1]).permute(*reversed(range(len(example.shape))))
+    views = [torch.ones(example.shape), fused[3 : 3 + len(base)], transposed]
+    if len(example.shape) == 4:
+        views.append(torch.ones(example.shape).to(memory_format=torch.channels_last))
+    for out in views:
+        for read in (base, torch.empty_like(transposed).copy_(base)):
+            out.fill_(1.0)
+            adapter.add(out, read, 0.5)
+            torch.testing.assert_close(out - 1.0, expected, rtol=1e-5, atol=1e-5)
+    fused[3 : 3 + len(base)] = 1.0
+    assert torch.equal(fused, torch.ones_like(fused))
+
+
+@every_rotation
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_files_are_computed_in_float32(example, dtype):
+    half, base = example.read(dtype), weight(example.shape)
+    full = example._replace(leaves={name: leaf.to(dtype) for name, leaf in example.leaves.items()}).read(torch.float32)
+    torch.testing.assert_close(half.delta(base), full.delta(base), rtol=0, atol=0)
+
+
+@every_rotation
+def test_other_widths_are_refused_with_both_shapes(example):
+    adapter = example.read()
+    for wrong in ((8, *example.shape[1:]), (12, 10, *example.shape[2:]), (16,), ()):
+        if wrong[1:] == example.shape[1:] and "oft_R.weight" in example.leaves:
+            continue  # the rows are free there
+        with pytest.raises(ShapeMismatch, match=str(list(wrong)).replace("[", r"\[")):
+            adapter.check(wrong)
+
+
+def test_a_small_rotation_keeps_its_digits():
+    blocks, base = torch.randn(4, 4, 4) * 1e-5, weight((16, 12))
+    adapter = choose({"oft_blocks": (4, 4, 4)}).from_leaves({"oft_blocks": blocks}, Facts())
+    q = (blocks - blocks.mT).double()
+    turn = 2 * -q @ torch.linalg.inv(torch.eye(4).double() + q)
+    same(adapter.delta(base), (torch.block_diag(*turn) @ base.double()))
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        {"oft_blocks": (4, 4, 5)},
+        {"oft_blocks": (4, 4, 4), "rescale": (15, 1)},
+        {"oft_diag": (4, 3, 4)},
+        {"oft_blocks": (3, 4, 4, 5)},
+        {"oft_blocks": (3, 4, 3, 3)},
+        {"oft_blocks": (2, 3, 4, 4)},
+        {"oft_blocks": (2, 4, 4, 4)},
+        {"oft_R.weight": (3, 7)},
+        {"oft_R.weight": (12,)},
+        {"p_layer.weight": (16, 3), "lambda_layer": (1, 3), "q_layer.weight": (4, 12)},
+        {"p_layer.weight": (16, 3), "lambda_layer": (1, 3), "q_layer.weight": (3, 12, 3, 3)},
+        {"P_basis": (16, 3), "S_p": (3, 3), "lambda_layer": (1, 3), "S_q": (2, 2), "Q_basis": (3, 12)},
+    ],
+    ids=str,
+)
+def test_contradictions_are_refused(shapes):
+    with pytest.raises(ShapeMismatch, match=r"\["):
+        choose(shapes).from_leaves({name: torch.ones(shape) for name, shape in shapes.items()}, Facts())
+
+
+def test_companions_nobody_trained_are_not_claimed():
+    with pytest.raises(UnknownAlgorithm, match="dora_scale"):
+        choose({"oft_R.weight": (3, 6), "dora_scale": (16, 1)})
+
+
+def test_a_column_rescale_is_for_square_layers():
+    adapter = choose({"oft_blocks": (4, 4, 4), "rescale": (16,)}).from_leaves(
+        {"oft_blocks": torch.zeros(4, 4, 4), "rescale": torch.ones(16)}, Facts()
+    )
+    adapter.check((16, 16))
+    with pytest.raises(ShapeMismatch, match="square"):
+        adapter.check((16, 12))
+
+
+def test_peft_rotates_patches_which_is_no_change_of_a_weight():
+    adapter = EXAMPLES["input-conv"]._replace(facts=Facts(producer="peft")).read()
+    with pytest.raises(ShapeMismatch, match="patches"):
+        adapter.check((16, 12, 3, 3))
+
+
+@pytest.mark.parametrize(
+    ("facts", "turned"),
+    [
+        (Facts(constraint_is_bound=True, started=1.72e9), True),
+        (Facts(constraint_is_bound=True, started=1.73e9), False),
+        (Facts(constraint_is_bound=True), False),
+        (Facts(started=1.72e9), False),
+        (Facts(bypass_mode=True), True),
+    ],
+)
+def test_the_bias_turns_where_the_trainer_turned_the_output(facts, turned):
+    example, bias = EXAMPLES["oft-loose"], weight(16)
+    adapter = example._replace(facts=facts).read()
+    assert adapter.has_bias is turned
+    change = adapter.bias_delta(bias)
+    if not turned:
+        assert change is None
+        return
+    same(change, example.slow(bias.double().unsqueeze(1), 1.0).squeeze(1))
+
+
+def test_tlora_is_no_change_of_a_wider_convolution():
+    with pytest.raises(ShapeMismatch, match="1x1"):
+        EXAMPLES["tlora-conv"].read().check((16, 12, 3, 3))
+
+
+def test_tlora_with_half_a_start_is_refused():
+    example = EXAMPLES["tlora-stored"]
+    with pytest.raises(ShapeMismatch, match="incomplete"):
+        example._replace(leaves={k: v for k, v in example.leaves.items() if k != "base_q"}).read()
+
+
+@pytest.mark.parametrize("name", ["tlora", "tlora-stored", "ortholora"])
+def test_truncation_is_the_trainers_mask(name):
+    """λ and λ₀ after the first two values are zero; alpha/r stays."""
+    example = EXAMPLES[name]
+    masked = {k: torch.cat((v[:, :2], 0 * v[:, 2:]), 1) if "lambda" in k else v for k, v in example.leaves.items()}
+    base = weight(example.shape)
+    cut = example.read().truncated(2)
+    assert cut.rank == 2
+    expected = example._replace(leaves=masked).read().delta(base)
+    if name == "tlora":  # its λ₀ is not in the file
+        u, s, v = torch.linalg.svd(base)
+        expected += 0.5 * s[2] * torch.outer(u[:, 2], v[2])
+    torch.testing.assert_close(cut.delta(base), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["tlora", "tlora-conv", "tlora-stored", "ortholora"])
+def test_thin_factors_are_the_same_delta(name):
+    example = EXAMPLES[name]
+    adapter, base = example.read(), weight(example.shape)
+    pair = adapter.low_rank(base)
+    same((pair.scale * pair.up @ pair.down).view(base.shape), example.slow(base.double(), 1.0))
