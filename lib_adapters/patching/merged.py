@@ -121,7 +121,7 @@ class Merged:
             self._witness.see(slot, pristine)
         merged = merged_bias if target.patches[0].of_bias else merged_weight
         tensor = merged(zero_bias(module, slot.name) if pristine is None else pristine, target.patches)
-        if pristine is None and not tensor.any():
+        if pristine is None and not tensor.float().any():
             return  # a layer without bias gets none for nothing
         kept = record.pristine if record else (to_host(pristine) if short and pristine is not None else pristine)
         yield Step(slot, tensor, kept, target.signature)

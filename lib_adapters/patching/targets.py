@@ -147,7 +147,8 @@ def _text_spellings(path: str, layer: Layer) -> Iterator[tuple[str, Layer]]:
         names = [f"text_model.encoder.layers.{block}.{name}" for name in spelling_text.FUSED_HF]
         yield from zip(names, _thirds(layer), strict=True)
     elif other := spelling_text.hugging_face(path):
-        yield other, replace(layer, view=View(transposed=True)) if other == "text_projection" else layer
+        bare = layer.weight.name == "text_projection"  # OpenCLIP's parameter; Hugging Face's is a linear layer
+        yield other, replace(layer, view=View(transposed=True)) if bare else layer
     elif path.startswith(("encoder.layers.", "embeddings.", "final_layer_norm")):
         yield f"text_model.{path}", layer
 
