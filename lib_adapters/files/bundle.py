@@ -1,4 +1,4 @@
-"""Textual inversions packed into an adapter's file (`bundle_emb.<name>.<encoder>`)."""
+"""Textual inversions packed into an adapter's file (`bundle_emb.<name>.<encoder>`, or a token like `<s1>`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ def split(keys: Iterable[str]) -> tuple[tuple[str, ...], list[str]]:
     names: dict[str, None] = {}
     others: list[str] = []
     for key in keys:
-        if key.startswith(_PREFIX):
+        if key.startswith("<") and key.endswith(">"):  # cloneofsimo: a token's own vector
+            names[key[1:-1]] = None
+        elif key.startswith(_PREFIX):
             names[_name(key.removeprefix(_PREFIX))] = None
         else:
             others.append(key)

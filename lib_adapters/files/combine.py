@@ -13,16 +13,18 @@ import torch
 from torch import Tensor
 
 from lib_adapters.algorithms.base import Shape
+from lib_adapters.files.names import is_number
 
 Value = TypeVar("Value")
 
+_MOST_PARTS = 4  # q, k, v and the MLP of Flux; a diagonal of many parts would be mostly zeros
 _UP, _DOWN = "lora_up", "lora_down"
 
 
 def combined(shapes: dict[str, Shape]) -> dict[str, Shape]:
     """Shapes as they will be once `join` has run; the same object where nothing is split."""
     ups, downs = _parts(shapes, _UP), _parts(shapes, _DOWN)
-    if not ups or len(ups) != len(downs):
+    if not 0 < len(ups) == len(downs) <= _MOST_PARTS:
         return shapes
     rest = {leaf: shape for leaf, shape in shapes.items() if leaf not in ups and leaf not in downs}
     rank = sum(shape[0] for shape in downs.values() if shape)
@@ -35,7 +37,7 @@ def combined(shapes: dict[str, Shape]) -> dict[str, Shape]:
 def join(leaves: dict[str, Tensor]) -> dict[str, Tensor]:
     """Block-diagonal up, stacked down, and alpha times the number of parts; the same object where nothing is split."""
     ups, downs = _parts(leaves, _UP), _parts(leaves, _DOWN)
-    if not ups or len(ups) != len(downs):
+    if not 0 < len(ups) == len(downs) <= _MOST_PARTS:
         return leaves
     rest = {leaf: tensor for leaf, tensor in leaves.items() if leaf not in ups and leaf not in downs}
     rest[f"{_UP}.weight"] = _diagonal([up.flatten(1) for up in ups.values()])
@@ -58,5 +60,5 @@ def _diagonal(blocks: list[Tensor]) -> Tensor:
 def _parts(leaves: Mapping[str, Value], kind: str) -> dict[str, Value]:
     """`kind.N.weight` in the order of N."""
     numbered = {leaf: leaf.split(".") for leaf in leaves if leaf.startswith(f"{kind}.")}
-    found = sorted((int(tokens[1]), leaf) for leaf, tokens in numbered.items() if tokens[1].isdigit())
+    found = sorted((int(tokens[1]), leaf) for leaf, tokens in numbered.items() if is_number(tokens[1]))
     return {leaf: leaves[leaf] for _, leaf in found}

@@ -36,8 +36,8 @@ FAMILY_NAMES = {
 }
 
 _CROSS = re.compile(r"attn2_to_[kv]$")
-_LAYER = re.compile(r"(?:encoder_layers|resblocks)_(\d+)_")
-_DEEP = re.compile(r"transformer_blocks_(\d+)_")
+_LAYER = re.compile(r"(?:encoder_layers|resblocks)_(\d{1,4})_")
+_DEEP = re.compile(r"transformer_blocks_(\d{1,4})_")
 _SHALLOW_START = re.compile(
     r"^(?:down_blocks_0_attentions|up_blocks_3_attentions|input_blocks_[12]_1_|output_blocks_(?:9|10|11)_1_)", re.M
 )

@@ -18,7 +18,7 @@ _TUNERS = {
     "poly_lora_": "Poly", "prompt_embeddings": "prompt tuning", "ln_tuning_": "LN tuning",
     "trainable_tokens_": "token tuning",
 }  # fmt: skip
-_TUNER = re.compile(rf"\.({'|'.join(map(re.escape, _TUNERS))})[\w.]*$", re.M)
+_TUNER = re.compile("|".join(rf"\.({name})" if name.endswith("_") else rf"\.({name})(?![a-zA-Z])" for name in _TUNERS))
 
 _EMBEDDING = "a textual inversion embedding, not an adapter; put it into the folder 'embeddings'"
 _CONTROLNET = "put it into models/ControlNet"
@@ -28,7 +28,7 @@ _KINDS = (
     ("lllite_", r"^lllite_", f"a ControlNet-LLLite model, not an adapter; {_CONTROLNET}"),
     ("image_proj", r"^image_proj\.", "an IP-Adapter, not a LoRA; it belongs to the ControlNet extension"),
     ("ip_adapter", r"^ip_adapter\.", "an IP-Adapter, not a LoRA; it belongs to the ControlNet extension"),
-    ("motion_modules", r"motion_modules\..*lora", "an AnimateDiff motion LoRA; it belongs to AnimateDiff"),
+    ("motion_modules", r"^(?=.*motion_modules).*lora", "an AnimateDiff motion LoRA; it belongs to AnimateDiff"),
     ("motion_modules", r"", "an AnimateDiff motion module, not an adapter; it belongs to AnimateDiff"),
     ("emb_params", r"^emb_params$", _EMBEDDING),
     ("router_fc", r"", "TSM: experts that change with the timestep, not a change of weights"),
@@ -70,7 +70,7 @@ def refuse(keys: Iterable[str]) -> None:
             raise ForeignFile(f"is {sentence}")
     found = _TUNER.search(text) if any(f".{word}" in text for word in _TUNERS) else None
     if found is not None:
-        name = _TUNERS[found.group(1)]
+        name = _TUNERS[found.group(found.lastindex or 0)]
         raise ForeignFile(f"is {name}, which no Stable Diffusion trainer writes; it belongs to language models")
 
 

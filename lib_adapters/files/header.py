@@ -17,6 +17,7 @@ LARGEST_HEADER = 100_000_000  # the reference reader's own limit
 LARGEST_STRUCTURE = 4_000_000  # bytes of JSON outside strings: 60,000 tensors
 LARGEST_AXIS = 1 << 62
 MOST_AXES = 16
+LONGEST_NAME = 1000
 
 
 def header_length(file: BinaryIO, size: int) -> int | None:
@@ -86,6 +87,8 @@ def _metadata(raw: object) -> dict[str, str]:
 
 
 def _entry(name: str, raw: object, data_start: int) -> Entry:
+    if len(name) > LONGEST_NAME:
+        raise BrokenFile("has a damaged header: a tensor's name is absurdly long")
     try:
         dtype, shape, (first, last) = raw["dtype"], raw["shape"], raw["data_offsets"]  # type: ignore[index]
     except (TypeError, KeyError, ValueError) as error:

@@ -12,6 +12,8 @@ from lib_adapters.algorithms.base import Facts
 
 _BLOCK_SIZE_FOUR = 1714521600.0  # LyCORIS DyLoRA: the default was 1 before May 2024
 _LARGEST_SIDECAR = 4_000_000
+_LARGEST_NUMBER = 1e30
+_LARGEST_BLOCK = 4096
 
 
 def read_facts(metadata: Mapping[str, str], keys: Iterable[str], overrides: Mapping[str, float]) -> Facts:
@@ -23,7 +25,7 @@ def read_facts(metadata: Mapping[str, str], keys: Iterable[str], overrides: Mapp
         producer=_producer(metadata, module, marks),
         algo=str(arguments.get("algo", "")).lower(),
         started=started,
-        block_size=int(_number(arguments.get("block_size"))) or (1 if 0 < started < _BLOCK_SIZE_FOUR else 4),
+        block_size=_block_size(_number(arguments.get("block_size")), started),
         rs_lora=_true(arguments.get("rs_lora")),
         split_qkv=_true(arguments.get("split_qkv")),
         constraint_is_bound="oft_unet_" in marks or module == "networks.oft",
@@ -37,7 +39,18 @@ def sidecar_overrides(path: Path) -> dict[str, float]:
     table = read_json(path.with_suffix(".json")).get("lycoris")
     if not isinstance(table, dict):
         return {}
-    return {str(k): float(v) for k, v in table.items() if isinstance(v, (int, float)) and math.isfinite(v)}
+    return {str(k): float(v) for k, v in table.items() if is_sane(v)}
+
+
+def is_sane(value: object) -> bool:
+    """A number that computing with cannot overflow; JSON knows NaN and integers of any length."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LARGEST_NUMBER
+
+
+def _block_size(said: float, started: float) -> int:
+    if 1 <= said <= _LARGEST_BLOCK:
+        return int(said)
+    return 1 if 0 < started < _BLOCK_SIZE_FOUR else 4
 
 
 def read_json(path: Path) -> dict[str, Any]:

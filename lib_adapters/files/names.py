@@ -46,6 +46,11 @@ _SPLIT = frozenset({"lora_up", "lora_down"})  # kohya's unsaved split form numbe
 _HCP = ".___."
 
 
+def is_number(token: str) -> bool:
+    """A part's or a layer's number: ASCII and short; "²" and a thousand digits are digits to Python too."""
+    return token.isascii() and token.isdigit() and len(token) < 6
+
+
 def split_key(key: str) -> tuple[str, str] | None:
     """(module, leaf), or None where no spelling of any leaf ends the key."""
     if _HCP in key:
@@ -76,11 +81,11 @@ def _numbered(tail: list[str]) -> tuple[str, str] | None:
     if len(tail) == 3 and tail[0] in _NAMED:
         known = _LEAVES.get(f"{tail[0]}.{tail[2]}")
         return (known, "") if known else None
-    if len(tail) == 3 and tail[0] in _SPLIT and tail[1].isdigit() and tail[2] == "weight":
+    if len(tail) == 3 and tail[0] in _SPLIT and is_number(tail[1]) and tail[2] == "weight":
         return ".".join(tail), ""
     if len(tail) == 2 and tail[0] in _NAMED and tail[1] not in ("weight", "bias"):
         return _LEAVES[tail[0]], ""
-    if len(tail) == 2 and tail[0] == "oft_blocks" and tail[1].isdigit():
+    if len(tail) == 2 and tail[0] == "oft_blocks" and is_number(tail[1]):
         return ".".join(tail), ""
     return None
 

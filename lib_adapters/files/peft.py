@@ -10,7 +10,7 @@ from typing import Any
 
 from lib_adapters.algorithms.base import Shape
 from lib_adapters.files.dialects import prefix_of
-from lib_adapters.files.metadata import json_object, read_json
+from lib_adapters.files.metadata import is_sane, json_object, read_json
 from lib_adapters.files.widths import rank_of
 
 _FACTORS = frozenset({"lora_down.weight", "hada_w1_a", "lokr_w1", "lokr_w1_a"})
@@ -53,7 +53,7 @@ class PeftConfig:
         config = self._of(module)
         alpha, rank = _value(config, "lora_alpha", "alpha", module), _value(config, "r", "r", module)
         actual = rank_of(shapes)
-        if alpha is None or not (actual or rank):
+        if alpha is None or not (actual or (rank and rank > 0)):
             return {}
         if config.get("use_rslora"):
             alpha *= math.sqrt(actual or rank or 1.0)
@@ -88,11 +88,7 @@ def _value(config: Mapping[str, Any], name: str, other: str, module: str) -> flo
         else None
     )
     value = found if found is not None else config.get(name, config.get(other))
-    return (
-        float(value)
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        else None
-    )
+    return float(value) if is_sane(value) and value is not None else None
 
 
 def _ends(pattern: str, module: str) -> bool:

@@ -17,7 +17,7 @@ from lib_adapters.files.storages import Pickled
 
 ATTENTION, GEGLU, RESNET, CLIP = "CrossAttention", "GEGLU", "ResnetBlock2D", "CLIPAttention"
 _DEFAULT = (ATTENTION, GEGLU)
-_KEY = re.compile(r"(unet|text_encoder):(\d+):(up|down|alpha)")
+_KEY = re.compile(r"(unet|text_encoder):(\d{1,4}):(up|down|alpha)")
 _TEXT_LAYERS = {48: 12, 92: 23, 96: 24, 128: 32}  # pairs -> layers of the encoder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ from typing import Any
 from lib_adapters.errors import BrokenFile, ForeignFile
 from lib_adapters.files import positions
 from lib_adapters.files.entries import Entry, Source
+from lib_adapters.files.header import LONGEST_NAME
 from lib_adapters.files.pickles import Tree
 from lib_adapters.files.storages import Pickled
 
 _WRAPPERS = ("state_dict", "lora", "plugin", "module")  # the table that counts may lie inside another
 _MOST_TENSORS = 200_000
 _DEEPEST = 4
+_LARGEST_NUMBER = 1e30
 
 
 def source_of(tree: Tree, path: Path, size: int, mtime_ns: int) -> Source:
@@ -22,12 +25,12 @@ def source_of(tree: Tree, path: Path, size: int, mtime_ns: int) -> Source:
     entries: dict[str, Entry] = {}
     numbers: dict[str, float] = {}
     for name, leaf in _leaves(root, "", 0):
-        if len(entries) + len(numbers) >= _MOST_TENSORS:
-            raise BrokenFile("holds an absurd number of tensors; it was not opened")
+        if len(entries) + len(numbers) >= _MOST_TENSORS or len(name) > LONGEST_NAME:
+            raise BrokenFile("holds an absurd number of tensors, or absurd names; it was not opened")
         if isinstance(leaf, Pickled):
             entries[name] = leaf.entry(tree.starts)
         elif isinstance(leaf, (int, float)):
-            numbers[name] = float(leaf)
+            numbers[name] = float(leaf) if abs(leaf) < _LARGEST_NUMBER else math.inf
     return Source(path, size, mtime_ns, entries, {}, numbers)
 
 
@@ -61,6 +64,7 @@ def _leaves(node: Any, name: str, depth: int) -> Iterator[tuple[str, Any]]:
     """Nested tables become dotted names; lists (optimizer states and the like) are not an adapter's."""
     if isinstance(node, dict) and depth <= _DEEPEST:
         for key, value in node.items():
-            yield from _leaves(value, f"{name}.{key}" if name else str(key), depth + 1)
+            if isinstance(key, str):
+                yield from _leaves(value, f"{name}.{key}" if name else key, depth + 1)
     elif isinstance(node, (Pickled, int, float)):
         yield name, node

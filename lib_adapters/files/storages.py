@@ -21,6 +21,7 @@ _DTYPES = {
 }  # fmt: skip
 _UNTYPED = ("torch.storage.UntypedStorage", "torch.UntypedStorage")
 _LARGEST = 1 << 62
+_LARGEST_EMPTY = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,9 @@ def _tensor(storage: object, offset: object, shape: object, stride: object, dtyp
     dtype = dtype or storage.dtype
     length = storage.length if storage.dtype else storage.length // ITEM_SIZES[dtype]
     sizes, steps = _axes(shape), _axes(stride)
-    if len(sizes) != len(steps) or numel(sizes) > length - offset:
+    if len(sizes) != len(steps) or numel(tuple(max(n, 1) for n in sizes)) > max(
+        length - offset, _LARGEST_EMPTY if 0 in sizes else 0
+    ):
         raise ValueError("a tensor is larger than its data")
     return Pickled(storage, dtype, sizes, steps, offset)
 
