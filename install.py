@@ -102,9 +102,9 @@ def environment(kind: str) -> str:
         shutil.rmtree(folder, ignore_errors=True)
         raise Refused("Python could not make a virtual environment (on Debian and Ubuntu: apt install python3-venv).")
     print(f"Installing into {folder.name}; this happens once.", flush=True)
-    pip(python, *torch_arguments(python))
     for name in FILES[kind]:
-        pip(python, *(["--no-deps"] if name.endswith("no-deps") else []), "-r", str(REQUIREMENTS / f"{name}.txt"))
+        first = ["--no-deps"] if name.endswith("no-deps") else torch_arguments(python)
+        pip(python, *first, "-r", str(REQUIREMENTS / f"{name}.txt"))
     stamp.write_text(wanted)
     return python
 

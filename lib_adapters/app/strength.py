@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from lib_adapters.algorithms.base import Algorithm, LowRank, Shape
-from lib_adapters.algorithms.factored import Factored
 from lib_adapters.algorithms.full import Full
 from lib_adapters.app.blocks import all_blocks, block_of, in_order
 from lib_adapters.errors import ShapeMismatch
@@ -52,7 +51,7 @@ def blocks_of(adapter: Adapter) -> dict[str, Block]:
 def _norm(algorithm: Algorithm, shape: Shape | None) -> float | None:
     if isinstance(algorithm, Full):
         return _of(algorithm.weight) if algorithm.weight is not None else _of(algorithm.bias)
-    if shape is None or not isinstance(algorithm, Factored):
+    if shape is None or algorithm.reads_base:
         return None
     base = torch.zeros(shape)
     try:

@@ -17,6 +17,7 @@ from lib_adapters.errors import BrokenModel
 from lib_adapters.session import Session
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+OPTIONAL = ("safety_checker", "feature_extractor", "image_encoder")
 ENCODERS = ("text_encoder", "text_encoder_2")
 
 
@@ -70,15 +71,22 @@ def read_index(folder: Path) -> dict[str, Any]:
     name = index.get("_class_name") if isinstance(index, dict) else None
     if not isinstance(name, str) or "unet" not in index:
         raise BrokenModel(f"{folder}: {name or 'this'} is no Stable Diffusion 1, 2 or XL pipeline (it has no UNet).")
-    if not (folder / "unet").is_dir():
-        raise BrokenModel(f"{folder}: the folder 'unet' that its model_index.json names is missing.")
+    for part in _missing(folder, index):
+        if part not in OPTIONAL:
+            raise BrokenModel(f"{folder}: the folder {part!r} that its model_index.json names is missing.")
     return dict(index)
 
 
+def _missing(folder: Path, index: dict[str, Any]) -> list[str]:
+    """Components that the index names, `["diffusers", "UNet2DConditionModel"]`, and that are not there."""
+    named = [part for part, kind in index.items() if isinstance(kind, list) and len(kind) == 2 and kind[0]]
+    return [part for part in named if not (folder / part).is_dir()]
+
+
 def _options(folder: Path, index: dict[str, Any]) -> dict[str, Any]:
-    options: dict[str, Any] = {}
-    if "safety_checker" in index and not (folder / "safety_checker").is_dir():
-        options |= {"safety_checker": None, "requires_safety_checker": False}
+    options: dict[str, Any] = {part: None for part in _missing(folder, index)}
+    if "safety_checker" in options:
+        options["requires_safety_checker"] = False
     names = {path.name for path in (folder / "unet").iterdir()}
     if not any(name.startswith("diffusion_pytorch_model.") and ".fp16." not in name for name in names):
         options |= {"variant": "fp16"}
