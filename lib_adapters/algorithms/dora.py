@@ -93,10 +93,8 @@ class Dora(Algorithm):
         return self.inner.rank
 
     def truncated(self, rank: int) -> Self:
-        return replace(self, inner=self.inner.truncated(rank))
-
-    def to(self, device: torch.device) -> Self:
-        return replace(self, inner=self.inner.to(device), magnitude=self.magnitude.to(device))
+        cut = self.inner.truncated(rank)
+        return self if cut is self.inner else replace(self, inner=cut)
 
 
 class Doha(Dora):

@@ -17,6 +17,7 @@ from lib_adapters.ops.product import row_step
 @dataclass(frozen=True, eq=False)
 class Full(Algorithm):
     label: ClassVar[str] = "Full"
+    reads_base: ClassVar[bool] = False
 
     weight: Tensor | None  # shaped like W
     bias: Tensor | None  # [o]
@@ -32,7 +33,7 @@ class Full(Algorithm):
     def check(self, shape: Shape) -> None:
         if self.weight is not None and not same_layer(tuple(self.weight.shape), shape):
             raise mismatch(tuple(self.weight.shape), shape)
-        if self.bias is not None and (self.bias.ndim != 1 or self.bias.shape[0] != shape[0]):
+        if self.bias is not None and tuple(self.bias.shape) != shape[:1]:
             raise ShapeMismatch(f"a bias of {list(self.bias.shape)} does not fit a weight of {list(shape)}")
 
     def delta(self, base: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from typing_extensions import Self
 from lib_adapters.algorithms.base import Facts, Leaves, LowRank, Shape, Shapes, mismatch
 from lib_adapters.algorithms.factored import Factored, check_pair, factor, fits_columns
 from lib_adapters.errors import ShapeMismatch
-from lib_adapters.ops.product import Matmul, Product, Residual
+from lib_adapters.ops.product import Matmul, Product, Residual, Sparse
 from lib_adapters.ops.tucker import fold
 
 LEAVES = {"lora_up.weight", "lora_down.weight"}
@@ -31,7 +31,10 @@ class Lora(Factored):
     mid: Tensor | None  # [r, r, ...]: its first axis meets `up`
     scale: float
     dylora: str = ""  # whose DyLoRA: "kohya", "lycoris" or "" for neither
-    residual: Tensor | None = None  # [o, i*kernel], added to up @ down before the scale
+    dense: Tensor | None = None  # shaped like W, added to up @ down before the scale
+    places: Tensor | None = None  # [2, n] row and column in [o, i*kernel]: the same for `values` alone
+    values: Tensor | None = None  # [n]
+    matrix: Shape = ()  # what the places lie in
     up_bias: Tensor | None = None  # [o]
     down_bias: Tensor | None = None  # [r]
 
@@ -48,22 +51,29 @@ class Lora(Factored):
         if "scale" not in leaves and not (facts.overrides and "scale" in facts.overrides):
             scale *= facts.block_size if dylora == "lycoris" else _parts(up, facts)
         biases = leaves.get("lora_up.bias"), leaves.get("lora_down.bias")
-        return cls(up, down, mid, scale, dylora, _residual(leaves), *biases)
+        return cls(up, down, mid, scale, dylora, leaves.get("bias"), *_sparse(leaves), *biases)
 
     def check(self, shape: Shape) -> None:
         kernel = self.down.shape[2:] if self.mid is None else self.mid.shape[2:]
         mine = (len(self.up), self.down.shape[1], *kernel)
         if not shape or mine[0] != shape[0] or not fits_columns(mine, shape):
             raise mismatch(mine, shape)
-        if self.residual is not None and self.residual.numel() != math.prod(shape):
-            raise mismatch(tuple(self.residual.shape), shape)
+        flat = (shape[0], math.prod(shape[1:]))
+        if self.dense is not None and self.dense.shape not in (shape, flat):
+            raise mismatch(tuple(self.dense.shape), shape)
+        if self.places is not None and self.matrix != flat:
+            raise mismatch(self.matrix, shape)
 
     def product(self, shape: Shape) -> Product:
-        pair = Matmul(self.up.flatten(1), self._columns(), self.scale)
-        return pair if self.residual is None else Residual(pair, self.residual.reshape(len(self.up), -1), self.scale)
+        product: Product = Matmul(self.up.flatten(1), self._columns(), self.scale)
+        if self.dense is not None:
+            product = Residual(product, self.dense.view(shape), self.scale)
+        if self.places is not None and self.values is not None:
+            product = Sparse(product, self.places, self.values, self.scale)
+        return product
 
     def low_rank(self, base: Tensor) -> LowRank | None:
-        if self.residual is not None:
+        if self.dense is not None or self.places is not None:
             return None
         return LowRank(self.up.flatten(1), self._columns(), self.scale)
 
@@ -133,13 +143,16 @@ def _block_diagonal(used: Tensor, parts: int) -> bool:
     return bool((shares.sum(dim=0) <= 1).all()) and bool(shares.any(dim=1).sum() > 1)
 
 
-def _residual(leaves: Leaves) -> Tensor | None:
-    """LyCORIS' extraction can keep the largest leftovers of W as sparse coordinates; A1111 also knew a dense one."""
+def _sparse(leaves: Leaves) -> tuple[Tensor | None, Tensor | None, Shape]:
+    """LyCORIS' extraction can keep the largest leftovers of W: places, values and the shape they lie in."""
     if "bias_indices" not in leaves:
-        return leaves.get("bias")
+        return None, None, ()
+    places, values = leaves["bias_indices"], leaves["bias_values"]
     size = tuple(int(n) for n in leaves["bias_size"].tolist())
-    indices, values = leaves["bias_indices"].long(), leaves["bias_values"]
-    outside = len(size) != 2 or indices.shape != (2, values.numel())
-    if outside or bool((indices < 0).any()) or bool((indices >= indices.new_tensor(size).unsqueeze(1)).any()):
-        raise ShapeMismatch(f"bias_indices of {list(indices.shape)} do not fit a sparse residual of {list(size)}")
-    return torch.sparse_coo_tensor(indices, values.float(), size).to_dense()
+    if len(size) != 2 or tuple(places.shape) != (2, values.numel()) or not _inside(places, size):
+        raise ShapeMismatch(f"bias_indices of {list(places.shape)} do not fit a sparse residual of {list(size)}")
+    return places, values, size
+
+
+def _inside(places: Tensor, size: Shape) -> bool:
+    return bool(((places >= 0) & (places < torch.tensor(size, device=places.device).unsqueeze(1))).all())

@@ -67,3 +67,25 @@ class Residual:
 
     def rows(self, start: int, stop: int) -> Residual:
         return Residual(self.product.rows(start, stop), self.rest[start:stop], self.scale)
+
+
+class Sparse:
+    """product + scale · values at (row, column): places [2, n] in [o, i*kernel], values [n]."""
+
+    def __init__(self, product: Product, places: Tensor, values: Tensor, scale: float) -> None:
+        self.product, self.places, self.values, self.scale = product, places.long(), values.float(), scale
+
+    def add(self, out: Tensor, strength: float) -> None:
+        self.product.add(out, strength)
+        rows, columns = self.places
+        kernel = out[0, 0].numel()
+        index = [rows, columns // kernel]
+        for size in out.shape[2:]:
+            kernel //= size
+            index.append(columns // kernel % size)
+        out.index_put_(tuple(index), self.values * (self.scale * strength), accumulate=True)
+
+    def rows(self, start: int, stop: int) -> Sparse:
+        mine = (self.places[0] >= start) & (self.places[0] < stop)
+        places = self.places[:, mine] - self.places.new_tensor([[start], [0]])
+        return Sparse(self.product.rows(start, stop), places, self.values[mine], self.scale)
