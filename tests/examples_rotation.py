@@ -110,7 +110,7 @@ def thin() -> dict[str, Rotation]:
         u, s, v = torch.linalg.svd(base.flatten(1))
         return (strength * 0.5 * (product(p, weights, q) - product(u, s[None], v))).view(base.shape)
 
-    def turned(base: Tensor, strength: float) -> Tensor:
+    def twice_turned(base: Tensor, strength: float) -> Tensor:
         return strength * 2 / 3 * product(p.double() @ rotation(turn_p).T, weights, rotation(turn_q).T @ q.double())
 
     convolved = {name: t[..., None, None] if "_layer." in name else t for name, t in moved.items()}
@@ -121,11 +121,15 @@ def thin() -> dict[str, Rotation]:
             {**moved, "p_layer.weight": q.T, "q_layer.weight": p.T}, (12, 16), lambda w, s: from_base(w.T, s).T
         ),
         "tlora-stored": Rotation({**moved, **start}, line, from_stored),
-        "ortholora": Rotation({**ortho, "alpha": torch.tensor(2.0)}, line, turned),
+        "ortholora": Rotation({**ortho, "alpha": torch.tensor(2.0)}, line, twice_turned),
     }
 
 
 def rotations() -> dict[str, Rotation]:
+    return {**turned(), **thin()}
+
+
+def turned() -> dict[str, Rotation]:
     torch.manual_seed(5)
     line, square, conv, point = (16, 12), (16, 16), (16, 12, 3, 3), (16, 12, 1, 1)
     b = torch.randn(4, 4, 4) * 0.3

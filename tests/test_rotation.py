@@ -8,9 +8,9 @@ import torch
 from lib_adapters.algorithms import choose
 from lib_adapters.algorithms.base import Facts
 from lib_adapters.errors import ShapeMismatch, UnknownAlgorithm
-from tests.examples_rotation import rotations, thin
+from tests.examples_rotation import rotations
 
-EXAMPLES = {**rotations(), **thin()}
+EXAMPLES = rotations()
 every_rotation = pytest.mark.parametrize("example", EXAMPLES.values(), ids=EXAMPLES.keys())
 STRENGTHS = (1.0, 0.5, -1.0, 2.0)
 
