@@ -1,0 +1,158 @@
+"""What the contract tests do not reach: biases, cut ranks, ambiguous conventions, contradicting tensors."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from lib_adapters.algorithms import choose
+from lib_adapters.algorithms.base import Facts
+from lib_adapters.errors import ShapeMismatch
+
+UP, DOWN, WIDE = torch.randn(6, 4), torch.randn(4, 8), torch.randn(4, 8, 3, 3)
+LORA = {"lora_up.weight": UP, "lora_down.weight": DOWN, "alpha": torch.tensor(2.0)}
+LOHA = {"hada_w1_a": UP, "hada_w1_b": DOWN, "hada_w2_a": UP, "hada_w2_b": DOWN}
+TUCKER = {"hada_w1_a": UP.T, "hada_w1_b": DOWN, "hada_w2_a": UP.T, "hada_w2_b": DOWN}
+CORE = torch.randn(4, 4, 3, 3)
+GLORA = {"a1.weight": DOWN.T, "a2.weight": DOWN, "b1.weight": UP, "b2.weight": DOWN}
+SPARSE = {"bias_values": torch.ones(2), "bias_size": torch.tensor([6, 8])}
+
+
+def read(leaves, facts=None):
+    return choose({name: tuple(leaf.shape) for name, leaf in leaves.items()}).from_leaves(leaves, facts or Facts())
+
+
+@pytest.mark.parametrize(
+    ("facts", "full", "cut"),
+    [
+        (Facts(producer="kohya"), 0.5, 0.5),
+        (Facts(producer="kohya", algo="dylora"), 0.5, 0.5 * math.sqrt(4 / 2)),
+        (Facts(producer="lycoris", algo="dylora", block_size=2), 2 * 2.0 / 4, 2.0 / 1),
+    ],
+    ids=["lora", "kohya-dylora", "lycoris-dylora"],
+)
+def test_a_cut_rank_has_the_scale_it_was_trained_with(facts, full, cut):
+    adapter, base = read(LORA, facts), torch.zeros(6, 8)
+    torch.testing.assert_close(adapter.delta(base), UP @ DOWN * full)
+    torch.testing.assert_close(adapter.truncated(2).delta(base), UP[:, :2] @ DOWN[:2] * cut)
+    assert adapter.truncated(2).rank == 2
+
+
+def test_a_cut_core_is_cut_on_both_axes():
+    leaves = {"lora_up.weight": UP, "lora_down.weight": DOWN, "lora_mid.weight": CORE}
+    cut = read(leaves).truncated(2).delta(torch.zeros(6, 8, 3, 3))
+    torch.testing.assert_close(cut, torch.einsum("op,pqxy,qi->oixy", UP[:, :2], CORE[:2, :2], DOWN[:2]))
+
+
+def test_biases_of_both_factors_are_scaled():
+    up, down = torch.randn(6), torch.randn(4)
+    adapter = read(LORA | {"lora_up.bias": up, "lora_down.bias": down})
+    assert adapter.has_bias
+    torch.testing.assert_close(adapter.bias_delta(torch.randn(6)), 0.5 * (up + UP @ down))
+    torch.testing.assert_close(adapter.truncated(1).bias_delta(torch.zeros(6)), 0.5 * (up + UP[:, 0] * down[0]))
+    assert not read(LORA).has_bias
+    assert read(LORA).bias_delta(torch.zeros(6)) is None
+
+
+@pytest.mark.parametrize(
+    ("started", "bypass", "scaled"),
+    [(0.0, False, True), (1.69e9, False, True), (1.73e9, False, False), (1.73e9, True, True)],
+)
+def test_ia3_scales_the_bias_where_its_trainer_scaled_the_output(started, bypass, scaled):
+    adapter = read({"weight": torch.full((6,), 0.5)}, Facts(started=started, bypass_mode=bypass))
+    change = adapter.bias_delta(torch.ones(6))
+    assert adapter.has_bias == scaled
+    assert change is None if not scaled else torch.equal(change, torch.full((6,), 0.5))
+
+
+def test_a_bias_alone_leaves_the_weight():
+    adapter = read({"diff_b": torch.ones(6, dtype=torch.float16)})
+    assert (adapter.has_weight, adapter.has_bias) == (False, True)
+    assert torch.equal(adapter.bias_delta(torch.zeros(6)), torch.ones(6))
+    with pytest.raises(ShapeMismatch, match=r"\[6\].*\[7, 8\]"):
+        adapter.check((7, 8))
+
+
+@pytest.mark.parametrize(("started", "new"), [(0.0, True), (1.70e9, False), (1.75e9, True)])
+def test_glora_of_square_factors_is_told_by_its_date(started, new):
+    a1, a2, b1, b2 = (torch.randn(4, 4) for _ in range(4))
+    leaves = {"a1.weight": a1, "a2.weight": a2, "b1.weight": b1, "b2.weight": b2}
+    base = torch.randn(4, 4)
+    expected = b1 @ b2 + base @ a1 @ a2 if new else b2 @ b1 + base @ a2 @ a1
+    torch.testing.assert_close(read(leaves, Facts(started=started)).delta(base), expected)
+
+
+@pytest.mark.parametrize("kind", ["rows", "columns"])
+def test_a_square_layer_is_decomposed_along_the_axis_of_the_magnitude(kind):
+    base, magnitude = torch.randn(5, 5), torch.rand(5) + 0.5
+    up, down = torch.randn(5, 2), torch.randn(2, 5)
+    stored = magnitude.view((5, 1) if kind == "rows" else (1, 5))
+    adapter = read({"lora_up.weight": up, "lora_down.weight": down, "dora_scale": stored})
+    v = base + up @ down
+    expected = v * stored / v.norm(dim=1 if kind == "rows" else 0, keepdim=True)
+    torch.testing.assert_close(base + adapter.delta(base), expected)
+
+
+def test_rows_of_zeros_stay_finite():
+    leaves = {"lora_up.weight": torch.zeros(6, 4), "lora_down.weight": DOWN, "dora_scale": torch.zeros(6, 1)}
+    assert torch.equal(read(leaves).delta(torch.zeros(6, 8)), torch.zeros(6, 8))
+
+
+@pytest.mark.parametrize(
+    "leaves",
+    [
+        LORA | {"lora_up.weight": torch.randn(6, 3)},
+        LORA | {"lora_up.weight": torch.randn(6, 4, 3, 3)},
+        LORA | {"lora_down.weight": torch.randn(4)},
+        LORA | {"lora_mid.weight": torch.randn(3, 4, 3, 3)},
+        LORA | {"lora_mid.weight": torch.randn(4, 3, 3, 3)},
+        LORA | {"alpha": torch.ones(2)},
+        LORA | SPARSE | {"bias_indices": torch.tensor([[0, 6], [0, 1]])},
+        LORA | SPARSE | {"bias_indices": torch.tensor([[0, -1], [0, 1]])},
+        LORA | SPARSE | {"bias_indices": torch.tensor([[0, 1, 2], [0, 1, 2]])},
+        LOHA | {"hada_w1_b": torch.randn(3, 8)},
+        LOHA | {"hada_w2_b": torch.randn(4, 9)},
+        LOHA | {"hada_w2_a": torch.randn(7, 4)},
+        LOHA | {"hada_t1": CORE},
+        TUCKER | {"hada_t1": CORE, "hada_t2": torch.randn(4, 3, 3, 3)},
+        {"lokr_w1": UP, "lokr_w2_a": UP, "lokr_w2_b": torch.randn(3, 8)},
+        {"lokr_w1_a": UP, "lokr_w1_b": torch.randn(3, 8), "lokr_w2": UP},
+        {"lokr_w1": torch.randn(6), "lokr_w2": UP},
+        {"lokr_w1": UP, "lokr_w2_a": UP.T, "lokr_w2_b": DOWN, "lokr_t2": torch.randn(4, 3, 3, 3)},
+        GLORA | {"b1.weight": torch.randn(6, 3)},
+        GLORA | {"a1.weight": torch.randn(9, 4)},
+        {"weight": torch.randn(2, 3)},
+        {"ia3_l": torch.randn(2, 3)},
+        LORA | {"dora_scale": torch.randn(6, 8)},
+    ],
+)
+def test_tensors_that_contradict_each_other_are_refused_at_once(leaves):
+    with pytest.raises(ShapeMismatch, match=r"\[|only one"):
+        read(leaves)
+
+
+@pytest.mark.parametrize(
+    ("leaves", "shape"),
+    [
+        (LORA, (8, 6)),
+        (LORA, (6, 8, 3, 3)),
+        (LORA, (6,)),
+        (LORA | {"lora_down.weight": torch.randn(4, 72)}, (6, 72, 3, 3)),
+        (LORA | {"lora_down.weight": WIDE}, (6, 72)),
+        (LORA | {"lora_down.weight": torch.randn(4, 8, 3, 1)}, (6, 8, 1, 3)),
+        (LORA | SPARSE | {"bias_size": torch.tensor([8, 6]), "bias_indices": torch.zeros(2, 2).long()}, (6, 8)),
+        (LORA | {"bias": torch.randn(8, 6)}, (6, 8)),
+        ({"lokr_w1": torch.randn(2, 2), "lokr_w2": torch.randn(3, 36)}, (6, 8, 3, 3)),
+        ({"lokr_w1": torch.randn(2, 2), "lokr_w2": torch.randn(3, 4)}, (4, 12)),
+        (LORA | {"dora_scale": torch.randn(7, 1)}, (6, 8)),
+        (LORA | {"dora_scale": torch.randn(1, 6)}, (8, 6)),
+        ({"weight": torch.randn(8)}, (6, 8)),
+        ({"diff": torch.randn(8, 6)}, (6, 8)),
+        ({"w_norm": torch.randn(6)}, (6, 1)),
+    ],
+)
+def test_equal_numbers_of_elements_are_not_enough(leaves, shape):
+    with pytest.raises(ShapeMismatch, match=str(list(shape)).replace("[", r"\[")):
+        read(leaves).check(shape)
