@@ -58,6 +58,14 @@ def test_the_bare_list_of_the_oldest_files(tmp_path):
         assert shapes_by_name(adapter) == {path.replace(".", "_"): shape for path, shape in listed.items()}
 
 
+def test_a_list_points_to_its_companion(tmp_path):
+    tensors = [t for o, i in in_order().values() for t in (torch.zeros(o, 1), torch.zeros(1, i))]
+    torch.save(tensors, tmp_path / "x.pt")
+    assert open_adapter(tmp_path / "x.pt").notes == ()
+    torch.save([], tmp_path / "x.text_encoder.pt")
+    assert "x.text_encoder.pt" in open_adapter(tmp_path / "x.pt").notes[0]
+
+
 def test_a_list_that_fits_no_model_is_refused(tmp_path):
     torch.save([torch.ones(4, 2), torch.ones(2, 4)] * 5, tmp_path / "x.pt")
     with pytest.raises(AdapterError, match="5 layers only by position"):

@@ -31,7 +31,15 @@ def source_of(tree: Tree, path: Path, size: int, mtime_ns: int) -> Source:
             entries[name] = leaf.entry(tree.starts)
         elif isinstance(leaf, (int, float)):
             numbers[name] = float(leaf) if abs(leaf) < _LARGEST_NUMBER else math.inf
-    return Source(path, size, mtime_ns, entries, {}, numbers)
+    return Source(path, size, mtime_ns, entries, {}, numbers, _companion(path, tree.root))
+
+
+def _companion(path: Path, root: Any) -> tuple[str, ...]:
+    """The oldest format keeps the text encoder's part in a file of its own."""
+    other = path.with_suffix(f".text_encoder{path.suffix}")
+    if not isinstance(root, (list, tuple)) or not other.exists():
+        return ()
+    return (f"its text encoder part is the file {other.name}; use both",)
 
 
 def _unwrapped(root: Any) -> Any:
