@@ -85,15 +85,18 @@ def _turn(out: Tensor, base: Tensor, turn: Tensor, strength: float) -> None:
 def butterfly(base: Tensor, turns: Sequence[Tensor], strength: float) -> Tensor:
     """(Fₘ ⋯ F₁ − I) @ base for the factors F = I + strength · turn of BOFT, base [o, columns], each turn [n, b, b].
 
-    Factor i mixes rows that lie 2ⁱ·b/2 apart.
+    Factor i mixes rows that lie 2ⁱ·b/2 apart; two scratch weights serve all factors.
     """
-    delta = torch.zeros_like(base)
+    rows, columns = base.shape
+    delta, near, moved = base.new_zeros(rows, columns), base.new_empty(rows, columns), base.new_empty(rows, columns)
     for i, turn in enumerate(turns):
-        rows, size = len(base), turn.shape[-1]
-        reach = 2**i * size // 2
-        near = (base + delta).view(rows // (2 * reach), 2, reach, -1).transpose(1, 2).reshape(-1, size, base.shape[1])
-        moved = torch.bmm(turn, near).view(rows // (2 * reach), reach, 2, -1).transpose(1, 2)
-        delta.view(moved.shape).add_(moved, alpha=strength)
+        reach = 2**i * turn.shape[-1] // 2
+        apart, together = (-1, 2, reach, columns), (-1, reach, 2, columns)
+        change = delta.view(apart).transpose(1, 2)
+        torch.add(base.view(apart).transpose(1, 2), change, out=near.view(together))
+        blocks = (*turn.shape[:2], columns)
+        torch.bmm(turn, near.view(blocks), out=moved.view(blocks))
+        change.add_(moved.view(together), alpha=strength)
     return delta
 
 
