@@ -1,0 +1,59 @@
+"""`python -m benchmarks apply`: the table goes to stdout, progress to stderr, JSON and chart into a folder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from benchmarks import apply, results
+from benchmarks.case import Setting
+from benchmarks.layers import PLANS
+from benchmarks.recipes import RECIPES
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+QUICK = ("lora", "lokr", "loha", "dora-rows", "oft")
+
+
+def main() -> None:
+    options = _parser().parse_args()
+    if options.device == "cpu":
+        torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    every = options.every or _share(options, device)
+    setting = Setting(options.family, options.rank, device, DTYPES[options.dtype], every)
+    algorithms = options.algorithms or (QUICK if options.quick else tuple(RECIPES))
+    rounds = options.runs or (3 if options.quick else 5)
+    rows = apply.run(setting, algorithms, rounds)
+    print(results.table(rows))
+    if options.out:
+        apply.save(rows, setting, rounds, options.out)
+
+
+def _share(options: argparse.Namespace, device: torch.device) -> int:
+    """SDXL in float32 and its copies want 30 GB; a part of its layers tells as much."""
+    if options.quick:
+        return 8 if options.family == "sdxl" else 4
+    return 4 if options.family == "sdxl" and device.type == "cpu" else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="How fast adapters are applied.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser("apply", help="apply, change, switch and restore, beside everybody who can")
+    command.add_argument("--family", choices=sorted(PLANS), default="sd1")
+    command.add_argument("--algorithms", nargs="+", choices=sorted(RECIPES), metavar="NAME", help=", ".join(RECIPES))
+    command.add_argument("--rank", type=int, default=32)
+    command.add_argument("--runs", type=int, help="rounds whose median counts (default: 5, quick: 3)")
+    command.add_argument("--every", type=int, help="one in so many of the layers (default: 1; SDXL on the CPU: 4)")
+    command.add_argument("--device", default="cpu", help="cpu or cuda")
+    command.add_argument("--threads", type=int, default=torch.get_num_threads(), help="on the CPU")
+    command.add_argument("--dtype", choices=sorted(DTYPES), default="fp32")
+    command.add_argument("--quick", action="store_true", help="five algorithms on a share of the layers")
+    command.add_argument("--out", type=Path, help="folder for the JSON and the chart")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Who is measured: the clone that is the limit, ourselves, and the usual way; the peers are in peers.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from benchmarks.case import Case, stem, weights
+from lib_adapters import Request, Session, open_adapter
+
+SCALE = 1.0  # alpha / rank of all files here
+Operation = Callable[[], object]
+
+
+class Contender:
+    """Set up, untimed, on a model of its own; then each operation is timed once, in this order."""
+
+    name = ""
+    writes = True  # into the weights it was given
+
+    def __init__(self, case: Case, model: nn.Module) -> None:
+        self.weights: Mapping[str, nn.Parameter] = weights(model, case.shapes)
+
+    def operations(self) -> dict[str, Operation]:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Leave the model as it was, if the last operation did not."""
+
+
+class Clone(Contender):
+    """The limit: fresh copies of the touched weights, all of them kept."""
+
+    name = "clone"
+    writes = False
+
+    def __init__(self, case: Case, model: nn.Module) -> None:
+        super().__init__(case, model)
+        self.kept: list[Tensor] = []
+        self._clone()  # what has been allocated once is faster the second time, for everybody
+        self.kept = []
+
+    def operations(self) -> dict[str, Operation]:
+        return {"apply": self._clone}
+
+    def _clone(self) -> None:
+        self.kept = [weight.data.clone() for weight in self.weights.values()]
+
+
+class Ours(Contender):
+    name = "lib_adapters"
+    writes = False
+
+    def __init__(self, case: Case, model: nn.Module) -> None:
+        super().__init__(case, model)
+        self._files, self._model = case.files, model
+        self._a, self._b = (open_adapter(path) for path in case.files)
+        self._session = Session(unet=model)
+        self._session.activate([Request(self._b)])  # both files are in the cache from here on
+        self._session.activate([Request(self._a)])
+        self._session.deactivate()
+
+    def operations(self) -> dict[str, Operation]:
+        return {
+            "apply": lambda: self._session.activate([Request(self._a)]),
+            "again": lambda: self._session.activate([Request(self._a)]),
+            "strength": lambda: self._session.activate([Request(self._a, unet=0.5)]),
+            "switch": lambda: self._session.activate([Request(self._b, unet=0.5)]),
+            "restore": self._session.deactivate,
+            "cold": self._cold,
+        }
+
+    def _cold(self) -> None:
+        """From a path to changed weights that no session has seen before."""
+        self._session = Session(unet=self._model)
+        self._session.activate([Request(open_adapter(self._files[0]))])
+
+    def close(self) -> None:
+        self._session.deactivate()
+
+
+class Usual(Contender):
+    """Layer by layer: back up, compute the whole ΔW, scale it, multiply it, add it, copy the sum into the weight."""
+
+    name = "usual way"
+
+    def __init__(self, case: Case, model: nn.Module) -> None:
+        super().__init__(case, model)
+        self._delta = case.recipe.delta
+        self._files = [self._load(path, case) for path in case.files]
+        self._backups: dict[str, Tensor] = {}
+
+    def _load(self, path: Path, case: Case) -> dict[str, dict[str, Tensor]]:
+        device = case.setting.device
+        found: dict[str, dict[str, Tensor]] = {stem(layer): {} for layer in case.shapes}
+        for key, tensor in load_file(path).items():
+            layer, _, leaf = key.partition(".")
+            found[layer][leaf] = tensor.to(device)
+        return {layer: found[stem(layer)] for layer in case.shapes}
+
+    def operations(self) -> dict[str, Operation]:
+        return {
+            "apply": lambda: self._apply(0, 1.0),
+            "strength": lambda: self._apply(0, 0.5),
+            "switch": lambda: self._apply(1, 0.5),
+            "restore": self._restore,
+        }
+
+    def _apply(self, which: int, strength: float) -> None:
+        for layer, weight in self.weights.items():
+            if layer in self._backups:
+                weight.data.copy_(self._backups[layer])
+            else:
+                self._backups[layer] = weight.data.to("cpu", copy=True)
+            leaves = {leaf: tensor.float() for leaf, tensor in self._files[which][layer].items()}
+            delta = self._delta(weight.data.float(), leaves) * SCALE * strength
+            weight.data.copy_((weight.data.float() + delta).to(weight.dtype))
+
+    def _restore(self) -> None:
+        for layer, weight in self.weights.items():
+            weight.data.copy_(self._backups[layer])

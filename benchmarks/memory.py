@@ -1,0 +1,64 @@
+"""What an operation costs in bytes: tensors that are there afterwards, and the process' peak while it ran."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+@dataclass(frozen=True)
+class Bytes:
+    kept: int
+    peak: int | None  # None where the system does not tell
+
+
+def of(operation: Callable[[], object], device: torch.device) -> Bytes:
+    return _on_gpu(operation) if device.type == "cuda" else _on_cpu(operation)
+
+
+def _on_gpu(operation: Callable[[], object]) -> Bytes:
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    operation()
+    torch.cuda.synchronize()
+    return Bytes(torch.cuda.memory_allocated() - before, torch.cuda.max_memory_allocated() - before)
+
+
+def _on_cpu(operation: Callable[[], object]) -> Bytes:
+    before, resident = tensor_bytes(), _reset_peak()
+    operation()
+    peak = _status("VmHWM")
+    known = resident is not None and peak is not None
+    return Bytes(tensor_bytes() - before, peak - resident if known else None)
+
+
+def tensor_bytes() -> int:
+    """All storages that a live tensor of this process holds, each once."""
+    sizes: dict[int, int] = {}
+    for thing in gc.get_objects():
+        if issubclass(type(thing), torch.Tensor) and thing.device.type != "meta":
+            storage = thing.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
+    return sum(sizes.values())
+
+
+def _reset_peak() -> int | None:
+    try:
+        _RESET.write_text("5")
+    except OSError:
+        return None
+    return _status("VmRSS")
+
+
+def _status(field: str) -> int | None:
+    try:
+        lines = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
+    except OSError:
+        return None
+    return int(lines[field].split()[0]) * 1024 if field in lines else None

@@ -1,0 +1,164 @@
+"""The libraries that can merge such files themselves, where they are installed and can compute the algorithm."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from benchmarks.case import Case, stem
+from benchmarks.contenders import Clone, Contender, Operation, Ours, Usual
+
+PEFT_LORA = {"lora_down.weight": "lora_A", "lora_up.weight": "lora_B", "dora_scale": "lora_magnitude_vector"}
+
+
+def contenders(case: Case) -> list[type[Contender]]:
+    """In a fixed order; every round starts with another one."""
+    found: list[type[Contender]] = [Clone, Ours, Usual]
+    if _has("lycoris"):
+        found.append(Lycoris)
+    if _has("peft") and case.name in Peft.kinds and not _needs_core(case):
+        found.append(Peft)
+        if _has("diffusers") and case.name in ("lora", "locon", "dora-rows"):
+            found.append(Diffusers)
+    return found
+
+
+def _has(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def _needs_core(case: Case) -> bool:
+    """PEFT's LoHa of a convolution always has a core, so it can't hold a file without one."""
+    return case.name == "loha" and any(len(shape) > 2 for shape in case.shapes.values())
+
+
+class Lycoris(Contender):
+    """LyCORIS merging on the fly. On the CPU its backup is the weight itself, so it cannot restore there."""
+
+    name = "lycoris onfly_merge"
+
+    def __init__(self, case: Case, model: nn.Module) -> None:
+        super().__init__(case, model)
+        from lycoris import wrapper
+
+        logging.getLogger("LyCORIS").setLevel(logging.ERROR)
+        wrapper.LycorisNetwork.LORA_PREFIX = "lora_unet"
+        self._networks: list[Any] = []
+        for path in case.files:
+            tensors = {key: tensor.to(case.setting.device) for key, tensor in load_file(path).items()}
+            network, _ = wrapper.create_lycoris_from_weights(1.0, "", model, tensors)
+            self._networks.append(network.to(case.setting.device, case.setting.dtype))
+
+    def operations(self) -> dict[str, Operation]:
+        first, second = self._networks
+        return {
+            "apply": lambda: first.onfly_merge(1.0),
+            "strength": lambda: (first.onfly_restore(), first.onfly_merge(0.5)),
+            "switch": lambda: (first.onfly_restore(), second.onfly_merge(0.5)),
+            "restore": second.onfly_restore,
+        }
+
+
+class Peft(Contender):
+    """PEFT's own layers, merging into their base layers; both adapters are loaded, one is active."""
+
+    name = "peft merge"
+    kinds = ("lora", "locon", "dora-rows", "loha", "lokr")
+
+    def __init__(self, case: Case, model: nn.Module) -> None:
+        super().__init__(case, model)
+        from peft import inject_adapter_in_model
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        config = _peft_config(case)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for name in "ab":
+                inject_adapter_in_model(config, model, name)
+        layers = {path: model.get_submodule(path) for path in case.shapes}
+        self._layers: list[Any] = [layer for layer in layers.values() if isinstance(layer, BaseTunerLayer)]
+        for name, file in zip("ab", case.files, strict=True):
+            _fill(layers, name, load_file(file))
+        self._use("a", 1.0)
+
+    def _use(self, name: str, strength: float) -> None:
+        for layer in self._layers:
+            layer.set_adapter(name)
+            layer.set_scale(name, strength)
+
+    def merge(self) -> None:
+        for layer in self._layers:
+            layer.merge()
+
+    def unmerge(self) -> None:
+        for layer in self._layers:
+            layer.unmerge()
+
+    def operations(self) -> dict[str, Operation]:
+        return {
+            "apply": self.merge,
+            "strength": lambda: self._change("a"),
+            "switch": lambda: self._change("b"),
+            "restore": self.unmerge,
+        }
+
+    def _change(self, name: str) -> None:
+        self.unmerge()
+        self._use(name, 0.5)
+        self.merge()
+
+
+class Diffusers(Peft):
+    """The same layers through diffusers' own door."""
+
+    name = "diffusers fuse_lora"
+
+    def __init__(self, case: Case, model: nn.Module) -> None:
+        from diffusers.loaders.peft import PeftAdapterMixin
+
+        super().__init__(case, model)
+        self._unet: Any = type("Unet", (PeftAdapterMixin, nn.Module), {})()
+        self._unet.add_module("unet", model)
+
+    def merge(self) -> None:
+        self._unet.fuse_lora()
+
+    def unmerge(self) -> None:
+        self._unet.unfuse_lora()
+
+
+def _peft_config(case: Case) -> Any:
+    from peft import LoHaConfig, LoKrConfig, LoraConfig
+
+    rank, targets = case.setting.rank, list(case.shapes)
+    if case.name == "loha":
+        return LoHaConfig(r=rank, alpha=rank, target_modules=targets, init_weights=False)
+    if case.name == "lokr":
+        whole = LoKrConfig(r=rank, alpha=rank, target_modules=targets, init_weights=False)
+        whole.decompose_factor = 8
+        return whole
+    dora = case.name == "dora-rows"
+    return LoraConfig(r=rank, lora_alpha=rank, target_modules=targets, init_lora_weights=False, use_dora=dora)
+
+
+def _fill(layers: Mapping[str, nn.Module], name: str, tensors: Mapping[str, Tensor]) -> None:
+    """Our file's tensors, in PEFT's places."""
+    for path, layer in layers.items():
+        for leaf, place in _places(layer, name):
+            if (tensor := tensors.get(f"{stem(path)}.{leaf}")) is not None:
+                place.data = tensor.to(place).reshape(place.shape)
+
+
+def _places(layer: Any, name: str) -> Iterator[tuple[str, nn.Parameter]]:
+    for leaf, attribute in PEFT_LORA.items():
+        if name in (held := getattr(layer, attribute, {})):
+            yield leaf, held[name].weight
+    for attribute in layer.adapter_layer_names:
+        if attribute.startswith(("hada", "lokr")) and name in (held := getattr(layer, attribute)):
+            yield attribute, held[name]
