@@ -129,7 +129,10 @@ def test_only_half_precision_weights(sd1_folder, tmp_path):
         (lambda folder: shutil.rmtree(folder), "there is no such folder"),
         (lambda folder: (folder / "model_index.json").unlink(), "no model_index.json"),
         (lambda folder: (folder / "model_index.json").write_text("{"), "cannot be read"),
-        (lambda folder: (folder / "model_index.json").write_text('{"_class_name": "FluxPipeline"}'), "FluxPipeline is no"),
+        (
+            lambda folder: (folder / "model_index.json").write_text('{"_class_name": "FluxPipeline"}'),
+            "FluxPipeline is no",
+        ),
         (lambda folder: shutil.rmtree(folder / "unet"), "'unet'"),
         (lambda folder: shutil.rmtree(folder / "text_encoder"), "text_encoder"),
         (lambda folder: (folder / "unet" / "config.json").write_text(json.dumps({"_class_name": "X"})), "cannot load"),
@@ -160,7 +163,9 @@ class TestShelf:
     def test_exact_names(self, folder, name):
         found = Shelf([folder]).find(name)
         assert found.notice is None
-        assert found.adapter.path.as_posix().endswith(f"{name.removesuffix('.safetensors')}.safetensors".replace("\\", "/"))
+        assert found.adapter.path.as_posix().endswith(
+            f"{name.removesuffix('.safetensors')}.safetensors".replace("\\", "/")
+        )
 
     @pytest.mark.parametrize("name", ["A.B C", "cafe\u0301", " CAFÉ ", "Style/Ink"])
     def test_the_same_letters_in_another_form_come_with_a_notice(self, folder, name):

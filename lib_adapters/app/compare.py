@@ -57,17 +57,18 @@ def _prompt_rows(prompt: str, settings: Settings, count: int) -> list[list[Shot]
 
 def _bundled_rows(settings: Settings) -> list[list[Shot]]:
     """Pairs: each bundled adapter with the prompt that shows it best."""
-    index = ADAPTERS / "index.json"
+    index = ADAPTERS / "README.json"
     if not index.is_file():
         raise AdapterError(f"{index}: the bundled adapters are not there; name adapters in a prompt instead.")
-    shots = [shot for entry in json.loads(index.read_text(encoding="utf-8")) for shot in _pair(entry, settings)]
+    entries = json.loads(index.read_text(encoding="utf-8"))
+    shots = [shot for name, entry in entries.items() for shot in _pair(name, entry, settings)]
     return [shots[n : n + 2 * PAIRS_PER_ROW] for n in range(0, len(shots), 2 * PAIRS_PER_ROW)]
 
 
-def _pair(entry: dict[str, str], settings: Settings) -> tuple[Shot, Shot]:
-    tagged = f"{entry['prompt']} <lyco:{quoted(entry['name'])}:1>"
+def _pair(name: str, entry: dict[str, str], settings: Settings) -> tuple[Shot, Shot]:
+    tagged = f"{entry['prompt']} <lyco:{quoted(name)}:1>"
     without = Shot(entry["prompt"], settings, "without", entry["prompt"])
-    return without, Shot(tagged, settings, entry["name"], entry["effect"])
+    return without, Shot(tagged, settings, f"{name}  ({entry['kind']})", entry["effect"])
 
 
 def _drawn(studio: Studio, rows: Sequence[Sequence[Shot]]) -> list[list[Cell]]:

@@ -8,11 +8,10 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lib_adapters.app.dialect import DIALECTS, respelled
+from lib_adapters.app.dialect import DIALECTS, as_they_are, respelled
 from lib_adapters.app.options import Commands
 from lib_adapters.errors import AdapterError
-from lib_adapters.files.adapter import Adapter, open_adapter
-from lib_adapters.files.load import read_blob, view
+from lib_adapters.files.adapter import open_adapter
 from lib_adapters.hosts.pipeline.folder import DTYPES
 
 
@@ -31,22 +30,15 @@ def run(given: argparse.Namespace) -> int:
     if given.out.exists():
         raise AdapterError(f"{given.out}: this exists already; choose another name.")
     adapter = open_adapter(given.file)
-    tensors = respelled(adapter, given.to) if given.to else _as_they_are(adapter)
+    tensors, metadata = respelled(adapter, given.to) if given.to else (as_they_are(adapter), adapter.metadata)
     if given.dtype:
         tensors = {key: _cast(key, tensor, given.dtype) for key, tensor in tensors.items()}
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, str(given.out), adapter.metadata or None)
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, str(given.out), metadata or None)
     print(f"{given.out}: {len(tensors)} tensors of {len(adapter.modules)} layers")
     for key, reason in adapter.unusable:
         print(f"left out: {key} ({reason})" if given.to else f"kept, but not usable: {key} ({reason})")
     return 0
-
-
-def _as_they_are(adapter: Adapter) -> dict[str, Tensor]:
-    """Every tensor of the file, also those that nobody understands."""
-    blob, lowest = read_blob(adapter.source)
-    tensors = {key: view(blob, lowest, entry).clone() for key, entry in adapter.source.entries.items()}
-    return tensors | {key: Tensor([number]).squeeze() for key, number in adapter.source.numbers.items()}
 
 
 def _cast(key: str, tensor: Tensor, dtype: str) -> Tensor:

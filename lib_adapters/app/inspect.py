@@ -7,11 +7,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lib_adapters.app.chart import chart
-from lib_adapters.app.options import Commands
-from lib_adapters.app.strength import Block, blocks_of
+from lib_adapters.app.options import Commands, device_name, device_of
+from lib_adapters.app.strength import Block, blocks_of, blocks_on
 from lib_adapters.files.adapter import Adapter, open_adapter
 from lib_adapters.files.families import FAMILY_NAMES
+from lib_adapters.hosts.pipeline.shelf import Shelf
+from lib_adapters.hosts.pipeline.studio import Studio
 
 LONGEST = 100  # letters of a metadata value in the text form; JSON has them whole
 
@@ -19,18 +23,25 @@ LONGEST = 100  # letters of a metadata value in the text form; JSON has them who
 def add(commands: Commands) -> None:
     command = commands.add_parser("inspect", help="what an adapter file is and does", description=__doc__)
     command.add_argument("file", type=Path)
+    command.add_argument("--model", type=Path, metavar="DIR", help="measure the strength on this diffusers folder")
+    command.add_argument("--device", type=device_name, default="auto", help="auto, cpu, cuda, cuda:1, mps")
     command.add_argument("--json", action="store_true", help="everything, for programs")
     command.set_defaults(run=run)
 
 
 def run(given: argparse.Namespace) -> int:
     adapter = open_adapter(given.file)
-    blocks = blocks_of(adapter)
+    blocks = _measured(adapter, given) if given.model else blocks_of(adapter)
     if given.json:
         print(json.dumps({**summary(adapter), **_details(adapter, blocks)}, indent=2, ensure_ascii=False))
     else:
         print("\n".join(_text(adapter, blocks)))
     return 0
+
+
+def _measured(adapter: Adapter, given: argparse.Namespace) -> dict[str, Block]:
+    with Studio.open(given.model, device_of(given.device), Shelf([]), torch.float32) as studio:
+        return blocks_on(adapter, studio)
 
 
 def summary(adapter: Adapter) -> dict[str, Any]:
@@ -77,6 +88,8 @@ def _text(adapter: Adapter, blocks: dict[str, Block]) -> list[str]:
     lines += [f"  embedding  {name}" for name in adapter.bundled]
     lines += ["", "Strength by block (norm of the change at strength 1)"]
     lines += [f"  {line}" for line in chart({name: _bar(block) for name, block in blocks.items()})]
+    if any(block.unknown for block in blocks.values()):
+        lines += ["", "What turns or scales the model's own weights has a strength only on a model: --model DIR."]
     if adapter.unusable:
         lines += ["", f"Not usable: {len(adapter.unusable)}"]
         lines += [f"  {key}: {reason}" for key, reason in adapter.unusable[:20]]
@@ -88,7 +101,7 @@ def _bar(block: Block) -> tuple[float, str]:
     if not block.layers:
         return 0.0, "-"
     if block.unknown == block.layers:
-        return 0.0, f"{block.layers} layers; how strongly depends on the model's own weights"
+        return 0.0, f"?  {block.layers} layers"
     return block.strength, f"{block.strength:.3g}  {block.layers} layers"
 
 

@@ -13,9 +13,12 @@ from lib_adapters.app import options
 from lib_adapters.app.progress import bar
 from lib_adapters.errors import AdapterError
 from lib_adapters.hosts.pipeline.changes import Change, bake, changes
-from lib_adapters.hosts.pipeline.folder import DTYPES, ENCODERS
-from lib_adapters.hosts.pipeline.studio import Studio
+from lib_adapters.hosts.pipeline.folder import DTYPES, roots_of
+from lib_adapters.hosts.pipeline.shelf import Shelf
+from lib_adapters.hosts.pipeline.studio import Studio, requests_of
 from lib_adapters.hosts.pipeline.svd import extract
+from lib_adapters.patching.request import Request
+from lib_adapters.prompt.tags import parse
 
 
 def add(commands: options.Commands) -> None:
@@ -34,8 +37,8 @@ def run(given: argparse.Namespace) -> int:
         raise AdapterError(f"{given.out}: this exists already; choose another name.")
     shelf = options.shelf_of(given.adapters, given.model)
     with Studio.open(given.model, options.device_of(given.device), shelf, torch.float32) as studio:
-        found, lines = changes(studio, given.tags)
-        print("\n".join(lines))
+        found, report = changes(studio, _requests(given.tags, shelf))
+        print(report)
         if not found:
             raise AdapterError("Nothing would change: no layer of this model is touched, or every strength is 0.")
         if given.out.suffix.lower() == ".safetensors":
@@ -43,6 +46,17 @@ def run(given: argparse.Namespace) -> int:
         else:
             _folder(given, found)
     return 0
+
+
+def _requests(tags: str, shelf: Shelf) -> list[Request]:
+    """Here one tag that cannot be followed stops everything: what is kept must be what was asked for."""
+    parsed = parse(tags)
+    requests, problems = requests_of(parsed.tags, shelf)
+    if parsed.problems or problems or not requests:
+        raise AdapterError(
+            " ".join([*parsed.problems, *problems]) or "There is no adapter tag, such as <lyco:name:0.8>."
+        )
+    return requests
 
 
 def _folder(given: argparse.Namespace, found: list[Change]) -> None:
@@ -53,8 +67,7 @@ def _folder(given: argparse.Namespace, found: list[Change]) -> None:
 
 
 def _lora_file(given: argparse.Namespace, studio: Studio, found: list[Change]) -> None:
-    names = [name for name in ("unet", *ENCODERS) if getattr(studio.pipe, name, None) is not None]
-    roots = {name: getattr(studio.pipe, name) for name in names}
+    roots = roots_of(studio.pipe)
     with bar(len(found), "Cutting to rank", "layer") as reached:
         result = extract(found, roots, given.rank, DTYPES[given.dtype], partial(reached, 0))
     metadata = {"ss_network_module": "networks.lora", "ss_network_dim": str(given.rank), "merged_from": given.tags}

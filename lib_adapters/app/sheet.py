@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 GAP = 10
 LINE = 17
-SMALLEST = 128  # pixels: a tiny model's pictures are enlarged to this
+SMALLEST = 192  # pixels: a tiny model's pictures are enlarged to this
 INK, PAPER, GREY = (20, 20, 24), (250, 250, 247), (105, 105, 112)
 
 
@@ -30,7 +30,7 @@ def contact_sheet(rows: Sequence[Sequence[Cell]], title: str) -> Image.Image:
     step_x, step_y = width + GAP, height + 2 * LINE + GAP
     sheet = Image.new("RGB", (GAP + columns * step_x, LINE + 2 * GAP + len(rows) * step_y), PAPER)
     pen = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default()
+    font = _font()
     pen.text((GAP, GAP), _fitting(pen, title, sheet.width - 2 * GAP, font), INK, font)
     for y, row in enumerate(rows):
         for x, cell in enumerate(row):
@@ -42,6 +42,14 @@ def contact_sheet(rows: Sequence[Sequence[Cell]], title: str) -> Image.Image:
 
 
 Font: TypeAlias = ImageFont.ImageFont | ImageFont.FreeTypeFont
+
+
+def _font() -> Font:
+    """Pillow before 10.1 has one small bitmap font and takes no size."""
+    try:
+        return ImageFont.load_default(12)
+    except TypeError:
+        return ImageFont.load_default()
 
 
 def _fitting(pen: ImageDraw.ImageDraw, text: str, width: int, font: Font) -> str:

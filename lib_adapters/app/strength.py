@@ -1,4 +1,4 @@
-"""How strongly a file changes each block, told from the file alone where the file alone can tell.
+"""How strongly a file changes each block, told from the file alone where the file alone can tell, or on a model.
 
 Strength is the Frobenius norm of ΔW at strength 1. Algorithms that turn or scale the weight itself (OFT, IA3, DoRA,
 GLoRA ...) have none without the model; their layers are counted.
@@ -18,6 +18,12 @@ from lib_adapters.algorithms.full import Full
 from lib_adapters.app.blocks import all_blocks, block_of, in_order
 from lib_adapters.errors import ShapeMismatch
 from lib_adapters.files.adapter import Adapter
+from lib_adapters.files.names import Stem
+from lib_adapters.hosts.pipeline.changes import changes
+from lib_adapters.hosts.pipeline.names import PARTS
+from lib_adapters.hosts.pipeline.studio import Studio
+from lib_adapters.patching.request import Request
+from lib_adapters.patching.targets import flat
 
 
 @dataclass
@@ -31,6 +37,17 @@ class Block:
     @property
     def strength(self) -> float:
         return math.sqrt(self.squares)
+
+
+def blocks_on(adapter: Adapter, studio: Studio) -> dict[str, Block]:
+    """The same, measured on a live model: exact for every algorithm."""
+    found: dict[str, Block] = {name: Block() for name in all_blocks(adapter.family)}
+    for change in changes(studio, [Request(adapter)])[0]:
+        path = change.path.removesuffix(".weight").removesuffix(".bias")
+        block = found.setdefault(block_of(Stem(PARTS[change.component], flat(path))), Block())
+        block.layers += 1
+        block.squares += _of(change.delta) ** 2
+    return {name: found[name] for name in in_order(set(found))}
 
 
 def blocks_of(adapter: Adapter) -> dict[str, Block]:

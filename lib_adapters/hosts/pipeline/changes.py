@@ -6,18 +6,20 @@ The session computes; here its result is only read. So whatever the engine can a
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from lib_adapters.errors import AdapterError, BrokenModel
-from lib_adapters.hosts.pipeline.folder import ENCODERS
+from lib_adapters.hosts.pipeline.folder import roots_of
 from lib_adapters.hosts.pipeline.studio import Studio
+from lib_adapters.patching.request import Request
+from lib_adapters.session import Report
 
 
 @dataclass(frozen=True)
@@ -35,28 +37,25 @@ class Change:
         return after if self.before is None else after - self.before.float()
 
 
-def changes(studio: Studio, prompt: str) -> tuple[list[Change], list[str]]:
-    """Activates the tags of `prompt` and leaves them active. Also: what could not be done, in words."""
+def changes(studio: Studio, requests: Sequence[Request]) -> tuple[list[Change], Report]:
+    """Activates the requests and leaves them active; half a stack is no result, so each must apply."""
     studio.session.deactivate()
-    pristine = _tensors(studio)
-    _, report, problems = studio.activate(prompt)
-    failed = [f"{one.name}: {one.error}" for one in report.adapters if one.error]
-    if not report.adapters or failed or problems:
-        raise AdapterError("; ".join([*problems, *failed]) or "There is no adapter tag, such as <lyco:name:0.8>.")
+    roots = roots_of(studio.pipe)
+    pristine = _tensors(roots)
+    report = studio.session.activate(requests)
+    if failed := [one.error for one in report.adapters if one.error]:
+        raise AdapterError(" ".join(failed))
     found = [
         Change(component, path, pristine.get((component, path)), after)
-        for (component, path), after in _tensors(studio).items()
+        for (component, path), after in _tensors(roots).items()
         if not _same(pristine.get((component, path)), after)
     ]
-    return found, report.lines()
+    return found, report
 
 
-def _tensors(studio: Studio) -> dict[tuple[str, str], Tensor]:
+def _tensors(roots: Mapping[str, nn.Module]) -> dict[tuple[str, str], Tensor]:
     return {
-        (name, path): parameter.detach()
-        for name in ("unet", *ENCODERS)
-        if (module := getattr(studio.pipe, name, None)) is not None
-        for path, parameter in module.named_parameters()
+        (name, path): parameter.detach() for name, root in roots.items() for path, parameter in root.named_parameters()
     }
 
 

@@ -49,11 +49,14 @@ def open_pipeline(folder: Path, device: torch.device, dtype: torch.dtype | None 
 
 
 def session_of(pipe: Pipeline) -> Session:
-    return Session(unet=pipe.unet, text_encoders=encoders_of(pipe))
+    unet, *encoders = roots_of(pipe).values()
+    return Session(unet=unet, text_encoders=encoders)
 
 
-def encoders_of(pipe: Pipeline) -> list[nn.Module]:
-    return [encoder for name in ENCODERS if (encoder := getattr(pipe, name, None)) is not None]
+def roots_of(pipe: Pipeline) -> dict[str, nn.Module]:
+    """What adapters change, under the pipeline's own names, the UNet first."""
+    found = {name: getattr(pipe, name, None) for name in ("unet", *ENCODERS)}
+    return {name: module for name, module in found.items() if module is not None}
 
 
 def read_index(folder: Path) -> dict[str, Any]:

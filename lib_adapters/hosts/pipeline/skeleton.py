@@ -19,7 +19,7 @@ from lib_adapters.patching.targets import Table
 _FOUR_LEVELS = {
     "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
     "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-    "block_out_channels": (8, 8, 8, 8),
+    "block_out_channels": (8, 16, 32, 32),  # as the real widths: where they change, a resnet has a shortcut
 }
 _UNETS: dict[str, dict[str, Any]] = {
     "sd1": _FOUR_LEVELS,
@@ -27,7 +27,7 @@ _UNETS: dict[str, dict[str, Any]] = {
     "sdxl": {
         "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        "block_out_channels": (8, 8, 8),
+        "block_out_channels": (8, 16, 32),
         "transformer_layers_per_block": (1, 2, 10),
         "use_linear_projection": True,
         "addition_embed_type": "text_time",
