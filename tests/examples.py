@@ -19,6 +19,8 @@ def loras() -> dict[str, Example]:
     spots, dense = torch.tensor([[0, 5, 2], [1, 7, 3]], dtype=torch.int16), torch.zeros(6, 8)
     values = torch.tensor([0.5, -2.0, 1.5], dtype=torch.float16)
     dense[spots[0].long(), spots[1].long()] = values.float()
+    far, scattered = torch.tensor([[0, 5, 2], [1, 47, 27]], dtype=torch.int16), torch.zeros(6, 48).double()
+    scattered[far[0].long(), far[1].long()] = values.double()
     split = torch.block_diag(*(torch.randn(2, 1) for _ in range(3)))
     three = torch.randn(3, 8)
     line, conv = {"lora_up.weight": up, "lora_down.weight": down}, {"lora_up.weight": up, "lora_down.weight": wide}
@@ -63,6 +65,10 @@ def loras() -> dict[str, Example]:
         "lora-sparse": Example(
             {**line, "alpha": alpha, "bias_indices": spots, "bias_values": values, "bias_size": torch.tensor([6, 8])},
             LINE, additive(LINE, lambda o, i: 1.5 * (one(o, i) + dense.double()[o, i])),
+        ),
+        "locon-sparse": Example(
+            {**conv, "bias_indices": far, "bias_values": values, "bias_size": torch.tensor([6, 48])},
+            CONV, additive(CONV, lambda o, i, x, y: spatial(o, i, x, y) + scattered[o, i * 6 + x * 2 + y]),
         ),
         "lora-dense": Example(
             {**line, "bias": dense}, LINE, additive(LINE, lambda o, i: one(o, i) + dense.double()[o, i])

@@ -75,6 +75,42 @@ def test_a_bias_alone_leaves_the_weight():
         adapter.check((7, 8))
 
 
+def test_a_norm_has_a_bias_of_its_own():
+    adapter = read({"w_norm": torch.ones(6), "b_norm": torch.full((6,), 2.0)})
+    assert torch.equal(adapter.bias_delta(torch.randn(6)), torch.full((6,), 2.0))
+
+
+@pytest.mark.parametrize("name", ["lora", "loha", "lokr", "glora", "full", "dora-rows", "dora-columns"])
+def test_weights_larger_than_a_block_are_done_to_the_last_row(name):
+    o, i = 70, 900  # with its kernel 3 blocks, the last one short
+    up, down = torch.randn(o, 2), torch.randn(2, i, 3, 3)
+    lora = {"lora_up.weight": up, "lora_down.weight": down}
+    mixed, diff = torch.randn(2, i) * 0.1, torch.randn(o, i, 3, 3, dtype=torch.float16)
+    whole = (up @ down.flatten(1)).view(o, i, 3, 3)
+    base = torch.randn(o, i, 3, 3)
+    v = base + whole
+    cases = {
+        "lora": (lora, whole),
+        "loha": ({"hada_w1_a": up, "hada_w1_b": down, "hada_w2_a": up, "hada_w2_b": down}, whole**2),
+        "lokr": ({"lokr_w1": up[:35], "lokr_w2": down[:, :450]}, torch.kron(up[:35, :, None, None], down[:, :450])),
+        "glora": (
+            {"a1.weight": mixed.T, "a2.weight": mixed, "b1.weight": up, "b2.weight": down},
+            whole + torch.einsum("oixy,ij->ojxy", base, mixed.T @ mixed),
+        ),
+        "full": ({"diff": diff}, diff.float()),
+        "dora-rows": (
+            lora | {"dora_scale": torch.ones(o, 1, 1, 1)},
+            v / v.flatten(1).norm(dim=1).view(o, 1, 1, 1) - base,
+        ),
+        "dora-columns": (
+            lora | {"dora_scale": torch.ones(1, i, 1, 1)},
+            v / v.transpose(0, 1).flatten(1).norm(dim=1).view(1, i, 1, 1) - base,
+        ),
+    }
+    leaves, expected = cases[name]
+    torch.testing.assert_close(read(leaves).delta(base), expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(("started", "new"), [(0.0, True), (1.70e9, False), (1.75e9, True)])
 def test_glora_of_square_factors_is_told_by_its_date(started, new):
     a1, a2, b1, b2 = (torch.randn(4, 4) for _ in range(4))
