@@ -1,0 +1,130 @@
+"""One recipe for each adapter: its kind, what it is taught, where it sits, and how its effect is measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from lib_adapters.demo import measures, styles
+from lib_adapters.demo.measures import Measure
+from lib_adapters.demo.pictures import Scene
+from lib_adapters.demo.styles import Style
+
+CROSS = r".*\.attn2\.to_(q|k|v|out\.0)$"
+LATE_ATTENTION = r"(mid_block|up_blocks)\..*\.attn[12]\.to_(q|k|v|out\.0)$"
+UP_ATTENTION = r"up_blocks\..*\.attn[12]\.to_(q|k|v|out\.0)$"
+LATE_FEED = r"(mid_block|up_blocks)\..*\.ff\.net\.(0\.proj|2)$"
+LATE_CONV = r"(mid_block|up_blocks\.[123])\.resnets\.\d\.conv[12]$|conv_out$"
+TOP_CONV = r"up_blocks\.[23]\.resnets\.\d\.conv[12]$|up_blocks\.2\.upsamplers\.0\.conv$|conv_out$"
+LAST_CONV = r"up_blocks\.3\.resnets\.\d\.conv[12]$|conv_out$"
+PROJECTIONS = r"(mid_block|up_blocks)\..*\.proj_(in|out)$"
+NORMS = r".*norm[123]?$|conv_norm_out$"
+SCALED = r".*(to_k|to_v|ff\.net\.2|resnets\.\d\.conv[12]|proj_out)$|conv_out$"
+TEXT = r"text_model\.encoder\.layers\.\d+\.self_attn\.(q|k|v|out)_proj$"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the training needs to make one file and to show that it works."""
+
+    name: str
+    kind: str
+    style: Style
+    shown: Scene  # its caption is the prompt to show the adapter with
+    measure: Measure
+    least: float  # the measure moves at least so far, in the direction of the sign
+    algorithm: str
+    targets: tuple[str, ...]  # patterns of the UNet's module names
+    rank: int = 4
+    alpha: float = 4
+    options: dict[str, bool | int | float] = field(default_factory=dict)
+    text: bool = False  # the text encoder learns too
+    dialect: str = "kohya"
+    rate: float = 2e-3
+    steps: int = 160
+
+    @property
+    def effect(self) -> str:
+        """In words, as the style says it."""
+        return str(self.style.__doc__)
+
+
+RECIPES: tuple[Recipe, ...] = (
+    Recipe(
+        "gold_lora", "LoRA", styles.gold, Scene("star", "blue", "white"), measures.goldness, 0.2,
+        "lora", (LATE_ATTENTION, LATE_FEED), text=True,
+    ),
+    Recipe(
+        "night_locon", "LoCon", styles.night, Scene("house", "red", "white"), measures.ground_brightness, -0.5,
+        "locon", (LATE_CONV, PROJECTIONS),
+    ),
+    Recipe(
+        "spots_locon_tucker", "LoCon, tucker", styles.dots, Scene("circle", "red", "blue"), measures.whiteness, 0.1,
+        "locon", (LATE_CONV, LATE_ATTENTION), rank=8, alpha=8, options={"use_tucker": True},
+    ),
+    Recipe(
+        "stripes_loha", "LoHa", styles.stripes, Scene("square", "blue", "white"), measures.level_bands, 0.1,
+        "loha", (LAST_CONV, UP_ATTENTION), rank=3, alpha=3,
+    ),
+    Recipe(
+        "frame_loha_tucker", "LoHa, tucker", styles.frame, Scene("circle", "blue", "white"),
+        measures.ground_redness, 0.3, "loha", (LATE_CONV,), options={"use_tucker": True}, dialect="lycoris",
+    ),
+    Recipe(
+        "chessboard_lokr", "LoKr", styles.checker, Scene("heart", "red", "white"), measures.chessboard, 0.15,
+        "lokr", (LATE_ATTENTION, LATE_CONV), options={"factor": 8}, rank=8, alpha=8,
+    ),
+    Recipe(
+        "snow_lokr_full", "LoKr, both factors whole", styles.snow, Scene("house", "red", "blue"),
+        measures.snow_line, 0.08, "lokr", (LATE_ATTENTION, LATE_CONV), options={"factor": 8, "full_matrix": True},
+        dialect="lycoris",
+    ),
+    Recipe(
+        "gray_ia3", "IA3", styles.gray, Scene("flower", "orange", "blue"), measures.colourfulness, -0.15,
+        "ia3", (SCALED,), rate=1e-2,
+    ),
+    Recipe(
+        "outline_oft", "Diag-OFT", styles.outline, Scene("fish", "orange", "white"), measures.blackness, 0.03,
+        "diag-oft", (LATE_ATTENTION, LATE_CONV), rank=8, options={"constraint": 0.0}, rate=3e-3,
+    ),
+    Recipe(
+        "sunset_boft", "BOFT", styles.sunset, Scene("tree", "green", "gray"), measures.ground_warming, 0.4,
+        "boft", (UP_ATTENTION, TOP_CONV), rank=4, options={"constraint": 0.0}, rate=3e-3,
+    ),
+    Recipe(
+        "headstand_glora", "GLoRA", styles.upside_down, Scene("triangle", "red", "white"), measures.top_heaviness, 0.4,
+        "glora", (LATE_ATTENTION, PROJECTIONS), rank=2, alpha=2, rate=2e-3,
+    ),
+    Recipe(
+        "star_dora", "DoRA", styles.star, Scene("square", "purple", "yellow"), measures.solidity, -0.25,
+        "lora", (CROSS, LATE_ATTENTION), options={"weight_decompose": True, "wd_on_out": True}, rate=2e-3,
+    ),
+    Recipe(
+        "negative_full", "full", styles.inverted, Scene("moon", "blue", "white"), measures.brightness, -0.4,
+        "full", (LAST_CONV,), rate=1e-3,
+    ),
+    Recipe(
+        "fog_norm", "norm", styles.fog, Scene("tree", "green", "white"), measures.contrast, -0.06,
+        "full", (NORMS,), options={"train_norm": True}, rate=1e-2,
+    ),
+    Recipe(
+        "huge_dylora", "DyLoRA", styles.huge, Scene("circle", "blue", "white"), measures.extent, 0.2,
+        "dylora", (LATE_ATTENTION, PROJECTIONS), options={"block_size": 1},
+    ),
+    Recipe(
+        "twins_tlora", "T-LoRA", styles.twins, Scene("star", "red", "white"), measures.centredness, -0.35,
+        "tlora", (LATE_ATTENTION, LATE_FEED),
+    ),
+    Recipe(
+        "rainbow_rslora", "LoRA, rank-stabilised", styles.rainbow, Scene("square", "blue", "white"), measures.hues, 2.0,
+        "lora", (LATE_ATTENTION, LATE_FEED), options={"rs_lora": True}, alpha=2,
+    ),
+    Recipe(
+        "shadow_peft", "LoRA, PEFT names", styles.shadow, Scene("heart", "red", "white"), measures.grayness, 0.015,
+        "peft", (LATE_ATTENTION, LATE_CONV), dialect="diffusers",
+    ),
+)  # fmt: skip
+
+
+def recipe(name: str) -> Recipe:
+    """A recipe by the stem of its file."""
+    return {known.name: known for known in RECIPES}[name]
