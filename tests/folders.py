@@ -1,4 +1,4 @@
-"""Model folders as diffusers saves them: real pipelines of every family, at a fraction of the width, with random weights."""
+"""Model folders as diffusers saves them: real pipelines of every family, small, with random weights."""
 
 from __future__ import annotations
 
