@@ -109,8 +109,9 @@ def test_a_failing_tool_fails_the_command(install, calls, monkeypatch, capsys):
     assert capsys.readouterr().err == "Failed: mypy\n"
 
 
-@pytest.mark.parametrize(("pins", "version"), [((), (3, 9)), ((), (3, 13)), (("--pins", "host"), (3, 12))])
-def test_a_python_that_cannot_work_is_refused_in_one_sentence(install, calls, monkeypatch, capsys, pins, version):
+@pytest.mark.parametrize("case", [((), (3, 9)), ((), (3, 13)), (("--pins", "host"), (3, 12))])
+def test_a_python_that_cannot_work_is_refused_in_one_sentence(install, calls, monkeypatch, capsys, case):
+    pins, version = case
     monkeypatch.setattr(install.sys, "version_info", (*version, 0, "final", 0))
     assert install.main(["test", *pins]) == 2
     assert "This needs Python 3.1" in capsys.readouterr().err
