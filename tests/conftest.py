@@ -8,7 +8,6 @@ import pytest
 import torch
 from folders import model_folder
 
-
 torch.set_num_threads(1)  # the models are tiny: threads that wait for each other cost more than they give
 
 
