@@ -10,6 +10,7 @@ import torch
 from lib_adapters.algorithms import choose
 from lib_adapters.algorithms.base import Facts
 from lib_adapters.errors import ShapeMismatch
+from lib_adapters.files.metadata import read_facts
 
 UP, DOWN, WIDE = torch.randn(6, 4), torch.randn(4, 8), torch.randn(4, 8, 3, 3)
 LORA = {"lora_up.weight": UP, "lora_down.weight": DOWN, "alpha": torch.tensor(2.0)}
@@ -38,6 +39,12 @@ def test_a_cut_rank_has_the_scale_it_was_trained_with(facts, full, cut):
     torch.testing.assert_close(adapter.delta(base), UP @ DOWN * full)
     torch.testing.assert_close(adapter.truncated(2).delta(base), UP[:, :2] @ DOWN[:2] * cut)
     assert adapter.truncated(2).rank == 2
+
+
+def test_kohyas_dylora_is_told_by_its_module_and_keeps_its_alpha():
+    facts = read_facts({"ss_network_module": "networks.dylora", "ss_network_args": '{"unit": "2"}'}, (), {})
+    assert read(LORA, facts).scale == 0.5
+    assert read(LORA, facts).truncated(1).scale == 1.0
 
 
 def test_a_cut_core_is_cut_on_both_axes():
