@@ -150,7 +150,7 @@ class Session:
 
     def _device(self) -> torch.device:
         """Where the factors are wanted: on the UNet's device; a text encoder elsewhere gets its own copy."""
-        parameters = (parameter for root in self._roots() for parameter in root.parameters())
+        parameters = (p for root in self._roots() for p in root.parameters() if not p.is_meta)
         return next(parameters, torch.empty(0)).device
 
     def _model_died(self, _: weakref.ref[nn.Module]) -> None:
@@ -171,4 +171,5 @@ def _refuse(request: Request, found: Fit, table: Table) -> None:
             "nothing of it was applied. Use a file made for this model."
         )
     if not found.layers:
-        raise AdapterError(f"{adapter.name}: no layer of this model fits the file, so nothing of it was applied.")
+        why = f" ({found.unmatched[0][1]})" if found.unmatched else ""
+        raise AdapterError(f"{adapter.name}: no layer of this model fits the file{why}, so nothing of it was applied.")

@@ -88,11 +88,24 @@ def _place(stem: Stem, algorithm: Algorithm, table: Table) -> tuple[Layer | None
         return None, _no_such_layer(stem, table)
     reason = ""
     for layer in candidates:
+        if untouchable := _untouchable(layer):
+            reason = reason or untouchable
+            continue
         try:
             return _fitted(layer, algorithm), ""
         except ShapeMismatch as error:
             reason = reason or f"{layer.path}: {error}"
     return None, reason
+
+
+def _untouchable(layer: Layer) -> str:
+    """Why nothing may be added to this weight; "" where it may."""
+    weight = layer.weight.parameter()
+    if weight is None or (weight.is_floating_point() and not weight.is_meta):
+        return ""
+    if weight.is_meta:
+        return "its weight is not loaded, it is on torch's meta device"
+    return f"its weight is stored as {weight.dtype}, and only floating-point weights can be changed"
 
 
 def _no_such_layer(stem: Stem, table: Table) -> str:
