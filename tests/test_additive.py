@@ -63,6 +63,20 @@ def test_biases_of_both_factors_are_scaled():
     assert read(LORA).bias_delta(torch.zeros(6)) is None
 
 
+def test_a_bias_difference_beside_a_pair_is_added_as_it_is():
+    difference = torch.randn(6)
+    adapter = read(LORA | {"diff_b": difference})
+    assert adapter.label == "LoRA"
+    torch.testing.assert_close(adapter.bias_delta(torch.zeros(6)), difference)
+    torch.testing.assert_close(adapter.delta(torch.zeros(6, 8)), UP @ DOWN * 0.5)
+
+
+def test_a_factor_of_one_number_moves_with_the_others():
+    factors = {"lokr_w1": torch.ones(1, 1), "lokr_w2": torch.randn(6, 8)}
+    moved = read(factors).on(torch.device("meta"))
+    assert {value.device.type for value in vars(moved).values() if isinstance(value, torch.Tensor)} == {"meta"}
+
+
 @pytest.mark.parametrize(
     ("started", "bypass", "scaled"),
     [(0.0, False, True), (1.69e9, False, True), (1.73e9, False, False), (1.73e9, True, True)],

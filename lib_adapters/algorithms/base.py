@@ -80,6 +80,12 @@ class Algorithm(ABC):
         """out += ΔW at `strength`, in place. `out` is float32 and may be any view; `base` stays as it is."""
         out.add_(self.delta_at(base, strength))
 
+    def onto(self, base: Tensor, strength: float) -> Tensor:
+        """base + ΔW at `strength` as a new tensor; in one pass where that is possible."""
+        out = base.clone()
+        self.add(out, base, strength)
+        return out
+
     def low_rank(self, base: Tensor) -> LowRank | None:
         """The same ΔW as a pair of thin factors, where there is one: stacks then become one product."""
         return None
@@ -116,7 +122,7 @@ class Algorithm(ABC):
 def _on(part: Tensor | Algorithm, device: torch.device) -> Tensor | Algorithm:
     if isinstance(part, Algorithm):
         return part.on(device)
-    return part if part.device == device or part.numel() == 1 else part.to(device)
+    return part if part.device == device or part.ndim == 0 else part.to(device)
 
 
 def mismatch(what: Shape, weight: Shape) -> ShapeMismatch:
