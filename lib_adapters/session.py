@@ -20,7 +20,7 @@ from lib_adapters.patching.guard import Guards
 from lib_adapters.patching.live import Live
 from lib_adapters.patching.merge import exact
 from lib_adapters.patching.merged import Merged
-from lib_adapters.patching.plan import Fit, assemble, fit
+from lib_adapters.patching.plan import Fit, Targets, assemble, fit
 from lib_adapters.patching.report import AdapterReport, Report
 from lib_adapters.patching.request import Request
 from lib_adapters.patching.targets import Table
@@ -90,13 +90,7 @@ class Session:
     def _apply(self, requests: list[Request]) -> Report:
         started = time.perf_counter()
         self._settled = False
-        table = self._table()
-        reports, fits = [], []
-        for request in requests:
-            report, found = self._fit(request, table)
-            reports.append(report)
-            fits += [found] if found else []
-        targets = assemble(fits)
+        reports, targets = self._plan(requests)
         with exact():
             self._merged.apply(targets if self._mode == "merged" else {})
             self._live.apply(targets if self._mode == "live" else {})
@@ -105,6 +99,13 @@ class Session:
         self._settled = True
         self._report = Report(reports, self._mode, time.perf_counter() - started)
         return self._report
+
+    def _plan(self, requests: list[Request]) -> tuple[list[AdapterReport], Targets]:
+        if not requests:
+            return [], {}
+        table = self._table()
+        pairs = [self._fit(request, table) for request in requests]
+        return [report for report, _ in pairs], assemble([found for _, found in pairs if found])
 
     def _fit(self, request: Request, table: Table) -> tuple[AdapterReport, Fit | None]:
         started = time.perf_counter()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from lib_adapters.patching.checksum import Witness, same_values, samples
-from lib_adapters.patching.memory import is_short, to_host
+from lib_adapters.patching.memory import is_short, let_go, to_host
 from lib_adapters.patching.merge import merged_bias, merged_weight
 from lib_adapters.patching.plan import PatchKey, Target
 from lib_adapters.patching.pointer import held, point, zero_bias
@@ -137,12 +137,14 @@ class Merged:
                 if (module := step.slot.module()) is not None:
                     point(module, step.slot.name, step.tensor)
                 done.append(step)
+            replaced = [before for slot, before in journal if slot.key in self._records and before is not None]
             self._records = self._after(done)
         except BaseException:
             for slot, before in reversed(journal):
                 if (module := slot.module()) is not None:
                     point(module, slot.name, before)
             raise
+        let_go(replaced)
 
     def _before(self, step: Step) -> Tensor | None:
         """What rolling back gives the parameter; off the GPU where `step` took the pristine tensor off it."""

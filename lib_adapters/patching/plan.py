@@ -42,6 +42,9 @@ class Target:
         return tuple(patch.key for patch in self.patches)
 
 
+Targets = dict[tuple[int, str], Target]
+
+
 @dataclass
 class Fit:
     """How one request met the model."""
@@ -73,8 +76,8 @@ def fit(request: Request, loaded: Loaded, table: Table) -> Fit:
     return result
 
 
-def assemble(fits: Sequence[Fit]) -> dict[tuple[int, str], Target]:
-    targets: dict[tuple[int, str], Target] = {}
+def assemble(fits: Sequence[Fit]) -> Targets:
+    targets: Targets = {}
     for slot, patch in (pair for one in fits for pair in one.patches):
         targets.setdefault(slot.key, Target(slot)).patches.append(patch)
     for target in targets.values():
