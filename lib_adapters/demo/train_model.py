@@ -1,6 +1,6 @@
 """Trains the embedded model from nothing and writes it as a diffusers folder.
 
-    python -m lib_adapters.demo.train_model --out lib_adapters/demo/model
+python -m lib_adapters.demo.train_model --out lib_adapters/demo/model
 """
 
 from __future__ import annotations

@@ -1,0 +1,4 @@
+"""AUTOMATIC1111's web UI as a host. Only here are its `modules.*` known; they are imported when they are needed.
+
+Reading order: host, settings, names, model, builtin, lifecycle, wanted, runtime, networks, infotext, api, register.
+"""
