@@ -27,7 +27,12 @@ TORCH = "2.13.0"
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 NEEDED = {"torch": (2, 1), "safetensors": (0, 4, 2)}
 PYTHONS = {"demo": (10, 12), "test": (10, 12), "current": (11, 12), "host": (10, 11)}  # minor versions, first and last
-FILES = {"demo": ["demo"], "test": ["test", "test-no-deps"], "current": ["current"], "host": ["host"]}
+FILES = {
+    "demo": ["demo"],
+    "test": ["test", "models-no-deps", "trainers-no-deps"],
+    "current": ["current", "models-no-deps"],
+    "host": ["host", "models-no-deps"],
+}
 
 
 class Refused(Exception):

@@ -43,6 +43,7 @@ def machine(setting: Setting) -> dict[str, str | int]:
         "family": setting.family,
         "rank": setting.rank,
         "one_layer_in": setting.every,
+        "clock": "processor" if setting.processor_time else "wall",
         "dtype": str(setting.dtype).removeprefix("torch."),
         "device": torch.cuda.get_device_name() if gpu else f"{os.cpu_count()} CPU cores",
         "torch": torch.__version__,

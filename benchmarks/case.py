@@ -25,6 +25,7 @@ class Setting:
     device: torch.device
     dtype: torch.dtype
     every: int  # of the touched layers, one in so many
+    processor_time: bool  # instead of wall-clock time: for a machine that is busy with other things
 
 
 @dataclass(frozen=True)

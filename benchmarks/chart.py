@@ -17,9 +17,9 @@ def draw(rows: Sequence[Row], title: str) -> str:
     bars = list(_bars(rows, who))
     height = 70 + (max((y for y, _ in bars), default=0) + BAR)
     body = "\n".join([*_legend(who, title), *(bar for _, bar in bars), *_grid(height)])
-    style = 'font-family="sans-serif" font-size="11"'
-    size = f'width="{LEFT + WIDTH + 90}" height="{height}"'
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>\n<rect width="100%" height="100%" fill="white"/>\n{body}\n</svg>\n'
+    size = f'width="{LEFT + WIDTH + 90}" height="{height}" font-family="sans-serif" font-size="11"'
+    paper = '<rect width="100%" height="100%" fill="white"/>'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>\n{paper}\n{body}\n</svg>\n'
 
 
 def _bars(rows: Sequence[Row], who: Sequence[str]) -> Iterator[tuple[int, str]]:
@@ -44,7 +44,8 @@ def _legend(who: Sequence[str], title: str) -> Iterator[str]:
     yield f'<text x="10" y="20" font-size="14">{escape(title)}</text>'
     for n, name in enumerate(who):
         x, colour = 10 + n * 125, COLOURS[n % len(COLOURS)]
-        yield f'<rect x="{x}" y="34" width="10" height="10" fill="{colour}"/><text x="{x + 14}" y="43">{escape(name)}</text>'
+        yield f'<rect x="{x}" y="34" width="10" height="10" fill="{colour}"/>'
+        yield f'<text x="{x + 14}" y="43">{escape(name)}</text>'
 
 
 def _grid(height: int) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Every layer of the UNets at full width: diffusers path -> shape of its weight ([o, i], [o, i, 3, 3] or [d] for norms)."""
+"""Every layer of the UNets at full width: diffusers path -> shape of its weight, [o, i, ...] or [d] for norms."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Tally:
 
 
 def run(case: Case, rounds: int) -> list[Tally]:
-    kinds = contenders(case)
+    kinds = [kind for kind in contenders(case) if _can(case, kind)]
     tallies = [Tally(kind.name) for kind in kinds]
     for number in range(rounds):
         order = [(n + number) % len(kinds) for n in range(len(kinds))]
@@ -46,6 +46,16 @@ def run(case: Case, rounds: int) -> list[Tally]:
             print(f"{case.name}: round {number + 1} of {rounds}, {kinds[n].name}", file=sys.stderr, flush=True)
             _cycle(case, kinds[n], tallies[n])
     return tallies
+
+
+def _can(case: Case, kind: type[Contender]) -> bool:
+    """Some peers can't load every file of the algorithms they know."""
+    try:
+        kind(case, case.twin() if kind.writes else case.model)
+    except RuntimeError as error:
+        print(f"{case.name}: {kind.name} can't load the file: {error}", file=sys.stderr)
+        return False
+    return True
 
 
 def _cycle(case: Case, kind: type[Contender], tally: Tally) -> None:
@@ -68,10 +78,11 @@ def _cycle(case: Case, kind: type[Contender], tally: Tally) -> None:
 
 def _timed(operation: Operation, name: str, tally: Tally, case: Case) -> None:
     _wait(case)
-    started = time.perf_counter()
+    clock = time.process_time if case.setting.processor_time else time.perf_counter
+    started = clock()
     operation()
     _wait(case)
-    tally.seconds[name].append(time.perf_counter() - started)
+    tally.seconds[name].append(clock() - started)
 
 
 def _wait(case: Case) -> None:

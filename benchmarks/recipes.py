@@ -1,4 +1,4 @@
-"""Adapter files with random factors, as the trainers shape them, and each one's ΔW written out in full, the plain way."""
+"""Adapter files with random factors, shaped as the trainers do, and each one's ΔW written out the plain way."""
 
 from __future__ import annotations
 
@@ -83,7 +83,8 @@ def _dora_delta(weight: Tensor, leaves: Leaves) -> Tensor:
     moved = weight + _lora_delta(weight, leaves)
     axis = 0 if leaves["dora_scale"].shape[0] > 1 else 1
     others = [n for n in range(weight.ndim) if n != axis]
-    return moved * (leaves["dora_scale"] / moved.norm(dim=others, keepdim=True)) - weight
+    norm = torch.linalg.vector_norm(moved, dim=others, keepdim=True)
+    return moved * (leaves["dora_scale"] / norm) - weight
 
 
 def _oft(shape: Shape, rank: int) -> Leaves:

@@ -65,16 +65,8 @@ def _difference(mine: Mapping[str, Tensor], pristine: Mapping[str, Tensor], plai
 
 def table(found: Iterable[Row]) -> str:
     """Markdown: times the clone; the clone itself in seconds."""
-    head = [
-        "algorithm",
-        "who",
-        *(f"{name} ×" for name in OPERATIONS),
-        "apply s",
-        "kept ×",
-        "peak ×",
-        "exact",
-        "differs",
-    ]
+    times = [f"{name} ×" for name in OPERATIONS]
+    head = ["algorithm", "who", *times, "apply s", "kept ×", "peak ×", "exact", "differs"]
     lines = [_line(head), _line("---" for _ in head)]
     return "\n".join(lines + [_line(_cells(row)) for row in found])
 

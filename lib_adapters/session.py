@@ -20,7 +20,7 @@ from lib_adapters.patching.guard import Guards
 from lib_adapters.patching.live import Live
 from lib_adapters.patching.merge import exact
 from lib_adapters.patching.merged import BaseOf, Merged
-from lib_adapters.patching.plan import Fit, assemble, fit
+from lib_adapters.patching.plan import Fit, Targets, assemble, fit
 from lib_adapters.patching.report import AdapterReport, Report
 from lib_adapters.patching.request import Request
 from lib_adapters.patching.targets import Table
@@ -94,13 +94,7 @@ class Session:
     def _apply(self, requests: list[Request]) -> Report:
         started = time.perf_counter()
         self._settled = False
-        table = self._table()
-        reports, fits = [], []
-        for request in requests:
-            report, found = self._fit(request, table)
-            reports.append(report)
-            fits += [found] if found else []
-        targets = assemble(fits)
+        reports, targets = self._plan(requests)
         with exact():
             self._merged.apply(targets if self._mode == "merged" else {})
             self._live.apply(targets if self._mode == "live" else {})
@@ -109,6 +103,13 @@ class Session:
         self._settled = True
         self._report = Report(reports, self._mode, time.perf_counter() - started)
         return self._report
+
+    def _plan(self, requests: list[Request]) -> tuple[list[AdapterReport], Targets]:
+        if not requests:
+            return [], {}
+        table = self._table()
+        pairs = [self._fit(request, table) for request in requests]
+        return [report for report, _ in pairs], assemble([found for _, found in pairs if found])
 
     def _fit(self, request: Request, table: Table) -> tuple[AdapterReport, Fit | None]:
         started = time.perf_counter()
@@ -160,7 +161,7 @@ class Session:
 
     def _device(self) -> torch.device:
         """Where the factors are wanted: on the UNet's device; a text encoder elsewhere gets its own copy."""
-        parameters = (parameter for root in self._roots() for parameter in root.parameters())
+        parameters = (p for root in self._roots() for p in root.parameters() if not p.is_meta)
         return next(parameters, torch.empty(0)).device
 
     def _model_died(self, _: weakref.ref[nn.Module]) -> None:
@@ -181,4 +182,5 @@ def _refuse(request: Request, found: Fit, table: Table) -> None:
             "nothing of it was applied. Use a file made for this model."
         )
     if not found.layers:
-        raise AdapterError(f"{adapter.name}: no layer of this model fits the file, so nothing of it was applied.")
+        why = f" ({found.unmatched[0][1]})" if found.unmatched else ""
+        raise AdapterError(f"{adapter.name}: no layer of this model fits the file{why}, so nothing of it was applied.")

@@ -10,6 +10,7 @@ import torch
 from lib_adapters.algorithms import choose
 from lib_adapters.algorithms.base import Facts
 from lib_adapters.errors import ShapeMismatch
+from lib_adapters.files.metadata import read_facts
 
 UP, DOWN, WIDE = torch.randn(6, 4), torch.randn(4, 8), torch.randn(4, 8, 3, 3)
 LORA = {"lora_up.weight": UP, "lora_down.weight": DOWN, "alpha": torch.tensor(2.0)}
@@ -40,6 +41,12 @@ def test_a_cut_rank_has_the_scale_it_was_trained_with(facts, full, cut):
     assert adapter.truncated(2).rank == 2
 
 
+def test_kohyas_dylora_is_told_by_its_module_and_keeps_its_alpha():
+    facts = read_facts({"ss_network_module": "networks.dylora", "ss_network_args": '{"unit": "2"}'}, (), {})
+    assert read(LORA, facts).scale == 0.5
+    assert read(LORA, facts).truncated(1).scale == 1.0
+
+
 def test_a_cut_core_is_cut_on_both_axes():
     leaves = {"lora_up.weight": UP, "lora_down.weight": DOWN, "lora_mid.weight": CORE}
     cut = read(leaves).truncated(2).delta(torch.zeros(6, 8, 3, 3))
@@ -54,6 +61,20 @@ def test_biases_of_both_factors_are_scaled():
     torch.testing.assert_close(adapter.truncated(1).bias_delta(torch.zeros(6)), 0.5 * (up + UP[:, 0] * down[0]))
     assert not read(LORA).has_bias
     assert read(LORA).bias_delta(torch.zeros(6)) is None
+
+
+def test_a_bias_difference_beside_a_pair_is_added_as_it_is():
+    difference = torch.randn(6)
+    adapter = read(LORA | {"diff_b": difference})
+    assert adapter.label == "LoRA"
+    torch.testing.assert_close(adapter.bias_delta(torch.zeros(6)), difference)
+    torch.testing.assert_close(adapter.delta(torch.zeros(6, 8)), UP @ DOWN * 0.5)
+
+
+def test_a_factor_of_one_number_moves_with_the_others():
+    factors = {"lokr_w1": torch.ones(1, 1), "lokr_w2": torch.randn(6, 8)}
+    moved = read(factors).on(torch.device("meta"))
+    assert {value.device.type for value in vars(moved).values() if isinstance(value, torch.Tensor)} == {"meta"}
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,24 @@ def test_compare_is_a_sheet_with_a_column_for_each(run, place, tmp_path):
     assert len(set(columns)) == 4
 
 
+def test_compare_without_a_prompt_shows_each_bundled_adapter_in_pairs(run, place, tmp_path, monkeypatch):
+    bundled = tmp_path / "bundled"
+    shutil.copytree(place / "Lora", bundled)
+    entries = {name: {"kind": name, "effect": "none", "prompt": "a cat"} for name in ("IA3", "LoKr", "LoRA", "OFT")}
+    (bundled / "README.json").write_text(json.dumps(entries))
+    for module in ("compare", "options"):
+        monkeypatch.setattr(f"lib_adapters.app.{module}.ADAPTERS", bundled)
+    model = place.parent / "away"  # no folder of adapters beside it
+    (model / "x").mkdir(parents=True, exist_ok=True)
+    shutil.copytree(place / "model", model / "x" / "model", dirs_exist_ok=True)
+    code, _, err = run("generate", "--compare", "--model", model / "x" / "model", *QUICK, "--out", "sheet.png")
+    assert (code, "no adapter" in err) == (0, False)
+    sheet = Image.open(tmp_path / "sheet.png").convert("RGB")
+    assert sheet.width > 6 * 192  # three pairs in the first row, one in the second
+    plain, tagged = (sheet.crop((10 + n * 202, 37, 202 + n * 202, 229)).tobytes() for n in (2, 3))
+    assert plain != tagged
+
+
 def test_inspect(run, place):
     code, out, _ = run("inspect", place / "Lora" / "LoRA.safetensors")
     assert code == 0

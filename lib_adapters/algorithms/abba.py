@@ -12,7 +12,7 @@ from typing import ClassVar
 from torch import Tensor
 from typing_extensions import Self
 
-from lib_adapters.algorithms.base import Facts, Leaves, Shape, Shapes, mismatch, number
+from lib_adapters.algorithms.base import Facts, Leaves, Shape, Shapes, computable, mismatch, number
 from lib_adapters.algorithms.factored import Factored, check_pair, fits_columns
 from lib_adapters.ops.hadamard import Hadamard
 from lib_adapters.ops.product import Product
@@ -59,5 +59,5 @@ class Abba(Factored):
 
 def _scale(leaves: Leaves, ranks: int, facts: Facts) -> float:
     if facts.overrides and "scale" in facts.overrides:
-        return facts.overrides["scale"]
-    return number(leaves["alpha"]) ** 2 / math.sqrt(ranks) if "alpha" in leaves else 1.0
+        return computable(facts.overrides["scale"])
+    return computable(number(leaves["alpha"]) ** 2 / math.sqrt(ranks)) if "alpha" in leaves else 1.0

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lib_adapters.errors import ShapeMismatch
+from lib_adapters.errors import BrokenFile, ShapeMismatch
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]  # leaf -> shape, as the header tells
@@ -80,6 +80,12 @@ class Algorithm(ABC):
         """out += ΔW at `strength`, in place. `out` is float32 and may be any view; `base` stays as it is."""
         out.add_(self.delta_at(base, strength))
 
+    def onto(self, base: Tensor, strength: float) -> Tensor:
+        """base + ΔW at `strength` as a new tensor; in one pass where that is possible."""
+        out = base.clone()
+        self.add(out, base, strength)
+        return out
+
     def low_rank(self, base: Tensor) -> LowRank | None:
         """The same ΔW as a pair of thin factors, where there is one: stacks then become one product."""
         return None
@@ -116,7 +122,7 @@ class Algorithm(ABC):
 def _on(part: Tensor | Algorithm, device: torch.device) -> Tensor | Algorithm:
     if isinstance(part, Algorithm):
         return part.on(device)
-    return part if part.device == device or part.numel() == 1 else part.to(device)
+    return part if part.device == device or part.ndim == 0 else part.to(device)
 
 
 def mismatch(what: Shape, weight: Shape) -> ShapeMismatch:
@@ -132,19 +138,27 @@ def _without_unit_kernel(shape: Shape) -> Shape:
     return shape[:2] if len(shape) > 2 and all(k == 1 for k in shape[2:]) else shape
 
 
+LARGEST = 1e9  # of a scale or a strength; GLoRA squares the one and multiplies by the other
 RS_NOMINAL = (1712275200.0, 1720483200.0)  # 2024-04-05 .. 2024-07-09: LyCORIS stored the nominal alpha for rs-LoRA
 
 
 def scale_of(leaves: Leaves, rank: int, facts: Facts) -> float:
     """alpha / rank; 1 where the file has no alpha. A `scale` leaf is the whole factor."""
     if facts.overrides and "scale" in facts.overrides:
-        return facts.overrides["scale"]
+        return computable(facts.overrides["scale"])
     if "scale" in leaves:
-        return number(leaves["scale"])
+        return computable(number(leaves["scale"]))
     alpha = number(leaves["alpha"]) if "alpha" in leaves else float(rank)
     if not math.isfinite(alpha) or rank == 0:
         return 1.0
-    return alpha / rank * (math.sqrt(rank) if rs_uncorrected(facts) else 1.0)
+    return computable(alpha / rank * (math.sqrt(rank) if rs_uncorrected(facts) else 1.0))
+
+
+def computable(scale: float) -> float:
+    """float32 overflows soon behind this; torch then raises in the middle of a sum."""
+    if not abs(scale) <= LARGEST:
+        raise BrokenFile(f"a scale of {scale:g} is beyond anything that was trained: its alpha is damaged")
+    return scale
 
 
 def rs_uncorrected(facts: Facts) -> bool:

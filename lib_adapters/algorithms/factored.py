@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lib_adapters.algorithms.base import Algorithm, Facts, Leaves, Shape, number, scale_of
+from lib_adapters.algorithms.base import Algorithm, Facts, Leaves, Shape, computable, number, scale_of
 from lib_adapters.errors import ShapeMismatch
 from lib_adapters.ops.product import Product
 
@@ -32,7 +32,7 @@ class Factored(Algorithm):
 def factor(leaves: Leaves, rank: int, facts: Facts) -> float:
     """The whole factor before ΔW; a `scalar` that was not folded in on saving multiplies it."""
     scalar = number(leaves["scalar"]) if "scalar" in leaves else 1.0
-    return scale_of(leaves, rank, facts) * scalar
+    return computable(scale_of(leaves, rank, facts) * scalar)
 
 
 def check_pair(up: Tensor, down: Tensor, what: str) -> None:

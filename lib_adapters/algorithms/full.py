@@ -24,7 +24,7 @@ class Full(Algorithm):
 
     @classmethod
     def claims(cls, shapes: Shapes) -> bool:
-        return "diff" in shapes or "diff_b" in shapes
+        return "diff" in shapes or ("diff_b" in shapes and "lora_up.weight" not in shapes)
 
     @classmethod
     def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:

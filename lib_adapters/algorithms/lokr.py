@@ -16,7 +16,6 @@ from lib_adapters.algorithms.base import Facts, Leaves, Shape, Shapes, mismatch
 from lib_adapters.algorithms.factored import Factored, check_pair, factor, fits_columns
 from lib_adapters.errors import ShapeMismatch
 from lib_adapters.ops.kronecker import Kron
-from lib_adapters.ops.product import Product
 from lib_adapters.ops.tucker import fold
 
 BYPASS_FROM_3 = 1716595200.0  # 2024-05-25, LyCORIS 3.0.0: bypass mode forgets the scale of every layer,
@@ -67,9 +66,12 @@ class Lokr(Factored):
         kernel = down.shape[2:] if self.core is None else self.core.shape[2:]
         return (c * down.shape[1], *kernel)
 
-    def product(self, shape: Shape) -> Product:
+    def product(self, shape: Shape) -> Kron:
         w1 = self.w1 if self.w1_down is None else self.w1.float() @ self.w1_down.float()
         return Kron(w1, self._w2(), self._scale(shape))
+
+    def onto(self, base: Tensor, strength: float) -> Tensor:
+        return self.product(tuple(base.shape)).onto(base, strength)
 
     def _w2(self) -> Tensor:
         """[b, d*kernel]"""

@@ -37,10 +37,11 @@ class Lora(Factored):
     matrix: Shape = ()  # what the places lie in
     up_bias: Tensor | None = None  # [o]
     down_bias: Tensor | None = None  # [r]
+    diff_bias: Tensor | None = None  # [o], `diff_b` beside the pair: added as it is
 
     @classmethod
     def claims(cls, shapes: Shapes) -> bool:
-        return shapes.keys() >= LEAVES and "dora_scale" not in shapes
+        return shapes.keys() >= LEAVES and not shapes.keys() & {"dora_scale", "diff"}
 
     @classmethod
     def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
@@ -50,7 +51,7 @@ class Lora(Factored):
         scale = factor(leaves, len(down), facts)
         if "scale" not in leaves and not (facts.overrides and "scale" in facts.overrides):
             scale *= facts.block_size if dylora == "lycoris" else _parts(up, facts)
-        biases = leaves.get("lora_up.bias"), leaves.get("lora_down.bias")
+        biases = leaves.get("lora_up.bias"), leaves.get("lora_down.bias"), leaves.get("diff_b")
         return cls(up, down, mid, scale, dylora, leaves.get("bias"), *_sparse(leaves), *biases)
 
     def check(self, shape: Shape) -> None:
@@ -101,7 +102,7 @@ class Lora(Factored):
 
     @property
     def has_bias(self) -> bool:
-        return self.up_bias is not None or self.down_bias is not None
+        return any(bias is not None for bias in (self.up_bias, self.down_bias, self.diff_bias))
 
     def bias_delta(self, bias: Tensor) -> Tensor | None:
         """The trainer's up(down(x)) has these biases inside, so both are scaled."""
@@ -112,7 +113,8 @@ class Lora(Factored):
             total += self.up_bias.float()
         if self.down_bias is not None:
             total += self.up.flatten(1).float() @ self.down_bias.float()
-        return total * self.scale
+        total *= self.scale
+        return total if self.diff_bias is None else total + self.diff_bias.float()
 
 
 def _check(up: Tensor, down: Tensor, mid: Tensor | None) -> None:

@@ -23,7 +23,7 @@ def read_facts(metadata: Mapping[str, str], keys: Iterable[str], overrides: Mapp
     module = metadata.get("ss_network_module", "")
     return Facts(
         producer=_producer(metadata, module, marks),
-        algo=str(arguments.get("algo", "")).lower(),
+        algo="dylora" if module == "networks.dylora" else str(arguments.get("algo", "")).lower(),
         started=started,
         block_size=_block_size(_number(arguments.get("block_size")), started),
         rs_lora=_true(arguments.get("rs_lora")),

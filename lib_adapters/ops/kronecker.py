@@ -20,11 +20,20 @@ class Kron:
         self.w1, self.w2, self.scale = w1.float(), w2.float(), scale
 
     def add(self, out: Tensor, strength: float) -> None:
+        self._sum(out, out, strength)
+
+    def onto(self, base: Tensor, strength: float) -> Tensor:
+        """base + strength · ΔW, one read and one write."""
+        out = torch.empty_like(base)
+        self._sum(base, out, strength)
+        return out
+
+    def _sum(self, base: Tensor, out: Tensor, strength: float) -> None:
         (a, c), kernel = self.w1.shape, out.shape[2:]
-        w2 = self.w2.view(len(self.w2), out.shape[1] // c, *kernel)
         w1 = self.w1.view(a, 1, c, 1, *(1 for _ in kernel))
-        view = split(split(out, 1, c), 0, a)
-        view.addcmul_(w1, w2.unsqueeze(1).unsqueeze(0), value=self.scale * strength)
+        w2 = self.w2.view(1, len(self.w2), 1, out.shape[1] // c, *kernel)
+        before, after = (split(split(tensor, 1, c), 0, a) for tensor in (base, out))
+        torch.addcmul(before, w1, w2, value=self.scale * strength, out=after)
 
     def rows(self, start: int, stop: int) -> KronRows:
         row = torch.arange(start, stop, device=self.w1.device)

@@ -69,6 +69,11 @@ class _Seen:
     version: int  # of the parameter: a host that loads other weights while nothing is active bumps it
 
 
+def _version(parameter: nn.Parameter | None) -> int:
+    """A model made in inference mode counts no versions."""
+    return 0 if parameter is None or parameter.is_inference() else parameter._version
+
+
 class Witness:
     """Remembers what pristine weights were when they were first touched."""
 
@@ -78,7 +83,7 @@ class Witness:
     def see(self, slot: Slot, pristine: Tensor) -> None:
         known = self._seen.get(slot.key)
         parameter = slot.parameter()
-        version = 0 if parameter is None else parameter._version
+        version = _version(parameter)
         if known and known.module() is slot.module() and known.version == version and known.dtype == pristine.dtype:
             return
         self._seen[slot.key] = _Seen(slot.module, checksum(pristine), pristine.dtype, version)
@@ -93,7 +98,7 @@ class Witness:
     def _is_unchanged(self, key: tuple[int, str], seen: _Seen, kept: Tensor | None) -> bool:
         module = seen.module()
         parameter = None if module is None else module._parameters.get(key[1])
-        if parameter is None or (kept is None and (parameter._version != seen.version)):
+        if parameter is None or (kept is None and _version(parameter) != seen.version):
             return True  # freed, or replaced by its owner: nothing of ours to answer for
         tensor = parameter.data if kept is None else kept
         return tensor.dtype != seen.dtype or int(checksum(tensor)) == int(seen.checksum)

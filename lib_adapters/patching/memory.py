@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from lib_adapters.patching.targets import Slot
 
 RESERVE = 1.2  # of what is needed: sampling wants memory too
+LARGE = 1 << 26  # bytes
 
 
 def is_short(slots: Iterable[Slot]) -> bool:
@@ -34,3 +36,15 @@ def to_host(tensor: Tensor) -> Tensor:
         return tensor
     host = torch.empty_like(tensor, device="cpu", pin_memory=True)
     return host.copy_(tensor)
+
+
+def let_go(tensors: Sequence[Tensor]) -> None:
+    """Free what nobody needs any more. Handing gigabytes back takes the system long: nobody has to wait for it."""
+    if sum(tensor.nbytes for tensor in tensors if tensor.device.type == "cpu") >= LARGE:
+        threading.Thread(target=_empty, args=(tensors,)).start()
+
+
+def _empty(tensors: Sequence[Tensor]) -> None:
+    with torch.inference_mode():  # they may be inference tensors
+        for tensor in tensors:
+            tensor.set_()  # type: ignore[call-overload]  # unlike the end of a Python object, without the global lock

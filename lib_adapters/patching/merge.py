@@ -41,6 +41,9 @@ def merged_weight(pristine: Tensor, patches: Sequence[Patch]) -> Tensor:
         thin, thick = _split(view.of(base), group)
         out = _with_thin(base, out, view, thin)
         for patch in thick:
+            if out is None and view == View():
+                out = patch.algorithm.onto(base, patch.strength)
+                continue
             out = base.clone() if out is None else out
             patch.algorithm.add(view.of(out), view.of(base), patch.strength)
     return (base.clone() if out is None else out).to(pristine.dtype)

@@ -42,6 +42,9 @@ class Target:
         return tuple(patch.key for patch in self.patches)
 
 
+Targets = dict[tuple[int, str], Target]
+
+
 @dataclass
 class Fit:
     """How one request met the model."""
@@ -73,8 +76,8 @@ def fit(request: Request, loaded: Loaded, table: Table) -> Fit:
     return result
 
 
-def assemble(fits: Sequence[Fit]) -> dict[tuple[int, str], Target]:
-    targets: dict[tuple[int, str], Target] = {}
+def assemble(fits: Sequence[Fit]) -> Targets:
+    targets: Targets = {}
     for slot, patch in (pair for one in fits for pair in one.patches):
         targets.setdefault(slot.key, Target(slot)).patches.append(patch)
     for target in targets.values():
@@ -88,11 +91,24 @@ def _place(stem: Stem, algorithm: Algorithm, table: Table) -> tuple[Layer | None
         return None, _no_such_layer(stem, table)
     reason = ""
     for layer in candidates:
+        if untouchable := _untouchable(layer):
+            reason = reason or untouchable
+            continue
         try:
             return _fitted(layer, algorithm), ""
         except ShapeMismatch as error:
             reason = reason or f"{layer.path}: {error}"
     return None, reason
+
+
+def _untouchable(layer: Layer) -> str:
+    """Why nothing may be added to this weight; "" where it may."""
+    weight = layer.weight.parameter()
+    if weight is None or (weight.is_floating_point() and not weight.is_meta):
+        return ""
+    if weight.is_meta:
+        return "its weight is not loaded, it is on torch's meta device"
+    return f"its weight is stored as {weight.dtype}, and only floating-point weights can be changed"
 
 
 def _no_such_layer(stem: Stem, table: Table) -> str:

@@ -19,7 +19,7 @@ from lib_adapters.patching.structure import family_of
 
 UNET_ANCHOR = re.compile(r"(?:^|\.)((?:input|output|middle|down|up|mid|joint|transformer|double)_blocks?\.)")
 TEXT_ANCHOR = re.compile(r"(?:^|\.)((?:text_model\.)?encoder\.layers\.|transformer\.resblocks\.|encoder\.block\.)")
-
+WRAPPED = re.compile(r"\.(wrapped|base_layer)\b")  # a layer inside a host's or PEFT's own
 
 Weak = weakref.ref[nn.Module]
 
@@ -33,6 +33,7 @@ class Slot:
     path: str
     root: Weak  # the UNet or text encoder it is a part of
     caller: Weak  # whose forward reads the parameter: the owner, or the attention around it
+    twin: Slot | None = None  # the first module that owns the same parameter, where modules are tied
 
     @property
     def key(self) -> tuple[int, str]:
@@ -167,18 +168,21 @@ def _anchored(layers: Iterable[Layer], anchor: re.Pattern[str]) -> dict[str, Lay
     by_path = {layer.path: layer for layer in layers}
     prefixes = [path[: match.start(1)] for path in by_path if (match := anchor.search(path))]
     prefix = min(prefixes, key=len, default="")
-    return {path.removeprefix(prefix).replace(".wrapped", ""): layer for path, layer in by_path.items()}
+    return {WRAPPED.sub("", path.removeprefix(prefix)): layer for path, layer in by_path.items()}
 
 
 def _layers(root: nn.Module) -> Iterator[Layer]:
     modules, whole = dict(root.named_modules()), weakref.ref(root)
+    first: dict[int, Slot] = {}  # by the parameter's id
     for path, module in modules.items():
         parent = modules.get(path.rpartition(".")[0])
         # nn.MultiheadAttention never calls its out_proj, it reads its weight
         caller = weakref.ref(parent if isinstance(parent, nn.MultiheadAttention) else module)
         for name, parameter in module._parameters.items():
             if parameter is not None and not name.endswith("bias"):
-                yield _layer(path, module, name, whole, caller)
+                layer = _layer(path, module, name, whole, caller)
+                twin = first.setdefault(id(parameter), layer.weight)
+                yield layer if twin is layer.weight else replace(layer, weight=replace(layer.weight, twin=twin))
 
 
 def _layer(path: str, module: nn.Module, name: str, root: Weak, caller: Weak) -> Layer:
