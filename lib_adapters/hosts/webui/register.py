@@ -19,6 +19,8 @@ def start(package: ModuleType, folder: str) -> Runtime | None:
     if reason := rivals.stranger(package, folder):
         host.say(reason)
         return None
+    with contextlib.suppress(OSError):  # a read-only place has no files to find
+        settings.own_folder().mkdir(parents=True, exist_ok=True)
     runtime = Runtime()
     settings.declare(lambda: choices(runtime), runtime.names.rescan)
     _listen(runtime)

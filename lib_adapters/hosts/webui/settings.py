@@ -70,15 +70,21 @@ def cache_bytes() -> int:
 
 
 def folders() -> dict[str, list[Path]]:
-    """Where to look, for each kind of tag the folder first that carries its name. `models/LyCORIS` is made."""
-    models = Path(host.module("paths").models_path)
-    own = models / "LyCORIS"
-    own.mkdir(parents=True, exist_ok=True)
+    """Where to look, for each kind of tag the folder first that carries its name."""
+    models, own = _models(), own_folder()
     lyco = [own, *_flagged("lyco_dir"), *_flagged("lyco_dir_backcompat")]
     lora = _flagged("lora_dir") or [models / "Lora"]
     more = [Path(text.strip()).expanduser() for text in str(host.option("lycoris_folders", "")).split(";")]
     extra = [path for path in more if path != Path()]
     return {"lyco": [*lyco, *extra, *lora], "lora": [*lora, *lyco, *extra]}
+
+
+def own_folder() -> Path:
+    return _models() / "LyCORIS"
+
+
+def _models() -> Path:
+    return Path(host.module("paths").models_path)
 
 
 def _flagged(name: str) -> list[Path]:

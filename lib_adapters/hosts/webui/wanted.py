@@ -22,8 +22,7 @@ def data_of(p: Any, kind: str, params: Sequence[Any]) -> Data | None:
     order = names[::-1] if getattr(p, "is_hr_pass", False) else names
     candidates = [data for name in order if isinstance(data := getattr(p, name, None), dict)]
     for data in candidates:
-        held = data.get(kind, [])
-        if len(held) == len(params) and all(a is b for a, b in zip(held, params, strict=True)):
+        if _bare(data.get(kind, [])) == _bare(params):
             return data
     return None
 
@@ -31,6 +30,11 @@ def data_of(p: Any, kind: str, params: Sequence[Any]) -> Data | None:
 def written(kind: str, params: Sequence[Any]) -> Parsed:
     """The tags as they stood in the prompt, read by the one grammar."""
     return parse("".join(f"<{kind}:{':'.join(one.items)}>" for one in params if not is_mark(one)), (kind,))
+
+
+def _bare(params: Sequence[Any]) -> list[int]:
+    """The very objects, without the mark: the host hands over a copy of its list."""
+    return [id(one) for one in params if not is_mark(one)]
 
 
 def is_mark(params: Any) -> bool:
