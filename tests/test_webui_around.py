@@ -14,6 +14,8 @@ import torch
 from double import extra_networks
 from double.models import Holder
 from double.shelf import put
+from double.webui import Job
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lib_adapters.hosts.webui import rivals, settings
@@ -121,6 +123,53 @@ def test_the_second_pass_adds_its_hashes(webui):
     assert [part.split(":")[0] for part in job.extra_generation_params["Lyco hashes"].split(", ")] == ["ink", "blur"]
 
 
+def with_words(webui, **words):
+    put(webui)
+    path = webui.folder / "LyCORIS" / "ink.safetensors"
+    tensors = load_file(path)
+    save_file(tensors | {f"bundle_emb.{name}.{leaf}": torch.ones(2, 4) for name, leaf in words.items()}, path)
+
+
+def test_words_that_came_with_an_adapter(webui):
+    with_words(webui, style="string_to_param.*", other="strange")
+    job = webui.picture("<lyco:ink>")
+    assert torch.equal(webui.words.word_embeddings["style"].vec, torch.ones(2, 4))
+    assert said(job, "its embedding 'other' cannot be used")
+    webui.words.word_embeddings.clear()  # the host reads its own anew
+    webui.picture("<lyco:ink>")
+    assert "style" in webui.words.word_embeddings
+    webui.picture("x")
+    assert webui.words.word_embeddings == {}
+
+
+def test_a_word_of_the_users_own_stays_his(webui):
+    with_words(webui, style="string_to_param.*")
+    webui.words.word_embeddings["style"] = own = object()
+    assert said(webui.picture("<lyco:ink>"), "'style' is your own embedding's word")
+    webui.picture("x")
+    assert webui.words.word_embeddings == {"style": own}
+
+
+def test_the_second_pass_has_its_own_key_before_conditionings_are_made(webui):
+    """The host may compute the second pass's conditioning first, and keeps a reference to its data as the key."""
+    put(webui)
+    job = Job(webui, ["a <lyco:ink>"])
+    _, job.hr_extra_network_data = extra_networks.parse_prompts(["a <lyco:ink>"])
+    job.activate()
+    assert job.hr_extra_network_data == job.extra_network_data
+    before = {kind: list(params) for kind, params in job.hr_extra_network_data.items()}
+    job.is_hr_pass = True
+    extra_networks.activate(job, job.hr_extra_network_data)
+    assert job.hr_extra_network_data == before
+
+
+def test_the_name_that_the_trainer_gave(webui):
+    put(webui, "file")
+    path = webui.folder / "LyCORIS" / "file.safetensors"
+    save_file(load_file(path), path, metadata={"ss_output_name": "given"})
+    assert said(webui.picture("<lora:given:1>"), "15 of 15")
+
+
 def test_routes(webui):
     put(webui)
     webui.picture("<lyco:ink:0.5>")
@@ -185,3 +234,16 @@ def test_the_double_has_the_hosts_signatures(webui, symbol):
     assert None not in signatures
     if callable(found) and "value" not in signatures:
         assert str(inspect.signature(found)) in signatures
+
+
+def test_a_foreign_package_without_our_modules(webui, monkeypatch):
+    foreign = types.ModuleType("lib_adapters")
+    foreign.__path__ = []
+    for name in [name for name in sys.modules if name.startswith("lib_adapters")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "lib_adapters", foreign)
+    webui.load_scripts()
+    ((message, error),) = webui.reports
+    assert "stays off" in message
+    assert isinstance(error, ImportError)
+    assert "lyco" not in extra_networks.extra_network_registry

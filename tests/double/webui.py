@@ -101,6 +101,12 @@ class WebUI:
         names = ("before_ui", "app_started", "script_unloaded", "infotext_pasted")
         self._module("script_callbacks", **{f"on_{name}": self._listener(name) for name in names})
         self.script_callbacks.clear_callbacks = lambda: self._callbacks.clear()
+        self.words = Words()
+        self._module("sd_hijack", model_hijack=types.SimpleNamespace(embedding_db=self.words))
+        self._module("textual_inversion")
+        inversion = types.ModuleType("modules.textual_inversion.textual_inversion")
+        inversion.create_embedding_from_data = create_embedding_from_data
+        self.monkeypatch.setitem(sys.modules, inversion.__name__, inversion)
         gradio = types.ModuleType("gradio")
         gradio.Radio = gradio.Dropdown = gradio.Number = object
         self.monkeypatch.setitem(sys.modules, "gradio", gradio)
@@ -149,6 +155,31 @@ class WebUI:
     def picture(self, prompt, **options):
         """One job: the prompt's tags activated, conditioning (cached as the host does), one run of the UNet."""
         return Job(self, [prompt] if isinstance(prompt, str) else prompt, **options).run()
+
+
+class Words:
+    """The host's table of textual inversions."""
+
+    expected_shape = -1
+
+    def __init__(self):
+        self.word_embeddings = {}
+
+    def register_embedding(self, embedding, model):
+        return self.register_embedding_by_name(embedding, model, embedding.name)
+
+    def register_embedding_by_name(self, embedding, model, name):
+        if embedding is None:
+            self.word_embeddings.pop(name, None)
+        else:
+            self.word_embeddings[name] = embedding
+
+
+def create_embedding_from_data(data, name, filename="unknown embedding file", filepath=None):
+    if "string_to_param" not in data:
+        raise Exception(f"Couldn't identify {filename}")
+    (vector,) = data["string_to_param"].values()
+    return types.SimpleNamespace(name=name, vec=vector, shape=vector.shape[-1])
 
 
 class App:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_adapters.hosts.webui import host, rivals
+from lib_adapters.hosts.webui.names import read_metadata
 from lib_adapters.hosts.webui.runtime import Runtime
 
 
@@ -25,7 +26,7 @@ def add_routes(app: Any, runtime: Runtime) -> None:
         }
 
     def lycos() -> list[dict[str, Any]]:
-        return [_described(path, runtime) for path in runtime.names.files()]
+        return [_described(path) for path in runtime.names.files()]
 
     app.add_api_route("/lycoris/api/report", report, methods=["GET"], dependencies=guards)
     app.add_api_route("/sdapi/v1/lycos", lycos, methods=["GET"], dependencies=guards)
@@ -36,8 +37,8 @@ def _refresh(runtime: Runtime) -> Callable[[], None]:
     return lambda: runtime.names.rescan()
 
 
-def _described(path: Path, runtime: Runtime) -> dict[str, Any]:
-    metadata = dict(runtime.names.metadata(path))
+def _described(path: Path) -> dict[str, Any]:
+    metadata = dict(read_metadata(path))
     name = path.stem
     return {"name": name, "alias": metadata.get("ss_output_name", name), "path": str(path), "metadata": metadata}
 

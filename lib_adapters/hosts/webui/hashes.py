@@ -30,7 +30,7 @@ class Hashes:
         return found[0] if len(found) == 1 else None
 
     def _known(self, path: Path) -> Iterable[str]:
-        stored = self._names.metadata(path).get("sshs_model_hash", "")
+        stored = self._names.about(path).hash
         return {text[:LENGTH] for text in (stored, self._cached(path)) if text}
 
     def _host_hash(self, path: Path) -> str | None:

@@ -15,17 +15,27 @@ from pathlib import Path
 
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.adapter import Adapter, open_adapter
+from lib_adapters.files.source import open_source
 from lib_adapters.prompt.tags import quoted
 
 SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin", ".pth")
 Folders = Mapping[str, Sequence[Path]]
 Stamp = tuple[int, int]
+MOST_OPEN = 64  # headers kept; a prompt rarely names more
 
 
 @dataclass(frozen=True)
 class Found:
     adapter: Adapter
     notice: str | None  # what the user should know about how it was found
+
+
+@dataclass(frozen=True)
+class About:
+    """What a trainer wrote into the file about what it is called."""
+
+    alias: str
+    hash: str
 
 
 @dataclass(frozen=True)
@@ -43,7 +53,8 @@ class Names:
     def __init__(self, folders: Callable[[], Folders]) -> None:
         self._folders = folders
         self._index: Index | None = None
-        self._opened: dict[Path, tuple[Stamp, Adapter]] = {}
+        self._opened: dict[Path, tuple[Stamp, Adapter]] = {}  # the last used at the end
+        self._about: dict[Path, tuple[Stamp, About]] = {}
 
     def rescan(self) -> None:
         self._index = None
@@ -75,15 +86,16 @@ class Names:
 
     def open(self, path: Path) -> Adapter:
         """Reads the header when the file is new or has changed."""
-        try:
-            about = path.stat()
-        except OSError as error:
+        stamp = _stamp(path)
+        if stamp is None:
             self.rescan()
-            raise AdapterError(f"{path.name} cannot be read: {error.strerror}.") from error
-        stamp = (about.st_size, about.st_mtime_ns)
-        known = self._opened.get(path)
+            raise AdapterError(f"{path.name} cannot be read any more.")
+        known = self._opened.pop(path, None)
         if known is None or known[0] != stamp:
-            known = self._opened[path] = (stamp, open_adapter(path))
+            known = (stamp, open_adapter(path))
+        self._opened[path] = known
+        while len(self._opened) > MOST_OPEN:
+            del self._opened[next(iter(self._opened))]
         return known[1]
 
     def _found(self, kind: str, name: str) -> Found | None:
@@ -110,19 +122,39 @@ class Names:
         raise AdapterError(f"{len(paths)} adapters are called {name!r}; write which one: {choices}.")
 
     def _aliased(self, name: str) -> list[Path]:
-        return [path for path in self.files() if self.metadata(path).get("ss_output_name") == name]
+        return [path for path in self.files() if self.about(path).alias == name]
 
-    def metadata(self, path: Path) -> Mapping[str, str]:
-        """Nothing for a file that cannot be read."""
-        try:
-            return self.open(path).metadata
-        except AdapterError:
-            return {}
+    def about(self, path: Path) -> About:
+        """What other files are told apart by; of thousands of files only this is kept."""
+        stamp = _stamp(path)
+        if stamp is None:
+            return About("", "")
+        if (known := self._about.get(path)) is None or known[0] != stamp:
+            metadata = read_metadata(path)
+            found = About(metadata.get("ss_output_name", ""), metadata.get("sshs_model_hash", ""))
+            known = self._about[path] = (stamp, found)
+        return known[1]
 
     def _read(self) -> Index:
         if self._index is None:
             self._index = _indexed(self._folders())
         return self._index
+
+
+def read_metadata(path: Path) -> Mapping[str, str]:
+    """Nothing for a file that cannot be read, and for a pickle, which has none."""
+    try:
+        return open_source(path).metadata if path.suffix.lower() == ".safetensors" else {}
+    except AdapterError:
+        return {}
+
+
+def _stamp(path: Path) -> Stamp | None:
+    try:
+        about = path.stat()
+    except OSError:
+        return None
+    return about.st_size, about.st_mtime_ns
 
 
 def _indexed(folders: Folders) -> Index:

@@ -7,7 +7,7 @@ other threads, and sometimes not at all. So each call works out everything that 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import nn
 from lib_adapters.errors import AdapterError
 from lib_adapters.hosts.webui import host, infotext, settings, wanted
 from lib_adapters.hosts.webui.builtin import Builtin
+from lib_adapters.hosts.webui.embeddings import Embeddings
 from lib_adapters.hosts.webui.hashes import Hashes
 from lib_adapters.hosts.webui.lifecycle import Sessions
 from lib_adapters.hosts.webui.model import parts_of
@@ -50,6 +51,7 @@ class Runtime:
         self.lines: list[str] = []
         self._sessions = Sessions()
         self._builtin = Builtin()
+        self._embeddings = Embeddings()
         self._lone: dict[str, Sequence[Any]] = {}  # by kind: the last call that had nothing of a picture behind it
         self._lock = threading.RLock()
 
@@ -66,6 +68,8 @@ class Runtime:
         with self._lock:
             self._sessions.restore()
             self._builtin.take_off()
+            if (model := host.current_model()) is not None:
+                self._embeddings.sync(model, ())
             self.report, self.lines = Report(), []
 
     def _reconcile(self, kind: str, p: Any, params: Sequence[Any]) -> None:
@@ -73,11 +77,13 @@ class Runtime:
         data = wanted.data_of(p, kind, params)
         model = host.current_model()
         now = self._round(p, kinds, self._all(kind, params, data))
-        if data is not None:
-            wanted.mark(data, _state(now), host.module("extra_networks").ExtraNetworkParams)
+        for each in wanted.all_data(p) if data is not None else ():
+            state = _state(self._round(p, kinds, each))
+            wanted.mark(each, state, host.module("extra_networks").ExtraNetworkParams)
         if model is None:
             return
         self.report = self._apply(model, now, self._is_shared(kinds, data))
+        now.notes += self._embeddings.sync(model, [request.adapter for request in now.requests])
         self._tell(p, now, kinds)
         infotext.write(p, self._hashed(now))
 
@@ -88,7 +94,7 @@ class Runtime:
         self._lone[kind] = list(params)
         return self._lone
 
-    def _round(self, p: Any, kinds: Sequence[str], data: dict[str, Sequence[Any]]) -> Round:
+    def _round(self, p: Any, kinds: Sequence[str], data: Mapping[str, Sequence[Any]]) -> Round:
         now = Round()
         tags: list[Tag] = []
         for kind in kinds:

@@ -18,13 +18,17 @@ Data = dict[str, list[Any]]
 
 def data_of(p: Any, kind: str, params: Sequence[Any]) -> Data | None:
     """The data of `p` that this call is for; None for a call with nothing behind it (a model being loaded)."""
-    names = ("extra_network_data", "hr_extra_network_data")
-    order = names[::-1] if getattr(p, "is_hr_pass", False) else names
-    candidates = [data for name in order if isinstance(data := getattr(p, name, None), dict)]
-    for data in candidates:
+    for data in all_data(p):
         if _bare(data.get(kind, [])) == _bare(params):
             return data
     return None
+
+
+def all_data(p: Any) -> list[Data]:
+    """What `p` holds for its first and second pass, the present one first."""
+    names = ("extra_network_data", "hr_extra_network_data")
+    order = names[::-1] if getattr(p, "is_hr_pass", False) else names
+    return [data for name in order if isinstance(data := getattr(p, name, None), dict)]
 
 
 def written(kind: str, params: Sequence[Any]) -> Parsed:
