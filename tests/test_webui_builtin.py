@@ -83,8 +83,11 @@ def test_the_setting_counts_at_once(shared):
     ours = shared.picture("x <lora:theirs:1>").image
     assert not torch.equal(left, ours)
     assert builtin.loaded_networks == []
+    plain = shared.picture("x").image
     shared.shared.opts.lycoris_handle_lora = False
     assert torch.equal(shared.picture("x <lora:theirs:1>").image, left)
+    shared.shared.opts.lycoris_handle_lora = True
+    assert torch.equal(shared.picture("x").image, plain)
 
 
 def test_the_alias_of_the_builtin_does_not_get_our_tag(shared):

@@ -11,6 +11,7 @@ import torch
 from double import builtin, extra_networks
 from double.models import checkpoint, other_state
 from double.shelf import put, put_text
+from double.webui import Job
 from files import adapter_for, lokr, oft
 
 from lib_adapters import Request, Session
@@ -225,3 +226,27 @@ def test_without_the_builtin(alone):
 def test_rotations_and_products(alone, maker):
     adapter = put(alone, "other", maker=maker)
     torch.testing.assert_close(alone.picture("x <lyco:other:0.6>").image, expected(Request(adapter, 0.6, 0.6)))
+
+
+def test_a_refiner_of_another_kind_and_the_next_picture(webui):
+    """A full load in the middle of sampling: activated with nothing, on a model that was not there before."""
+    adapter = put(webui)
+    webui.picture("x <lyco:ink>")
+    base, webui.model = webui.model, checkpoint()
+    webui.sd_models.model_data.sd_model = webui.model
+    extra_networks.activate(type("Bare", (), {"all_prompts": None, "scripts": None})(), {})
+    assert hooks(webui.model) == hooks(base) == 0
+    webui.model = webui.sd_models.model_data.sd_model = base
+    torch.testing.assert_close(webui.picture("x <lyco:ink>").image, expected(Request(adapter)))
+
+
+def test_a_checkpoint_loaded_in_the_middle_of_a_picture_keeps_the_adapter(webui):
+    """A refiner of the same kind: nothing is called, the weights are overwritten; the guard sees to it."""
+    adapter = put(webui)
+    job = Job(webui, ["x <lyco:ink>"])
+    job.activate()
+    state = other_state(checkpoint())
+    webui.model.load_in_place(state, "refiner")
+    with torch.no_grad():
+        image = webui.model.denoise(webui.model.text())
+    torch.testing.assert_close(image, expected(Request(adapter), state=state))

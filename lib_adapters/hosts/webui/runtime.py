@@ -134,7 +134,7 @@ class Runtime:
             report = self._sessions.activate(model, now.requests, "live")
             self._builtin.write_first(self._sessions.layers(model))
             return report
-        if now.requests or before:
+        if now.requests or before or settings.handles_lora():
             self._builtin.stand_down([root for root in (parts.unet, *parts.encoders) if root is not None])
         return self._sessions.activate(model, now.requests, "merged")
 
