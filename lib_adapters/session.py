@@ -19,7 +19,7 @@ from lib_adapters.patching.checksum import Witness
 from lib_adapters.patching.guard import Guards
 from lib_adapters.patching.live import Live
 from lib_adapters.patching.merge import exact
-from lib_adapters.patching.merged import Merged
+from lib_adapters.patching.merged import BaseOf, Merged
 from lib_adapters.patching.plan import Fit, Targets, assemble, fit
 from lib_adapters.patching.report import AdapterReport, Report
 from lib_adapters.patching.request import Request
@@ -33,7 +33,7 @@ Mode = Literal["merged", "live"]
 class Session:
     """Adapters on one model. Holds the model weakly: when its owner lets it go, so do we."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all but the model are choices with a default
         self,
         unet: nn.Module | None = None,
         text_encoders: Sequence[nn.Module] = (),
@@ -41,14 +41,18 @@ class Session:
         mode: Mode = "merged",
         cache_bytes: int = 1 << 30,
         offload: bool | None = None,
+        base_of: BaseOf | None = None,
     ) -> None:
-        """`offload`: keep pristine weights in host memory; None decides by what is free on the GPU."""
+        """`offload`: keep pristine weights in host memory; None decides by what is free on the GPU.
+
+        `base_of`: where a host keeps a more exact copy of a weight than the one in the model.
+        """
         self._unet = None if unet is None else weakref.ref(unet, self._model_died)
         self._text_encoders = [weakref.ref(encoder, self._model_died) for encoder in text_encoders]
         self._mode: Mode = mode
         self._cache = LoadedCache(cache_bytes)
         self._witness = Witness()
-        self._merged = Merged(self._witness, offload)
+        self._merged = Merged(self._witness, offload, base_of)
         self._live = Live()
         self._guards = Guards()
         self._requests: list[Request] = []
@@ -130,8 +134,14 @@ class Session:
             self._guards.put_on(self._roots(), self._before_run)
             self._guards.watch_loading(self._merged.modules(), self._before_load)
 
+    def live_layers(self) -> list[nn.Module]:
+        """The modules whose forward adds a delta while it runs."""
+        return self._live.modules()
+
     def _before_run(self, _: nn.Module) -> None:
         """The host has changed the model behind our back: put the adapters on what it has now."""
+        if not self._in_place():
+            self._merged.settle()  # moved only, as a host short of memory does before every run?
         if not self._in_place():
             self._apply(self._requests)
 

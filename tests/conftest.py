@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from double.webui import WebUI
 from folders import model_folder
 
 torch.set_num_threads(1)  # the models are tiny: threads that wait for each other cost more than they give
@@ -19,3 +20,14 @@ def sd1_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return model_folder(tmp_path_factory.mktemp("models") / "tiny-sdxl", "sdxl")
+
+
+@pytest.fixture
+def webui(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WebUI:
+    return WebUI(tmp_path / "models", monkeypatch)
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WebUI:
+    """The web UI with its built-in Lora disabled."""
+    return WebUI(tmp_path / "models", monkeypatch, builtin_lora=False)

@@ -141,6 +141,16 @@ def test_glora_of_square_factors_is_told_by_its_date(started, new):
     torch.testing.assert_close(read(leaves, Facts(started=started)).delta(base), expected)
 
 
+@pytest.mark.parametrize("started", [0.0, 1.69e9, 1.75e9])
+@pytest.mark.parametrize("new", [True, False])
+def test_glora_of_a_square_layer_is_told_by_its_rank(new, started):
+    up, down = torch.randn(5, 2), torch.randn(2, 5)
+    factors = (up, down, up, down) if new else (down, up, down, up)
+    leaves = {f"{name}.weight": factor for name, factor in zip(("a1", "a2", "b1", "b2"), factors, strict=True)}
+    base = torch.randn(5, 5)
+    torch.testing.assert_close(read(leaves, Facts(started=started)).delta(base), up @ down + base @ up @ down)
+
+
 @pytest.mark.parametrize("kind", ["rows", "columns"])
 def test_a_square_layer_is_decomposed_along_the_axis_of_the_magnitude(kind):
     base, magnitude = torch.randn(5, 5), torch.rand(5) + 0.5

@@ -49,7 +49,7 @@ class Glora(Algorithm):
         if not fitting:
             shapes = ", ".join(str(list(t.shape)) for t in (a1, a2, b1, b2))
             raise ShapeMismatch(f"the factors a1, a2, b1 and b2 of {shapes} do not fit each other")
-        new = fitting[0] if len(fitting) == 1 else not 0 < facts.started < NEW_FROM
+        new = fitting[0] if len(fitting) == 1 else _is_new(a1, facts)
         if not new:
             a1, a2, b1, b2 = a2, a1, b2, b1
         scale = _scale(leaves, len(b2), facts, new)
@@ -118,6 +118,12 @@ def _fits(a1: Tensor, a2: Tensor, b1: Tensor, b2: Tensor, new: bool) -> bool:
         return False
     (i, r), o_r = a_up.shape[:2], b_up.shape[1]
     return a_down.shape[:2] == (r, i) and o_r == r and b_down.shape[:2] == (r, i)
+
+
+def _is_new(a1: Tensor, facts: Facts) -> bool:
+    """On a square layer both conventions fit: the one whose rank is the smaller, and between equals the dated one."""
+    width, rank = a1.shape[:2]
+    return rank < width if rank != width else not 0 < facts.started < NEW_FROM
 
 
 def _scale(leaves: Leaves, rank: int, facts: Facts, new: bool) -> float:

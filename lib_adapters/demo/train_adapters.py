@@ -1,6 +1,6 @@
 """Trains the adapters of the embedded model, each with its trainer's own library, and measures their effects.
 
-    python -m lib_adapters.demo.train_adapters --model lib_adapters/demo/model --out lib_adapters/demo/adapters
+python -m lib_adapters.demo.train_adapters --model lib_adapters/demo/model --out lib_adapters/demo/adapters
 """
 
 from __future__ import annotations

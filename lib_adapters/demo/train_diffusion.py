@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
@@ -143,7 +144,10 @@ def train_diffusion(
     average.load_state_dict(unet.state_dict())
     unet.to(memory_format=torch.channels_last)
     tokens = token_table(tokenizer, ["", *every_caption()]).to(device)
-    groups = [{"params": list(unet.parameters())}, {"params": list(text_encoder.parameters()), "share": 0.2}]
+    groups: list[dict[str, Any]] = [
+        {"params": list(unet.parameters())},
+        {"params": list(text_encoder.parameters()), "share": 0.2},
+    ]
     optimizer = torch.optim.AdamW(groups, lr=1e-3, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
     table: torch.Tensor | None = None
     for step in range(steps):

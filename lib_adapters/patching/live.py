@@ -49,6 +49,9 @@ class Live:
     def in_place(self) -> bool:
         return all((module := ref()) is not None and _runs(module, layer) for ref, layer in self._layers.values())
 
+    def modules(self) -> list[nn.Module]:
+        return [module for ref, _ in self._layers.values() if (module := ref()) is not None]
+
     def __len__(self) -> int:
         return len(self._layers)
 

@@ -6,7 +6,7 @@ Restoring is giving the pointer back: exact, and microseconds.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from lib_adapters.patching.pointer import held, point, zero_bias
 from lib_adapters.patching.targets import Slot
 
 Key = tuple[int, str]
+BaseOf = Callable[[nn.Module, str], Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,9 @@ class Step:
 
 
 class Merged:
-    def __init__(self, witness: Witness, offload: bool | None = None) -> None:
+    def __init__(self, witness: Witness, offload: bool | None = None, base_of: BaseOf | None = None) -> None:
         self._witness = witness
+        self._base_of = base_of
         self._offload = offload  # None: decided by the memory that is free
         self._records: dict[Key, Record] = {}
         self._whole = True  # False once a part of what was applied has been given back or lost
@@ -83,7 +85,8 @@ class Merged:
         for key, record in self._records.items():
             if _in_place(record):
                 settled[key] = record
-            elif (parameter := record.slot.parameter()) is not None and same_values(parameter.data, record.samples):
+            elif _is_ours(parameter := record.slot.parameter(), record):
+                assert parameter is not None
                 settled[key] = replace(record, parameter=weakref.ref(parameter), pointer=parameter.data_ptr())
             else:
                 self._witness.forget(record.slot)
@@ -121,11 +124,20 @@ class Merged:
         if pristine is not None:
             self._witness.see(slot, pristine)
         merged = merged_bias if target.patches[0].of_bias else merged_weight
-        tensor = merged(zero_bias(module, slot.name) if pristine is None else pristine, target.patches)
+        tensor = merged(self._base(module, slot.name, pristine), target.patches)
+        if pristine is not None:
+            tensor = tensor.to(pristine.dtype)
         if pristine is None and not tensor.float().any():
             return  # a layer without bias gets none for nothing
         kept = record.pristine if record else (to_host(pristine) if short and pristine is not None else pristine)
         yield Step(slot, tensor, kept, target.signature)
+
+    def _base(self, module: nn.Module, name: str, pristine: Tensor | None) -> Tensor:
+        """What deltas are added to: the most exact form of the weight that there is."""
+        if pristine is None:
+            return zero_bias(module, name)
+        exact = self._base_of(module, name) if self._base_of else None
+        return pristine if exact is None else exact.to(pristine.device)
 
     def _run(self, steps: Iterable[Step]) -> None:
         """Move the pointers; on any exception all of them go back."""
@@ -179,6 +191,11 @@ def _by_parameter(targets: Mapping[Key, Target]) -> Mapping[Key, Target]:
 def _in_place(record: Record) -> bool:
     parameter = record.slot.parameter()
     return parameter is not None and parameter is record.parameter() and parameter.data_ptr() == record.pointer
+
+
+def _is_ours(parameter: nn.Parameter | None, record: Record) -> bool:
+    """Moved or cast by the host, but our values; a host drops a model by sending it to `meta`."""
+    return parameter is not None and not parameter.is_meta and same_values(parameter.data, record.samples)
 
 
 def _home(record: Record) -> Tensor | None:

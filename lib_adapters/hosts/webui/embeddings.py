@@ -1,0 +1,69 @@
+"""Textual inversions that came inside an adapter's file: words of the host while the adapter is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from lib_adapters.files.adapter import Adapter
+from lib_adapters.files.load import read_blob, view
+from lib_adapters.hosts.webui import host
+
+
+class Embeddings:
+    """Which words are ours now. A word that the user has a file of his own for stays his."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], Any] = {}  # (adapter, word) -> the host's embedding
+
+    def sync(self, model: nn.Module, adapters: Iterable[Adapter]) -> list[str]:
+        """Exactly the words of these adapters; what the user should know about any of them."""
+        wanted = {(adapter.key, word): adapter for adapter in adapters for word in adapter.bundled}
+        if not wanted and not self._known:
+            return []
+        database = host.module("sd_hijack").model_hijack.embedding_db
+        for key, embedding in list(self._known.items()):
+            if key not in wanted:
+                if database.word_embeddings.get(key[1]) is embedding:
+                    database.register_embedding_by_name(None, model, key[1])
+                del self._known[key]
+        notes = (self._add(database, model, key, adapter) for key, adapter in wanted.items())
+        return [note for note in notes if note]
+
+    def _add(self, database: Any, model: nn.Module, key: tuple[str, str], adapter: Adapter) -> str | None:
+        """Again after the host has read its own words anew."""
+        word, there = key[1], database.word_embeddings.get(key[1])
+        if there is not None:
+            return None if there is self._known.get(key) else f"{adapter.name}: {word!r} is your own embedding's word."
+        if key not in self._known:
+            make = host.module("textual_inversion.textual_inversion").create_embedding_from_data
+            try:
+                self._known[key] = make(_data(adapter, word), word, filename=f"{adapter.path}/{word}")
+            except Exception as error:  # noqa: BLE001 - the host raises bare ones for data it does not know
+                return f"{adapter.name}: its embedding {word!r} cannot be used ({error})."
+        embedding = self._known[key]
+        if database.expected_shape not in (-1, embedding.shape):
+            return f"{adapter.name}: its embedding {word!r} was made for another base model."
+        database.register_embedding(embedding, model)
+        return None
+
+
+def _data(adapter: Adapter, word: str) -> dict[str, Any]:
+    """As the file of a textual inversion holds it."""
+    data: dict[str, Any] = {}
+    for leaf, tensor in _tensors(adapter, word):
+        if leaf.startswith("string_to_param."):
+            data["string_to_param"] = {leaf.partition(".")[2]: tensor}
+        else:
+            data[leaf] = tensor
+    return data
+
+
+def _tensors(adapter: Adapter, word: str) -> Iterator[tuple[str, Tensor]]:
+    blob, lowest = read_blob(adapter.source)
+    prefix = f"bundle_emb.{word}."
+    for key, entry in adapter.source.entries.items():
+        if key == f"<{word}>" or key.startswith(prefix):
+            yield key.removeprefix(prefix), view(blob, lowest, entry).clone()

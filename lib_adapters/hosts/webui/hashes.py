@@ -1,0 +1,52 @@
+"""Short hashes of adapter files as the host writes them: made when first needed, kept in the host's own cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from lib_adapters.files.adapter import Adapter
+from lib_adapters.hosts.webui import host
+from lib_adapters.hosts.webui.names import Names
+
+LENGTH = 12
+EMPTY = "e3b0c44298fc"  # the hash of no bytes: what a failed run of some tool leaves in many files
+
+
+class Hashes:
+    def __init__(self, names: Names) -> None:
+        self._names = names
+
+    def short(self, adapter: Adapter) -> str:
+        """As the built-in: the trainer's own (`sshs_model_hash`), else of the tensor data; "" where hashing is off."""
+        known = adapter.metadata.get("sshs_model_hash") or self._host_hash(adapter.path)
+        return (known or "")[:LENGTH]
+
+    def find(self, wanted: str) -> Path | None:
+        """The one file with this hash, among those whose hash is known without reading them."""
+        if wanted == EMPTY or not wanted:
+            return None
+        found = [path for path in self._names.files() if wanted in self._known(path)]
+        return found[0] if len(found) == 1 else None
+
+    def _known(self, path: Path) -> Iterable[str]:
+        stored = self._names.about(path).hash
+        return {text[:LENGTH] for text in (stored, self._cached(path)) if text}
+
+    def _host_hash(self, path: Path) -> str | None:
+        made: str | None = host.module("hashes").sha256(str(path), _title(path), use_addnet_hash=_is_safetensors(path))
+        return made
+
+    def _cached(self, path: Path) -> str:
+        cached = getattr(host.module("hashes"), "sha256_from_cache", None)
+        found = cached(str(path), _title(path), use_addnet_hash=_is_safetensors(path)) if cached else None
+        return found or ""
+
+
+def _title(path: Path) -> str:
+    """By path: the host's convention, the bare name, gives one entry to two files of one name."""
+    return f"lycoris/{path.as_posix()}"
+
+
+def _is_safetensors(path: Path) -> bool:
+    return path.suffix.lower() == ".safetensors"

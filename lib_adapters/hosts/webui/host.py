@@ -1,0 +1,61 @@
+"""The web UI's own modules: asked for by name when needed, tested for what they have and never for their version."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+
+def module(name: str) -> Any:
+    return importlib.import_module(f"modules.{name}")
+
+
+def optional(name: str) -> ModuleType | None:
+    """None where this host has no such module."""
+    try:
+        return importlib.import_module(f"modules.{name}")
+    except ImportError:
+        return None
+
+
+def option(key: str, default: Any) -> Any:
+    """An option of the user; a host without that option raises AttributeError or has None."""
+    value = getattr(module("shared").opts, key, None)
+    return default if value is None else value
+
+
+def flag(name: str) -> Any:
+    """A command line flag; another extension's flag, or one added after the start, may not be there."""
+    return getattr(module("shared").cmd_opts, name, None)
+
+
+def current_model() -> nn.Module | None:
+    """The loaded model. Never `shared.sd_model`: reading that loads a checkpoint."""
+    model = module("sd_models").model_data.sd_model
+    return model if isinstance(model, nn.Module) else None
+
+
+def builtin_networks() -> Any | None:
+    """The module of the built-in Lora extension, if it is enabled."""
+    found = sys.modules.get("networks")
+    needed = ("loaded_networks", "network_apply_weights", "load_networks")
+    return found if found is not None and all(hasattr(found, name) for name in needed) else None
+
+
+def unsupported() -> str | None:
+    """The name of a relative of the web UI that applies adapters in its own way."""
+    if importlib.util.find_spec("modules_forge") is not None:
+        return "Forge or reForge"
+    if hasattr(module("shared"), "native") or not hasattr(module("extra_networks"), "extra_network_aliases"):
+        return "SD.Next"
+    return None
+
+
+def say(text: str) -> None:
+    """One line on the console."""
+    print(f"LyCORIS: {text}", flush=True)

@@ -1,0 +1,72 @@
+"""What a picture's text says of its adapters, and what pasting such a text brings back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from lib_adapters.hosts.webui import host, settings
+from lib_adapters.hosts.webui.hashes import Hashes
+from lib_adapters.hosts.webui.names import Names
+from lib_adapters.prompt.tags import Tag, parse, quoted
+
+KEYS = {"lyco": "Lyco hashes", "lora": "Lora hashes"}
+_REMOVED = str.maketrans("", "", ":,")  # as the built-in writes names
+
+
+def write(p: Any, hashed: Iterable[tuple[Tag, str]]) -> None:
+    """`name: hash, ...` for each kind; the second pass adds to what the first one used."""
+    parameters = getattr(p, "extra_generation_params", None)
+    if parameters is None or not host.option("lora_add_hashes_to_infotext", True):
+        return
+    found = [(tag.kind, tag.name.translate(_REMOVED), short) for tag, short in hashed if short]
+    kinds = KEYS if settings.handles_lora() else {"lyco": KEYS["lyco"]}
+    for kind, key in kinds.items():
+        before = _read(parameters.get(key, "")) if getattr(p, "is_hr_pass", False) else {}
+        pairs = before | {name: short for one, name, short in found if one == kind}
+        if pairs:
+            parameters[key] = ", ".join(f"{name}: {short}" for name, short in pairs.items())
+        else:
+            parameters.pop(key, None)
+
+
+def add_defaults(p: Any, kinds: Sequence[str], named: Mapping[str, set[str]]) -> list[Tag]:
+    """The adapters of the settings, written into the prompts: a picture's text then names them."""
+    prompts = getattr(p, "all_prompts", None)
+    if prompts is None:
+        return []
+    tags: list[Tag] = []
+    for kind, name in settings.default_adapters():
+        if kind in kinds and not any(name in names for names in named.values()):
+            text = f"<{kind}:{quoted(name)}:{host.option('extra_networks_default_multiplier', 1.0)}>"
+            p.all_prompts = [prompt if text in prompt else prompt + text for prompt in p.all_prompts]
+            tags += parse(text, (kind,)).tags
+    return tags
+
+
+def pasted(parameters: dict[str, Any], names: Names, hashes: Hashes) -> None:
+    """A name that is not here is found by its hash, if exactly one file has it; a name that is here stays."""
+    prompt = str(parameters.get("Prompt", ""))
+    for tag in reversed(parse(prompt, tuple(KEYS) if settings.handles_lora() else ("lyco",)).tags):
+        short = _read(str(parameters.get(KEYS[tag.kind], ""))).get(tag.name.translate(_REMOVED), "")
+        if names.has(tag.kind, tag.name) or (path := hashes.find(short)) is None:
+            continue
+        start, end = tag.span
+        prompt = prompt[:start] + _renamed(tag, names.shortest(path)) + prompt[end:]
+    if "Prompt" in parameters:
+        parameters["Prompt"] = prompt
+
+
+def _renamed(tag: Tag, name: str) -> str:
+    """The tag as written, but for its name."""
+    opening = f"<{tag.kind}:"
+    return opening + quoted(name) + tag.text[len(opening) + len(_written_name(tag)) :]
+
+
+def _written_name(tag: Tag) -> str:
+    return next(text for text in (quoted(tag.name), tag.name) if tag.text[len(f"<{tag.kind}:") :].startswith(text))
+
+
+def _read(text: str) -> dict[str, str]:
+    pairs = (pair.rpartition(":") for pair in text.split(","))
+    return {name.strip(): value.strip() for name, _, value in pairs if name.strip()}

@@ -1,0 +1,200 @@
+"""Adapter files in the host's folders, found by the names that tags use.
+
+A name is a file's stem or the end of its path below its folder (`style/ink`), with or without the extension; then the
+name that the trainer gave it (`ss_output_name`). It is looked up among the files that are there, never joined to a
+path.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib_adapters.errors import AdapterError
+from lib_adapters.files.adapter import Adapter, open_adapter
+from lib_adapters.files.source import open_source
+from lib_adapters.prompt.tags import quoted
+
+SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin", ".pth")
+Folders = Mapping[str, Sequence[Path]]
+Stamp = tuple[int, int]
+MOST_OPEN = 64  # headers kept; a prompt rarely names more
+
+
+@dataclass(frozen=True)
+class Found:
+    adapter: Adapter
+    notice: str | None  # what the user should know about how it was found
+
+
+@dataclass(frozen=True)
+class About:
+    """What a trainer wrote into the file about what it is called."""
+
+    alias: str
+    hash: str
+
+
+@dataclass(frozen=True)
+class Index:
+    """The files as they were when the folders were read."""
+
+    files: Mapping[Path, Path]  # file -> the folder it was found in
+    exact: Mapping[str, Sequence[Path]]
+    folded: Mapping[str, Sequence[Path]]
+
+
+class Names:
+    """A name that is not there makes the folders be read again, once."""
+
+    def __init__(self, folders: Callable[[], Folders]) -> None:
+        self._folders = folders
+        self._index: Index | None = None
+        self._opened: dict[Path, tuple[Stamp, Adapter]] = {}  # the last used at the end
+        self._about: dict[Path, tuple[Stamp, About]] = {}
+
+    def rescan(self) -> None:
+        self._index = None
+
+    def files(self) -> list[Path]:
+        return list(self._read().files)
+
+    def find(self, kind: str, name: str) -> Found:
+        """AdapterError names the choices where a name is not enough."""
+        found = self._found(kind, name)
+        if found is None:
+            self.rescan()
+            found = self._found(kind, name)
+        if found is None:
+            raise AdapterError(f"no adapter is called {name!r}; put the file into models/LyCORIS or models/Lora.")
+        return found
+
+    def has(self, kind: str, name: str) -> bool:
+        try:
+            return self._found(kind, name) is not None
+        except AdapterError:
+            return True  # it is there, but broken or not alone
+
+    def shortest(self, path: Path) -> str:
+        """The shortest name that means this file and no other."""
+        index = self._read()
+        names = _names(path, index.files.get(path, path.parent))
+        return next((name for name in names if list(index.exact.get(name, ())) == [path]), path.name)
+
+    def open(self, path: Path) -> Adapter:
+        """Reads the header when the file is new or has changed."""
+        stamp = _stamp(path)
+        if stamp is None:
+            self.rescan()
+            raise AdapterError(f"{path.name} cannot be read any more.")
+        known = self._opened.pop(path, None)
+        if known is None or known[0] != stamp:
+            known = (stamp, open_adapter(path))
+        self._opened[path] = known
+        while len(self._opened) > MOST_OPEN:
+            del self._opened[next(iter(self._opened))]
+        return known[1]
+
+    def _found(self, kind: str, name: str) -> Found | None:
+        index, wanted = self._read(), name.strip().replace("\\", "/")
+        if exact := index.exact.get(wanted):
+            return Found(self.open(self._only(kind, exact, name)), None)
+        if alike := index.folded.get(_folded(wanted)):
+            path = self._only(kind, alike, name)
+            return Found(self.open(path), f"{name!r} was taken for {path.stem!r}.")
+        if aliased := self._aliased(wanted):
+            return Found(self.open(self._only(kind, aliased, name)), None)
+        return None
+
+    def _only(self, kind: str, paths: Sequence[Path], name: str) -> Path:
+        """One file: the only one, or the only one in the first folder of this kind of tag that has any."""
+        files = self._read().files
+        for folder in self._folders()[kind] if len(paths) > 1 else ():
+            if here := [path for path in paths if files[path] == folder]:
+                paths = here
+                break
+        if len(paths) == 1:
+            return paths[0]
+        choices = ", ".join(f"<{kind}:{quoted(self.shortest(path))}:1>" for path in paths[:5])
+        raise AdapterError(f"{len(paths)} adapters are called {name!r}; write which one: {choices}.")
+
+    def _aliased(self, name: str) -> list[Path]:
+        return [path for path in self.files() if self.about(path).alias == name]
+
+    def about(self, path: Path) -> About:
+        """What other files are told apart by; of thousands of files only this is kept."""
+        stamp = _stamp(path)
+        if stamp is None:
+            return About("", "")
+        if (known := self._about.get(path)) is None or known[0] != stamp:
+            metadata = read_metadata(path)
+            found = About(metadata.get("ss_output_name", ""), metadata.get("sshs_model_hash", ""))
+            known = self._about[path] = (stamp, found)
+        return known[1]
+
+    def _read(self) -> Index:
+        if self._index is None:
+            self._index = _indexed(self._folders())
+        return self._index
+
+
+def read_metadata(path: Path) -> Mapping[str, str]:
+    """Nothing for a file that cannot be read, and for a pickle, which has none."""
+    try:
+        return open_source(path).metadata if path.suffix.lower() == ".safetensors" else {}
+    except AdapterError:
+        return {}
+
+
+def _stamp(path: Path) -> Stamp | None:
+    try:
+        about = path.stat()
+    except OSError:
+        return None
+    return about.st_size, about.st_mtime_ns
+
+
+def _indexed(folders: Folders) -> Index:
+    files: dict[Path, Path] = {}
+    for folder in (folder for group in folders.values() for folder in group):
+        for path in _adapter_files(folder):
+            files.setdefault(path, folder)
+    exact: dict[str, list[Path]] = {}
+    folded: dict[str, list[Path]] = {}
+    seen: set[Path] = set()
+    for path in sorted(files):
+        if (real := path.resolve()) in seen:
+            continue  # the same file by a second way
+        seen.add(real)
+        for name in _names(path, files[path]):
+            exact.setdefault(name, []).append(path)
+            if path not in (alike := folded.setdefault(_folded(name), [])):
+                alike.append(path)
+    return Index(files, exact, folded)
+
+
+def _adapter_files(folder: Path) -> Iterator[Path]:
+    """Links are followed, each folder once."""
+    seen: set[str] = set()
+    for root, below, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        below.sort()
+        yield from (Path(root, name) for name in sorted(names) if name.lower().endswith(SUFFIXES))
+
+
+def _names(path: Path, folder: Path) -> list[str]:
+    """All names of a file, the shortest first."""
+    parts = path.relative_to(folder).parts if path.is_relative_to(folder) else (path.name,)
+    ends = ["/".join(parts[-n:]) for n in range(1, len(parts) + 1)]
+    return [name for end in ends for name in (end.removesuffix(path.suffix), end)]
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()).strip()

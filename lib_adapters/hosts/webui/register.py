@@ -1,0 +1,67 @@
+"""Every callback of the host, once; and everything away again when the scripts are unloaded."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+from lib_adapters.hosts.webui import api, host, infotext, networks, rivals, settings
+from lib_adapters.hosts.webui.runtime import Runtime
+
+
+def start(package: ModuleType, folder: str) -> Runtime | None:
+    """Called while the host loads scripts. None where the tags are left to the host."""
+    if relative := host.unsupported():
+        host.say(f"{relative} is not served yet; all tags are left to it.")
+        return None
+    if reason := rivals.stranger(package, folder):
+        host.say(reason)
+        return None
+    with contextlib.suppress(OSError):  # a read-only place has no files to find
+        settings.own_folder().mkdir(parents=True, exist_ok=True)
+    runtime = Runtime()
+    settings.declare(lambda: choices(runtime), runtime.names.rescan)
+    _listen(runtime)
+    return runtime
+
+
+def choices(runtime: Runtime) -> list[str]:
+    names = runtime.names
+    return sorted((names.shortest(path).removesuffix(path.suffix) for path in names.files()), key=str.casefold)
+
+
+def _listen(runtime: Runtime) -> None:
+    callbacks = host.module("script_callbacks")
+
+    def before_ui() -> None:
+        networks.register(runtime)
+
+    def app_started(_: Any, app: Any) -> None:
+        """The built-in registers `lora` after us; this callback is the last."""
+        networks.register(runtime)
+        api.add_routes(app, runtime)
+        for sentence in rivals.found():
+            host.say(sentence)
+
+    def script_unloaded() -> None:
+        networks.unregister(runtime)
+        with _no_job():
+            runtime.restore()
+
+    def infotext_pasted(_: str, parameters: dict[str, Any]) -> None:
+        infotext.pasted(parameters, runtime.names, runtime.hashes)
+
+    callbacks.on_before_ui(before_ui)
+    callbacks.on_app_started(app_started)
+    callbacks.on_script_unloaded(script_unloaded)
+    callbacks.on_infotext_pasted(infotext_pasted)
+
+
+@contextlib.contextmanager
+def _no_job() -> Iterator[None]:
+    """While no picture is being made: weights must not change under one."""
+    lock = getattr(host.optional("call_queue"), "queue_lock", None)
+    with lock if lock is not None else contextlib.nullcontext():
+        yield

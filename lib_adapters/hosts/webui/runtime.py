@@ -1,0 +1,184 @@
+"""From the host's calls to what is active on its model: a reconciliation, not an event.
+
+The host calls at every load with nothing, once per batch, again for the second pass, again after an exception, from
+other threads, and sometimes not at all. So each call works out everything that is wanted now, and makes it so.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from lib_adapters.errors import AdapterError
+from lib_adapters.hosts.webui import host, infotext, settings, wanted
+from lib_adapters.hosts.webui.builtin import Builtin
+from lib_adapters.hosts.webui.embeddings import Embeddings
+from lib_adapters.hosts.webui.hashes import Hashes
+from lib_adapters.hosts.webui.lifecycle import Sessions
+from lib_adapters.hosts.webui.model import parts_of
+from lib_adapters.hosts.webui.names import Names
+from lib_adapters.prompt.tags import Tag
+from lib_adapters.session import AdapterReport, Report, Request
+
+BATCH = (
+    "The pictures of one batch name different adapters, but the web UI reads only the first prompt's tags: "
+    "all of them got those. Raise the batch count instead of the batch size."
+)
+BYPASSED = "An SD Unet option is active: it runs instead of the model's own UNet, so only the text encoder is changed."
+
+
+@dataclass
+class Round:
+    """One working out of what is wanted: the adapters found, and everything the user must know."""
+
+    requests: list[Request] = field(default_factory=list)
+    tags: list[Tag] = field(default_factory=list)  # those that `requests` came from, in the same order
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+class Runtime:
+    """The only memory of the extension."""
+
+    def __init__(self) -> None:
+        self.names = Names(settings.folders)
+        self.hashes = Hashes(self.names)
+        self.report = Report()
+        self.lines: list[str] = []
+        self._sessions = Sessions()
+        self._builtin = Builtin()
+        self._embeddings = Embeddings()
+        self._lone: dict[str, Sequence[Any]] = {}  # by kind: the last call that had nothing of a picture behind it
+        self._lock = threading.RLock()
+
+    def activate(self, kind: str, p: Any, params: Sequence[Any]) -> None:
+        """What the host calls for each kind of tag. Never raises: an exception would only hide what went wrong."""
+        with self._lock:
+            try:
+                self._reconcile(kind, p, params)
+            except Exception as error:  # noqa: BLE001 - the picture goes on, and its comment says what is missing
+                self._failed(p, error)
+
+    def restore(self) -> None:
+        """The models as if we had never been there."""
+        with self._lock:
+            self._sessions.restore()
+            self._builtin.take_off()
+            if (model := host.current_model()) is not None:
+                self._embeddings.sync(model, ())
+            self.report, self.lines = Report(), []
+
+    def _reconcile(self, kind: str, p: Any, params: Sequence[Any]) -> None:
+        kinds = ("lyco", "lora") if settings.handles_lora() else ("lyco",)
+        data = wanted.data_of(p, kind, params)
+        model = host.current_model()
+        now = self._round(p, kinds, self._all(kind, params, data))
+        for each in wanted.all_data(p) if data is not None else ():
+            state = _state(self._round(p, kinds, each))
+            wanted.mark(each, state, host.module("extra_networks").ExtraNetworkParams)
+        if model is None:
+            return
+        self.report = self._apply(model, now, self._is_shared(kinds, data))
+        now.notes += self._embeddings.sync(model, [request.adapter for request in now.requests])
+        self._tell(p, now, kinds)
+        infotext.write(p, self._hashed(now))
+
+    def _all(self, kind: str, params: Sequence[Any], data: wanted.Data | None) -> dict[str, Sequence[Any]]:
+        """The parameters of both kinds."""
+        if data is not None:
+            return dict(data)
+        self._lone[kind] = list(params)
+        return self._lone
+
+    def _round(self, p: Any, kinds: Sequence[str], data: Mapping[str, Sequence[Any]]) -> Round:
+        now = Round()
+        tags: list[Tag] = []
+        for kind in kinds:
+            parsed = wanted.written(kind, data.get(kind, ()))
+            tags += parsed.tags
+            now.problems += parsed.problems
+        tags += infotext.add_defaults(p, kinds, wanted.names_of(tags))
+        bypassed = bool(tags) and getattr(host.optional("sd_unet"), "current_unet", None) is not None
+        now.notes += [BYPASSED] if bypassed else []
+        for tag in tags:
+            self._find(tag, now, bypassed)
+        return now
+
+    def _find(self, tag: Tag, now: Round, bypassed: bool) -> None:
+        try:
+            found = self.names.find(tag.kind, tag.name)
+            unet = 0.0 if bypassed else tag.unet
+            now.requests.append(Request(found.adapter, unet=unet, te=tag.te, dyn=tag.dyn))
+        except AdapterError as error:
+            now.problems.append(f"{tag.text}: {error}")
+            return
+        now.tags.append(tag)
+        now.notes += [found.notice] if found.notice else []
+
+    def _is_shared(self, kinds: Sequence[str], data: wanted.Data | None) -> bool:
+        """Will the built-in write into the same weights?"""
+        if "lora" in kinds or host.builtin_networks() is None:
+            return False
+        return bool((data or {}).get("lora")) or host.option("sd_lora", settings.NOTHING) != settings.NOTHING
+
+    def _apply(self, model: nn.Module, now: Round, shared: bool) -> Report:
+        before = self._sessions.mode(model)
+        if before == "live" and not shared:
+            self._sessions.leave(model)
+        parts = parts_of(model)
+        if shared:
+            report = self._sessions.activate(model, now.requests, "live")
+            self._builtin.write_first(self._sessions.layers(model))
+            return report
+        if now.requests or before or settings.handles_lora():
+            self._builtin.stand_down([root for root in (parts.unet, *parts.encoders) if root is not None])
+        return self._sessions.activate(model, now.requests, "merged")
+
+    def _hashed(self, now: Round) -> list[tuple[Tag, str]]:
+        pairs = zip(now.tags, now.requests, strict=True)
+        return [(tag, self.hashes.short(request.adapter)) for tag, request in pairs]
+
+    def _tell(self, p: Any, now: Round, kinds: Sequence[str]) -> None:
+        problems = list(now.problems)
+        problems += [one.line() for one in self.report.adapters if one.error or one.unmatched]
+        problems += [BATCH] if wanted.differing(p, kinds) else []
+        problems += [
+            f"{text} stands in the negative prompt, where tags are plain words."
+            for text in wanted.in_negative(p, kinds)
+        ]
+        lines = [one.line() for one in self.report.adapters if not (one.error or one.unmatched)]
+        lines += [text for one in self.report.adapters for text in _notes(one)] + now.notes
+        self._show(p, problems, lines)
+
+    def _show(self, p: Any, problems: list[str], lines: list[str]) -> None:
+        level = settings.report_level()
+        said = [*problems, *lines]
+        shown = said if level == settings.REPORTS[0] else problems if level == settings.REPORTS[1] else []
+        if said != self.lines:
+            for line in said:
+                host.say(line)
+        self.lines = said
+        if hasattr(p, "comment"):
+            for line in shown:
+                p.comment(line)
+
+    def _failed(self, p: Any, error: Exception) -> None:
+        """What was active before is not what this picture asks for: nothing is better than that."""
+        host.module("errors").report("LyCORIS: applying adapters failed", exc_info=True)
+        self._sessions.restore()
+        self.report = Report()
+        reason = f"{type(error).__name__}: {error}".strip().rstrip(".")
+        self._show(p, [f"LyCORIS: no adapter was applied ({reason})."], [])
+
+
+def _notes(report: AdapterReport) -> list[str]:
+    return [f"{report.name}: {note}" for note in report.notes]
+
+
+def _state(now: Round) -> str:
+    """Files by content, and what default adapters were added: the rest is in the tags."""
+    return " ".join(sorted(f"{request.key}" for request in now.requests))

@@ -1,0 +1,102 @@
+"""The section `LyCORIS` of the settings page, and how the rest of the code reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lib_adapters.hosts.webui import host
+
+NOTHING = "None"
+REPORTS = ("everything", "problems only", "nothing")
+_SECTION = ("lycoris", "LyCORIS")
+
+
+def declare(names: Callable[[], Sequence[str]], rescan: Callable[[], None]) -> None:
+    """Add our options to the host's; `names` is called when the page is built."""
+    shared = host.module("shared")
+    radio, dropdown, number = _components()
+    info = shared.OptionInfo
+
+    def choices() -> dict[str, list[str]]:
+        return {"choices": [NOTHING, *names()]}
+
+    options = {
+        "lycoris_handle_lora": _explained(
+            info(True, "Handle <lora:...> as well"),
+            "every kind of adapter in either tag; off: <lora:...> stays with the built-in Lora",
+        ),
+        "lycoris_default": _explained(
+            info(NOTHING, "Add adapter to every prompt", dropdown, choices, refresh=rescan),
+            'with the weight of "Default multiplier for extra networks"',
+        ),
+        "lycoris_report": _explained(
+            info(REPORTS[0], "Under each picture, say", radio, {"choices": list(REPORTS)}),
+            "which adapters were applied, to how many layers, and what could not be",
+        ),
+        "lycoris_cache_mb": _explained(
+            info(1024, "Memory for adapters that were used (MB)", number, {"precision": 0}),
+            "an adapter that is still in memory is not read again; counts after the next change of checkpoint",
+        ),
+        "lycoris_folders": _explained(
+            info("", "More folders with adapters"),
+            "separated by ; (models/LyCORIS and models/Lora are always looked into)",
+        ),
+    }
+    shared.options_templates.update(shared.options_section(_SECTION, options))
+
+
+def handles_lora() -> bool:
+    return bool(host.option("lycoris_handle_lora", True))
+
+
+def default_adapters() -> list[tuple[str, str]]:
+    """(kind, name) of what is added to every prompt: our setting, and the built-in's where we have its tag."""
+    ours = [("lyco", str(host.option("lycoris_default", NOTHING)))]
+    builtin = [("lora", str(host.option("sd_lora", NOTHING)))] if handles_lora() else []
+    return [(kind, name) for kind, name in ours + builtin if name not in ("", NOTHING)]
+
+
+def report_level() -> str:
+    return str(host.option("lycoris_report", REPORTS[0]))
+
+
+def cache_bytes() -> int:
+    try:
+        return max(0, int(host.option("lycoris_cache_mb", 1024))) << 20
+    except (TypeError, ValueError):
+        return 1 << 30
+
+
+def folders() -> dict[str, list[Path]]:
+    """Where to look, for each kind of tag the folder first that carries its name."""
+    models, own = _models(), own_folder()
+    lyco = [own, *_flagged("lyco_dir"), *_flagged("lyco_dir_backcompat")]
+    lora = _flagged("lora_dir") or [models / "Lora"]
+    more = [Path(text.strip()).expanduser() for text in str(host.option("lycoris_folders", "")).split(";")]
+    extra = [path for path in more if path != Path()]
+    return {"lyco": [*lyco, *extra, *lora], "lora": [*lora, *lyco, *extra]}
+
+
+def own_folder() -> Path:
+    return _models() / "LyCORIS"
+
+
+def _models() -> Path:
+    return Path(host.module("paths").models_path)
+
+
+def _flagged(name: str) -> list[Path]:
+    value = host.flag(name)
+    return [Path(value)] if value else []
+
+
+def _components() -> tuple[Any, Any, Any]:
+    import gradio
+
+    return gradio.Radio, gradio.Dropdown, gradio.Number
+
+
+def _explained(option: Any, text: str) -> Any:
+    return option.info(text) if hasattr(option, "info") else option

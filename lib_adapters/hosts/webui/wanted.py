@@ -1,0 +1,78 @@
+"""What one picture asks for: the tags that the host took out of the prompt, of both kinds together.
+
+The host calls each registered network by itself, one after the other. Which adapters are wanted as a whole is in the
+data that it holds for the picture; the call's own parameters tell which data that is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from lib_adapters.prompt.tags import Parsed, Tag, parse
+
+MARK = "lycoris-state"  # an entry of ours in the host's data: what the conditioning also depends on
+KINDS = ("lyco", "lora")
+Data = dict[str, list[Any]]
+
+
+def data_of(p: Any, kind: str, params: Sequence[Any]) -> Data | None:
+    """The data of `p` that this call is for; None for a call with nothing behind it (a model being loaded)."""
+    for data in all_data(p):
+        if _bare(data.get(kind, [])) == _bare(params):
+            return data
+    return None
+
+
+def all_data(p: Any) -> list[Data]:
+    """What `p` holds for its first and second pass, the present one first."""
+    names = ("extra_network_data", "hr_extra_network_data")
+    order = names[::-1] if getattr(p, "is_hr_pass", False) else names
+    return [data for name in order if isinstance(data := getattr(p, name, None), dict)]
+
+
+def written(kind: str, params: Sequence[Any]) -> Parsed:
+    """The tags as they stood in the prompt, read by the one grammar."""
+    return parse("".join(f"<{kind}:{':'.join(one.items)}>" for one in params if not is_mark(one)), (kind,))
+
+
+def _bare(params: Sequence[Any]) -> list[int]:
+    """The very objects, without the mark: the host hands over a copy of its list."""
+    return [id(one) for one in params if not is_mark(one)]
+
+
+def is_mark(params: Any) -> bool:
+    return bool(params.items) and params.items[0] == MARK
+
+
+def mark(data: Data, state: str, make: Callable[[list[str]], Any]) -> None:
+    """Let the host's key for conditionings change with `state`; the same state changes nothing."""
+    held = [one for one in data.get("lyco", []) if is_mark(one)]
+    if [one.items for one in held] == ([[MARK, state]] if state else []):
+        return
+    kept = [one for one in data.get("lyco", []) if not is_mark(one)]
+    data["lyco"] = kept + ([make([MARK, state])] if state else [])
+
+
+def differing(p: Any, kinds: Sequence[str]) -> bool:
+    """Do the prompts of this batch name different adapters? The host reads only the first one's tags."""
+    prompts, size = getattr(p, "all_prompts", None), getattr(p, "batch_size", 1)
+    if not prompts or getattr(p, "is_hr_pass", False):
+        return False
+    start = getattr(p, "iteration", 0) * size
+    found = {tuple(_meaning(tag) for tag in parse(text, kinds).tags) for text in prompts[start : start + size]}
+    return len(found) > 1
+
+
+def in_negative(p: Any, kinds: Sequence[str]) -> list[str]:
+    """Tags in the negative prompt: the host leaves them there as plain words."""
+    prompts = getattr(p, "negative_prompts", None) or ()
+    return [tag.text for text in prompts[:1] for tag in parse(text, kinds).tags]
+
+
+def names_of(tags: Sequence[Tag]) -> Mapping[str, set[str]]:
+    return {kind: {tag.name for tag in tags if tag.kind == kind} for kind in KINDS}
+
+
+def _meaning(tag: Tag) -> tuple[str, str, float, float, int | None]:
+    return tag.kind, tag.name, tag.te, tag.unet, tag.dyn

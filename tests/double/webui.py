@@ -1,0 +1,227 @@
+"""A web UI in one process: `modules.*` in sys.modules, scripts executed and never imported, jobs with a cache."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import threading
+import types
+from pathlib import Path
+
+import torch
+
+from double import builtin, extra_networks
+from double.models import checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class OptionInfo:
+    def __init__(  # noqa: PLR0917
+        self,
+        default=None,
+        label="",
+        component=None,
+        component_args=None,
+        onchange=None,
+        section=None,
+        refresh=None,
+        comment_before="",
+        comment_after="",
+        infotext=None,
+        restrict_api=False,
+        category_id=None,
+    ):
+        self.default, self.label, self.component_args, self.section = default, label, component_args, section
+
+    def info(self, info):
+        return self
+
+
+class Options:
+    """Unknown keys raise, declared ones have their default."""
+
+    def __init__(self, templates):
+        self.__dict__["templates"], self.__dict__["data"] = templates, {}
+
+    def __getattr__(self, key):
+        if key in self.data:
+            return self.data[key]
+        if key in self.templates:
+            return self.templates[key].default
+        raise AttributeError(key)
+
+    def __setattr__(self, key, value):
+        self.data[key] = value
+
+
+class WebUI:
+    """`builtin_lora`: is the built-in Lora enabled?"""
+
+    def __init__(self, folder: Path, monkeypatch, *, builtin_lora=True):
+        self.folder, self.has_builtin, self.monkeypatch = folder, builtin_lora, monkeypatch
+        self.reports: list = []
+        self.conds: list = []  # the one slot of the host's conditioning cache
+        (folder / "Lora").mkdir(parents=True)
+        self._callbacks: dict = {}
+        self._install()
+        self.model = checkpoint()
+        self.sd_models.model_data.sd_model = self.model
+        self.load_scripts()
+
+    def _module(self, name, **content):
+        module = types.ModuleType(f"modules.{name}")
+        vars(module).update(content)
+        self.monkeypatch.setitem(sys.modules, module.__name__, module)
+        setattr(self, name, module)
+        self.monkeypatch.setattr(sys.modules["modules"], name, module, raising=False)
+
+    def _install(self):
+        package = types.ModuleType("modules")
+        package.__path__ = []
+        self.monkeypatch.setitem(sys.modules, "modules", package)
+        extra_networks.initialize()
+        extra_networks.displayed.clear()
+        self.monkeypatch.setitem(sys.modules, "modules.extra_networks", extra_networks)
+        self.monkeypatch.setattr(package, "extra_networks", extra_networks, raising=False)
+        templates: dict = {}
+        opts = Options(templates)
+        flags = types.SimpleNamespace(lora_dir=str(self.folder / "Lora"), api_auth=None)
+        self._module("shared", opts=opts, cmd_opts=flags, options_templates=templates, OptionInfo=OptionInfo)
+        self.shared.options_section = lambda section, options: options
+        opts.data["extra_networks_default_multiplier"] = 0.5
+        self._module("paths", models_path=str(self.folder))
+        self._module("sd_models", model_data=types.SimpleNamespace(sd_model=None))
+        self._module("sd_unet", current_unet=None)
+        self._module("errors", report=self._report, display=lambda e, task, *, full_traceback=False: None)
+        self._module("call_queue", queue_lock=threading.Lock())
+        self._module("extensions", active=lambda: [])
+        self._module("scripts", basedir=lambda: str(ROOT))
+        self._module("hashes", sha256=self._sha256, sha256_from_cache=self._sha256)
+        names = ("before_ui", "app_started", "script_unloaded", "infotext_pasted")
+        self._module("script_callbacks", **{f"on_{name}": self._listener(name) for name in names})
+        self.script_callbacks.clear_callbacks = lambda: self._callbacks.clear()
+        self.words = Words()
+        self._module("sd_hijack", model_hijack=types.SimpleNamespace(embedding_db=self.words))
+        self._module("textual_inversion")
+        inversion = types.ModuleType("modules.textual_inversion.textual_inversion")
+        inversion.create_embedding_from_data = create_embedding_from_data
+        self.monkeypatch.setitem(sys.modules, inversion.__name__, inversion)
+        gradio = types.ModuleType("gradio")
+        gradio.Radio = gradio.Dropdown = gradio.Number = object
+        self.monkeypatch.setitem(sys.modules, "gradio", gradio)
+        self.monkeypatch.setitem(sys.modules, "networks", builtin if self.has_builtin else None)
+        if not self.has_builtin:
+            self.monkeypatch.delitem(sys.modules, "networks")
+        builtin.reset(self)
+
+    def _listener(self, name):
+        def on(callback, *, name=None):
+            self._callbacks.setdefault(event, []).append(callback)
+
+        event = name
+        return on
+
+    def _report(self, message, *, exc_info=False):
+        self.reports.append((message, sys.exc_info()[1]))
+
+    def _sha256(self, filename, title, use_addnet_hash=False):
+        data = Path(filename).read_bytes()
+        start = 8 + int.from_bytes(data[:8], "little") if use_addnet_hash else 0
+        return hashlib.sha256(data[start:]).hexdigest()
+
+    def call(self, event, *arguments, backwards=False):
+        for callback in list(self._callbacks.get(event, []))[:: -1 if backwards else 1]:
+            callback(*arguments)
+
+    def load_scripts(self):
+        """Executed with the file's name as `__name__`; the registry is emptied after it; the built-in comes last."""
+        self.script_callbacks.clear_callbacks()
+        path = ROOT / "scripts" / "lycoris.py"
+        exec(compile(path.read_text(), str(path), "exec"), {"__name__": path.name, "__file__": str(path)})
+        extra_networks.initialize()
+        self.call("before_ui", backwards=True)
+        if self.has_builtin:
+            network = builtin.ExtraNetworkLora()
+            extra_networks.register_extra_network(network)
+            extra_networks.register_extra_network_alias(network, "lyco")
+        self.app = App()
+        self.call("app_started", None, self.app)
+
+    def reload_ui(self):
+        self.call("script_unloaded", backwards=True)
+        self.load_scripts()
+
+    def picture(self, prompt, **options):
+        """One job: the prompt's tags activated, conditioning (cached as the host does), one run of the UNet."""
+        return Job(self, [prompt] if isinstance(prompt, str) else prompt, **options).run()
+
+
+class Words:
+    """The host's table of textual inversions."""
+
+    expected_shape = -1
+
+    def __init__(self):
+        self.word_embeddings = {}
+
+    def register_embedding(self, embedding, model):
+        return self.register_embedding_by_name(embedding, model, embedding.name)
+
+    def register_embedding_by_name(self, embedding, model, name):
+        if embedding is None:
+            self.word_embeddings.pop(name, None)
+        else:
+            self.word_embeddings[name] = embedding
+
+
+def create_embedding_from_data(data, name, filename="unknown embedding file", filepath=None):
+    if "string_to_param" not in data:
+        raise Exception(f"Couldn't identify {filename}")
+    (vector,) = data["string_to_param"].values()
+    return types.SimpleNamespace(name=name, vec=vector, shape=vector.shape[-1])
+
+
+class App:
+    def __init__(self):
+        self.routes = {}
+
+    def add_api_route(self, path, endpoint, *, methods, dependencies):
+        self.routes[path] = endpoint
+
+
+class Job:
+    """The part of `StableDiffusionProcessing` that extensions see."""
+
+    def __init__(self, host, prompts, negative=""):
+        self.host = host
+        self.all_prompts, self.negative_prompts = prompts, [negative]
+        self.batch_size, self.iteration, self.scripts = len(prompts), 0, None
+        self.is_hr_pass = False
+        self.extra_generation_params: dict = {}
+        self.comments: dict = {}
+
+    def comment(self, text):
+        self.comments[text] = 1
+
+    def cached_params(self, required_prompts, steps, extra_network_data, hires_steps=None, use_old_scheduling=False):
+        return required_prompts, steps, self.host.model.sd_checkpoint_info, extra_network_data
+
+    def activate(self):
+        self.prompts, self.extra_network_data = extra_networks.parse_prompts(self.all_prompts)
+        with torch.no_grad():
+            extra_networks.activate(self, self.extra_network_data)
+
+    def conditioning(self):
+        key = self.cached_params(self.prompts, 1, self.extra_network_data)
+        if not self.host.conds or self.host.conds[0] != key:
+            self.host.conds[:] = [key, self.host.model.text()]
+        return self.host.conds[1]
+
+    def run(self):
+        self.activate()
+        with torch.no_grad():
+            self.image = self.host.model.denoise(self.conditioning())
+        if self.extra_network_data:
+            extra_networks.deactivate(self, self.extra_network_data)
+        return self

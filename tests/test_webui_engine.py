@@ -1,0 +1,68 @@
+"""What the engine offers a host that keeps exact weights beside fp8 ones, moves its models and throws them away."""
+
+from __future__ import annotations
+
+import models
+import torch
+from files import adapter_for
+
+from lib_adapters import Request, Session
+from lib_adapters.hosts.webui.lifecycle import kept_half
+
+ONLY = ("input_blocks.1.1.transformer_blocks.0.attn1.to_q",)
+
+
+def fp8_unet(*, kept):
+    """As the host stores it: fp8 weights, the halves beside them (on the CPU) or nowhere."""
+    unet = models.ldm_unet()
+    layer = unet.get_submodule(ONLY[0])
+    half = layer.weight.data.half()
+    layer.weight.data = half.to(torch.float8_e4m3fn)
+    if kept:
+        layer.fp16_weight = half
+    return unet, layer, half
+
+
+def test_deltas_are_added_to_the_exact_weight(tmp_path):
+    for kept in (True, False):
+        unet, layer, half = fp8_unet(kept=kept)
+        stored = layer.weight.data
+        adapter = adapter_for(unet, tmp_path / "ink.safetensors", only=ONLY)
+        (algorithm,) = adapter.load().algorithms.values()
+        base = half.float() if kept else stored.float()
+        with Session(unet, base_of=kept_half) as session:
+            session.activate([Request(adapter)])
+            rounded = half if kept else stored
+            wanted = (base + algorithm.delta(base)).to(rounded.dtype).to(torch.float8_e4m3fn)
+            assert torch.equal(layer.weight.data.view(torch.uint8), wanted.view(torch.uint8))
+        assert layer.weight.data is stored or torch.equal(layer.weight.data.view(torch.uint8), stored.view(torch.uint8))
+
+
+def test_a_model_sent_to_meta_asks_for_nothing(tmp_path):
+    unet = models.ldm_unet()
+    session = Session(unet)
+    session.activate([Request(adapter_for(unet, tmp_path / "ink.safetensors", only=ONLY))])
+    unet.to("meta")
+    session.deactivate()
+    assert session.verify()
+
+
+def test_weights_that_only_moved_are_not_computed_again(tmp_path, monkeypatch):
+    """A host short of memory moves its model before every run, and the guard sees other pointers each time."""
+    unet = models.ldm_unet()
+    with Session(unet) as session:
+        session.activate([Request(adapter_for(unet, tmp_path / "ink.safetensors", only=ONLY))])
+        for parameter in unet.parameters():
+            parameter.data = parameter.data.clone()
+        monkeypatch.setattr(Session, "_table", lambda _: (_ for _ in ()).throw(AssertionError("computed again")))
+        with torch.no_grad():
+            unet(torch.zeros(1, 4, 8, 8), torch.tensor([1]), context=torch.zeros(1, 8, models.CONTEXT))
+        monkeypatch.undo()
+
+
+def test_live_layers_are_named(tmp_path):
+    unet = models.ldm_unet()
+    with Session(unet, mode="live") as session:
+        session.activate([Request(adapter_for(unet, tmp_path / "ink.safetensors", only=ONLY))])
+        assert session.live_layers() == [unet.get_submodule(ONLY[0])]
+    assert session.live_layers() == []
