@@ -11,7 +11,7 @@ def point(module: nn.Module, name: str, tensor: Tensor | None) -> None:
     parameter = module._parameters.get(name)
     if tensor is None:
         module._parameters[name] = None
-    elif parameter is None:
+    elif parameter is None or parameter.is_inference():  # torch lets nobody point an inference tensor elsewhere
         module._parameters[name] = nn.Parameter(tensor, requires_grad=False)
     else:
         parameter.data = tensor.to(parameter.device)  # a tensor that waited in host memory comes back
