@@ -11,6 +11,7 @@ from benchmarks import apply, results
 from benchmarks.case import Setting
 from benchmarks.layers import PLANS
 from benchmarks.recipes import RECIPES
+from benchmarks.results import Row
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 QUICK = ("lora", "lokr", "loha", "dora-rows", "oft")
@@ -25,10 +26,13 @@ def main() -> None:
     setting = Setting(options.family, options.rank, device, DTYPES[options.dtype], every, options.clock == "processor")
     algorithms = options.algorithms or (QUICK if options.quick else tuple(RECIPES))
     rounds = options.runs or (3 if options.quick else 5)
-    rows = apply.run(setting, algorithms, rounds)
-    print(results.table(rows))
-    if options.out:
-        apply.save(rows, setting, rounds, options.out)
+    rows: list[Row] = []
+    print(results.head())
+    for more in apply.run(setting, algorithms, rounds):
+        print(results.body(more), flush=True)
+        rows += more
+        if options.out:
+            apply.save(rows, setting, rounds, options.out)
 
 
 def _share(options: argparse.Namespace, device: torch.device) -> int:

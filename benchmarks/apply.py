@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import platform
-import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,13 +17,12 @@ from benchmarks.case import Setting, make_case
 from benchmarks.results import Row
 
 
-def run(setting: Setting, algorithms: Sequence[str], rounds: int) -> list[Row]:
-    found: list[Row] = []
+def run(setting: Setting, algorithms: Sequence[str], rounds: int) -> Iterator[list[Row]]:
+    """The rows of one algorithm after the other; a long run that is stopped has not been for nothing."""
     for name in algorithms:
         with tempfile.TemporaryDirectory() as folder:
             case = make_case(name, setting, Path(folder))
-            found += results.rows(case, measure.run(case, rounds))
-    return found
+            yield results.rows(case, measure.run(case, rounds))
 
 
 def save(rows: Sequence[Row], setting: Setting, rounds: int, folder: Path) -> None:
@@ -34,7 +32,6 @@ def save(rows: Sequence[Row], setting: Setting, rounds: int, folder: Path) -> No
     (folder / f"{name}.json").write_text(json.dumps(about, indent=1), "utf-8")
     title = f"Applying, times a clone of the touched weights ({setting.family}, {about['dtype']}, {about['device']})"
     (folder / f"{name}.svg").write_text(chart.draw(rows, title), "utf-8")
-    print(f"written: {folder / name}.json and .svg", file=sys.stderr)
 
 
 def machine(setting: Setting) -> dict[str, str | int]:

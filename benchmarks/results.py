@@ -63,12 +63,15 @@ def _difference(mine: Mapping[str, Tensor], pristine: Mapping[str, Tensor], plai
     )
 
 
-def table(found: Iterable[Row]) -> str:
-    """Markdown: times the clone; the clone itself in seconds."""
+def head() -> str:
+    """Of a table in Markdown: everything as times the clone, which itself is given in seconds."""
     times = [f"{name} ×" for name in OPERATIONS]
-    head = ["algorithm", "who", *times, "apply s", "kept ×", "peak ×", "exact", "differs"]
-    lines = [_line(head), _line("---" for _ in head)]
-    return "\n".join(lines + [_line(_cells(row)) for row in found])
+    names = ["algorithm", "who", *times, "apply s", "kept ×", "peak ×", "exact", "differs"]
+    return f"{_line(names)}\n{_line('---' for _ in names)}"
+
+
+def body(found: Iterable[Row]) -> str:
+    return "\n".join(_line(_cells(row)) for row in found)
 
 
 def _cells(row: Row) -> list[str]:
