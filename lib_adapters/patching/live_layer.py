@@ -33,8 +33,9 @@ class LiveLayer:
             return self._forward(module, *args, **kwargs)
         if self._thin and len(args) == 1 and not kwargs:
             return self._beside(module, args[0])
-        with self._substituted(module):
-            return self._forward(module, *args, **kwargs)
+        with self._substituted(module) as bias:
+            y = self._forward(module, *args, **kwargs)
+        return y if bias is None else y + (bias if isinstance(module, nn.Linear) else bias[:, None, None]).to(y.dtype)
 
     def _forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if self.before is not None:
@@ -51,16 +52,25 @@ class LiveLayer:
         return y + _thin_output(module, x, *self._factors[kind]).to(y.dtype)
 
     @contextmanager
-    def _substituted(self, module: nn.Module) -> Iterator[None]:
-        """The call computes with W'; afterwards every parameter holds what it held."""
+    def _substituted(self, module: nn.Module) -> Iterator[Tensor | None]:
+        """The call computes with W'; afterwards every parameter holds what it held.
+
+        Yields the bias for a layer that has none: another writer takes a parameter that was not there for damage.
+        """
         kept: list[tuple[nn.Module, str, Tensor | None]] = []
+        bias: Tensor | None = None
         try:
             for path, target in self._targets:
                 owner, name = module.get_submodule(path), target.slot.name
-                kept.append((owner, name, held(owner, name)))
+                before = held(owner, name)
                 with exact():
-                    point(owner, name, _patched(owner, target))
-            yield
+                    patched = _patched(owner, target)
+                if before is None and owner is module and _is_plain(module):
+                    bias = patched
+                    continue
+                kept.append((owner, name, before))
+                point(owner, name, patched)
+            yield bias
         finally:
             for owner, name, before in reversed(kept):
                 point(owner, name, before)
