@@ -47,9 +47,10 @@ def test_two_files_of_one_name(webui):
     assert said(webui.picture("<lora:ink>"), "ink: 15 of 15")
 
 
-def test_a_file_added_later_is_found(webui):
+def test_a_file_added_later_is_found(webui, monkeypatch):
     assert said(webui.picture("<lyco:late>"), "no adapter is called 'late'")
     put(webui, "late")
+    monkeypatch.setattr("lib_adapters.hosts.webui.names.FRESH", -1.0)
     assert said(webui.picture("<lyco:late>"), "15 of 15")
 
 
