@@ -15,6 +15,7 @@ from double import extra_networks
 from double.models import Holder
 from double.shelf import put
 from double.webui import Job
+from files import adapter_file
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -52,6 +53,27 @@ def test_a_file_added_later_is_found(webui, monkeypatch):
     put(webui, "late")
     monkeypatch.setattr("lib_adapters.hosts.webui.names.FRESH", -1.0)
     assert said(webui.picture("<lyco:late>"), "15 of 15")
+
+
+def test_a_file_deleted_meanwhile(webui):
+    put(webui)
+    webui.picture("<lyco:ink>")
+    (webui.folder / "LyCORIS" / "ink.safetensors").unlink()
+    job = webui.picture("<lyco:ink>")
+    assert list(job.comments) == ["<lyco:ink>: no adapter is called 'ink'; put the file into models/LyCORIS."]
+
+
+def test_a_name_that_is_nearly_right(webui):
+    put(webui, "watercolour")
+    assert said(webui.picture("<lyco:watercolor>"), "did you mean 'watercolour'")
+
+
+def test_a_file_that_was_not_applied_leaves_no_hash(webui):
+    path = webui.folder / "LyCORIS" / "other.safetensors"
+    adapter_file(path, {"down_blocks_9_nothing": (4, 4)})
+    job = webui.picture("<lyco:other>")
+    assert said(job, "other")
+    assert "Lyco hashes" not in job.extra_generation_params
 
 
 def test_links_in_a_circle_and_a_second_way_to_a_file(tmp_path):

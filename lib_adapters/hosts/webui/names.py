@@ -7,6 +7,7 @@ path.
 
 from __future__ import annotations
 
+import difflib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,10 @@ from lib_adapters.prompt.tags import quoted
 Stamp = tuple[int, int]
 FRESH = 1.0  # seconds: one picture asks several times, and the folders may be slow
 MOST_OPEN = 64  # headers kept; a prompt rarely names more
+
+
+class Vanished(AdapterError):
+    """A file that was there when the folders were read."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +62,14 @@ class Names:
 
     def find(self, kind: str, name: str) -> Found:
         """AdapterError names the choices where a name is not enough."""
-        found = self._found(kind, name)
+        found = self._there(kind, name)
         if found is None and time.monotonic() - self._read_at > FRESH:
             self.rescan()
-            found = self._found(kind, name)
+            found = self._there(kind, name)
         if found is None:
-            raise AdapterError(f"no adapter is called {name!r}; put the file into models/LyCORIS or models/Lora.")
+            near = difflib.get_close_matches(name, list(self._read().exact), n=3, cutoff=0.75)
+            instead = f"did you mean {' or '.join(map(repr, near))}?" if near else "put the file into models/LyCORIS."
+            raise AdapterError(f"no adapter is called {name!r}; {instead}")
         return found
 
     def has(self, kind: str, name: str) -> bool:
@@ -85,8 +92,7 @@ class Names:
     def _open(self, path: Path) -> Adapter:
         stamp = _stamp(path)
         if stamp is None:
-            self.rescan()
-            raise AdapterError(f"{path.name} cannot be read any more.")
+            raise Vanished(f"{path.name} cannot be read any more.")
         known = self._opened.pop(path, None)
         if known is None or known[0] != stamp:
             known = (stamp, open_adapter(path))
@@ -94,6 +100,13 @@ class Names:
         while len(self._opened) > MOST_OPEN:
             del self._opened[next(iter(self._opened))]
         return known[1]
+
+    def _there(self, kind: str, name: str) -> Found | None:
+        try:
+            return self._found(kind, name)
+        except Vanished:
+            self.rescan()
+            return self._found(kind, name)
 
     def _found(self, kind: str, name: str) -> Found | None:
         index, wanted = self._read(), name.strip().replace("\\", "/")

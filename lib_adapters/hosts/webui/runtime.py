@@ -146,8 +146,9 @@ class Runtime:
         return self._sessions.activate(model, now.requests, "merged")
 
     def _hashed(self, now: Round) -> list[tuple[Tag, str]]:
+        unused = {one.name for one in self.report.adapters if one.error}
         pairs = zip(now.tags, now.requests, strict=True)
-        return [(tag, self.hashes.short(request.adapter)) for tag, request in pairs]
+        return [(tag, self.hashes.short(one.adapter)) for tag, one in pairs if one.adapter.name not in unused]
 
     def _tell(self, p: Any, now: Round, kinds: Sequence[str]) -> None:
         problems = list(now.problems)
