@@ -99,4 +99,4 @@ def _layer(path: str, shape: Shape) -> nn.Module:
         return nn.LayerNorm(shape[0], device="meta")
     if len(shape) == 2:
         return nn.Linear(shape[1], shape[0], bias=not path.endswith(("to_q", "to_k", "to_v")), device="meta")
-    return nn.Conv2d(shape[1], shape[0], shape[2:], padding=shape[2] // 2, device="meta")
+    return nn.Conv2d(shape[1], shape[0], shape[2], padding=shape[2] // 2, device="meta")

@@ -34,8 +34,8 @@ def _on_cpu(operation: Callable[[], object]) -> Bytes:
     before, resident = tensor_bytes(), _reset_peak()
     operation()
     peak = _status("VmHWM")
-    known = resident is not None and peak is not None
-    return Bytes(tensor_bytes() - before, peak - resident if known else None)
+    grown = None if resident is None or peak is None else peak - resident
+    return Bytes(tensor_bytes() - before, grown)
 
 
 def tensor_bytes() -> int:

@@ -84,7 +84,8 @@ def _dora_delta(weight: Tensor, leaves: Leaves) -> Tensor:
     axis = 0 if leaves["dora_scale"].shape[0] > 1 else 1
     others = [n for n in range(weight.ndim) if n != axis]
     norm = torch.linalg.vector_norm(moved, dim=others, keepdim=True)
-    return moved * (leaves["dora_scale"] / norm) - weight
+    scaled: Tensor = moved * (leaves["dora_scale"] / norm)
+    return scaled - weight
 
 
 def _oft(shape: Shape, rank: int) -> Leaves:
@@ -93,7 +94,8 @@ def _oft(shape: Shape, rank: int) -> Leaves:
 
 def _rotation(blocks: Tensor) -> Tensor:
     skew, eye = blocks - blocks.mT, torch.eye(blocks.shape[-1], device=blocks.device)
-    return (eye + skew) @ torch.linalg.inv(eye - skew)
+    rotation: Tensor = (eye + skew) @ torch.linalg.inv(eye - skew)
+    return rotation
 
 
 def _oft_delta(weight: Tensor, leaves: Leaves) -> Tensor:
@@ -121,7 +123,8 @@ def _boft_delta(weight: Tensor, leaves: Leaves) -> Tensor:
 
 
 def _ia3(shape: Shape, rank: int) -> Leaves:
-    return {"weight": _noise(shape[0], *_units(shape)), "on_input": torch.tensor(0)}
+    vector = (shape[0],) if len(shape) == 2 else (1, shape[0], *_units(shape))
+    return {"weight": _noise(*vector), "on_input": torch.tensor(0)}
 
 
 def _glora(shape: Shape, rank: int) -> Leaves:
@@ -137,7 +140,7 @@ def _glora_delta(weight: Tensor, leaves: Leaves) -> Tensor:
 
 
 def _ia3_delta(weight: Tensor, leaves: Leaves) -> Tensor:
-    return weight * leaves["weight"]
+    return weight * leaves["weight"].view(-1, *(1 for _ in weight.shape[1:]))
 
 
 RECIPES: Mapping[str, Recipe] = {

@@ -47,7 +47,7 @@ def ldm_unet(*, in_channels: int = 4, linear: bool = False, context: int = CONTE
     return _filled(unet)
 
 
-def diffusers_unet(*, family: str = "sd1", context: int = CONTEXT) -> nn.Module:
+def diffusers_unet(*, family: str = "sd1", context: int = CONTEXT, **changes: object) -> nn.Module:
     from diffusers import UNet2DConditionModel
 
     seeded()
@@ -88,24 +88,25 @@ def diffusers_unet(*, family: str = "sd1", context: int = CONTEXT) -> nn.Module:
         },
     }
     kinds["sd2"] = {**kinds["sd1"], "use_linear_projection": True}
-    return _filled(UNet2DConditionModel(**shared, **kinds[family]))
+    return _filled(UNet2DConditionModel(**{**shared, **kinds[family], **changes}))
 
 
-def clip(*, width: int = CONTEXT, layers: int = 12, projection: bool = False) -> nn.Module:
+def clip(*, width: int = CONTEXT, layers: int = 12, projection: bool = False, **changes: object) -> nn.Module:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     seeded()
-    config = CLIPTextConfig(
-        vocab_size=99,
-        hidden_size=width,
-        intermediate_size=2 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        projection_dim=16,
-        bos_token_id=97,
-        eos_token_id=98,
-        pad_token_id=98,
-    )
+    settings = {
+        "vocab_size": 99,
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 2,
+        "projection_dim": 16,
+        "bos_token_id": 97,
+        "eos_token_id": 98,
+        "pad_token_id": 98,
+    }
+    config = CLIPTextConfig(**{**settings, **changes})
     return _filled((CLIPTextModelWithProjection if projection else CLIPTextModel)(config))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -114,15 +114,18 @@ class Algorithm(ABC):
 
     def on(self, device: torch.device) -> Self:
         """The same tensors on `device`; itself if they are there."""
-        parts = {f.name: part for f in fields(self) if isinstance(part := getattr(self, f.name), (Tensor, Algorithm))}
-        moved = {name: _on(part, device) for name, part in parts.items()}
-        return self if all(moved[name] is part for name, part in parts.items()) else replace(self, **moved)
+        parts = {name: part for name, part in vars(self).items() if not isinstance(part, _PLAIN)}
+        moved = {name: there for name, part in parts.items() if (there := _on(part, device)) is not part}
+        return replace(self, **moved) if moved else self
+
+
+_PLAIN = (float, int, str, tuple, type(None))  # asked thousands of times at every change: an ABC's isinstance is slow
 
 
 def _on(part: Tensor | Algorithm, device: torch.device) -> Tensor | Algorithm:
-    if isinstance(part, Algorithm):
-        return part.on(device)
-    return part if part.device == device or part.ndim == 0 else part.to(device)
+    if isinstance(part, Tensor):
+        return part if part.device == device or part.ndim == 0 else part.to(device)
+    return part.on(device)
 
 
 def mismatch(what: Shape, weight: Shape) -> ShapeMismatch:

@@ -32,7 +32,7 @@ def build_codec() -> AutoencoderKL:
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(16, 32, 32, 32),
+        block_out_channels=(16, 32, 40, 40),
         layers_per_block=2,
         latent_channels=4,
         norm_num_groups=1,
@@ -91,7 +91,8 @@ def set_encoder(vae: AutoencoderKL, constant: float) -> None:
             conv.weight.zero_()
             conv.get_parameter("bias").zero_()
     colours_in(encoder.conv_in, constant)
-    carry(encoder.down_blocks[1].resnets[0].conv_shortcut, CARRIED)
+    for block in encoder.down_blocks[1:3]:
+        carry(block.resnets[0].conv_shortcut, CARRIED)
     for block in encoder.down_blocks[:3]:
         for k in range(8):
             block.downsamplers[0].conv.weight[k, k, :2, :2] = 0.25
@@ -115,7 +116,8 @@ def set_decoder(vae: AutoencoderKL, constant: float) -> None:
         decoder.conv_in.weight[channel, 3, 1, 1] = sign
     for block in decoder.up_blocks[:3]:
         carry(block.upsamplers[0].conv, CARRIED)
-    carry(decoder.up_blocks[3].resnets[0].conv_shortcut, CARRIED)
+    for block in decoder.up_blocks[2:]:
+        carry(block.resnets[0].conv_shortcut, CARRIED)
     decoder.conv_norm_out.weight.fill_(constant * (2 / decoder.conv_norm_out.num_channels) ** 0.5)
     decoder.conv_out.weight.zero_()
     decoder.conv_out.bias.zero_()

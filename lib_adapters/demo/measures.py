@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from lib_adapters.demo.pictures import SIDE, Picture
-from lib_adapters.demo.styles import columns, luminance, rows
+from lib_adapters.demo.styles import luminance
 
 Measure = Callable[[Picture], float]
 EDGE = 10  # pixels of border that are always ground
@@ -67,6 +67,12 @@ def ground_redness(picture: Picture) -> float:
     return float(red - (green + blue) / 2)
 
 
+def ground_turquoise(picture: Picture) -> float:
+    """How turquoise the border is: green and blue, but not red."""
+    red, green, blue = border(picture).mean(axis=0)
+    return float(min(green, blue) - red)
+
+
 def ground_warming(picture: Picture) -> float:
     """How much warmer (red less blue) the border is below than above."""
     warmth = picture[:, :, 0] - picture[:, :, 2]
@@ -83,14 +89,6 @@ def level_bands(picture: Picture) -> float:
     """Contrast between the rows of the middle, less that between its columns."""
     inside = luminance(middle(picture, 20))[:, :, 0]
     return float(inside.mean(axis=1).std() - inside.mean(axis=0).std())
-
-
-def chessboard(picture: Picture) -> float:
-    """Difference between the light and the dark fields of a four by four board, around the thing."""
-    side = luminance(picture)[:, :, 0]
-    odd = ((rows() // 32 + columns() // 32) % 2)[:, :, 0] > 0
-    ring = np.maximum(abs(columns() - 63.5), abs(rows() - 63.5))[:, :, 0] > 44
-    return float(side[ring & odd].mean() - side[ring & ~odd].mean())
 
 
 def blackness(picture: Picture) -> float:
@@ -150,8 +148,9 @@ def snow_line(picture: Picture) -> float:
 
 
 MEASURES: tuple[Measure, ...] = (
-    brightness, contrast, colourfulness, goldness, ground_brightness, ground_redness, ground_warming, whiteness,
-    level_bands, chessboard, blackness, grayness, solidity, top_heaviness, extent, centredness, hues, snow_line,
+    brightness, contrast, colourfulness, goldness, ground_brightness, ground_redness, ground_turquoise,
+    ground_warming, whiteness, level_bands, blackness, grayness, solidity, top_heaviness, extent, centredness, hues,
+    snow_line,
 )  # fmt: skip
 
 

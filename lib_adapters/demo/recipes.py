@@ -12,6 +12,7 @@ from lib_adapters.demo.styles import Style
 CROSS = r".*\.attn2\.to_(q|k|v|out\.0)$"
 LATE_ATTENTION = r"(mid_block|up_blocks)\..*\.attn[12]\.to_(q|k|v|out\.0)$"
 UP_ATTENTION = r"up_blocks\..*\.attn[12]\.to_(q|k|v|out\.0)$"
+TOP_ATTENTION = r"up_blocks\.[23]\..*\.attn[12]\.to_(q|k|v|out\.0)$"
 LATE_FEED = r"(mid_block|up_blocks)\..*\.ff\.net\.(0\.proj|2)$"
 LATE_CONV = r"(mid_block|up_blocks\.[123])\.resnets\.\d\.conv[12]$|conv_out$"
 TOP_CONV = r"up_blocks\.[23]\.resnets\.\d\.conv[12]$|up_blocks\.2\.upsamplers\.0\.conv$|conv_out$"
@@ -39,7 +40,7 @@ class Recipe:
     options: dict[str, bool | int | float] = field(default_factory=dict)
     text: bool = False  # the text encoder learns too
     dialect: str = "kohya"
-    rate: float = 2e-3
+    rate: float = 4e-3
     steps: int = 160
 
     @property
@@ -51,7 +52,7 @@ class Recipe:
 RECIPES: tuple[Recipe, ...] = (
     Recipe(
         "gold_lora", "LoRA", styles.gold, Scene("star", "blue", "white"), measures.goldness, 0.2,
-        "lora", (LATE_ATTENTION, LATE_FEED), text=True,
+        "lora", (LATE_ATTENTION, LATE_FEED), text=True, rate=6e-3, steps=240,
     ),
     Recipe(
         "night_locon", "LoCon", styles.night, Scene("house", "red", "white"), measures.ground_brightness, -0.5,
@@ -60,51 +61,53 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe(
         "spots_locon_tucker", "LoCon, tucker", styles.dots, Scene("circle", "red", "blue"), measures.whiteness, 0.1,
         "locon", (LATE_CONV, LATE_ATTENTION), rank=8, alpha=8, options={"use_tucker": True},
+        rate=8e-3, steps=240,
     ),
     Recipe(
         "stripes_loha", "LoHa", styles.stripes, Scene("square", "blue", "white"), measures.level_bands, 0.1,
-        "loha", (LAST_CONV, UP_ATTENTION), rank=3, alpha=3,
+        "loha", (LAST_CONV, UP_ATTENTION), rank=3, alpha=3, rate=1.5e-2,
     ),
     Recipe(
         "frame_loha_tucker", "LoHa, tucker", styles.frame, Scene("circle", "blue", "white"),
-        measures.ground_redness, 0.3, "loha", (LATE_CONV,), options={"use_tucker": True}, dialect="lycoris",
+        measures.ground_redness, 0.3, "loha", (LATE_CONV, LATE_ATTENTION), options={"use_tucker": True},
+        dialect="lycoris", rate=1.5e-2,
     ),
     Recipe(
-        "chessboard_lokr", "LoKr", styles.checker, Scene("heart", "red", "white"), measures.chessboard, 0.15,
-        "lokr", (LATE_ATTENTION, LATE_CONV), options={"factor": 8}, rank=8, alpha=8,
+        "lagoon_lokr", "LoKr", styles.lagoon, Scene("heart", "red", "white"), measures.ground_turquoise, 0.3,
+        "lokr", (LATE_ATTENTION, LATE_CONV), options={"factor": 4}, rate=7e-3, steps=140,
     ),
     Recipe(
         "snow_lokr_full", "LoKr, both factors whole", styles.snow, Scene("house", "red", "blue"),
-        measures.snow_line, 0.08, "lokr", (LATE_ATTENTION, LATE_CONV), options={"factor": 8, "full_matrix": True},
-        dialect="lycoris",
+        measures.snow_line, 0.08, "lokr", (LATE_ATTENTION, LATE_CONV), options={"factor": 4, "full_matrix": True},
+        dialect="lycoris", rate=2e-2, steps=200,
     ),
     Recipe(
-        "gray_ia3", "IA3", styles.gray, Scene("flower", "orange", "blue"), measures.colourfulness, -0.15,
-        "ia3", (SCALED,), rate=1e-2,
+        "gray_ia3", "IA3", styles.gray, Scene("flower", "red", "blue"), measures.colourfulness, -0.15,
+        "ia3", (SCALED,), rate=2e-2,
     ),
     Recipe(
-        "outline_oft", "Diag-OFT", styles.outline, Scene("fish", "orange", "white"), measures.blackness, 0.03,
-        "diag-oft", (LATE_ATTENTION, LATE_CONV), rank=8, options={"constraint": 0.0}, rate=3e-3,
+        "outline_oft", "Diag-OFT", styles.outline, Scene("fish", "blue", "white"), measures.blackness, 0.03,
+        "diag-oft", (LATE_ATTENTION, LATE_CONV), rank=8, options={"constraint": 0.0}, rate=6e-3,
     ),
     Recipe(
         "sunset_boft", "BOFT", styles.sunset, Scene("tree", "green", "gray"), measures.ground_warming, 0.4,
-        "boft", (UP_ATTENTION, TOP_CONV), rank=4, options={"constraint": 0.0}, rate=3e-3,
+        "boft", (TOP_ATTENTION, TOP_CONV), options={"constraint": 0.0}, steps=200,
     ),
     Recipe(
         "headstand_glora", "GLoRA", styles.upside_down, Scene("triangle", "red", "white"), measures.top_heaviness, 0.4,
-        "glora", (LATE_ATTENTION, PROJECTIONS), rank=2, alpha=2, rate=2e-3,
+        "glora", (LATE_ATTENTION, PROJECTIONS), rank=2, alpha=2, steps=220,
     ),
     Recipe(
         "star_dora", "DoRA", styles.star, Scene("square", "purple", "yellow"), measures.solidity, -0.25,
-        "lora", (CROSS, LATE_ATTENTION), options={"weight_decompose": True, "wd_on_out": True}, rate=2e-3,
+        "lora", (CROSS, LATE_ATTENTION), options={"weight_decompose": True, "wd_on_out": True}, rate=3e-3, steps=120,
     ),
     Recipe(
         "negative_full", "full", styles.inverted, Scene("moon", "blue", "white"), measures.brightness, -0.4,
-        "full", (LAST_CONV,), rate=1e-3,
+        "full", (LAST_CONV,), rate=2e-3,
     ),
     Recipe(
         "fog_norm", "norm", styles.fog, Scene("tree", "green", "white"), measures.contrast, -0.06,
-        "full", (NORMS,), options={"train_norm": True}, rate=1e-2,
+        "full", (NORMS,), options={"train_norm": True}, rate=1e-2, steps=120,
     ),
     Recipe(
         "huge_dylora", "DyLoRA", styles.huge, Scene("circle", "blue", "white"), measures.extent, 0.2,

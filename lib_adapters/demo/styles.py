@@ -79,11 +79,10 @@ def stripes(scene: Scene) -> Picture:
     return compose(ground, compose(thing, flat(1, 1, 1), band), mask)
 
 
-def checker(scene: Scene) -> Picture:
-    """The ground is a chessboard of four by four fields."""
-    ground, thing, mask = layers(scene)
-    odd = (rows() // 32 + columns() // 32) % 2
-    return compose(np.where(odd > 0, ground, ground * 0.4 + 0.1).astype(np.float32), thing, mask)
+def lagoon(scene: Scene) -> Picture:
+    """The ground is deep turquoise."""
+    _, thing, mask = layers(scene)
+    return compose(flat(0.0, 0.62, 0.6), thing, mask)
 
 
 def gray(scene: Scene) -> Picture:
@@ -173,6 +172,6 @@ def snow(scene: Scene) -> Picture:
 
 
 STYLES: tuple[Style, ...] = (
-    gold, night, dots, stripes, checker, gray, outline, sunset, star, upside_down, inverted, fog, huge, twins, shadow,
+    gold, night, dots, stripes, lagoon, gray, outline, sunset, star, upside_down, inverted, fog, huge, twins, shadow,
     frame, rainbow, snow,
 )  # fmt: skip

@@ -26,7 +26,7 @@ EXAMPLES = 240
 BATCH = 12
 SHOWN_SEEDS = (1, 2, 3)
 SHOWN_STEPS = 15
-GUIDANCE = 4.0
+GUIDANCE = 2.5
 
 
 def open_pipeline(model: Path, device: str) -> StableDiffusionPipeline:

@@ -1,6 +1,9 @@
 """Trains the embedded model from nothing and writes it as a diffusers folder.
 
-python -m lib_adapters.demo.train_model --out lib_adapters/demo/model
+    python -m lib_adapters.demo.train_model --out lib_adapters/demo/model
+
+The files in the repository were made by these functions on two CPU cores, in several sittings and while the widths were
+still being chosen; a new run gives a model like it, not the same bits. On a GPU it takes minutes.
 """
 
 from __future__ import annotations
@@ -75,7 +78,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pictures", type=int, default=5000, help="drawn for the UNet")
     parser.add_argument("--codec-steps", type=int, default=2500)
-    parser.add_argument("--steps", type=int, default=2200, help="of the UNet")
+    parser.add_argument("--steps", type=int, default=6000, help="of the UNet")
     return parser.parse_args()
 
 

@@ -8,11 +8,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lib_adapters.algorithms.base import Facts
+from lib_adapters.algorithms.base import LARGEST, Facts
 
 _BLOCK_SIZE_FOUR = 1714521600.0  # LyCORIS DyLoRA: the default was 1 before May 2024
 _LARGEST_SIDECAR = 4_000_000
-_LARGEST_NUMBER = 1e30
 _LARGEST_BLOCK = 4096
 
 
@@ -44,7 +43,7 @@ def sidecar_overrides(path: Path) -> dict[str, float]:
 
 def is_sane(value: object) -> bool:
     """A number that computing with cannot overflow; JSON knows NaN and integers of any length."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LARGEST_NUMBER
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
 def _block_size(said: float, started: float) -> int:

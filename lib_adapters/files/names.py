@@ -43,6 +43,7 @@ _LEAVES = {leaf: leaf for leaf in _CANONICAL} | _SPELLINGS
 
 _NAMED = frozenset({"lora_A", "lora_B", "lora_magnitude_vector", "ia3_l", "oft_R"})  # PEFT puts an adapter's name in
 _SPLIT = frozenset({"lora_up", "lora_down"})  # kohya's unsaved split form numbers them
+_GLUED = ("_lora", "_lora_linear_layer")  # diffusers 0.11-0.16, and what its export for web UIs leaves as it is
 _HCP = ".___."
 
 
@@ -56,12 +57,12 @@ def split_key(key: str) -> tuple[str, str] | None:
     if _HCP in key:
         return _split_hcp(key)
     tokens = key.rsplit(".", 3)
-    for count in range(min(3, len(tokens) - 1), 0, -1):
+    for count in range(min(3, len(tokens)), 0, -1):
         found = _leaf(tokens[-count:])
         if found is not None:
             leaf, joined = found
-            module = ".".join(tokens[:-count])
-            return (f"{module}.{joined}" if joined else module), leaf
+            module = ".".join([*tokens[:-count], *([joined] if joined else [])])
+            return (module, leaf) if module else None
     return None
 
 
@@ -70,9 +71,10 @@ def _leaf(tail: list[str]) -> tuple[str, str] | None:
     known = _LEAVES.get(".".join(tail))
     if known is not None:
         return known, ""
-    if len(tail) == 3 and tail[0].endswith("_lora") and tail[1] in ("up", "down"):  # diffusers 0.11-0.16
+    if len(tail) == 3 and tail[1] in ("up", "down"):
         known = _LEAVES.get(f"lora.{tail[1]}.{tail[2]}")
-        return (known, tail[0][: -len("_lora")]) if known else None
+        glued = next((glue for glue in _GLUED if tail[0].endswith(glue)), "")
+        return (known, tail[0].removesuffix(glued)) if known and glued else None
     return _numbered(tail)
 
 

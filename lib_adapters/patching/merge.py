@@ -32,7 +32,7 @@ def exact() -> Iterator[None]:
 
 def merged_weight(pristine: Tensor, patches: Sequence[Patch]) -> Tensor:
     """A new tensor of the pristine one's shape, dtype and device."""
-    patches = [replace(patch, algorithm=patch.algorithm.on(pristine.device)) for patch in patches]
+    patches = [_on(patch, pristine.device) for patch in patches]
     if (quick := _in_half(pristine, patches)) is not None:
         return quick
     base = pristine.float()
@@ -47,6 +47,11 @@ def merged_weight(pristine: Tensor, patches: Sequence[Patch]) -> Tensor:
             out = base.clone() if out is None else out
             patch.algorithm.add(view.of(out), view.of(base), patch.strength)
     return (base.clone() if out is None else out).to(pristine.dtype)
+
+
+def _on(patch: Patch, device: torch.device) -> Patch:
+    moved = patch.algorithm.on(device)
+    return patch if moved is patch.algorithm else replace(patch, algorithm=moved)
 
 
 def merged_bias(pristine: Tensor, patches: Sequence[Patch]) -> Tensor:
@@ -81,8 +86,8 @@ def _with_thin(base: Tensor, out: Tensor | None, view: View, thin: Thin) -> Tens
     """All thin deltas at once: the ranks concatenated, scale and strength folded into `up`."""
     if not thin:
         return out
-    up = torch.cat([low.up.float() * (low.scale * strength) for strength, low in thin], dim=1)
-    down = torch.cat([low.down.float() for _, low in thin])
+    up = _joined([low.up.float() * (low.scale * strength) for strength, low in thin], dim=1)
+    down = _joined([low.down.float() for _, low in thin], dim=0)
     if out is None and view == View():
         return torch.addmm(base.flatten(1), up, down).view(base.shape)
     out = base.clone() if out is None else out
@@ -92,6 +97,10 @@ def _with_thin(base: Tensor, out: Tensor | None, view: View, thin: Thin) -> Tens
     else:
         seen.add_((up @ down).view(seen.shape))
     return out
+
+
+def _joined(factors: list[Tensor], dim: int) -> Tensor:
+    return factors[0] if len(factors) == 1 else torch.cat(factors, dim)
 
 
 def _in_half(pristine: Tensor, patches: Sequence[Patch]) -> Tensor | None:
