@@ -102,6 +102,18 @@ def test_the_default_adapter_is_in_the_prompt_and_in_the_key_of_the_conditioning
     assert webui.picture("x <lyco:ink:1>").all_prompts == ["x <lyco:ink:1>"]
 
 
+def test_a_default_for_the_second_pass_alone_is_not_written_into_the_first(webui):
+    put(webui)
+    webui.shared.opts.lycoris_default = "ink"
+    job = Job(webui, ["a <lyco:ink:1>"])
+    _, job.hr_extra_network_data = extra_networks.parse_prompts(["a"])
+    job.activate()
+    job.is_hr_pass = True
+    extra_networks.activate(job, job.hr_extra_network_data)
+    assert job.all_prompts == ["a <lyco:ink:1>"]
+    assert webui.app.routes["/lycoris/api/report"]()["adapters"][0]["unet"] == 0.5
+
+
 def test_the_builtins_default_is_honoured_where_we_have_its_tag(webui):
     put(webui, "ink", "Lora")
     webui.shared.opts.sd_lora = "ink"

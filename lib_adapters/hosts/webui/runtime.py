@@ -37,6 +37,7 @@ class Round:
 
     requests: list[Request] = field(default_factory=list)
     tags: list[Tag] = field(default_factory=list)  # those that `requests` came from, in the same order
+    defaults: list[Tag] = field(default_factory=list)  # what the settings add to what the prompt names
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -77,6 +78,8 @@ class Runtime:
         data = wanted.data_of(p, kind, params)
         model = host.current_model()
         now = self._round(p, kinds, self._all(kind, params, data))
+        if data is not None and not getattr(p, "is_hr_pass", False):
+            infotext.add_to_prompts(p, now.defaults)
         if model is None:
             return
         self.report = self._apply(model, now, self._is_shared(kinds, data))
@@ -108,7 +111,8 @@ class Runtime:
             parsed = wanted.written(kind, data.get(kind, ()))
             tags += parsed.tags
             now.problems += parsed.problems
-        tags += infotext.add_defaults(p, kinds, wanted.names_of(tags))
+        now.defaults = infotext.defaults(p, kinds, wanted.names_of(tags))
+        tags += now.defaults
         bypassed = bool(tags) and getattr(host.optional("sd_unet"), "current_unet", None) is not None
         now.notes += [BYPASSED] if bypassed else []
         for tag in tags:
