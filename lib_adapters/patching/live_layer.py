@@ -13,15 +13,18 @@ from torch.nn import functional
 from lib_adapters.algorithms.base import LowRank
 from lib_adapters.patching.merge import exact, merged_bias, merged_weight
 from lib_adapters.patching.plan import Patch, PatchKey, Target
-from lib_adapters.patching.pointer import held, point, zero_bias
+from lib_adapters.patching.pointer import BaseOf, held, point, zero_bias
 from lib_adapters.patching.targets import View
 
 
 class LiveLayer:
     """Bound to a module as its `forward`; knows the module only by being told which one calls."""
 
-    def __init__(self, module: nn.Module, targets: Sequence[Target], before: Any) -> None:
+    def __init__(
+        self, module: nn.Module, targets: Sequence[Target], before: Any, base_of: BaseOf | None = None
+    ) -> None:
         self.before = before
+        self._base_of = base_of
         self.retired = False
         self.signature = signature_of(targets)
         self._targets = [(_path_below(module, target), target) for target in targets]
@@ -64,7 +67,7 @@ class LiveLayer:
                 owner, name = module.get_submodule(path), target.slot.name
                 before = held(owner, name)
                 with exact():
-                    patched = _patched(owner, target)
+                    patched = _patched(owner, target, self._base_of)
                 if before is None and owner is module and _is_plain(module):
                     bias = patched
                     continue
@@ -86,13 +89,17 @@ def _path_below(module: nn.Module, target: Target) -> str:
     return next(str(path) for path, candidate in module.named_modules() if candidate is owner)
 
 
-def _patched(owner: nn.Module, target: Target) -> Tensor:
+def _patched(owner: nn.Module, target: Target, base_of: BaseOf | None) -> Tensor:
     name = target.slot.name
     base = held(owner, name)
     if target.patches[0].of_bias:
         return merged_bias(zero_bias(owner, name) if base is None else base, target.patches)
     assert base is not None
-    return merged_weight(base, target.patches)
+    pristine = base_of(owner, name) if base_of else None
+    if pristine is None:
+        return merged_weight(base, target.patches)
+    pristine = pristine.to(base.device).float()  # somebody else's delta is in `base`: ours is that of the weight itself
+    return (merged_weight(pristine, target.patches) - pristine + base.float()).to(base.dtype)
 
 
 def _thin(module: nn.Module, targets: Sequence[Target]) -> list[tuple[Patch, LowRank]]:
