@@ -19,8 +19,9 @@ from lib_adapters.patching.checksum import Witness
 from lib_adapters.patching.guard import Guards
 from lib_adapters.patching.live import Live
 from lib_adapters.patching.merge import exact
-from lib_adapters.patching.merged import BaseOf, Merged
+from lib_adapters.patching.merged import Merged
 from lib_adapters.patching.plan import Fit, Targets, assemble, fit
+from lib_adapters.patching.pointer import BaseOf
 from lib_adapters.patching.report import AdapterReport, Report
 from lib_adapters.patching.request import Request
 from lib_adapters.patching.targets import Table
@@ -53,7 +54,7 @@ class Session:
         self._cache = LoadedCache(cache_bytes)
         self._witness = Witness()
         self._merged = Merged(self._witness, offload, base_of)
-        self._live = Live()
+        self._live = Live(base_of)
         self._guards = Guards()
         self._requests: list[Request] = []
         self._settled = True  # False while, and after, an activation that did not come to its end

@@ -162,3 +162,21 @@ def test_live_in_half_precision(tmp_path):
             outputs.append(layer["conv_in"](x))
     assert outputs[1].dtype == dtype
     torch.testing.assert_close(outputs[0], outputs[1], rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("maker", [full, MAKERS["IA3"]], ids=["full", "ia3"])
+@pytest.mark.parametrize("kind", ["conv", "linear"])
+def test_a_layer_without_a_bias_has_none_while_it_runs(tmp_path, monkeypatch, kind, maker):
+    """A second writer of the same layer takes a parameter that was not there for damage, and refuses to run."""
+    module = nn.Conv2d(4, 8, 3, bias=False) if kind == "conv" else nn.Linear(4, 8, bias=False)
+    layer, x = nn.ModuleDict({"conv_in": module}), torch.randn(2, 4, 4, 4)
+    adapter = adapter_for(layer, tmp_path / "a.safetensors", maker)
+    with Session(unet=layer) as session:
+        session.activate([Request(adapter)])
+        merged = module(x)
+    seen, forward = [], type(module).forward
+    monkeypatch.setattr(type(module), "forward", lambda self, x: seen.append(self.bias) or forward(self, x))
+    with Session(unet=layer, mode="live") as session:
+        session.activate([Request(adapter)])
+        torch.testing.assert_close(module(x), merged)
+    assert seen == [None]

@@ -15,6 +15,7 @@ from double import extra_networks
 from double.models import Holder
 from double.shelf import put
 from double.webui import Job
+from files import adapter_file
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -47,10 +48,32 @@ def test_two_files_of_one_name(webui):
     assert said(webui.picture("<lora:ink>"), "ink: 15 of 15")
 
 
-def test_a_file_added_later_is_found(webui):
+def test_a_file_added_later_is_found(webui, monkeypatch):
     assert said(webui.picture("<lyco:late>"), "no adapter is called 'late'")
     put(webui, "late")
+    monkeypatch.setattr("lib_adapters.hosts.webui.names.FRESH", -1.0)
     assert said(webui.picture("<lyco:late>"), "15 of 15")
+
+
+def test_a_file_deleted_meanwhile(webui):
+    put(webui)
+    webui.picture("<lyco:ink>")
+    (webui.folder / "LyCORIS" / "ink.safetensors").unlink()
+    job = webui.picture("<lyco:ink>")
+    assert list(job.comments) == ["<lyco:ink>: no adapter is called 'ink'; put the file into models/LyCORIS."]
+
+
+def test_a_name_that_is_nearly_right(webui):
+    put(webui, "watercolour")
+    assert said(webui.picture("<lyco:watercolor>"), "did you mean 'watercolour'")
+
+
+def test_a_file_that_was_not_applied_leaves_no_hash(webui):
+    path = webui.folder / "LyCORIS" / "other.safetensors"
+    adapter_file(path, {"down_blocks_9_nothing": (4, 4)})
+    job = webui.picture("<lyco:other>")
+    assert said(job, "other")
+    assert "Lyco hashes" not in job.extra_generation_params
 
 
 def test_links_in_a_circle_and_a_second_way_to_a_file(tmp_path):
@@ -77,6 +100,18 @@ def test_the_default_adapter_is_in_the_prompt_and_in_the_key_of_the_conditioning
     assert job.all_prompts == ["x<lyco:ink:0.5>"]
     assert not torch.equal(job.image, plain)
     assert webui.picture("x <lyco:ink:1>").all_prompts == ["x <lyco:ink:1>"]
+
+
+def test_a_default_for_the_second_pass_alone_is_not_written_into_the_first(webui):
+    put(webui)
+    webui.shared.opts.lycoris_default = "ink"
+    job = Job(webui, ["a <lyco:ink:1>"])
+    _, job.hr_extra_network_data = extra_networks.parse_prompts(["a"])
+    job.activate()
+    job.is_hr_pass = True
+    extra_networks.activate(job, job.hr_extra_network_data)
+    assert job.all_prompts == ["a <lyco:ink:1>"]
+    assert webui.app.routes["/lycoris/api/report"]()["adapters"][0]["unet"] == 0.5
 
 
 def test_the_builtins_default_is_honoured_where_we_have_its_tag(webui):

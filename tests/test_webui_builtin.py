@@ -7,6 +7,7 @@ import torch
 from double import builtin, extra_networks
 from double.models import checkpoint
 from double.shelf import put
+from files import ia3
 
 from lib_adapters import Request, Session
 from lib_adapters.hosts.webui import host
@@ -40,6 +41,20 @@ def test_both_in_one_prompt_give_the_sum(shared):
     for prompt in ("x <lora:theirs:1><lyco:ink:0.7>", "x <lyco:ink:0.7><lora:theirs:1>"):
         torch.testing.assert_close(shared.picture(prompt).image, summed(adapter, 0.7), rtol=1e-4, atol=1e-4)
         assert torch.equal(shared.picture("x").image, plain)
+
+
+def test_what_reads_the_weight_reads_it_without_the_builtins_delta(shared):
+    """IA3 scales the weight: scaled by the trainer's factors is the checkpoint's, not the sum."""
+    put(shared, "scale", maker=ia3)
+    layer = dict(shared.model.unet.named_modules())["input_blocks.1.1.transformer_blocks.0.attn1.to_q"]
+    base, delta = layer.weight.data.clone(), builtin.deltas["theirs"][layer.network_layer_name]
+    shared.picture("x <lyco:scale:1>")
+    scaled = layer.weight.data.clone()
+    shared.picture("x <lora:theirs:1><lyco:scale:1>")
+    torch.testing.assert_close(layer.weight.data, base + delta)
+    x = torch.randn(3, layer.in_features)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), x @ (scaled + delta).T, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("order", [("lora", "lyco"), ("lyco", "lora")])

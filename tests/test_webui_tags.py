@@ -112,6 +112,14 @@ def test_an_unexpected_failure_leaves_the_model_plain_and_says_so(webui, monkeyp
     assert torch.equal(job.image, plain)
 
 
+def test_a_conditioning_made_without_the_adapter_is_not_kept_for_it(webui, monkeypatch):
+    put_text(webui)
+    with monkeypatch.context() as broken:
+        broken.setattr(Session, "_fit", lambda *_: (_ for _ in ()).throw(MemoryError("no room")))
+        failed = webui.picture("x <lyco:words>").image
+    assert not torch.equal(webui.picture("x <lyco:words>").image, failed)
+
+
 def test_pictures_of_one_batch_that_differ(webui):
     put(webui)
     assert any("batch count" in line for line in webui.picture(["a <lyco:ink>", "b"]).comments)

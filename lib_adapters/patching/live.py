@@ -16,6 +16,7 @@ from torch import nn
 
 from lib_adapters.patching.live_layer import LiveLayer, signature_of
 from lib_adapters.patching.plan import Target
+from lib_adapters.patching.pointer import BaseOf
 
 Key = tuple[int, str]
 
@@ -23,14 +24,15 @@ Key = tuple[int, str]
 class Live:
     """Which modules run a LiveLayer now. Weak: an old checkpoint can be freed."""
 
-    def __init__(self) -> None:
+    def __init__(self, base_of: BaseOf | None = None) -> None:
+        self._base_of = base_of
         self._layers: dict[int, tuple[weakref.ref[nn.Module], LiveLayer]] = {}
 
     def apply(self, targets: Mapping[Key, Target]) -> None:
         """Make exactly these targets live: wholly, or not at all if anything raises."""
         wanted = _grouped(targets)
         fresh = {
-            key: (weakref.ref(module), LiveLayer(module, group, _foreign_forward(module, self._layers.get(key))))
+            key: (weakref.ref(module), self._layer(key, module, group))
             for key, (module, group) in wanted.items()
             if not self._has(key, group)
         }
@@ -42,6 +44,9 @@ class Live:
             raise
         kept = {key: layer for key, layer in self._layers.items() if key not in old}
         self._layers = {**kept, **fresh}
+
+    def _layer(self, key: int, module: nn.Module, group: list[Target]) -> LiveLayer:
+        return LiveLayer(module, group, _foreign_forward(module, self._layers.get(key)), self._base_of)
 
     def restore(self) -> None:
         self.apply({})

@@ -13,15 +13,18 @@ from torch.nn import functional
 from lib_adapters.algorithms.base import LowRank
 from lib_adapters.patching.merge import exact, merged_bias, merged_weight
 from lib_adapters.patching.plan import Patch, PatchKey, Target
-from lib_adapters.patching.pointer import held, point, zero_bias
+from lib_adapters.patching.pointer import BaseOf, held, point, zero_bias
 from lib_adapters.patching.targets import View
 
 
 class LiveLayer:
     """Bound to a module as its `forward`; knows the module only by being told which one calls."""
 
-    def __init__(self, module: nn.Module, targets: Sequence[Target], before: Any) -> None:
+    def __init__(
+        self, module: nn.Module, targets: Sequence[Target], before: Any, base_of: BaseOf | None = None
+    ) -> None:
         self.before = before
+        self._base_of = base_of
         self.retired = False
         self.signature = signature_of(targets)
         self._targets = [(_path_below(module, target), target) for target in targets]
@@ -33,8 +36,9 @@ class LiveLayer:
             return self._forward(module, *args, **kwargs)
         if self._thin and len(args) == 1 and not kwargs:
             return self._beside(module, args[0])
-        with self._substituted(module):
-            return self._forward(module, *args, **kwargs)
+        with self._substituted(module) as bias:
+            y = self._forward(module, *args, **kwargs)
+        return y if bias is None else y + (bias if isinstance(module, nn.Linear) else bias[:, None, None]).to(y.dtype)
 
     def _forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if self.before is not None:
@@ -51,16 +55,25 @@ class LiveLayer:
         return y + _thin_output(module, x, *self._factors[kind]).to(y.dtype)
 
     @contextmanager
-    def _substituted(self, module: nn.Module) -> Iterator[None]:
-        """The call computes with W'; afterwards every parameter holds what it held."""
+    def _substituted(self, module: nn.Module) -> Iterator[Tensor | None]:
+        """The call computes with W'; afterwards every parameter holds what it held.
+
+        Yields the bias for a layer that has none: another writer takes a parameter that was not there for damage.
+        """
         kept: list[tuple[nn.Module, str, Tensor | None]] = []
+        bias: Tensor | None = None
         try:
             for path, target in self._targets:
                 owner, name = module.get_submodule(path), target.slot.name
-                kept.append((owner, name, held(owner, name)))
+                before = held(owner, name)
                 with exact():
-                    point(owner, name, _patched(owner, target))
-            yield
+                    patched = _patched(owner, target, self._base_of)
+                if before is None and owner is module and _is_plain(module):
+                    bias = patched
+                    continue
+                kept.append((owner, name, before))
+                point(owner, name, patched)
+            yield bias
         finally:
             for owner, name, before in reversed(kept):
                 point(owner, name, before)
@@ -76,13 +89,17 @@ def _path_below(module: nn.Module, target: Target) -> str:
     return next(str(path) for path, candidate in module.named_modules() if candidate is owner)
 
 
-def _patched(owner: nn.Module, target: Target) -> Tensor:
+def _patched(owner: nn.Module, target: Target, base_of: BaseOf | None) -> Tensor:
     name = target.slot.name
     base = held(owner, name)
     if target.patches[0].of_bias:
         return merged_bias(zero_bias(owner, name) if base is None else base, target.patches)
     assert base is not None
-    return merged_weight(base, target.patches)
+    pristine = base_of(owner, name) if base_of else None
+    if pristine is None:
+        return merged_weight(base, target.patches)
+    pristine = pristine.to(base.device).float()  # somebody else's delta is in `base`: ours is that of the weight itself
+    return (merged_weight(pristine, target.patches) - pristine + base.float()).to(base.dtype)
 
 
 def _thin(module: nn.Module, targets: Sequence[Target]) -> list[tuple[Patch, LowRank]]:

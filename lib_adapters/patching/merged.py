@@ -6,7 +6,7 @@ Restoring is giving the pointer back: exact, and microseconds.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
@@ -15,11 +15,10 @@ from lib_adapters.patching.checksum import Witness, same_values, samples
 from lib_adapters.patching.memory import is_short, let_go, to_host
 from lib_adapters.patching.merge import merged_bias, merged_weight
 from lib_adapters.patching.plan import PatchKey, Target
-from lib_adapters.patching.pointer import held, point, zero_bias
+from lib_adapters.patching.pointer import BaseOf, held, point, zero_bias
 from lib_adapters.patching.targets import Slot
 
 Key = tuple[int, str]
-BaseOf = Callable[[nn.Module, str], Tensor | None]
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+
+BaseOf = Callable[[nn.Module, str], Tensor | None]  # a more exact form of a weight than the one the module holds
 
 
 def point(module: nn.Module, name: str, tensor: Tensor | None) -> None:

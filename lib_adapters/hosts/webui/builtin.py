@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lib_adapters.hosts.webui import host
 from lib_adapters.patching.guard import Guards
@@ -46,6 +46,14 @@ class Builtin:
         networks = host.builtin_networks()
         if networks is not None and not host.option("lora_functional", False):
             _settle(networks, layer)
+
+
+def pristine(layer: nn.Module, name: str) -> Tensor | None:
+    """The weight without its delta, while that is inside; an attention's backup has the fused matrix first."""
+    backup = getattr(layer, "network_weights_backup", None) if _current(layer) else None
+    if isinstance(backup, tuple):
+        return backup[0] if name == "in_proj_weight" else None
+    return backup if name == "weight" and isinstance(backup, Tensor) else None
 
 
 def _settle(networks: Any, layer: nn.Module) -> None:

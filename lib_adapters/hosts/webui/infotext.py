@@ -30,18 +30,24 @@ def write(p: Any, hashed: Iterable[tuple[Tag, str]]) -> None:
             parameters.pop(key, None)
 
 
-def add_defaults(p: Any, kinds: Sequence[str], named: Mapping[str, set[str]]) -> list[Tag]:
-    """The adapters of the settings, written into the prompts: a picture's text then names them."""
-    prompts = getattr(p, "all_prompts", None)
-    if prompts is None:
+def defaults(p: Any, kinds: Sequence[str], named: Mapping[str, set[str]]) -> list[Tag]:
+    """The adapters of the settings that the prompt does not name itself; none for a call without a picture."""
+    if getattr(p, "all_prompts", None) is None:
         return []
-    tags: list[Tag] = []
-    for kind, name in settings.default_adapters():
-        if kind in kinds and not any(name in names for names in named.values()):
-            text = f"<{kind}:{quoted(name)}:{host.option('extra_networks_default_multiplier', 1.0)}>"
-            p.all_prompts = [prompt if text in prompt else prompt + text for prompt in p.all_prompts]
-            tags += parse(text, (kind,)).tags
-    return tags
+    weight = host.option("extra_networks_default_multiplier", 1.0)
+    chosen = [(kind, name) for kind, name in settings.default_adapters() if kind in kinds]
+    texts = [
+        f"<{kind}:{quoted(name)}:{weight}>"
+        for kind, name in chosen
+        if not any(name in names for names in named.values())
+    ]
+    return list(parse("".join(texts), kinds).tags)
+
+
+def add_to_prompts(p: Any, tags: Iterable[Tag]) -> None:
+    """As the built-in does, so that a picture's text has the default adapters."""
+    for tag in tags:
+        p.all_prompts = [prompt if tag.text in prompt else prompt + tag.text for prompt in p.all_prompts]
 
 
 def pasted(parameters: dict[str, Any], names: Names, hashes: Hashes) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from lib_adapters.hosts.webui import settings
+from lib_adapters.hosts.webui.builtin import pristine
 from lib_adapters.hosts.webui.model import Parts, is_dropped, parts_of
 from lib_adapters.session import Mode, Report, Request, Session
 
@@ -59,7 +60,9 @@ class Sessions:
         if entry is not None and entry.mode == mode and [ref() for ref in entry.roots] == _roots(parts):
             return entry.session
         self._leave([model])
-        session = Session(parts.unet, parts.encoders, mode=mode, cache_bytes=settings.cache_bytes(), base_of=kept_half)
+        session = Session(
+            parts.unet, parts.encoders, mode=mode, cache_bytes=settings.cache_bytes(), base_of=exact_weight
+        )
         self._entries[model] = Entry(session, mode, tuple(weakref.ref(root) for root in _roots(parts)))
         return session
 
@@ -71,6 +74,12 @@ class Sessions:
             if not is_dropped(model):
                 entry.session.deactivate()
             del self._entries[model]
+
+
+def exact_weight(module: nn.Module, name: str) -> Tensor | None:
+    """What is to be changed, where the module holds something else; None where it holds just that."""
+    kept = pristine(module, name)
+    return kept_half(module, name) if kept is None else kept
 
 
 def kept_half(module: nn.Module, name: str) -> Tensor | None:

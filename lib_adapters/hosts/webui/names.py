@@ -7,21 +7,26 @@ path.
 
 from __future__ import annotations
 
-import os
-import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import difflib
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.adapter import Adapter, open_adapter
 from lib_adapters.files.source import open_source
+from lib_adapters.hosts.webui.index import Folders, Index, folded, names_of, read_index
 from lib_adapters.prompt.tags import quoted
 
-SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin", ".pth")
-Folders = Mapping[str, Sequence[Path]]
 Stamp = tuple[int, int]
+FRESH = 1.0  # seconds: one picture asks several times, and the folders may be slow
 MOST_OPEN = 64  # headers kept; a prompt rarely names more
+
+
+class Vanished(AdapterError):
+    """A file that was there when the folders were read."""
 
 
 @dataclass(frozen=True)
@@ -38,21 +43,14 @@ class About:
     hash: str
 
 
-@dataclass(frozen=True)
-class Index:
-    """The files as they were when the folders were read."""
-
-    files: Mapping[Path, Path]  # file -> the folder it was found in
-    exact: Mapping[str, Sequence[Path]]
-    folded: Mapping[str, Sequence[Path]]
-
-
 class Names:
     """A name that is not there makes the folders be read again, once."""
 
     def __init__(self, folders: Callable[[], Folders]) -> None:
         self._folders = folders
         self._index: Index | None = None
+        self._read_at = 0.0
+        self._lock = threading.RLock()  # pasting and the routes run beside a job
         self._opened: dict[Path, tuple[Stamp, Adapter]] = {}  # the last used at the end
         self._about: dict[Path, tuple[Stamp, About]] = {}
 
@@ -64,12 +62,14 @@ class Names:
 
     def find(self, kind: str, name: str) -> Found:
         """AdapterError names the choices where a name is not enough."""
-        found = self._found(kind, name)
-        if found is None:
+        found = self._there(kind, name)
+        if found is None and time.monotonic() - self._read_at > FRESH:
             self.rescan()
-            found = self._found(kind, name)
+            found = self._there(kind, name)
         if found is None:
-            raise AdapterError(f"no adapter is called {name!r}; put the file into models/LyCORIS or models/Lora.")
+            near = difflib.get_close_matches(name, list(self._read().exact), n=3, cutoff=0.75)
+            instead = f"did you mean {' or '.join(map(repr, near))}?" if near else "put the file into models/LyCORIS."
+            raise AdapterError(f"no adapter is called {name!r}; {instead}")
         return found
 
     def has(self, kind: str, name: str) -> bool:
@@ -81,15 +81,18 @@ class Names:
     def shortest(self, path: Path) -> str:
         """The shortest name that means this file and no other."""
         index = self._read()
-        names = _names(path, index.files.get(path, path.parent))
+        names = names_of(path, index.files.get(path, path.parent))
         return next((name for name in names if list(index.exact.get(name, ())) == [path]), path.name)
 
     def open(self, path: Path) -> Adapter:
         """Reads the header when the file is new or has changed."""
+        with self._lock:
+            return self._open(path)
+
+    def _open(self, path: Path) -> Adapter:
         stamp = _stamp(path)
         if stamp is None:
-            self.rescan()
-            raise AdapterError(f"{path.name} cannot be read any more.")
+            raise Vanished(f"{path.name} cannot be read any more.")
         known = self._opened.pop(path, None)
         if known is None or known[0] != stamp:
             known = (stamp, open_adapter(path))
@@ -98,11 +101,18 @@ class Names:
             del self._opened[next(iter(self._opened))]
         return known[1]
 
+    def _there(self, kind: str, name: str) -> Found | None:
+        try:
+            return self._found(kind, name)
+        except Vanished:
+            self.rescan()
+            return self._found(kind, name)
+
     def _found(self, kind: str, name: str) -> Found | None:
         index, wanted = self._read(), name.strip().replace("\\", "/")
         if exact := index.exact.get(wanted):
             return Found(self.open(self._only(kind, exact, name)), None)
-        if alike := index.folded.get(_folded(wanted)):
+        if alike := index.alike.get(folded(wanted)):
             path = self._only(kind, alike, name)
             return Found(self.open(path), f"{name!r} was taken for {path.stem!r}.")
         if aliased := self._aliased(wanted):
@@ -137,7 +147,8 @@ class Names:
 
     def _read(self) -> Index:
         if self._index is None:
-            self._index = _indexed(self._folders())
+            self._index = read_index(self._folders())
+            self._read_at = time.monotonic()
         return self._index
 
 
@@ -155,46 +166,3 @@ def _stamp(path: Path) -> Stamp | None:
     except OSError:
         return None
     return about.st_size, about.st_mtime_ns
-
-
-def _indexed(folders: Folders) -> Index:
-    files: dict[Path, Path] = {}
-    for folder in (folder for group in folders.values() for folder in group):
-        for path in _adapter_files(folder):
-            files.setdefault(path, folder)
-    exact: dict[str, list[Path]] = {}
-    folded: dict[str, list[Path]] = {}
-    seen: set[Path] = set()
-    for path in sorted(files):
-        if (real := path.resolve()) in seen:
-            continue  # the same file by a second way
-        seen.add(real)
-        for name in _names(path, files[path]):
-            exact.setdefault(name, []).append(path)
-            if path not in (alike := folded.setdefault(_folded(name), [])):
-                alike.append(path)
-    return Index(files, exact, folded)
-
-
-def _adapter_files(folder: Path) -> Iterator[Path]:
-    """Links are followed, each folder once."""
-    seen: set[str] = set()
-    for root, below, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(root)
-        if real in seen:
-            below.clear()
-            continue
-        seen.add(real)
-        below.sort()
-        yield from (Path(root, name) for name in sorted(names) if name.lower().endswith(SUFFIXES))
-
-
-def _names(path: Path, folder: Path) -> list[str]:
-    """All names of a file, the shortest first."""
-    parts = path.relative_to(folder).parts if path.is_relative_to(folder) else (path.name,)
-    ends = ["/".join(parts[-n:]) for n in range(1, len(parts) + 1)]
-    return [name for end in ends for name in (end.removesuffix(path.suffix), end)]
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()).strip()

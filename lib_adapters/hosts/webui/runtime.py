@@ -37,6 +37,7 @@ class Round:
 
     requests: list[Request] = field(default_factory=list)
     tags: list[Tag] = field(default_factory=list)  # those that `requests` came from, in the same order
+    defaults: list[Tag] = field(default_factory=list)  # what the settings add to what the prompt names
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -77,15 +78,24 @@ class Runtime:
         data = wanted.data_of(p, kind, params)
         model = host.current_model()
         now = self._round(p, kinds, self._all(kind, params, data))
-        for each in wanted.all_data(p) if data is not None else ():
-            state = _state(self._round(p, kinds, each))
-            wanted.mark(each, state, host.module("extra_networks").ExtraNetworkParams)
+        if data is not None and not getattr(p, "is_hr_pass", False):
+            infotext.add_to_prompts(p, now.defaults)
         if model is None:
             return
         self.report = self._apply(model, now, self._is_shared(kinds, data))
+        if data is not None:
+            self._mark(p, kinds, data, _state(now, self.report))
         now.notes += self._embeddings.sync(model, [request.adapter for request in now.requests])
         self._tell(p, now, kinds)
         infotext.write(p, self._hashed(now))
+
+    def _mark(self, p: Any, kinds: Sequence[str], data: wanted.Data, state: str) -> None:
+        """The other pass's data too: the host may make its conditioning now, and keeps the data itself as the key."""
+        make = host.module("extra_networks").ExtraNetworkParams
+        wanted.mark(data, state, make)
+        for other in wanted.all_data(p):
+            if other is not data and not wanted.is_marked(other):
+                wanted.mark(other, _state(self._round(p, kinds, other), Report()), make)
 
     def _all(self, kind: str, params: Sequence[Any], data: wanted.Data | None) -> dict[str, Sequence[Any]]:
         """The parameters of both kinds."""
@@ -101,7 +111,8 @@ class Runtime:
             parsed = wanted.written(kind, data.get(kind, ()))
             tags += parsed.tags
             now.problems += parsed.problems
-        tags += infotext.add_defaults(p, kinds, wanted.names_of(tags))
+        now.defaults = infotext.defaults(p, kinds, wanted.names_of(tags))
+        tags += now.defaults
         bypassed = bool(tags) and getattr(host.optional("sd_unet"), "current_unet", None) is not None
         now.notes += [BYPASSED] if bypassed else []
         for tag in tags:
@@ -139,8 +150,9 @@ class Runtime:
         return self._sessions.activate(model, now.requests, "merged")
 
     def _hashed(self, now: Round) -> list[tuple[Tag, str]]:
+        unused = {one.name for one in self.report.adapters if one.error}
         pairs = zip(now.tags, now.requests, strict=True)
-        return [(tag, self.hashes.short(request.adapter)) for tag, request in pairs]
+        return [(tag, self.hashes.short(one.adapter)) for tag, one in pairs if one.adapter.name not in unused]
 
     def _tell(self, p: Any, now: Round, kinds: Sequence[str]) -> None:
         problems = list(now.problems)
@@ -171,6 +183,8 @@ class Runtime:
         host.module("errors").report("LyCORIS: applying adapters failed", exc_info=True)
         self._sessions.restore()
         self.report = Report()
+        for data in wanted.all_data(p):  # conditionings made now must not be taken for those with adapters
+            wanted.mark(data, "nothing was applied", host.module("extra_networks").ExtraNetworkParams)
         reason = f"{type(error).__name__}: {error}".strip().rstrip(".")
         self._show(p, [f"LyCORIS: no adapter was applied ({reason})."], [])
 
@@ -179,6 +193,7 @@ def _notes(report: AdapterReport) -> list[str]:
     return [f"{report.name}: {note}" for note in report.notes]
 
 
-def _state(now: Round) -> str:
-    """Files by content, and what default adapters were added: the rest is in the tags."""
-    return " ".join(sorted(f"{request.key}" for request in now.requests))
+def _state(now: Round, report: Report) -> str:
+    """Files by content, default adapters, and what failed: the rest is in the tags."""
+    failed = [f"without {one.name}" for one in report.adapters if one.error]
+    return " ".join(sorted(str(request.key) for request in now.requests) + failed)

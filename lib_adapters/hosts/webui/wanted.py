@@ -45,6 +45,10 @@ def is_mark(params: Any) -> bool:
     return bool(params.items) and params.items[0] == MARK
 
 
+def is_marked(data: Data) -> bool:
+    return any(is_mark(one) for one in data.get("lyco", []))
+
+
 def mark(data: Data, state: str, make: Callable[[list[str]], Any]) -> None:
     """Let the host's key for conditionings change with `state`; the same state changes nothing."""
     held = [one for one in data.get("lyco", []) if is_mark(one)]
