@@ -105,6 +105,20 @@ def test_a_text_encoder_by_peft_says_what_peft_said(encoder, tmp_path, name):
         assert_same(run_text(encoder), expected, plain)
 
 
+STRANGE = {
+    "pattern": Case("LoraConfig", {**LORA, "target_modules": ATTENTION, "alpha_pattern": {r".*attn\d.to_k": 2}}),
+    "bound": Case("OFTConfig", {**ROTATION, "coft": True}),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", STRANGE)
+def test_what_only_a_config_tells_and_we_do_not_follow_is_said(unet, tmp_path, name):
+    oracles.peft().get_peft_model(copy.deepcopy(unet), config_of(STRANGE[name], ATTENTION)).save_pretrained(tmp_path)
+    (note,) = open_adapter(tmp_path / "adapter_model.safetensors").notes
+    assert "is not followed" in note or "is not applied" in note
+
+
 class Trained(NamedTuple):
     models: list[nn.Module]  # UNet, then text encoders, as they were
     expected: list[torch.Tensor]

@@ -31,10 +31,15 @@ class PeftConfig:
         return bool(self._configs)
 
     def notes(self) -> list[str]:
-        """Initialisations that changed the base weight while training: the file alone cannot tell by how much."""
+        """What training did that the file alone cannot tell: changed base weights, patterns, bounds."""
         starts = {str(config.get("init_lora_weights", "")).lower() for config in self._configs.values()}
         names = sorted(start for start in starts if start.startswith(_CHANGED_BASE))
-        return [f"trained with '{name}', which changes the base model at the start; it may look off" for name in names]
+        notes = [f"trained with '{name}', which changes the base model at the start; it may look off" for name in names]
+        if strange := [p for config in self._configs.values() for p in _patterns(config, "alpha") if not _literal(p)]:
+            notes.append(f"its config sets alpha by a pattern that is not followed: {strange[0]!r}")
+        if any(config.get("coft") for config in self._configs.values()):
+            notes.append("trained with 'coft', whose bound is not applied; it may be too strong")
+        return notes
 
     def overrides(self) -> dict[str, float]:
         """Variants of OFT that its tensors do not show; 0.18, which changed one, was the first to write its version."""
@@ -81,17 +86,24 @@ def _from_metadata(table: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _value(config: Mapping[str, Any], name: str, other: str, module: str) -> float | None:
     """The pattern table wins over the common value, as in PEFT: its keys are regular expressions for the name's end."""
-    patterns = config.get("alpha_pattern" if "alpha" in name else "rank_pattern") or {}
-    found = (
-        next((v for pattern, v in patterns.items() if _ends(pattern, module)), None)
-        if isinstance(patterns, dict)
-        else None
-    )
+    patterns = _patterns(config, "alpha" if "alpha" in name else "rank")
+    found = next((v for pattern, v in patterns.items() if _ends(pattern, module)), None)
     value = found if found is not None else config.get(name, config.get(other))
     return float(value) if is_sane(value) and value is not None else None
 
 
 def _ends(pattern: str, module: str) -> bool:
     """Plain suffixes only; a pattern from a file is never run as a regular expression (it could run for ever)."""
+    literal = _literal(pattern)
+    return bool(literal) and (module == literal or module.endswith(f".{literal}"))
+
+
+def _patterns(config: Mapping[str, Any], what: str) -> dict[str, Any]:
+    found = config.get(f"{what}_pattern")
+    return found if isinstance(found, dict) else {}
+
+
+def _literal(pattern: str) -> str:
+    """The name that a pattern spells; "" for one that is more than a name."""
     literal = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
-    return bool(re.fullmatch(r"[\w.]+", literal)) and (module == literal or module.endswith(f".{literal}"))
+    return literal if re.fullmatch(r"[\w.]+", literal) else ""
