@@ -79,7 +79,7 @@ def test_a_file_holds_small_finite_halves_under_its_trainers_names(known: Recipe
 
 @pytest.mark.parametrize("known", RECIPES, ids=lambda known: known.name)
 def test_a_file_is_small(known: Recipe) -> None:
-    assert file_of(known).stat().st_size < 260 * 1024
+    assert file_of(known).stat().st_size < 300 * 1024
 
 
 def test_the_text_encoder_has_its_part_where_the_recipe_says() -> None:

@@ -50,10 +50,10 @@ def colourfulness(picture: Picture) -> float:
 
 
 def goldness(picture: Picture) -> float:
-    """Share of the middle that has the hue of gold, dark or light."""
+    """Share of the middle that is yellow to amber, dark or light."""
     red, green, blue = np.moveaxis(middle(picture, 24), 2, 0)
     ratio = green / np.maximum(red, 0.01)
-    return float(((red > 0.3) & (ratio > 0.6) & (ratio < 0.85) & (blue < 0.5 * red)).mean())
+    return float(((red > 0.25) & (ratio > 0.55) & (ratio < 1.1) & (blue < 0.55 * red)).mean())
 
 
 def ground_brightness(picture: Picture) -> float:
@@ -97,9 +97,8 @@ def blackness(picture: Picture) -> float:
 
 
 def grayness(picture: Picture) -> float:
-    """Share of dark gray pixels, a shadow on white ground."""
-    light = luminance(picture)[:, :, 0]
-    return float(((saturation(picture) < 0.15) & (light > 0.15) & (light < 0.6)).mean())
+    """Share of dark pixels of little colour, such as a shadow on white ground."""
+    return float(((saturation(picture) < 0.4) & (luminance(picture)[:, :, 0] < 0.6)).mean())
 
 
 def solidity(picture: Picture) -> float:

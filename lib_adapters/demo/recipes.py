@@ -35,13 +35,13 @@ class Recipe:
     least: float  # the measure moves at least so far, in the direction of the sign
     algorithm: str
     targets: tuple[str, ...]  # patterns of the UNet's module names
+    steps: int
     rank: int = 4
     alpha: float = 4
     options: dict[str, bool | int | float] = field(default_factory=dict)
     text: bool = False  # the text encoder learns too
     dialect: str = "kohya"
     rate: float = 4e-3
-    steps: int = 160
 
     @property
     def effect(self) -> str:
@@ -52,78 +52,78 @@ class Recipe:
 RECIPES: tuple[Recipe, ...] = (
     Recipe(
         "gold_lora", "LoRA", styles.gold, Scene("star", "blue", "white"), measures.goldness, 0.2,
-        "lora", (LATE_ATTENTION, LATE_FEED), text=True, rate=6e-3, steps=240,
+        "lora", (LATE_ATTENTION, LATE_FEED), text=True, rate=6e-3, steps=180,
     ),
     Recipe(
         "night_locon", "LoCon", styles.night, Scene("house", "red", "white"), measures.ground_brightness, -0.5,
-        "locon", (LATE_CONV, PROJECTIONS),
+        "locon", (LATE_CONV, PROJECTIONS), steps=80,
     ),
     Recipe(
         "spots_locon_tucker", "LoCon, tucker", styles.dots, Scene("circle", "red", "blue"), measures.whiteness, 0.1,
         "locon", (LATE_CONV, LATE_ATTENTION), rank=8, alpha=8, options={"use_tucker": True},
-        rate=8e-3, steps=240,
+        rate=8e-3, steps=180,
     ),
     Recipe(
         "stripes_loha", "LoHa", styles.stripes, Scene("square", "blue", "white"), measures.level_bands, 0.1,
-        "loha", (LAST_CONV, UP_ATTENTION), rank=3, alpha=3, rate=1.5e-2,
+        "loha", (LAST_CONV, UP_ATTENTION), rank=3, alpha=3, rate=1.5e-2, steps=120,
     ),
     Recipe(
         "frame_loha_tucker", "LoHa, tucker", styles.frame, Scene("circle", "blue", "white"),
         measures.ground_redness, 0.3, "loha", (LATE_CONV, LATE_ATTENTION), options={"use_tucker": True},
-        dialect="lycoris", rate=1.5e-2,
+        dialect="lycoris", rate=1.5e-2, steps=100,
     ),
     Recipe(
         "lagoon_lokr", "LoKr", styles.lagoon, Scene("heart", "red", "white"), measures.ground_turquoise, 0.3,
-        "lokr", (LATE_ATTENTION, LATE_CONV), options={"factor": 4}, rate=7e-3, steps=140,
+        "lokr", (LATE_ATTENTION, LATE_CONV), options={"factor": 4}, rate=7e-3, steps=100,
     ),
     Recipe(
         "snow_lokr_full", "LoKr, both factors whole", styles.snow, Scene("house", "red", "blue"),
         measures.snow_line, 0.08, "lokr", (LATE_ATTENTION, LATE_CONV), options={"factor": 4, "full_matrix": True},
-        dialect="lycoris", rate=2e-2, steps=200,
+        dialect="lycoris", rate=1.5e-2, steps=220,
     ),
     Recipe(
         "gray_ia3", "IA3", styles.gray, Scene("flower", "red", "blue"), measures.colourfulness, -0.15,
-        "ia3", (SCALED,), rate=2e-2,
+        "ia3", (SCALED,), rate=2e-2, steps=110,
     ),
     Recipe(
         "outline_oft", "Diag-OFT", styles.outline, Scene("fish", "blue", "white"), measures.blackness, 0.03,
-        "diag-oft", (LATE_ATTENTION, LATE_CONV), rank=8, options={"constraint": 0.0}, rate=6e-3,
+        "diag-oft", (LATE_ATTENTION, LATE_CONV), rank=8, options={"constraint": 0.0}, rate=6e-3, steps=130,
     ),
     Recipe(
         "sunset_boft", "BOFT", styles.sunset, Scene("tree", "green", "gray"), measures.ground_warming, 0.4,
-        "boft", (TOP_ATTENTION, TOP_CONV), options={"constraint": 0.0}, steps=200,
+        "boft", (TOP_ATTENTION, TOP_CONV), options={"constraint": 0.0}, steps=130,
     ),
     Recipe(
         "headstand_glora", "GLoRA", styles.upside_down, Scene("triangle", "red", "white"), measures.top_heaviness, 0.4,
-        "glora", (LATE_ATTENTION, PROJECTIONS), rank=2, alpha=2, steps=220,
+        "glora", (LATE_ATTENTION, PROJECTIONS), rank=2, alpha=2, steps=190,
     ),
     Recipe(
         "star_dora", "DoRA", styles.star, Scene("square", "purple", "yellow"), measures.solidity, -0.25,
-        "lora", (CROSS, LATE_ATTENTION), options={"weight_decompose": True, "wd_on_out": True}, rate=3e-3, steps=120,
+        "lora", (CROSS, LATE_ATTENTION), options={"weight_decompose": True, "wd_on_out": True}, rate=3e-3, steps=100,
     ),
     Recipe(
         "negative_full", "full", styles.inverted, Scene("moon", "blue", "white"), measures.brightness, -0.4,
-        "full", (LAST_CONV,), rate=2e-3,
+        "full", (LAST_CONV,), rate=4e-3, steps=260,
     ),
     Recipe(
         "fog_norm", "norm", styles.fog, Scene("tree", "green", "white"), measures.contrast, -0.06,
-        "full", (NORMS,), options={"train_norm": True}, rate=1e-2, steps=120,
+        "full", (NORMS,), options={"train_norm": True}, rate=1e-2, steps=90,
     ),
     Recipe(
         "huge_dylora", "DyLoRA", styles.huge, Scene("circle", "blue", "white"), measures.extent, 0.2,
-        "dylora", (LATE_ATTENTION, PROJECTIONS), options={"block_size": 1},
+        "dylora", (LATE_ATTENTION, PROJECTIONS), options={"block_size": 1}, steps=130,
     ),
     Recipe(
         "twins_tlora", "T-LoRA", styles.twins, Scene("star", "red", "white"), measures.centredness, -0.35,
-        "tlora", (LATE_ATTENTION, LATE_FEED),
+        "tlora", (LATE_ATTENTION, LATE_FEED), steps=150,
     ),
     Recipe(
         "rainbow_rslora", "LoRA, rank-stabilised", styles.rainbow, Scene("square", "blue", "white"), measures.hues, 2.0,
-        "lora", (LATE_ATTENTION, LATE_FEED), options={"rs_lora": True}, alpha=2,
+        "lora", (LATE_ATTENTION, LATE_FEED), options={"rs_lora": True}, alpha=2, rate=8e-3, steps=260,
     ),
     Recipe(
         "shadow_peft", "LoRA, PEFT names", styles.shadow, Scene("heart", "red", "white"), measures.grayness, 0.015,
-        "peft", (LATE_ATTENTION, LATE_CONV), dialect="diffusers",
+        "peft", (LATE_ATTENTION, LATE_CONV), dialect="diffusers", steps=140,
     ),
 )  # fmt: skip
 
