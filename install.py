@@ -86,7 +86,8 @@ def test(pins: str | None, arguments: list[str]) -> int:
     if not pins:
         oracles(python)
     failed = [tool[0] for tool in tools if say_and_call([python, "-m", *tool])]
-    if say_and_call([python, "-m", "pytest", *arguments]):
+    workers = [] if pins or "-n" in arguments else ["-n", "2"]
+    if say_and_call([python, "-m", "pytest", *workers, *arguments]):
         failed.append("pytest")
     if failed:
         print(f"Failed: {', '.join(failed)}", file=sys.stderr)

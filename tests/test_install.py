@@ -87,7 +87,7 @@ def test_test_runs_the_tools_and_fetches_each_oracle_once(install, calls):
     assert [command[2:] for command in calls if command[2] in ("ruff", "mypy", "pytest")] == 2 * [
         ["ruff", "check", "."],
         ["mypy", "--strict"],
-        ["pytest", "-k", "word", "tests/x.py"],
+        ["pytest", "-n", "2", "-k", "word", "tests/x.py"],
     ]
     fetched = [command[-1] for command in calls if "--target" in command]
     assert len(fetched) == len(set(fetched))
