@@ -78,6 +78,7 @@ def _cycle(case: Case, kind: type[Contender], tally: Tally) -> None:
 
 def _timed(operation: Operation, name: str, tally: Tally, case: Case) -> None:
     _wait(case)
+    memory.hand_back()
     clock = time.process_time if case.setting.processor_time else time.perf_counter
     started = clock()
     operation()

@@ -20,6 +20,7 @@ from lib_adapters.algorithms.lokr import Lokr
 from lib_adapters.algorithms.lora import Lora
 from lib_adapters.errors import ShapeMismatch
 from lib_adapters.ops import magnitude
+from lib_adapters.ops.product import Product
 
 MEAN = (1708214400.0, 1710547200.0)  # 2024-02-18 .. 03-16: LyCORIS took the mean of V for its norm
 
@@ -71,12 +72,25 @@ class Dora(Algorithm):
     def add(self, out: Tensor, base: Tensor, strength: float) -> None:
         if self.plain:
             return self.inner.add(out, base, strength)
-        shape, vector = tuple(base.shape), self.magnitude.flatten().float()
-        product = self.inner.product(shape)
-        if self._axis(shape) == 0:
-            return magnitude.add_rows(out, base, product, vector, strength)
+        product = self.inner.product(tuple(base.shape))
+        if self._axis(tuple(base.shape)) == 0:
+            return magnitude.add_rows(out, base, product, self._vector(), strength)
+        magnitude.add_columns(out, base, product, self._factor(base, product), strength)
+
+    def onto(self, base: Tensor, strength: float) -> Tensor:
+        if self.plain:
+            return self.inner.onto(base, strength)
+        product = self.inner.product(tuple(base.shape))
+        if self._axis(tuple(base.shape)) == 0:
+            return magnitude.rows_onto(base, product, self._vector(), strength)
+        return magnitude.columns_onto(base, product, self._factor(base, product), strength)
+
+    def _vector(self) -> Tensor:
+        return self.magnitude.flatten().float()
+
+    def _factor(self, base: Tensor, product: Product) -> Tensor:
         norms = magnitude.column_means if self.mean else magnitude.column_norms
-        magnitude.add_columns(out, base, product, vector / norms(base, product), strength)
+        return self._vector() / norms(base, product)
 
     def low_rank(self, base: Tensor) -> LowRank | None:
         return self.inner.low_rank(base) if self.plain else None

@@ -15,7 +15,6 @@ from lib_adapters.algorithms.base import Facts, Leaves, Shape, Shapes, mismatch
 from lib_adapters.algorithms.factored import Factored, check_pair, factor, fits_columns
 from lib_adapters.errors import ShapeMismatch
 from lib_adapters.ops.hadamard import Hadamard
-from lib_adapters.ops.product import Product
 from lib_adapters.ops.tucker import fold
 
 LEAVES = {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}
@@ -58,10 +57,13 @@ class Loha(Factored):
             if not shape or mine[0] != shape[0] or not fits_columns(mine, shape):
                 raise mismatch(mine, shape)
 
-    def product(self, shape: Shape) -> Product:
+    def product(self, shape: Shape) -> Hadamard:
         first = self.up1, _columns(self.down1, self.core1)
         second = self.up2, _columns(self.down2, self.core2)
         return Hadamard(first, second, self.scale)
+
+    def onto(self, base: Tensor, strength: float) -> Tensor:
+        return self.product(tuple(base.shape)).onto(base, strength)
 
     @property
     def rank(self) -> int:

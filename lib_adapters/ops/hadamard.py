@@ -18,14 +18,24 @@ class Hadamard:
         self.scale = scale
 
     def add(self, out: Tensor, strength: float) -> None:
+        self._sum(out, out, strength)
+
+    def onto(self, base: Tensor, strength: float) -> Tensor:
+        """base + strength · ΔW, each block of rows once through the cache."""
+        out = torch.empty_like(base)
+        self._sum(base, out, strength)
+        return out
+
+    def _sum(self, base: Tensor, out: Tensor, strength: float) -> None:
         step = min(len(out), row_step(out))
         scratch = self.down1.new_empty(2, step, self.down1.shape[1])
         for start in range(0, len(out), step):
-            block = out[start : start + step]
+            before, block = base[start : start + step], out[start : start + step]
             left, right = scratch[0, : len(block)], scratch[1, : len(block)]
             torch.mm(self.up1[start : start + step], self.down1, out=left)
             torch.mm(self.up2[start : start + step], self.down2, out=right)
-            block.addcmul_(left.view(block.shape), right.view(block.shape), value=self.scale * strength)
+            factors = left.view(block.shape), right.view(block.shape)
+            torch.addcmul(before, *factors, value=self.scale * strength, out=block)
 
     def rows(self, start: int, stop: int) -> Self:
         return type(self)((self.up1[start:stop], self.down1), (self.up2[start:stop], self.down2), self.scale)

@@ -23,6 +23,30 @@ def add_rows(out: Tensor, base: Tensor, product: Product, magnitude: Tensor, str
         out[rows].add_(block, alpha=strength)
 
 
+def rows_onto(base: Tensor, product: Product, magnitude: Tensor, strength: float) -> Tensor:
+    """base + what `add_rows` adds, as a new tensor: V is made and scaled where it will stay."""
+    out = torch.empty_like(base)
+    for rows, block in _blocks(base, product, out):
+        norm = torch.linalg.vector_norm(block.flatten(1), dim=1).add_(EPS)
+        _blend(block, base[rows], _along(magnitude[rows] / norm, 0, block), strength)
+    return out
+
+
+def columns_onto(base: Tensor, product: Product, factor: Tensor, strength: float) -> Tensor:
+    """base + what `add_columns` adds, as a new tensor."""
+    factor, out = _along(factor, 1, base), torch.empty_like(base)
+    for rows, block in _blocks(base, product, out):
+        _blend(block, base[rows], factor, strength)
+    return out
+
+
+def _blend(block: Tensor, base: Tensor, factor: Tensor, strength: float) -> None:
+    """base + strength · (block · factor - base), into `block`."""
+    block.mul_(factor * strength)
+    if strength != 1.0:
+        block.add_(base, alpha=1.0 - strength)
+
+
 def column_norms(base: Tensor, product: Product) -> Tensor:
     """‖V‖ per input column and its kernel, [i]."""
     return _column_sums(base, product, square=True).sqrt_().add_(EPS)
@@ -49,13 +73,14 @@ def add_columns(out: Tensor, base: Tensor, product: Product, factor: Tensor, str
         out[rows].add_(block, alpha=strength)
 
 
-def _blocks(base: Tensor, product: Product) -> Iterator[tuple[slice, Tensor]]:
-    """V row by row, in one scratch block that the caller may overwrite."""
+def _blocks(base: Tensor, product: Product, into: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
+    """V row by row, in its place in `into` or in one scratch block that the caller may overwrite."""
     step = min(len(base), row_step(base))
-    scratch = torch.empty((step, *base.shape[1:]), device=base.device)
+    scratch = torch.empty((step, *base.shape[1:]), device=base.device) if into is None else into
     for start in range(0, len(base), step):
         rows = slice(start, min(start + step, len(base)))
-        block = scratch[: rows.stop - start].copy_(base[rows])
+        block = scratch[: rows.stop - start] if into is None else into[rows]
+        block.copy_(base[rows])
         product.rows(start, rows.stop).add(block, 1.0)
         yield rows, block
 
