@@ -23,7 +23,7 @@ def settings_of(given: argparse.Namespace) -> Settings:
     """The bundled model is small and quick: it needs fewer steps and less guidance than a grown one."""
     small = given.model == options.MODEL
     steps = given.steps or (15 if small else 20)
-    guidance = (4.0 if small else 7.5) if given.guidance is None else given.guidance
+    guidance = (2.5 if small else 7.5) if given.guidance is None else given.guidance
     return Settings(given.negative, steps, chosen_seed(given.seed), guidance, given.size)
 
 

@@ -22,7 +22,7 @@ def add(commands: options.Commands) -> None:
     command.add_argument("--steps", type=options.at_least_one, help="default 20, 15 with the bundled model")
     command.add_argument("--seed", type=int, default=1, help="a negative one asks for a new one (default 1)")
     command.add_argument("--size", type=options.picture_size, metavar="WxH", help="default: the model's own")
-    command.add_argument("--guidance", type=float, help="default 7.5, 4 with the bundled model")
+    command.add_argument("--guidance", type=float, help="default 7.5, 2.5 with the bundled model")
     command.add_argument("--count", type=options.at_least_one, default=1, help="pictures, each with the next seed")
     command.add_argument("--out", type=Path, default=Path("out"), help="a .png file, or a folder (default: out)")
     command.add_argument(
