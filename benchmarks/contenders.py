@@ -83,7 +83,7 @@ class Ours(Contender):
 
 
 class Usual(Contender):
-    """Layer by layer: back up, compute the whole ΔW, scale it, multiply it, add it, copy the sum into the weight."""
+    """Layer by layer: back up, copy the backup in, compute all of ΔW, scale, multiply, add, copy the sum in."""
 
     name = "usual way"
 
@@ -111,10 +111,9 @@ class Usual(Contender):
 
     def _apply(self, which: int, strength: float) -> None:
         for layer, weight in self.weights.items():
-            if layer in self._backups:
-                weight.data.copy_(self._backups[layer])
-            else:
+            if layer not in self._backups:
                 self._backups[layer] = weight.data.to("cpu", copy=True)
+            weight.data.copy_(self._backups[layer])
             leaves = {leaf: tensor.float() for leaf, tensor in self._files[which][layer].items()}
             delta = self._delta(weight.data.float(), leaves) * SCALE * strength
             weight.data.copy_((weight.data.float() + delta).to(weight.dtype))

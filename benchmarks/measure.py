@@ -52,7 +52,7 @@ def _can(case: Case, kind: type[Contender]) -> bool:
     """Some peers can't load every file of the algorithms they know."""
     try:
         kind(case, case.twin() if kind.writes else case.model)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         print(f"{case.name}: {kind.name} can't load the file: {error}", file=sys.stderr)
         return False
     return True

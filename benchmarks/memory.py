@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +34,22 @@ def _on_gpu(operation: Callable[[], object]) -> Bytes:
 
 
 def _on_cpu(operation: Callable[[], object]) -> Bytes:
-    before, resident = tensor_bytes(), _reset_peak()
+    before = _settled()
+    hand_back()
+    resident = _reset_peak()
     operation()
     peak = _status("VmHWM")
     grown = None if resident is None or peak is None else peak - resident
     return Bytes(tensor_bytes() - before, grown)
+
+
+def _settled() -> int:
+    """Tensor bytes once nothing is being freed any more in another thread."""
+    before, now = -1, tensor_bytes()
+    while now != before:
+        time.sleep(0.02)
+        before, now = now, tensor_bytes()
+    return now
 
 
 def hand_back() -> None:

@@ -66,7 +66,7 @@ def _difference(mine: Mapping[str, Tensor], pristine: Mapping[str, Tensor], plai
 def head() -> str:
     """Of a table in Markdown: everything as times the clone, which itself is given in seconds."""
     times = [f"{name} ×" for name in OPERATIONS]
-    names = ["algorithm", "who", *times, "apply s", "kept ×", "peak ×", "exact", "differs"]
+    names = ["algorithm", "who", *times, "there and back ×", "apply s", "kept ×", "peak ×", "exact", "differs"]
     return f"{_line(names)}\n{_line('---' for _ in names)}"
 
 
@@ -76,11 +76,12 @@ def body(found: Iterable[Row]) -> str:
 
 def _cells(row: Row) -> list[str]:
     ratios = [f"{row.ratios[name]:.3g}" if name in row.ratios else "" for name in OPERATIONS]
+    back = f"{row.ratios['apply'] + row.ratios['restore']:.3g}" if "restore" in row.ratios else ""
     peak = "" if row.peak_bytes is None else f"{row.peak_bytes / row.touched_bytes:.2f}"
     exact = "" if row.restores_exactly is None else ("yes" if row.restores_exactly else "no")
     differs = "" if row.difference is None else f"{row.difference:.0e}"
     memory = [f"{row.kept_bytes / row.touched_bytes:.2f}", peak]
-    return [row.algorithm, row.contender, *ratios, f"{row.seconds['apply']:.4f}", *memory, exact, differs]
+    return [row.algorithm, row.contender, *ratios, back, f"{row.seconds['apply']:.4f}", *memory, exact, differs]
 
 
 def _line(cells: Iterable[str]) -> str:
