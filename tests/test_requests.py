@@ -1,0 +1,93 @@
+"""What a request may ask for beside a strength, and what a session remembers of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from files import adapter_for, lora
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from lib_adapters import AdapterError, Request, Session, open_adapter
+
+MODES = ("merged", "live")
+
+
+def layer() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.ModuleDict({"conv_in": nn.Conv2d(4, 8, 3)}).requires_grad_(False)
+
+
+def output(model):
+    return model["conv_in"](torch.ones(1, 4, 5, 5))
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    return adapter_for(layer(), tmp_path / "ink.safetensors", lambda *a: lora(*a, rank=4))
+
+
+@pytest.fixture
+def cut(adapter, tmp_path):
+    """The same file with the first two of its four ranks, at the scale that it had."""
+    tensors = load_file(adapter.path)
+    down, up = "lora_unet_conv_in.lora_down.weight", "lora_unet_conv_in.lora_up.weight"
+    tensors |= {down: tensors[down][:2].clone(), up: tensors[up][:, :2].clone()}
+    tensors["lora_unet_conv_in.alpha"] = torch.tensor(2.0)
+    save_file(tensors, tmp_path / "cut.safetensors")
+    return open_adapter(tmp_path / "cut.safetensors")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_dyn_cuts_an_adapter_to_its_first_ranks(adapter, cut, mode):
+    model, other = layer(), layer()
+    session = Session(unet=model, mode=mode)
+    session.activate([Request(adapter)])
+    whole = output(model)
+    Session(unet=other, mode=mode).activate([Request(cut)])
+    session.activate([Request(adapter, dyn=2)])
+    torch.testing.assert_close(output(model), output(other))
+    session.activate([Request(adapter, dyn=4)])
+    torch.testing.assert_close(output(model), whole)
+    assert not torch.allclose(output(other), whole, atol=1e-3)
+
+
+def test_dyn_is_a_number_of_ranks(adapter):
+    with pytest.raises(AdapterError, match="ink: dyn is a number of ranks"):
+        Request(adapter, dyn=0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("second", [{"unet": 0.5}, {"unet": -1.0}, {"unet": 1.0, "dyn": 1}, {"unet": 0.0}], ids=str)
+def test_whatever_changes_in_a_request_changes_the_model(adapter, mode, second):
+    model, fresh = layer(), layer()
+    session = Session(unet=model, mode=mode)
+    session.activate([Request(adapter)])
+    before = output(model)
+    session.activate([Request(adapter, **second)])
+    Session(unet=fresh, mode=mode).activate([Request(adapter, **second)])
+    assert torch.equal(output(model), output(fresh))
+    assert not torch.allclose(output(model), before, atol=1e-3)
+
+
+def test_weights_replaced_by_their_owner_are_nothing_to_answer_for(adapter):
+    """As old as the ones they replace: only that they are not ours tells them apart."""
+    model = layer()
+    model["conv_in"].weight = nn.Parameter(torch.randn(8, 4, 3, 3), requires_grad=False)
+    session = Session(unet=model)
+    session.activate([Request(adapter)])
+    model["conv_in"].weight = nn.Parameter(torch.randn(8, 4, 3, 3), requires_grad=False)
+    session.deactivate()
+    assert session.verify()
+
+
+def test_grouped_convolutions_are_the_same_both_ways(tmp_path):
+    outputs = []
+    for mode in MODES:
+        torch.manual_seed(0)
+        model = nn.ModuleDict({"conv_in": nn.Conv2d(4, 8, 3, groups=2, padding=1, padding_mode="reflect")})
+        adapter = adapter_for(model, tmp_path / "a.safetensors")
+        with Session(unet=model, mode=mode) as session:
+            assert session.activate([Request(adapter)]).adapters[0].matched == 1
+            outputs.append(output(model))
+    torch.testing.assert_close(outputs[0], outputs[1])
