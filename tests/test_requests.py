@@ -91,3 +91,40 @@ def test_grouped_convolutions_are_the_same_both_ways(tmp_path):
             assert session.activate([Request(adapter)]).adapters[0].matched == 1
             outputs.append(output(model))
     torch.testing.assert_close(outputs[0], outputs[1])
+
+
+def with_bias(shape, generator):
+    return {**lora(shape, generator), "lora_up.bias": torch.ones(shape[0])}
+
+
+def test_a_lora_with_a_bias_is_the_same_both_ways(tmp_path):
+    outputs, adapter = [], adapter_for(layer(), tmp_path / "a.safetensors", with_bias)
+    plain = adapter_for(layer(), tmp_path / "b.safetensors", lora)
+    for mode, requested in (("merged", adapter), ("live", adapter), ("live", plain)):
+        model = layer()
+        Session(unet=model, mode=mode).activate([Request(requested, unet=0.5)])
+        outputs.append(output(model))
+    torch.testing.assert_close(outputs[0], outputs[1])
+    torch.testing.assert_close(outputs[1], outputs[2] + 0.5)
+
+
+def test_a_bias_where_there_can_be_none_is_named(tmp_path):
+    model = nn.ModuleDict({"conv_in": nn.Embedding(8, 4)})
+    tensors = {"diff": torch.ones(8, 4), "diff_b": torch.ones(8)}
+    save_file({f"lora_unet_conv_in.{leaf}": tensor for leaf, tensor in tensors.items()}, tmp_path / "a.safetensors")
+    (report,) = Session(unet=model).activate([Request(open_adapter(tmp_path / "a.safetensors"))]).adapters
+    assert report.matched == 1
+    assert report.unmatched == [("lora_unet_conv_in", "conv_in takes no bias")]
+
+
+def test_verify_notices_numbers_that_changed_places(adapter):
+    model = nn.ModuleDict({"conv_in": nn.Linear(4096, 2)})
+    session = Session(unet=model)
+    down, up = torch.ones(1, 4096), torch.ones(2, 1)
+    save_file({"unet.conv_in.lora_A.weight": down, "unet.conv_in.lora_B.weight": up}, adapter.path)
+    session.activate([Request(open_adapter(adapter.path))])
+    session.deactivate()
+    assert session.verify()
+    values = model["conv_in"].weight.data
+    values[0, :4] = values[0, :4].flip(0)
+    assert not session.verify()
