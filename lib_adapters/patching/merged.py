@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lib_adapters.patching.checksum import Witness, same_values, samples
 from lib_adapters.patching.memory import is_short, let_go, to_host
 from lib_adapters.patching.merge import merged_bias, merged_weight
-from lib_adapters.patching.plan import PatchKey, Target
+from lib_adapters.patching.plan import PatchKey, Target, by_parameter
 from lib_adapters.patching.pointer import BaseOf, held, point, zero_bias
 from lib_adapters.patching.targets import Slot
 
@@ -54,7 +54,7 @@ class Merged:
     def apply(self, targets: Mapping[Key, Target]) -> None:
         """Make exactly these targets patched: wholly, or not at all if anything raises."""
         self.settle()
-        targets = _by_parameter(targets)
+        targets = by_parameter(targets)
         changed = [t for key, t in targets.items() if not self._has(key, t)]
         short = self._offload if self._offload is not None else is_short(t.slot for t in changed)
         steps = self._steps([r for key, r in self._records.items() if key not in targets], changed, short)
@@ -172,19 +172,6 @@ class Merged:
                 known = weakref.ref(parameter), parameter.data_ptr(), sample
                 records[step.slot.key] = Record(step.slot, step.pristine, signature, *known)
         return records
-
-
-def _by_parameter(targets: Mapping[Key, Target]) -> Mapping[Key, Target]:
-    """Tied modules share one parameter: it gets the sum of all their patches, and one record."""
-    if not any(target.slot.twin for target in targets.values()):
-        return targets
-    found: dict[Key, Target] = {}
-    for target in targets.values():
-        slot = target.slot.twin or target.slot
-        found.setdefault(slot.key, Target(slot)).patches.extend(target.patches)
-    for target in found.values():
-        target.patches.sort(key=lambda patch: patch.key)
-    return found
 
 
 def _in_place(record: Record) -> bool:

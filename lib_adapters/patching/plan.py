@@ -6,7 +6,7 @@ Patches of one parameter are kept in an order of their own, never the prompt's: 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from lib_adapters.algorithms.base import Algorithm, Shape
@@ -83,6 +83,19 @@ def assemble(fits: Sequence[Fit]) -> Targets:
     for target in targets.values():
         target.patches.sort(key=lambda patch: patch.key)
     return targets
+
+
+def by_parameter(targets: Mapping[tuple[int, str], Target]) -> Mapping[tuple[int, str], Target]:
+    """Tied modules share one parameter: it gets the sum of all their patches, and one record."""
+    if not any(target.slot.twin for target in targets.values()):
+        return targets
+    found: Targets = {}
+    for target in targets.values():
+        slot = target.slot.twin or target.slot
+        found.setdefault(slot.key, Target(slot)).patches.extend(target.patches)
+    for target in found.values():
+        target.patches.sort(key=lambda patch: patch.key)
+    return found
 
 
 def _place(stem: Stem, algorithm: Algorithm, table: Table) -> tuple[Layer | None, str]:
