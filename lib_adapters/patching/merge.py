@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from lib_adapters.algorithms.base import LowRank
+from lib_adapters.algorithms.factored import Factored
+from lib_adapters.ops.product import Matmul, Product, row_step
 from lib_adapters.patching.plan import Patch
 from lib_adapters.patching.targets import View
 
@@ -33,8 +35,9 @@ def exact() -> Iterator[None]:
 def merged_weight(pristine: Tensor, patches: Sequence[Patch]) -> Tensor:
     """A new tensor of the pristine one's shape, dtype and device."""
     patches = [_on(patch, pristine.device) for patch in patches]
-    if (quick := _in_half(pristine, patches)) is not None:
-        return quick
+    for way in (_in_half, _in_blocks):
+        if (quick := way(pristine, patches)) is not None:
+            return quick
     base = pristine.float()
     out: Tensor | None = None
     for view, group in _by_view(patches):
@@ -86,8 +89,7 @@ def _with_thin(base: Tensor, out: Tensor | None, view: View, thin: Thin) -> Tens
     """All thin deltas at once: the ranks concatenated, scale and strength folded into `up`."""
     if not thin:
         return out
-    up = _joined([low.up.float() * (low.scale * strength) for strength, low in thin], dim=1)
-    down = _joined([low.down.float() for _, low in thin], dim=0)
+    up, down = _pair(thin)
     if out is None and view == View():
         return torch.addmm(base.flatten(1), up, down).view(base.shape)
     out = base.clone() if out is None else out
@@ -99,8 +101,10 @@ def _with_thin(base: Tensor, out: Tensor | None, view: View, thin: Thin) -> Tens
     return out
 
 
-def _joined(factors: list[Tensor], dim: int) -> Tensor:
-    return factors[0] if len(factors) == 1 else torch.cat(factors, dim)
+def _pair(thin: Thin) -> tuple[Tensor, Tensor]:
+    ups = [low.up.float() * (low.scale * strength) for strength, low in thin]
+    downs = [low.down.float() for _, low in thin]
+    return (ups[0], downs[0]) if len(thin) == 1 else (torch.cat(ups, dim=1), torch.cat(downs))
 
 
 def _in_half(pristine: Tensor, patches: Sequence[Patch]) -> Tensor | None:
@@ -114,3 +118,28 @@ def _in_half(pristine: Tensor, patches: Sequence[Patch]) -> Tensor | None:
         return None
     factor = low.scale * patches[0].strength
     return torch.addmm(pristine.flatten(1), low.up, low.down, alpha=factor).view(pristine.shape)
+
+
+def _in_blocks(pristine: Tensor, patches: Sequence[Patch]) -> Tensor | None:
+    """Half and less on the CPU: a block of rows is made float32, summed and rounded while the cache has it."""
+    if pristine.is_cuda or pristine.dtype == torch.float32 or (products := _products(pristine, patches)) is None:
+        return None
+    out, step = torch.empty_like(pristine), row_step(pristine)
+    for start in range(0, len(pristine), step):
+        block = pristine[start : start + step].float()
+        for product, strength in products:
+            product.rows(start, start + len(block)).add(block, strength)
+        out[start : start + step] = block
+    return out
+
+
+def _products(pristine: Tensor, patches: Sequence[Patch]) -> list[tuple[Product, float]] | None:
+    """The sums of `merged_weight` in its order, where each of them can be had row by row."""
+    if not all(patch.view == View() and isinstance(patch.algorithm, Factored) for patch in patches):
+        return None
+    thin, thick = _split(pristine, patches)
+    found: list[tuple[Product, float]] = [(Matmul(*_pair(thin), 1.0), 1.0)] if thin else []
+    for patch in thick:
+        if isinstance(patch.algorithm, Factored):
+            found.append((patch.algorithm.product(tuple(pristine.shape)), patch.strength))
+    return found
