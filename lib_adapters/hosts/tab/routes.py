@@ -1,0 +1,155 @@
+"""The tab's routes under /lycoris/api.
+
+Plain functions, not coroutines: they are run beside the event loop. A card is named by its number alone and the
+catalogue knows the file, so no path ever comes from a request.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Body, Request, Response
+from fastapi.responses import FileResponse
+
+from lib_adapters.errors import AdapterError
+from lib_adapters.hosts.tab.bodies import Refused, Route
+from lib_adapters.hosts.tab.tab import Tab
+
+PREFIX = "/lycoris/api"
+KINDS = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".webp": "image/webp",
+    ".gif": "image/gif",
+    ".avif": "image/avif",
+    ".mp4": "video/mp4",
+    ".webm": "video/webm",
+}
+FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}  # the address has the version in it
+SAFE = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'; sandbox"}
+
+
+def add_routes(app: Any, tab: Tab) -> None:
+    """`app`: the host's, of any release of fastapi."""
+    router = APIRouter(prefix=PREFIX, route_class=Route, dependencies=list(tab.guards))
+    _add_reading(router, tab)
+    _add_pictures(router, tab)
+    _add_writing(router, tab)
+    app.include_router(router)
+
+
+def _add_reading(router: APIRouter, tab: Tab) -> None:
+    catalogue = tab.catalogue
+
+    @router.get("/cards")
+    def cards(since: int = 0) -> Response:
+        """The cards are texts already; with ten thousand of them, reading them again would take a second."""
+        changes = catalogue.changes(since)
+        family, family_name = tab.model()
+        rest = {
+            "version": changes.version,
+            "removed": list(changes.removed),
+            "progress": dataclasses.asdict(catalogue.progress),
+            "family": family,
+            "family_name": family_name,
+            "folders": [label for label, _ in tab.folders()],
+        }
+        text = f'{json.dumps(rest)[:-1]}, "cards": [{",".join(changes.cards)}]}}'
+        return Response(text, media_type="application/json", headers={"Cache-Control": "no-store"})
+
+    @router.get("/cards/{card}")
+    def details(card: int) -> Any:
+        _there(tab, card)
+        return catalogue.details(card)
+
+    @router.get("/cards/{card}/strengths")
+    def strengths(card: int) -> Any:
+        _there(tab, card)
+        return {"blocks": catalogue.strengths(card)}
+
+    @router.get("/cards/{card}/hashes")
+    def hashes(card: int) -> Any:
+        _there(tab, card)
+        return catalogue.hash_of(card)
+
+
+def _add_pictures(router: APIRouter, tab: Tab) -> None:
+    @router.get("/cards/{card}/thumb")
+    def thumb(card: int, request: Request) -> Response:
+        _there(tab, card)
+        data = tab.catalogue.thumbnail(card)
+        if data is None:
+            raise Refused(404, "This file has no picture.")
+        return Response(data, media_type="image/webp", headers=SAFE | _kept(request))
+
+    @router.get("/cards/{card}/preview")
+    def preview(card: int, request: Request) -> Response:
+        _there(tab, card)
+        path = tab.catalogue.preview(card)
+        kind = KINDS.get(path.suffix.lower()) if path is not None else None
+        if path is None or kind is None or not path.is_file():
+            raise Refused(404, "There is no picture or video beside this file.")
+        return FileResponse(str(path), media_type=kind, headers=SAFE | _kept(request))
+
+
+def _add_writing(router: APIRouter, tab: Tab) -> None:
+    catalogue = tab.catalogue
+
+    @router.post("/cards/{card}")
+    def save(card: int, changes: dict[str, Any] = Body(...)) -> Any:  # noqa: B008 - how fastapi is told
+        _there(tab, card)
+        try:
+            catalogue.save(card, changes)
+        except AdapterError as error:
+            raise Refused(409, str(error)) from error
+        return {"version": catalogue.version}
+
+    @router.post("/cards/{card}/star")
+    def star(card: int, given: dict[str, Any] = Body(...)) -> Any:  # noqa: B008
+        _there(tab, card)
+        catalogue.star(card, given.get("on") is True)
+        return {"version": catalogue.version}
+
+    @router.post("/cards/{card}/preview")
+    def set_preview(card: int, given: dict[str, Any] = Body(...)) -> Any:  # noqa: B008
+        _there(tab, card)
+        catalogue.set_preview(card, _picture(given.get("image")))
+        return {"version": catalogue.version}
+
+    @router.post("/refresh")
+    def refresh(given: dict[str, Any] = Body(...)) -> Any:  # noqa: B008
+        tab.rescan()
+        catalogue.start()
+        return {"version": catalogue.version}
+
+    @router.post("/cancel")
+    def cancel(given: dict[str, Any] = Body(...)) -> Any:  # noqa: B008
+        catalogue.cancel()
+        return {"version": catalogue.version}
+
+
+def _there(tab: Tab, card: int) -> Path:
+    try:
+        return tab.catalogue.path_of(card)
+    except AdapterError as error:
+        raise Refused(404, str(error)) from error
+
+
+def _kept(request: Request) -> dict[str, str]:
+    return FOREVER if request.query_params.get("v") else {"Cache-Control": "no-cache"}
+
+
+def _picture(text: object) -> bytes:
+    head, comma, data = text.partition(",") if isinstance(text, str) else ("", "", "")
+    try:
+        if not (comma and head.startswith("data:image/") and head.endswith(";base64")):
+            raise ValueError(head)
+        return base64.b64decode(data, validate=True)
+    except (ValueError, binascii.Error) as error:
+        raise Refused(422, 'A picture is sent as "data:image/png;base64,...".') from error

@@ -1,0 +1,26 @@
+"""What the host's page holds of the tab: one empty element that says what it belongs to."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Sequence
+
+from lib_adapters.hosts.tab.tab import Tab
+
+WAITING = "The cards are drawn by JavaScript; if this stays, reload the page."
+
+
+def shell(tab: Tab, *, prompts: Sequence[str], negatives: Sequence[str], gallery: str, name: str) -> str:
+    """`prompts`, `negatives` and `gallery` are CSS selectors; `name` keeps several shells of one page apart."""
+    data = {
+        "lycoris": "1",
+        "name": name,
+        "key": tab.key,
+        "base": "",
+        "prompts": json.dumps(list(prompts)),
+        "negatives": json.dumps(list(negatives)),
+        "gallery": gallery,
+    }
+    attributes = " ".join(f'data-{key}="{html.escape(value)}"' for key, value in data.items())
+    return f'<div class="lycoris-tab" {attributes}><p class="lycoris-waiting">{html.escape(WAITING)}</p></div>'
