@@ -12,6 +12,7 @@ from lib_adapters.patching.targets import Slot
 
 RESERVE = 1.2  # of what is needed: sampling wants memory too
 LARGE = 1 << 26  # bytes
+SOON = 0.01  # seconds: whoever let go goes on first
 
 
 def is_short(slots: Iterable[Slot]) -> bool:
@@ -41,7 +42,7 @@ def to_host(tensor: Tensor) -> Tensor:
 def let_go(tensors: Sequence[Tensor]) -> None:
     """Free what nobody needs any more. Handing gigabytes back takes the system long: nobody has to wait for it."""
     if sum(tensor.nbytes for tensor in tensors if tensor.device.type == "cpu") >= LARGE:
-        threading.Thread(target=_empty, args=(tensors,)).start()
+        threading.Timer(SOON, _empty, (tensors,)).start()
 
 
 def _empty(tensors: Sequence[Tensor]) -> None:

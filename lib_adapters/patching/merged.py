@@ -8,6 +8,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -33,8 +34,7 @@ class Record:
     samples: Tensor
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """Point one parameter somewhere else; `record` is None when it goes back to what it was."""
 
     slot: Slot
