@@ -16,8 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lib_adapters.app import main as app
-from lib_adapters.app.blocks import block_of
 from lib_adapters.app.chart import bar_of, chart
+from lib_adapters.catalogue.blocks import block_of
 from lib_adapters.files.names import Stem
 from lib_adapters.hosts.pipeline.folder import open_pipeline
 

@@ -11,7 +11,8 @@ import torch
 
 from lib_adapters.app.chart import chart
 from lib_adapters.app.options import Commands, device_name, device_of
-from lib_adapters.app.strength import Block, blocks_of, blocks_on
+from lib_adapters.app.strength import blocks_on
+from lib_adapters.catalogue.strengths import Block, blocks_of
 from lib_adapters.files.adapter import Adapter, open_adapter
 from lib_adapters.files.families import FAMILY_NAMES
 from lib_adapters.hosts.pipeline.shelf import Shelf
@@ -70,8 +71,7 @@ def _details(adapter: Adapter, blocks: dict[str, Block]) -> dict[str, Any]:
 
 def _block(block: Block) -> dict[str, Any]:
     """`strength` is null where only the model can tell."""
-    known = block.unknown < block.layers or not block.layers
-    return {"layers": block.layers, "strength": block.strength if known else None}
+    return {"layers": block.layers, "strength": block.known}
 
 
 def _text(adapter: Adapter, blocks: dict[str, Block]) -> list[str]:

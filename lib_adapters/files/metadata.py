@@ -57,7 +57,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if not path.is_file() or path.stat().st_size > _LARGEST_SIDECAR:
             return {}
-        return json_object(path.read_text("utf-8"))
+        return json_object(path.read_text("utf-8-sig"))
     except (OSError, UnicodeDecodeError):
         return {}
 

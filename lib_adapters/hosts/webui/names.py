@@ -14,10 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lib_adapters.catalogue import About
+from lib_adapters.catalogue.names import Folders, Index, folded, names_of, read_index
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.adapter import Adapter, open_adapter
 from lib_adapters.files.source import open_source
-from lib_adapters.hosts.webui.index import Folders, Index, folded, names_of, read_index
 from lib_adapters.prompt.tags import quoted
 
 Stamp = tuple[int, int]
@@ -35,19 +36,12 @@ class Found:
     notice: str | None  # what the user should know about how it was found
 
 
-@dataclass(frozen=True)
-class About:
-    """What a trainer wrote into the file about what it is called."""
-
-    alias: str
-    hash: str
-
-
 class Names:
     """A name that is not there makes the folders be read again, once."""
 
-    def __init__(self, folders: Callable[[], Folders]) -> None:
-        self._folders = folders
+    def __init__(self, folders: Callable[[], Folders], known: Callable[[Path], About | None]) -> None:
+        """`known` may have read a file before; None where it has not."""
+        self._folders, self._known = folders, known
         self._index: Index | None = None
         self._read_at = 0.0
         self._lock = threading.RLock()  # pasting and the routes run beside a job
@@ -140,9 +134,7 @@ class Names:
         if stamp is None:
             return About("", "")
         if (known := self._about.get(path)) is None or known[0] != stamp:
-            metadata = read_metadata(path)
-            found = About(metadata.get("ss_output_name", ""), metadata.get("sshs_model_hash", ""))
-            known = self._about[path] = (stamp, found)
+            known = self._about[path] = (stamp, self._known(path) or _read_about(path))
         return known[1]
 
     def _read(self) -> Index:
@@ -150,6 +142,11 @@ class Names:
             self._index = read_index(self._folders())
             self._read_at = time.monotonic()
         return self._index
+
+
+def _read_about(path: Path) -> About:
+    metadata = read_metadata(path)
+    return About(metadata.get("ss_output_name", ""), metadata.get("sshs_model_hash", ""))
 
 
 def read_metadata(path: Path) -> Mapping[str, str]:

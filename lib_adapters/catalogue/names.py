@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
-SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin", ".pth")
+from lib_adapters.catalogue.folders import is_adapter, listings
+
 Folders = Mapping[str, Sequence[Path]]  # by kind of tag
 
 
@@ -41,23 +42,26 @@ def read_index(folders: Folders) -> Index:
 
 
 def _adapter_files(folder: Path) -> Iterator[Path]:
-    """Links are followed, each folder once."""
-    seen: set[str] = set()
-    for root, below, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(root)
-        if real in seen:
-            below.clear()
-            continue
-        seen.add(real)
-        below.sort()
-        yield from (Path(root, name) for name in sorted(names) if name.lower().endswith(SUFFIXES))
+    for _, listing in listings(str(folder)):
+        yield from (Path(listing[name].path) for name in sorted(listing) if is_adapter(name))
 
 
 def names_of(path: Path, folder: Path) -> list[str]:
-    """All names of a file, the shortest first."""
-    parts = path.relative_to(folder).parts if path.is_relative_to(folder) else (path.name,)
+    """All names of a file, the shortest first; the longest begins with the folder's own name."""
+    return _names((folder.name, *path.relative_to(folder).parts) if path.is_relative_to(folder) else (path.name,))
+
+
+def shortest_names(files: Sequence[Sequence[str]]) -> list[str]:
+    """For each file, given as its folder's name and the parts below that, the shortest name that means no other."""
+    named = [_names(parts) for parts in files]
+    counts = Counter(name for names in named for name in names)
+    return [next((name for name in names if counts[name] == 1), names[1]) for names in named]
+
+
+def _names(parts: Sequence[str]) -> list[str]:
+    suffix = PurePath(parts[-1]).suffix
     ends = ["/".join(parts[-n:]) for n in range(1, len(parts) + 1)]
-    return [name for end in ends for name in (end.removesuffix(path.suffix), end)]
+    return [name for end in ends for name in (end.removesuffix(suffix), end)]
 
 
 def folded(name: str) -> str:

@@ -1,0 +1,135 @@
+"""One file -> its card: everything that a grid shows, from one read of the header and of the texts beside it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lib_adapters.catalogue import beside, sidecars, words
+from lib_adapters.catalogue.folders import File
+from lib_adapters.errors import AdapterError
+from lib_adapters.files.adapter import Adapter, open_adapter
+from lib_adapters.files.source import open_source
+
+logger = logging.getLogger(__name__)
+
+MOST_TAGS = 15
+LONGEST_TAG = 100
+LONGEST_TITLE = 200
+LONGEST_TEXT = 200
+COVERS = ("ssmd_cover_images", "modelspec.thumbnail")
+
+
+@dataclass(frozen=True)
+class Described:
+    """What the index keeps of a file."""
+
+    card: str  # the inside of a JSON object
+    alias: str = ""  # the trainer's own name for it
+    hash: str = ""  # the trainer's own
+
+
+def describe(file: File) -> Described:
+    """Never raises: a file that cannot be used has a card that says why."""
+    path = Path(file.path)
+    adapter, error = _opened(path)
+    metadata = adapter.metadata if adapter else _metadata(path)
+    fields = {**_of_file(file, metadata), **(_of_adapter(adapter) if adapter else {}), **_of_texts(path, metadata)}
+    alias, stored = metadata.get("ss_output_name", ""), metadata.get("sshs_model_hash", "")
+    return Described(inside({**fields, "error": error}), whole(alias), whole(stored))
+
+
+def head(file: File, name: str) -> str:
+    """What depends on the other files and folders, kept apart so that no header is read when those change."""
+    folder = file.below.rpartition("/")[0]
+    return inside({"name": name, "file": file.below, "dir": folder}) + f',"root":{file.root}'
+
+
+def inside(fields: Mapping[str, Any]) -> str:
+    """Compact JSON without its braces and without what is empty. NaN would make a page refuse the whole list."""
+    kept = {key: value for key, value in fields.items() if value not in (None, "", [], ())}
+    return whole(json.dumps(kept, ensure_ascii=False, separators=(",", ":"), allow_nan=False))[1:-1]
+
+
+def whole(text: str) -> str:
+    """Names that are no UTF-8 and halves of emojis have no place in JSON that is sent."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _opened(path: Path) -> tuple[Adapter | None, str]:
+    try:
+        return open_adapter(path), ""
+    except AdapterError as error:
+        return None, str(error)
+    except Exception as error:
+        logger.exception("LyCORIS: %s cannot be read", path)
+        return None, f"{path.name} cannot be read ({type(error).__name__}: {str(error)[:200]})"
+
+
+def _metadata(path: Path) -> Mapping[str, str]:
+    """Also of a file that is no adapter: its name is still asked for."""
+    try:
+        return open_source(path).metadata
+    except Exception:  # noqa: BLE001 - whatever is wrong was said when it was opened
+        return {}
+
+
+def _of_file(file: File, metadata: Mapping[str, str]) -> dict[str, Any]:
+    times = {"size": file.size, "mtime": file.mtime_ns // 1_000_000_000, "ctime": file.ctime}
+    return {**times, "preview": _preview(file, metadata)}
+
+
+def _preview(file: File, metadata: Mapping[str, str]) -> dict[str, str] | None:
+    if found := beside.preview_of(file.beside):
+        return {"kind": found.kind, "v": found.version}
+    if any(metadata.get(key) for key in COVERS):
+        return {"kind": "cover", "v": f"{file.size:x}-{file.mtime_ns:x}"}
+    return None
+
+
+def _of_adapter(adapter: Adapter) -> dict[str, Any]:
+    metadata = adapter.metadata
+    title = metadata.get("modelspec.title") or metadata.get("ss_output_name") or ""
+    return {
+        "family": adapter.family,
+        "algorithms": list(adapter.algorithms),
+        "rank": adapter.rank,
+        "alpha": adapter.alpha if adapter.alpha is not None and math.isfinite(adapter.alpha) else None,
+        "parts": list(adapter.parts),
+        "title": title[:LONGEST_TITLE] if title != adapter.name else "",
+    }
+
+
+def _of_texts(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    sidecar = sidecars.read(path)
+    return {
+        "words": next(iter(words.sources(path, sidecar, metadata).values()), []),
+        "negative": sidecar.get("negative text"),
+        "weight": sidecar.get(sidecars.WEIGHT) or None,  # 0 is how the web UI writes "none"
+        "base": sidecar.get("sd version") if sidecar.get("sd version") != "Unknown" else "",
+        "text": description(path, sidecar, metadata)[:LONGEST_TEXT],
+        "tags": [tag[:LONGEST_TAG] for tag, _ in words.training(metadata)[:MOST_TAGS]],
+    }
+
+
+def description(path: Path, sidecar: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
+    """The sidecar's, else the web UI's older text file, else the trainer's."""
+    if text := str(sidecar.get("description", "")):
+        return text
+    for suffix in beside.DESCRIPTIONS:
+        if text := _text(beside.at(path, suffix)):
+            return text
+    return metadata.get("modelspec.description") or metadata.get("ssmd_description") or ""
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return file.read(sidecars.LONGEST)
+    except OSError:
+        return ""

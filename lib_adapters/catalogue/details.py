@@ -1,0 +1,83 @@
+"""Everything about one file, for the panel beside its card. Read when it is asked for, kept nowhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lib_adapters.catalogue import cards, sidecars, words
+from lib_adapters.errors import AdapterError
+from lib_adapters.files.adapter import Adapter, open_adapter
+from lib_adapters.files.families import FAMILY_NAMES
+from lib_adapters.files.source import open_source
+
+MOST_TAGS = 200
+MOST_UNUSABLE = 50
+LONGEST_VALUE = 20_000
+
+
+def details(path: Path, card: Mapping[str, Any], hashes: Mapping[str, str]) -> dict[str, Any]:
+    """The card's fields, and what is too long for a card. Fit to be sent: no NaN, no half letters."""
+    adapter, error = _opened(path)
+    metadata = adapter.metadata if adapter else _metadata(path)
+    found = {**card, "path": str(path), "hashes": dict(hashes), **_of_texts(path, metadata)}
+    if adapter is not None:
+        found |= _of_adapter(adapter)
+    if error:
+        found["error"] = error
+    sendable = clean(found)
+    assert isinstance(sendable, dict)
+    return sendable
+
+
+def _opened(path: Path) -> tuple[Adapter | None, str]:
+    try:
+        return open_adapter(path), ""
+    except AdapterError as error:
+        return None, str(error)
+
+
+def _metadata(path: Path) -> Mapping[str, str]:
+    try:
+        return open_source(path).metadata
+    except AdapterError:
+        return {}
+
+
+def _of_adapter(adapter: Adapter) -> dict[str, Any]:
+    return {
+        "family_name": FAMILY_NAMES.get(adapter.family, adapter.family),
+        "unusable": [list(pair) for pair in adapter.unusable[:MOST_UNUSABLE]],
+        "engine_notes": list(adapter.notes),
+        "embeddings": list(adapter.bundled),
+        "layers": dict(adapter.algorithms),
+    }
+
+
+def _of_texts(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    sidecar = sidecars.read(path)
+    training = words.training(metadata)[:MOST_TAGS]
+    named = words.sources(path, sidecar, metadata)
+    if training:
+        named["training"] = [tag for tag, _ in training]
+    return {
+        "description": cards.description(path, sidecar, metadata),
+        "notes": sidecar.get("notes", ""),
+        "sidecar": sidecar,
+        "sources": [{"source": source, "words": found} for source, found in named.items()],
+        "training": [list(pair) for pair in training],
+        "metadata": {key: value[:LONGEST_VALUE] for key, value in metadata.items()},
+    }
+
+
+def clean(value: object) -> object:
+    """What JSON that others read cannot hold is left out or replaced."""
+    if isinstance(value, str):
+        return cards.whole(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {cards.whole(str(key)): clean(item) for key, item in value.items()}
+    return [clean(item) for item in value] if isinstance(value, (list, tuple)) else value

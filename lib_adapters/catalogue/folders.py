@@ -1,0 +1,93 @@
+"""One walk over the folders: adapter files, and what lies beside each of them, with sizes and times."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from lib_adapters.catalogue import beside
+
+SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin", ".pth")
+
+
+class File(NamedTuple):
+    """An adapter file as the walk saw it; text instead of paths, because there may be ten thousand."""
+
+    path: str
+    root: int  # which of the folders
+    below: str  # its path below that folder, with /
+    size: int
+    mtime_ns: int
+    ctime: int  # seconds
+    beside: str  # stamp of what lies beside it
+
+
+def is_adapter(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES) and name.lower() not in SUFFIXES
+
+
+def walk(folders: Sequence[Path]) -> list[File]:
+    """Every file once, by whichever way to it comes first in the alphabet."""
+    found = [pair for root, folder in enumerate(folders) for pair in _below(root, str(folder.absolute()))]
+    found.sort(key=lambda pair: pair[0].path.replace(os.sep, "\0"))  # folder by folder, as paths are sorted
+    seen: set[str] = set()
+    return [file for file, real in found if real not in seen and not seen.add(real)]  # type: ignore[func-returns-value]
+
+
+def listings(folder: str) -> Iterator[tuple[str, Mapping[str, os.DirEntry[str]]]]:
+    """(real path, entries by name) of a folder and all below it. Links are followed, each real folder once."""
+    seen: set[str] = set()
+    waiting = [folder]
+    while waiting:
+        real = os.path.realpath(waiting[-1])
+        entries = {} if real in seen else _entries(waiting[-1])
+        seen.add(real)
+        waiting.pop()
+        yield real, {name: entry for name, entry in entries.items() if not _is_folder(entry)}
+        waiting += sorted((entry.path for entry in entries.values() if _is_folder(entry)), reverse=True)
+
+
+def look(path: Path, root: int = 0, below: str = "") -> File:
+    """One file again, without the rest of its folder. OSError where it is gone."""
+    return _file(path.stat(), str(path), root, below, beside.stamp_at(path))
+
+
+def _entries(folder: str) -> dict[str, os.DirEntry[str]]:
+    """Nothing where the folder cannot be read: the others still can."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name: entry for entry in entries}
+    except OSError:
+        return {}
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _below(root: int, folder: str) -> Iterator[tuple[File, str]]:
+    start = len(folder.rstrip(os.sep)) + 1
+    for real, listing in listings(folder):
+        for name, entry in listing.items():
+            if is_adapter(name):
+                status = _status(entry)
+                below = entry.path[start:].replace(os.sep, "/")
+                file = _file(status, entry.path, root, below, beside.stamp(name.rpartition(".")[0], listing))
+                yield file, os.path.realpath(entry.path) if entry.is_symlink() else real + os.sep + name
+
+
+def _status(entry: os.DirEntry[str]) -> os.stat_result:
+    """A link to nothing is listed too: its card says what is wrong."""
+    try:
+        return entry.stat()
+    except OSError:
+        return entry.stat(follow_symlinks=False)
+
+
+def _file(status: os.stat_result, path: str, root: int, below: str, stamp: str) -> File:
+    return File(path, root, below, status.st_size, status.st_mtime_ns, int(status.st_ctime), stamp)

@@ -1,0 +1,85 @@
+"""A card's picture: the file beside the adapter, else the one inside it; and a new one put there."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from lib_adapters.catalogue import beside
+from lib_adapters.catalogue.atomic import write
+from lib_adapters.catalogue.cards import COVERS
+from lib_adapters.catalogue.thumbs import Thumbs, stamp_of
+from lib_adapters.errors import AdapterError
+from lib_adapters.files.source import open_source
+
+LARGEST = 32_000_000  # bytes of a picture that is sent, or lies in a header
+
+
+def beside_file(path: Path) -> Path | None:
+    """The picture or video that cards show."""
+    found = beside.preview_of(beside.stamp_at(path))
+    return beside.at(path, found.suffix) if found else None
+
+
+def save(path: Path, image: bytes) -> None:
+    """As the web UI does: a PNG under the adapter's name."""
+    from lib_adapters.catalogue.thumbnails import as_png
+
+    if len(image) > LARGEST:
+        raise AdapterError(f"The picture is too large: at most {LARGEST // 1_000_000} MB.")
+    write(beside.at(path, beside.WRITTEN_PREVIEW), as_png(image))
+
+
+def thumbnail(path: Path, place: Path) -> bytes | None:
+    """A video's poster is the picture inside the adapter, if there is one."""
+    thumbs = Thumbs(place)
+    there = beside.preview_of(beside.stamp_at(path))
+    if there is not None and there.kind == "image":
+        image = beside.at(path, there.suffix)
+        if made := thumbs.get(str(path), stamp_of(image), lambda: [_content(image)]):
+            return made
+    return thumbs.get(f"{path}|cover", stamp_of(path), lambda: covers(_metadata(path)))
+
+
+def covers(metadata: Mapping[str, str]) -> Iterator[bytes]:
+    """Pictures inside a header: data URLs, or JSON lists of base64."""
+    for key in COVERS:
+        for text in _texts(metadata.get(key, "")):
+            if len(text) < 2 * LARGEST and (image := _decoded(text)):
+                yield image
+
+
+def _texts(value: str) -> list[str]:
+    if not value.lstrip().startswith("["):
+        return [value] if value else []
+    try:
+        listed = json.loads(value)
+    except (ValueError, RecursionError):
+        return []
+    return [text for text in listed if isinstance(text, str)]
+
+
+def _decoded(text: str) -> bytes:
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    try:
+        return base64.b64decode(text)
+    except (ValueError, binascii.Error):
+        return b""
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes() if path.stat().st_size <= 2 * LARGEST else b""
+    except OSError:
+        return b""
+
+
+def _metadata(path: Path) -> Mapping[str, str]:
+    try:
+        return open_source(path).metadata
+    except AdapterError:
+        return {}

@@ -1,0 +1,33 @@
+"""What the catalogue tells others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the indexing is; `total` is 0 while the folders are being walked."""
+
+    running: bool = False
+    done: int = 0
+    total: int = 0
+    what: str = ""
+    cancelled: bool = False
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What became of the cards since some version; `cards` are JSON texts, ready to be joined."""
+
+    version: int
+    cards: list[str]
+    removed: list[int]
+
+
+@dataclass(frozen=True)
+class About:
+    """What a trainer wrote into the file about what it is called."""
+
+    alias: str
+    hash: str

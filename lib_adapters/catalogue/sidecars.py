@@ -1,0 +1,82 @@
+"""`<name>.json` beside a file: what the web UI and its user wrote about it. Only the web UI's own keys are changed."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lib_adapters.catalogue import beside
+from lib_adapters.catalogue.atomic import write
+from lib_adapters.errors import AdapterError
+from lib_adapters.files.metadata import read_json
+
+WEIGHT = "preferred weight"
+TEXTS = ("description", "sd version", "activation text", "negative text", "notes")
+KEYS = (*TEXTS, WEIGHT)
+LARGEST = 4_000_000  # bytes
+LONGEST = 100_000  # letters of one text
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The web UI's keys of a file's sidecar as far as they make sense; {} where there is none."""
+    stored = read_json(beside.at(path, beside.SIDECAR))
+    found: dict[str, Any] = {key: stored[key] for key in TEXTS if isinstance(stored.get(key), str)}
+    if (weight := number(stored.get(WEIGHT))) is not None:
+        found[WEIGHT] = weight
+    return found
+
+
+def number(value: object) -> float | None:
+    """JSON knows NaN, integers of any length, and people who write numbers as texts."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        found = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return found if math.isfinite(found) else None
+
+
+def save(path: Path, changes: Mapping[str, Any]) -> None:
+    """Read, modify, write: other keys, their order, and what is no object stay as they are."""
+    checked = {key: _checked(key, value) for key, value in changes.items()}
+    sidecar = beside.at(path, beside.SIDECAR)
+    stored = _stored(sidecar)
+    write(sidecar, _bytes({**stored, **checked}))
+
+
+def _checked(key: str, value: object) -> str | float:
+    if key == WEIGHT and (weight := number(value)) is not None:
+        return int(weight) if weight == int(weight) else weight
+    if key in TEXTS and isinstance(value, str) and len(value) <= LONGEST:
+        return value
+    wanted = "a number" if key == WEIGHT else f"a text of at most {LONGEST} letters"
+    raise AdapterError(f"{key!r} has to be {wanted}." if key in KEYS else f"{key!r} is nothing that can be saved here.")
+
+
+def _stored(sidecar: Path) -> dict[str, Any]:
+    """AdapterError instead of {} for what writing would destroy."""
+    try:
+        if not sidecar.exists():
+            return {}
+        if sidecar.stat().st_size > LARGEST:
+            raise AdapterError(f"{sidecar.name} is too large to be a sidecar of the web UI; it was left as it is.")
+        found = json.loads(sidecar.read_text("utf-8-sig"))
+    except OSError as error:
+        raise AdapterError(f"{sidecar.name} cannot be read: {error.strerror or error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise AdapterError(f"{sidecar.name} is not valid JSON; repair or remove it, it was left as it is.") from error
+    if not isinstance(found, dict):
+        raise AdapterError(f"{sidecar.name} is not a JSON object, so not the web UI's; it was left as it is.")
+    return found
+
+
+def _bytes(table: dict[str, Any]) -> bytes:
+    """As the web UI writes it; letters that UTF-8 has no bytes for (half an emoji) as escapes."""
+    try:
+        return json.dumps(table, indent=4, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(table, indent=4).encode("utf-8")

@@ -1,0 +1,167 @@
+"""The index on disk: one row for each adapter file, one transaction and one version for each change."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from lib_adapters.catalogue.cards import Described
+from lib_adapters.catalogue.folders import File
+from lib_adapters.catalogue.pool import Pool
+from lib_adapters.catalogue.records import About, Changes
+
+# A row outlives its file: what its user marked is there again when the file is, and `gone` tells pages what went.
+TABLES = """
+CREATE TABLE cards (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, path BLOB NOT NULL UNIQUE, version INTEGER NOT NULL,
+    size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, beside TEXT NOT NULL, head TEXT NOT NULL, card TEXT NOT NULL,
+    alias TEXT NOT NULL, hash TEXT NOT NULL,
+    star INTEGER NOT NULL DEFAULT 0, used INTEGER NOT NULL DEFAULT 0, gone INTEGER NOT NULL DEFAULT 0, hashes TEXT
+);
+CREATE INDEX by_version ON cards (version);
+"""
+_PUT = """
+INSERT INTO cards (path, version, size, mtime_ns, beside, head, card, alias, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (path) DO UPDATE SET
+    hashes = CASE WHEN size = excluded.size AND mtime_ns = excluded.mtime_ns THEN hashes END,
+    version = excluded.version, size = excluded.size, mtime_ns = excluded.mtime_ns, beside = excluded.beside,
+    head = excluded.head, card = excluded.card, alias = excluded.alias, hash = excluded.hash, gone = 0
+"""
+_LISTED = "SELECT version, id, star, used, head, card FROM cards WHERE version > ? AND NOT gone ORDER BY version, id"
+
+
+class Row(NamedTuple):
+    """What the index knew of a file when it was last looked at."""
+
+    id: int
+    size: int
+    mtime_ns: int
+    beside: str
+    head: str
+    gone: int
+
+
+class Store:
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._writer = threading.Lock()
+
+    def close(self) -> None:
+        self._pool.close()
+
+    def rows(self) -> dict[str, Row]:
+        found = self._all("SELECT path, id, size, mtime_ns, beside, head, gone FROM cards")
+        return {os.fsdecode(path): Row(*rest) for path, *rest in found}
+
+    def version(self) -> int:
+        return int(self._all("SELECT coalesce(max(version), 0) FROM cards")[0][0])
+
+    def changes(self, since: int) -> Changes:
+        """Everything for a page that knows a later version than there is: it was of another index."""
+        with self._pool.connection() as connection:
+            connection.execute("BEGIN")  # one state for both questions
+            try:
+                newest = int(connection.execute("SELECT coalesce(max(version), 0) FROM cards").fetchone()[0])
+                since = since if since <= newest else 0
+                cards = [_text(*row[1:]) for row in connection.execute(_LISTED, (since,))]
+                gone = "SELECT id FROM cards WHERE version > ? AND gone AND ?"
+                removed = [row[0] for row in connection.execute(gone, (since, since))]
+            finally:
+                connection.execute("COMMIT")
+        return Changes(newest, cards, removed)
+
+    def text(self, card: int) -> str | None:
+        found = self._all("SELECT id, star, used, head, card FROM cards WHERE id = ? AND NOT gone", card)
+        return _text(*found[0]) if found else None
+
+    def path(self, card: int) -> str | None:
+        found = self._all("SELECT path FROM cards WHERE id = ? AND NOT gone", card)
+        return os.fsdecode(found[0][0]) if found else None
+
+    def row(self, card: int) -> Row | None:
+        found = self._all("SELECT id, size, mtime_ns, beside, head, gone FROM cards WHERE id = ?", card)
+        return Row(*found[0]) if found else None
+
+    def about(self, path: str, size: int, mtime_ns: int) -> About | None:
+        known = "SELECT alias, hash FROM cards WHERE path = ? AND size = ? AND mtime_ns = ? AND NOT gone"
+        found = self._all(known, os.fsencode(path), size, mtime_ns)
+        return About(*found[0]) if found else None
+
+    def hashes(self, card: int, size: int, mtime_ns: int) -> dict[str, str]:
+        found = self._all("SELECT hashes FROM cards WHERE id = ? AND size = ? AND mtime_ns = ?", card, size, mtime_ns)
+        return dict(json.loads(found[0][0])) if found and found[0][0] else {}
+
+    def _all(self, question: str, *values: Any) -> list[tuple[Any, ...]]:
+        with self._pool.connection() as connection:
+            return connection.execute(question, values).fetchall()
+
+    @contextmanager
+    def change(self) -> Iterator[Change]:
+        """Everything in it happens at once, or not at all."""
+        with self._writer, self._pool.connection() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield Change(connection)
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+
+
+class Change:
+    """One version of the index. An index that is made anew goes on with later ones, so that pages notice."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        question = "SELECT coalesce(max(version), ?) FROM cards"
+        self._version = int(connection.execute(question, (fresh_number(),)).fetchone()[0]) + 1
+
+    def put(self, file: File, head: str, described: Described) -> None:
+        stamps = (file.size, file.mtime_ns, file.beside)
+        values = (os.fsencode(file.path), self._version, *stamps, head, described.card, described.alias, described.hash)
+        self._connection.execute(_PUT, values)
+
+    def set_head(self, card: int, head: str) -> None:
+        """Also brings a file back that was gone."""
+        self._set("head = ?, gone = 0", card, head)
+
+    def move(self, card: int, path: str, head: str) -> None:
+        self._connection.execute("DELETE FROM cards WHERE path = ? AND gone", (os.fsencode(path),))
+        self._set("path = ?, head = ?, gone = 0", card, os.fsencode(path), head)
+
+    def remove(self, card: int) -> None:
+        self._set("gone = 1", card)
+
+    def star(self, card: int, on: bool) -> None:
+        self._set("star = ?", card, int(on))
+
+    def used(self, path: str, seconds: int) -> None:
+        self._connection.execute(
+            "UPDATE cards SET used = ?, version = ? WHERE path = ?", (seconds, self._version, os.fsencode(path))
+        )
+
+    def set_hashes(self, card: int, size: int, mtime_ns: int, hashes: dict[str, str]) -> None:
+        """No new version: no card shows them."""
+        self._connection.execute(
+            "UPDATE cards SET hashes = ? WHERE id = ? AND size = ? AND mtime_ns = ?",
+            (json.dumps(hashes), card, size, mtime_ns),
+        )
+
+    def _set(self, what: str, card: int, *values: Any) -> None:
+        self._connection.execute(f"UPDATE cards SET {what}, version = ? WHERE id = ?", (*values, self._version, card))
+
+
+def fresh_number() -> int:
+    """Later than any version or id of an index made before: neither grows by a thousand in a second for long."""
+    return int((time.time() - 1_700_000_000) * 1000)
+
+
+def _text(card: int, star: int, used: int, head: str, rest: str) -> str:
+    marks = (',"star":true' if star else "") + (f',"used":{used}' if used else "")
+    return f'{{"id":{card},{head}{marks},{rest}}}'

@@ -1,0 +1,120 @@
+"""How strongly a file changes each block, told from the file alone where the file alone can tell.
+
+Strength is the Frobenius norm of ΔW at strength 1. Algorithms that turn or scale the weight itself (OFT, IA3, DoRA,
+GLoRA ...) have none without the model; their layers are counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lib_adapters.algorithms.base import Algorithm, LowRank, Shape
+from lib_adapters.algorithms.full import Full
+from lib_adapters.catalogue.blocks import all_blocks, block_of, in_order
+from lib_adapters.errors import ShapeMismatch
+from lib_adapters.files.adapter import Adapter, open_adapter
+
+
+@dataclass
+class Block:
+    """`strength` is the norm over all layers whose own norm is known."""
+
+    layers: int = 0
+    unknown: int = 0  # layers whose strength only the model can tell
+    squares: float = 0.0
+
+    @property
+    def strength(self) -> float:
+        return math.sqrt(self.squares)
+
+    @property
+    def known(self) -> float | None:
+        """None where only the model can tell."""
+        return self.strength if self.unknown < self.layers or not self.layers else None
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    """What a block chart shows."""
+    found = blocks_of(open_adapter(path)).items()
+    return [{"block": name, "layers": block.layers, "strength": _finite(block.known)} for name, block in found]
+
+
+def _finite(number: float | None) -> float | None:
+    return number if number is not None and math.isfinite(number) else None
+
+
+def blocks_of(adapter: Adapter) -> dict[str, Block]:
+    """Every block of the family, touched or not, in the order in which a picture passes through them."""
+    loaded = adapter.load()
+    found: dict[str, Block] = {name: Block() for name in all_blocks(adapter.family)}
+    for module in adapter.modules:
+        algorithm = loaded.algorithms.get(module.stem)
+        if algorithm is not None:
+            block = found.setdefault(block_of(module.stem), Block())
+            norm = _norm(algorithm, _weight_shape(module.shapes))
+            block.layers += 1
+            block.unknown += norm is None
+            block.squares += (norm or 0.0) ** 2
+    return {name: found[name] for name in in_order(set(found))}
+
+
+def _norm(algorithm: Algorithm, shape: Shape | None) -> float | None:
+    if isinstance(algorithm, Full):
+        return norm_of(algorithm.weight) if algorithm.weight is not None else norm_of(algorithm.bias)
+    if shape is None or algorithm.reads_base:
+        return None
+    base = torch.zeros(shape)
+    try:
+        algorithm.check(shape)
+        pair = algorithm.low_rank(base)
+        return _of_product(pair) if pair else norm_of(algorithm.delta(base))
+    except ShapeMismatch:
+        return None
+
+
+def norm_of(tensor: Tensor | None) -> float:
+    return 0.0 if tensor is None else float(tensor.float().norm())
+
+
+def _of_product(pair: LowRank) -> float:
+    """‖up @ down‖² = Σ (upᵀup ⊙ down downᵀ): two r x r products instead of an o x i one."""
+    up, down = pair.up.double(), pair.down.double()
+    return abs(pair.scale) * math.sqrt(max(0.0, float(((up.T @ up) * (down @ down.T)).sum())))
+
+
+def _weight_shape(shapes: Mapping[str, Shape]) -> Shape | None:
+    """The weight these factors were trained for: [o, i, ...kernel]; None where they do not show it."""
+    for up, down, core in (
+        ("lora_up.weight", "lora_down.weight", "lora_mid.weight"),
+        ("lora_up1.weight", "lora_down1.weight", ""),
+        ("hada_w1_a", "hada_w1_b", "hada_t1"),
+    ):
+        if up in shapes and down in shapes:
+            if core not in shapes:
+                return (shapes[up][0], *shapes[down][1:])
+            rows = shapes[up][1] if core == "hada_t1" else shapes[up][0]
+            return (rows, shapes[down][1], *shapes[core][2:])
+    return _kronecker_shape(shapes)
+
+
+def _kronecker_shape(shapes: Mapping[str, Shape]) -> Shape | None:
+    """o = a·b, i = c·d for w1 [a, c] and w2 [b, d, ...]; with a core, w2_a is [r, b]."""
+    first = shapes.get("lokr_w1") or _pair(shapes, "lokr_w1", "")
+    second = shapes.get("lokr_w2") or _pair(shapes, "lokr_w2", "lokr_t2")
+    if not first or not second:
+        return None
+    return (first[0] * second[0], first[1] * second[1], *second[2:])
+
+
+def _pair(shapes: Mapping[str, Shape], name: str, core: str) -> Shape | None:
+    up, down = shapes.get(f"{name}_a"), shapes.get(f"{name}_b")
+    if up is None or down is None:
+        return None
+    return (up[1], down[1], *shapes[core][2:]) if core in shapes else (up[0], *down[1:])
