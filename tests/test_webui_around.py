@@ -81,7 +81,7 @@ def test_links_in_a_circle_and_a_second_way_to_a_file(tmp_path):
     (tmp_path / "a" / "x.safetensors").write_bytes(b"")
     (tmp_path / "a" / "back").symlink_to(tmp_path)
     (tmp_path / "y.safetensors").symlink_to(tmp_path / "a" / "x.safetensors")
-    names = Names(lambda: {"lyco": [tmp_path], "lora": []})
+    names = Names(lambda: {"lyco": [tmp_path], "lora": []}, lambda path: None)
     assert sorted(path.name for path in names.files()) == ["x.safetensors", "y.safetensors"]
 
 

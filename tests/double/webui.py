@@ -12,6 +12,7 @@ import torch
 
 from double import builtin, extra_networks
 from double.models import checkpoint
+from double.pages import Grid, Pages
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -58,8 +59,9 @@ class Options:
 class WebUI:
     """`builtin_lora`: is the built-in Lora enabled?"""
 
-    def __init__(self, folder: Path, monkeypatch, *, builtin_lora=True):
+    def __init__(self, folder: Path, monkeypatch, *, builtin_lora=True, release="1.10.1"):
         self.folder, self.has_builtin, self.monkeypatch = folder, builtin_lora, monkeypatch
+        self.release = release
         self.reports: list = []
         self.conds: list = []  # the one slot of the host's conditioning cache
         (folder / "Lora").mkdir(parents=True)
@@ -90,13 +92,16 @@ class WebUI:
         self._module("shared", opts=opts, cmd_opts=flags, options_templates=templates, OptionInfo=OptionInfo)
         self.shared.options_section = lambda section, options: options
         opts.data["extra_networks_default_multiplier"] = 0.5
-        self._module("paths", models_path=str(self.folder))
+        self._module("paths", models_path=str(self.folder), data_path=str(self.folder / "data"))
         self._module("sd_models", model_data=types.SimpleNamespace(sd_model=None))
         self._module("sd_unet", current_unet=None)
         self._module("errors", report=self._report, display=lambda e, task, *, full_traceback=False: None)
         self._module("call_queue", queue_lock=threading.Lock())
         self._module("extensions", active=lambda: [])
-        self._module("scripts", basedir=lambda: str(ROOT))
+        self._module("scripts", basedir=lambda: str(ROOT), scripts_data=[])
+        self.pages = Pages(self.release)
+        self.monkeypatch.setitem(sys.modules, "modules.ui_extra_networks", self.pages)
+        self.monkeypatch.setattr(package, "ui_extra_networks", self.pages, raising=False)
         self._module("hashes", sha256=self._sha256, sha256_from_cache=self._sha256)
         names = ("before_ui", "app_started", "script_unloaded", "infotext_pasted")
         self._module("script_callbacks", **{f"on_{name}": self._listener(name) for name in names})
@@ -135,11 +140,14 @@ class WebUI:
             callback(*arguments)
 
     def load_scripts(self):
-        """Executed with the file's name as `__name__`; the registry is emptied after it; the built-in comes last."""
+        """Executed with the file's name as `__name__`; registries are emptied after it; the built-in comes last."""
         self.script_callbacks.clear_callbacks()
+        self.grid = Grid()
+        self.scripts.scripts_data[:] = [self.grid.data()]
         path = ROOT / "scripts" / "lycoris.py"
         exec(compile(path.read_text(), str(path), "exec"), {"__name__": path.name, "__file__": str(path)})
         extra_networks.initialize()
+        self.pages.extra_pages.clear()
         self.call("before_ui", backwards=True)
         if self.has_builtin:
             network = builtin.ExtraNetworkLora()
@@ -185,6 +193,10 @@ def create_embedding_from_data(data, name, filename="unknown embedding file", fi
 class App:
     def __init__(self):
         self.routes = {}
+        self.routers: list = []  # of fastapi
+
+    def include_router(self, router):
+        self.routers.append(router)
 
     def add_api_route(self, path, endpoint, *, methods, dependencies):
         self.routes[path] = endpoint

@@ -17,7 +17,7 @@ def shell(tab: Tab, *, prompts: Sequence[str], negatives: Sequence[str], gallery
         "lycoris": "1",
         "name": name,
         "key": tab.key,
-        "base": "",
+        "base": ".",
         "prompts": json.dumps(list(prompts)),
         "negatives": json.dumps(list(negatives)),
         "gallery": gallery,

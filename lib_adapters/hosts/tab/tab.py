@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from lib_adapters.catalogue import Catalogue
+from lib_adapters.catalogue import Catalogue
 
 
 @dataclass(frozen=True)

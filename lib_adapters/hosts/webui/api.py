@@ -1,20 +1,21 @@
-"""Routes: what was applied last, and the list of adapters under the names that other programs know."""
+"""Routes: the tab's, what was applied last, and the list of adapters under the names that other programs know."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lib_adapters.hosts.tab import routes
+from lib_adapters.hosts.tab.guard import guards as guards_of
 from lib_adapters.hosts.webui import host, rivals
-from lib_adapters.hosts.webui.names import read_metadata
+from lib_adapters.hosts.webui.names import Names, read_metadata
 from lib_adapters.hosts.webui.runtime import Runtime
 
 
 def add_routes(app: Any, runtime: Runtime) -> None:
     """Plain functions, not coroutines: the host runs them beside its event loop."""
-    guards = _guards()
+    guards = guards_of(runtime.cards.tab.key, host.api_passwords())
 
     def report() -> dict[str, Any]:
         return {
@@ -25,43 +26,24 @@ def add_routes(app: Any, runtime: Runtime) -> None:
             "rivals": rivals.found(),
         }
 
-    def lycos() -> list[dict[str, Any]]:
-        return [_described(path) for path in runtime.names.files()]
+    def lycos(metadata: bool = True) -> list[dict[str, Any]]:
+        """With `?metadata=false` no file is read: names and aliases are in the index."""
+        return [_described(runtime.names, path, metadata) for path in runtime.names.files()]
 
-    app.add_api_route("/lycoris/api/report", report, methods=["GET"], dependencies=guards)
+    def refresh() -> None:
+        runtime.names.rescan()
+        runtime.cards.catalogue.start()
+
+    routes.add_routes(app, runtime.cards.tab)
+    app.add_api_route(f"{routes.PREFIX}/report", report, methods=["GET"], dependencies=guards)
     app.add_api_route("/sdapi/v1/lycos", lycos, methods=["GET"], dependencies=guards)
-    app.add_api_route("/sdapi/v1/refresh-lycos", _refresh(runtime), methods=["POST"], dependencies=guards)
+    app.add_api_route("/sdapi/v1/refresh-lycos", refresh, methods=["POST"], dependencies=guards)
 
 
-def _refresh(runtime: Runtime) -> Callable[[], None]:
-    return lambda: runtime.names.rescan()
-
-
-def _described(path: Path) -> dict[str, Any]:
+def _described(names: Names, path: Path, whole: bool) -> dict[str, Any]:
+    """`alias` as the built-in's route has it: the name itself where the trainer gave none."""
+    if not whole:
+        return {"name": path.stem, "alias": names.about(path).alias or path.stem, "path": str(path)}
     metadata = dict(read_metadata(path))
-    name = path.stem
-    return {"name": name, "alias": metadata.get("ss_output_name", name), "path": str(path), "metadata": metadata}
-
-
-def _guards() -> list[Any]:
-    """The host protects only its own routes with --api-auth; ours ask for the same names and passwords."""
-    text = host.flag("api_auth")
-    if not text:
-        return []
-    import secrets
-
-    from fastapi import Depends, HTTPException
-    from fastapi.security import HTTPBasic
-
-    allowed = [entry.partition(":")[::2] for entry in str(text).split(",")]
-
-    basic = Depends(HTTPBasic())
-
-    def check(credentials: Any = basic) -> None:
-        given = (credentials.username.encode(), credentials.password.encode())
-        for user, password in allowed:
-            if secrets.compare_digest(given[0], user.encode()) and secrets.compare_digest(given[1], password.encode()):
-                return
-        raise HTTPException(401, "Incorrect username or password", headers={"WWW-Authenticate": "Basic"})
-
-    return [Depends(check)]
+    alias = metadata.get("ss_output_name", path.stem)
+    return {"name": path.stem, "alias": alias, "path": str(path), "metadata": metadata}

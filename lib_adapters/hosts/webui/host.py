@@ -34,6 +34,19 @@ def flag(name: str) -> Any:
     return getattr(module("shared").cmd_opts, name, None)
 
 
+def api_passwords() -> list[tuple[str, str]]:
+    """Names and passwords of --api-auth, which the host asks for on its own routes alone."""
+    pairs = [entry.partition(":")[::2] for entry in str(flag("api_auth") or "").split(",") if entry]
+    return [(user, password) for user, password in pairs]
+
+
+def passwords() -> list[tuple[str, str]]:
+    """Those, and the ones that open the page."""
+    of_page = getattr(optional("initialize_util"), "get_gradio_auth_creds", None)
+    found = [pair for pair in of_page() if len(pair) == 2] if of_page is not None else []
+    return [*api_passwords(), *found]
+
+
 def current_model() -> nn.Module | None:
     """The loaded model. Never `shared.sd_model`: reading that loads a checkpoint."""
     model = module("sd_models").model_data.sd_model

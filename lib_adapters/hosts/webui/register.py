@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-from lib_adapters.hosts.webui import api, host, infotext, networks, rivals, settings
+from lib_adapters.hosts.webui import api, host, infotext, networks, page, rivals, settings, xyz
 from lib_adapters.hosts.webui.runtime import Runtime
 
 
@@ -37,16 +37,20 @@ def _listen(runtime: Runtime) -> None:
 
     def before_ui() -> None:
         networks.register(runtime)
+        page.register(runtime.cards.tab)
+        xyz.add_axes(runtime.names, lambda: choices(runtime))
 
     def app_started(_: Any, app: Any) -> None:
         """The built-in registers `lora` after us; this callback is the last."""
         networks.register(runtime)
         api.add_routes(app, runtime)
+        runtime.cards.catalogue.start()
         for sentence in rivals.found():
             host.say(sentence)
 
     def script_unloaded() -> None:
         networks.unregister(runtime)
+        runtime.cards.catalogue.close()
         with _no_job():
             runtime.restore()
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -16,37 +15,23 @@ from torch import nn
 from lib_adapters.errors import AdapterError
 from lib_adapters.hosts.webui import host, infotext, settings, wanted
 from lib_adapters.hosts.webui.builtin import Builtin
+from lib_adapters.hosts.webui.cards import Cards
 from lib_adapters.hosts.webui.embeddings import Embeddings
 from lib_adapters.hosts.webui.hashes import Hashes
 from lib_adapters.hosts.webui.lifecycle import Sessions
 from lib_adapters.hosts.webui.model import parts_of
 from lib_adapters.hosts.webui.names import Names
+from lib_adapters.hosts.webui.rounds import BATCH, BYPASSED, NOBODY, Round, state
 from lib_adapters.prompt.tags import Tag
 from lib_adapters.session import AdapterReport, Report, Request
-
-BATCH = (
-    "The pictures of one batch name different adapters, but the web UI reads only the first prompt's tags: "
-    "all of them got those. Raise the batch count instead of the batch size."
-)
-BYPASSED = "An SD Unet option is active: it runs instead of the model's own UNet, so only the text encoder is changed."
-
-
-@dataclass
-class Round:
-    """One working out of what is wanted: the adapters found, and everything the user must know."""
-
-    requests: list[Request] = field(default_factory=list)
-    tags: list[Tag] = field(default_factory=list)  # those that `requests` came from, in the same order
-    defaults: list[Tag] = field(default_factory=list)  # what the settings add to what the prompt names
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
 
 class Runtime:
     """The only memory of the extension."""
 
     def __init__(self) -> None:
-        self.names = Names(settings.folders)
+        self.cards = Cards(lambda: self.names.rescan())
+        self.names = Names(settings.folders, self.cards.catalogue.about)
         self.hashes = Hashes(self.names)
         self.report = Report()
         self.lines: list[str] = []
@@ -84,18 +69,19 @@ class Runtime:
             return
         self.report = self._apply(model, now, self._is_shared(kinds, data))
         if data is not None:
-            self._mark(p, kinds, data, _state(now, self.report))
+            self.cards.used(one.adapter.path for _, one in self._applied(now))
+            self._mark(p, kinds, data, state(now, self.report))
         now.notes += self._embeddings.sync(model, [request.adapter for request in now.requests])
         self._tell(p, now, kinds)
-        infotext.write(p, self._hashed(now))
+        infotext.write(p, [(tag, self.hashes.short(one.adapter)) for tag, one in self._applied(now)])
 
-    def _mark(self, p: Any, kinds: Sequence[str], data: wanted.Data, state: str) -> None:
+    def _mark(self, p: Any, kinds: Sequence[str], data: wanted.Data, text: str) -> None:
         """The other pass's data too: the host may make its conditioning now, and keeps the data itself as the key."""
         make = host.module("extra_networks").ExtraNetworkParams
-        wanted.mark(data, state, make)
+        wanted.mark(data, text, make)
         for other in wanted.all_data(p):
             if other is not data and not wanted.is_marked(other):
-                wanted.mark(other, _state(self._round(p, kinds, other), Report()), make)
+                wanted.mark(other, state(self._round(p, kinds, other), Report()), make)
 
     def _all(self, kind: str, params: Sequence[Any], data: wanted.Data | None) -> dict[str, Sequence[Any]]:
         """The parameters of both kinds."""
@@ -120,6 +106,9 @@ class Runtime:
         return now
 
     def _find(self, tag: Tag, now: Round, bypassed: bool) -> None:
+        if tag.name == settings.NOTHING and not self.names.has(tag.kind, tag.name):
+            now.notes.append(f"{tag.text}: {NOBODY}")
+            return
         try:
             found = self.names.find(tag.kind, tag.name)
             unet = 0.0 if bypassed else tag.unet
@@ -149,10 +138,10 @@ class Runtime:
             self._builtin.stand_down([root for root in (parts.unet, *parts.encoders) if root is not None])
         return self._sessions.activate(model, now.requests, "merged")
 
-    def _hashed(self, now: Round) -> list[tuple[Tag, str]]:
+    def _applied(self, now: Round) -> list[tuple[Tag, Request]]:
         unused = {one.name for one in self.report.adapters if one.error}
         pairs = zip(now.tags, now.requests, strict=True)
-        return [(tag, self.hashes.short(one.adapter)) for tag, one in pairs if one.adapter.name not in unused]
+        return [(tag, request) for tag, request in pairs if request.adapter.name not in unused]
 
     def _tell(self, p: Any, now: Round, kinds: Sequence[str]) -> None:
         problems = list(now.problems)
@@ -191,9 +180,3 @@ class Runtime:
 
 def _notes(report: AdapterReport) -> list[str]:
     return [f"{report.name}: {note}" for note in report.notes]
-
-
-def _state(now: Round, report: Report) -> str:
-    """Files by content, default adapters, and what failed: the rest is in the tags."""
-    failed = [f"without {one.name}" for one in report.adapters if one.error]
-    return " ".join(sorted(str(request.key) for request in now.requests) + failed)

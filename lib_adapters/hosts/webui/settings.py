@@ -43,6 +43,10 @@ def declare(names: Callable[[], Sequence[str]], rescan: Callable[[], None]) -> N
             info("", "More folders with adapters"),
             "separated by ; (models/LyCORIS and models/Lora are always looked into)",
         ),
+        "lycoris_show_lora": _explained(
+            info(True, "Show the files of the Lora folder in the LyCORIS tab as well"),
+            "counts from the tab's next Refresh; the tags find them in any case",
+        ),
     }
     shared.options_templates.update(shared.options_section(_SECTION, options))
 
@@ -71,16 +75,33 @@ def cache_bytes() -> int:
 
 def folders() -> dict[str, list[Path]]:
     """Where to look, for each kind of tag the folder first that carries its name."""
-    models, own = _models(), own_folder()
-    lyco = [own, *_flagged("lyco_dir"), *_flagged("lyco_dir_backcompat")]
-    lora = _flagged("lora_dir") or [models / "Lora"]
+    lyco = [own_folder(), *_flagged("lyco_dir"), *_flagged("lyco_dir_backcompat")]
+    lora = _lora()
     more = [Path(text.strip()).expanduser() for text in str(host.option("lycoris_folders", "")).split(";")]
     extra = [path for path in more if path != Path()]
     return {"lyco": [*lyco, *extra, *lora], "lora": [*lora, *lyco, *extra]}
 
 
+def shown() -> list[tuple[str, Path]]:
+    """The folders of the tab, each with what it is called there."""
+    all_of_them = folders()
+    lora = set() if host.option("lycoris_show_lora", True) else set(_lora())
+    paths = [path for path in dict.fromkeys(all_of_them["lyco"]) if path not in lora]
+    names = [path.name for path in paths]
+    return [(path.name if names.count(path.name) == 1 else str(path), path) for path in paths]
+
+
+def cache_folder() -> Path:
+    """Where the host keeps what it can make again."""
+    return Path(host.module("paths").data_path) / "cache" / "lycoris-bundle"
+
+
 def own_folder() -> Path:
     return _models() / "LyCORIS"
+
+
+def _lora() -> list[Path]:
+    return _flagged("lora_dir") or [_models() / "Lora"]
 
 
 def _models() -> Path:
