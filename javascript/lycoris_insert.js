@@ -1,0 +1,103 @@
+/* Click in, click out: what was put into a prompt is remembered so that exactly that can be taken out again. */
+(() => {
+    "use strict";
+    const lycoris = (window.lycoris = window.lycoris || {});
+
+    class Inserter {
+        /** `state.inserted` outlives a reload: {card key: {words, negative}}. */
+        constructor(boxes, state, choices) {
+            this.boxes = boxes;
+            this.state = state;
+            this.choices = choices;
+            this.undo = new Map(); // card key -> {box, before, after}
+        }
+
+        tagsOf(card) {
+            const box = this.boxes.box();
+            return box ? lycoris.tags(box.value).filter((tag) => lycoris.means(tag.name, card)) : [];
+        }
+
+        /** Returns what happened in words, for the live region. */
+        toggle(card) {
+            if (!this.boxes.box()) return "There is no prompt box on this page to write into.";
+            return this.tagsOf(card).length ? this.takeOut(card) : this.putIn(card);
+        }
+
+        putIn(card) {
+            const box = this.boxes.box();
+            const before = box.value;
+            const words = this.choices.words(card);
+            const tag = lycoris.tag(card.name, this.choices.weight(card));
+            lycoris.edit(box, lycoris.insertion(before, this.boxes.caret(box), tag, words));
+            this.boxes.carets.set(box, box.selectionStart);
+            this.undo.set(card.key, { box, before, after: box.value });
+            this.remember(card, words, this.putNegative(card));
+            this.boxes.look();
+            return `${card.name} was added to the ${this.boxes.label()}.`;
+        }
+
+        takeOut(card) {
+            const box = this.boxes.box();
+            const known = this.state.inserted[card.key] || {};
+            const undo = this.undo.get(card.key);
+            if (undo && undo.box === box && undo.after === box.value) this.restore(box, undo.before);
+            else for (const tag of this.tagsOf(card).reverse()) this.cut(box, tag, known.words);
+            this.takeNegative(known.negative);
+            this.forget(card);
+            this.boxes.look();
+            return `${card.name} was taken out of the ${this.boxes.label()}.`;
+        }
+
+        cut(box, tag, words) {
+            const end = lycoris.wordsAfter(box.value, tag.end, words);
+            lycoris.edit(box, lycoris.removal(box.value, tag.start, end < 0 ? tag.end : end));
+        }
+
+        /** The old text comes back as one small edit, so that the caret stays near and Ctrl+Z works. */
+        restore(box, before) {
+            const after = box.value;
+            let start = 0;
+            while (start < before.length && before[start] === after[start]) start += 1;
+            let tail = 0;
+            const most = Math.min(before.length, after.length) - start;
+            while (tail < most && before[before.length - 1 - tail] === after[after.length - 1 - tail]) tail += 1;
+            const insert = before.slice(start, before.length - tail);
+            lycoris.edit(box, { start, end: after.length - tail, insert });
+        }
+
+        putNegative(card) {
+            const box = card.negative && this.boxes.negative();
+            if (!box || lycoris.piece(box.value, card.negative)) return "";
+            const left = box.value.trimEnd();
+            const gap = !left ? "" : left.endsWith(",") ? " " : ", ";
+            lycoris.edit(box, { start: left.length, end: box.value.length, insert: gap + card.negative });
+            return card.negative;
+        }
+
+        takeNegative(words) {
+            const box = words && this.boxes.negative();
+            const piece = box && lycoris.piece(box.value, words);
+            if (piece) lycoris.edit(box, lycoris.removal(box.value, piece[0], piece[1]));
+        }
+
+        remember(card, words, negative) {
+            this.state.inserted = { ...this.state.inserted, [card.key]: { words, negative } };
+            this.state.save();
+        }
+
+        forget(card) {
+            const { [card.key]: _, ...rest } = this.state.inserted;
+            this.state.inserted = rest;
+            this.undo.delete(card.key);
+            this.state.save();
+        }
+    }
+
+    /** Does a tag with this name mean this card? Its own name, or any path that ends in the card's path. */
+    lycoris.means = function (name, card) {
+        const asked = name.normalize("NFC").toLowerCase();
+        return asked === card.lower || (asked.includes("/") && `/${card.stem}`.endsWith(`/${asked}`));
+    };
+
+    lycoris.Inserter = Inserter;
+})();

@@ -1,0 +1,48 @@
+/* Search: words that must all occur, -words that must not, "several words" together, algo:loha family:sdxl tag:hair. */
+(() => {
+    "use strict";
+    const lycoris = (window.lycoris = window.lycoris || {});
+
+    const plain = (text) => text.normalize("NFKC").toLowerCase().replace(/_/g, " ");
+
+    const texts = new WeakMap(); // card -> what is searched; a changed card is a new object
+
+    function everything(card) {
+        const found = texts.get(card);
+        if (found !== undefined) return found;
+        const parts = [card.name, card.title, card.file, card.text, card.base, card.error];
+        const text = plain([...parts, ...(card.words || []), ...(card.tags || [])].filter(Boolean).join("\n"));
+        texts.set(card, text);
+        return text;
+    }
+
+    const any = (list, word) => (list || []).some((item) => plain(item).includes(word));
+
+    const FIELDS = {
+        algo: (card, word) => any(card.algorithms, word),
+        family: (card, word) => plain(card.family || "").startsWith(word) || plain(lycoris.family(card.family)).includes(word),
+        tag: (card, word) => any(card.tags, word),
+        word: (card, word) => any(card.words, word),
+        folder: (card, word) => plain(card.dir).includes(word),
+        name: (card, word) => plain(card.name).includes(word),
+        base: (card, word) => plain(card.base || "").includes(word),
+        is: (card, word) => ({ broken: !!card.error, starred: !!card.star, used: !!card.used })[word] || false,
+    };
+
+    function term(text) {
+        const no = text.length > 1 && text.startsWith("-");
+        const bare = no ? text.slice(1) : text;
+        const at = bare.indexOf(":");
+        const field = at > 0 && FIELDS[bare.slice(0, at).toLowerCase()];
+        const word = plain((field ? bare.slice(at + 1) : bare).replace(/"/g, ""));
+        if (!word) return null;
+        const test = field ? (card) => field(card, word) : (card) => everything(card).includes(word);
+        return no ? (card) => !test(card) : test;
+    }
+
+    /** A function that says whether a card is meant; null where the query asks for nothing. */
+    lycoris.matcher = function (query) {
+        const tests = (query.match(/(?:[^\s"]|"[^"]*"?)+/g) || []).map(term).filter(Boolean);
+        return tests.length ? (card) => tests.every((test) => test(card)) : null;
+    };
+})();
