@@ -77,7 +77,7 @@ class Pages(types.ModuleType):
 
     def _register(self, page):
         self.extra_pages.append(page)
-        sum([page.allowed_directories_for_previews() for page in self.extra_pages], [])
+        assert all(isinstance(page.allowed_directories_for_previews(), list) for page in self.extra_pages)
 
     def create_ui(self, tabname):
         """The page as it is built; `load` of what it gives is a browser that opens it."""
