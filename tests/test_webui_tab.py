@@ -6,7 +6,6 @@ import html
 import json
 import re
 import threading
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -41,15 +40,13 @@ def client_of(webui):
     return TestClient(app)
 
 
-def cards_of(webui, least=1):
-    """Waits for the indexer."""
-    client = client_of(webui)
-    for _ in range(200):
-        answer = client.get(f"{API}/cards").json()
-        if not answer["progress"]["running"] and len(answer["cards"]) >= least:
-            return answer
-        time.sleep(0.02)
-    raise AssertionError(answer)
+def cards_of(webui):
+    """As they are after the host's own Refresh."""
+    page = page_of(webui)
+    page.tab.catalogue.wait(20)
+    page.refresh()
+    page.tab.catalogue.wait(20)
+    return client_of(webui).get(f"{API}/cards").json()
 
 
 def attributes(shell):
@@ -100,8 +97,7 @@ def test_there_is_one_tab_however_often_the_ui_is_made(release):
 
 def test_the_files_of_both_folders_are_cards(webui):
     put(webui), put(webui, "blur", "Lora")
-    client_of(webui).post(f"{API}/refresh", json={})
-    answer = cards_of(webui, 2)
+    answer = cards_of(webui)
     assert sorted(card["name"] for card in answer["cards"]) == ["blur", "ink"]
     assert answer["folders"] == ["LyCORIS", "Lora"]
     assert (answer["family"], answer["family_name"]) == ("sd1", "Stable Diffusion 1.x")
@@ -110,7 +106,6 @@ def test_the_files_of_both_folders_are_cards(webui):
 def test_the_lora_folder_can_be_left_out(webui):
     put(webui), put(webui, "blur", "Lora")
     webui.shared.opts.lycoris_show_lora = False
-    page_of(webui).refresh()
     answer = cards_of(webui)
     assert [card["name"] for card in answer["cards"]] == ["ink"]
     assert answer["folders"] == ["LyCORIS"]
@@ -139,17 +134,15 @@ def test_the_family_is_worked_out_once_per_model(webui, monkeypatch):
 
 def test_what_a_picture_used_is_known(webui):
     put(webui), put(webui, "other")
-    page_of(webui).refresh()
-    assert not any("used" in card for card in cards_of(webui, 2)["cards"])
+    assert not any("used" in card for card in cards_of(webui)["cards"])
     webui.picture("<lyco:ink><lyco:nobody>")
-    used = {card["name"] for card in cards_of(webui, 2)["cards"] if card.get("used")}
+    used = {card["name"] for card in cards_of(webui)["cards"] if card.get("used")}
     assert used == {"ink"}
 
 
 def test_the_routes_answer_while_a_picture_is_made(webui):
     """Handlers of the page run beside a job, which holds the host's lock."""
     put(webui)
-    page_of(webui).refresh()
     cards_of(webui)
     answers: list[int] = []
     client = client_of(webui)
