@@ -9,6 +9,8 @@
     const SHAPE = 1.2; // a picture's height for its width
     const OVERSCAN = 1; // rows above and below
     const CALM_MS = 90;
+    const PHONE = 440;
+    const LARGE = 200;
 
     class Grid {
         /** `page` gives store, tagOf(card), act(card, what, node). */
@@ -40,7 +42,7 @@
         layout() {
             const width = this.node.clientWidth - 2 * EDGE;
             if (width <= 0) return;
-            const columns = Math.max(1, Math.floor((width + GAP) / (this.page.state.size + GAP)));
+            const columns = Math.max(1, Math.floor((width + GAP) / (this.least(width) + GAP)));
             const height = Math.round(((width - (columns - 1) * GAP) / columns) * SHAPE) + LABEL + GAP;
             const first = this.height > 1 ? Math.floor(this.node.scrollTop / this.height) * this.columns : 0;
             const moved = columns !== this.columns || height !== this.height;
@@ -52,6 +54,12 @@
             this.node.setAttribute("aria-colcount", columns);
             if (moved) this.node.scrollTop = Math.floor(first / columns) * height;
             this.draw();
+        }
+
+        /** A phone has room for two cards in a row unless large ones are asked for. */
+        least(width) {
+            const { size } = this.page.state;
+            return width < PHONE && size <= LARGE ? Math.min(size, (width - GAP) / 2) : size;
         }
 
         scrolled() {

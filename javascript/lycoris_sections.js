@@ -94,7 +94,7 @@
         return rows.map((row) => {
             const bar = el("div.lycoris-bar-fill");
             bar.style.width = `${((row.strength || 0) / most) * 100}%`;
-            const value = row.strength === null ? "–" : row.strength.toPrecision(2);
+            const value = row.strength === null ? "–" : row.strength ? row.strength.toPrecision(2) : "0";
             const title = `${row.block}: ${lycoris.plural(row.layers, "layer", "layers")}, strength ${value}`;
             return el("div.lycoris-block", { title }, el("span", {}, row.block), el("div.lycoris-bar-track", {}, bar), el("span", {}, value));
         });

@@ -46,7 +46,9 @@
     }
 
     function filtered(page) {
-        const text = page.state.query ? `Nothing fits "${page.state.query}" and the filters.` : "Nothing fits the filters.";
+        const { query, families, algorithms, fits, starred, broken, root } = page.state;
+        const others = families.length || algorithms.length || fits || starred || broken || root !== null;
+        const text = !query ? "Nothing fits these filters." : `Nothing matches "${query}"${others ? " with these filters" : ""}.`;
         const label = `${page.hidden.toLocaleString("en")} hidden by filters: clear`;
         return note("No adapter to show", el("p", {}, text),
             el("button.lycoris-button.lycoris-primary", { type: "button", onclick: () => page.clear() }, label));

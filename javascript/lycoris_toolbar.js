@@ -84,7 +84,9 @@
         const update = () => {
             const { state } = page;
             const used = state.families.length + state.algorithms.length + state.fits + state.starred + state.broken;
-            filters.replaceChildren(lycoris.icon("filter"), el("span", {}, used ? `Filters (${used})` : "Filters"));
+            filters.replaceChildren(lycoris.icon("filter"), el("span.lycoris-filters-label", {}, "Filters"),
+                used ? el("span.lycoris-mark", {}, used) : "");
+            filters.setAttribute("aria-label", used ? `Filters, ${used} in use` : "Filters");
             filters.setAttribute("aria-expanded", String(state.filters));
             folders.setAttribute("aria-expanded", String(page.treeOpen()));
         };

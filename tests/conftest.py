@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from browser.fixtures import chrome, hundred, own, visit  # noqa: F401 - fixtures of the tests in a browser
 from double.webui import WebUI
 from folders import model_folder
 

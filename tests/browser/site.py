@@ -57,7 +57,7 @@ class Site:
         )
 
     def _shell(self, name: str) -> str:
-        boxes = [f"#{name}_prompt textarea", "#hires_prompt textarea"] if name == "txt2img" else [f"#{name}_prompt textarea"]
+        boxes = [f"#{name}_prompt textarea", *(["#hires_prompt textarea"] if name == "txt2img" else [])]
         negatives = [f"#{name}_neg_prompt textarea"]
         return shell(self.tab(), prompts=boxes, negatives=negatives, gallery=f"#{name}_gallery", name=name)
 
@@ -65,9 +65,8 @@ class Site:
         app = FastAPI()
         add_routes(app, self.tab())
         self._add_page(app)
-        config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off")
+        config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off", ws="none")
         self._server = uvicorn.Server(config)
-        self._server.install_signal_handlers = lambda: None  # type: ignore[method-assign]
         threading.Thread(target=self._server.run, daemon=True).start()
         end = time.monotonic() + _STARTED_S
         while not self._server.started and time.monotonic() < end:
