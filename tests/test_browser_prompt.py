@@ -1,0 +1,166 @@
+"""Click in, click out: the tag and its words go where they fit, and exactly they are taken away again."""
+
+from __future__ import annotations
+
+import pytest
+from browser import shelf
+
+INK = "<lyco:ink:0.8> inkstyle, rough lines"
+ODD = "Ünïcode 名前 (v1.0) [+*]"
+
+
+@pytest.mark.parametrize(
+    ("before", "caret", "after"),
+    [
+        ("", None, INK),
+        ("a cat", None, f"a cat, {INK}"),
+        ("a cat ", None, f"a cat, {INK}"),
+        ("a cat,", None, f"a cat, {INK}"),
+        ("a cat, ", None, f"a cat, {INK}"),
+        ("a cat", 3, f"a cat, {INK}"),
+        ("a cat, a dog", 6, f"a cat, {INK}, a dog"),
+        ("a cat, a dog", 5, f"a cat, {INK}, a dog"),
+        ("a cat, a dog", 0, f"{INK}, a cat, a dog"),
+        ("a cat\na dog", 5, f"a cat, {INK}\na dog"),
+        ("a cat\na dog", 6, f"a cat\n{INK}, a dog"),
+        ("<lyco:other:1>", 4, f"<lyco:other:1> {INK}"),
+        ("a <lora:other:1>", None, f"a <lora:other:1>, {INK}"),
+        ("(a cat:1.2)", 9, f"(a cat:1.2), {INK}"),
+        ("(a cat)", 6, f"(a cat, {INK})"),
+        ("a cat BREAK ", None, f"a cat BREAK {INK}"),
+    ],
+)
+def test_in_and_out(hundred, visit, before, caret, after):
+    view = visit(hundred).ready()
+    view.search("ink", "1 adapter")
+    view.write(before, caret)
+    view.press("ink")
+    assert view.prompt.input_value() == after
+    assert view.negative.input_value() == "photo"
+    view.press("ink")
+    assert view.prompt.input_value() == before
+    assert view.negative.input_value() == ""
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("<lyco:anna:1>", ""),
+        ("a cat, <lyco:anna:0.35>, a dog", "a cat, a dog"),
+        ("a cat <lyco:anna:-1:0.5>", "a cat"),
+        ("a cat, <lora:anna:1>", "a cat"),
+        ('<lyco:"anna":te=1:unet=0>, a dog', "a dog"),
+        ("a <lyco:anna:1> b", "a b"),
+        ("(<lyco:anna:1> a cat:1.2)", "(a cat:1.2)"),
+        ("(a cat <lyco:anna:1>:1.2)", "(a cat:1.2)"),
+        ("a cat,\n<lyco:anna:1>, a dog", "a cat,\na dog"),
+        ("a cat, <lyco:anna:1>\na dog", "a cat,\na dog"),
+        ("<lyco:anna:1> a cat <lyco:anna:0.2>", "a cat"),
+        ("a <lyco:Anna:1>", "a"),
+        ("a <lyco:people/anna:1>", "a"),
+        ("<lyco:anna2:1>, <lyco:anna:1>", "<lyco:anna2:1>"),
+    ],
+)
+def test_a_tag_typed_by_hand_is_seen_and_taken_out(hundred, visit, before, after):
+    view = visit(hundred).ready()
+    view.search("anna", "1 adapter")
+    view.write(before)
+    view.tab.locator(".lycoris-active").wait_for()
+    view.press("anna")
+    assert view.prompt.input_value() == after
+    assert view.tab.locator(".lycoris-active").count() == 0
+
+
+def test_edits_in_between_are_kept(hundred, visit):
+    view = visit(hundred).ready()
+    view.search("ink", "1 adapter")
+    view.write("a cat")
+    view.press("ink")
+    view.write(view.prompt.input_value().replace(":0.8>", ":0.35:1>") + ", at night")
+    view.press("ink")
+    assert view.prompt.input_value() == "a cat, at night"
+
+
+def test_words_that_were_changed_are_the_users(hundred, visit):
+    view = visit(hundred).ready()
+    view.search("ink", "1 adapter")
+    view.press("ink")
+    view.write("<lyco:ink:0.8> inkstyle, smooth lines")
+    view.press("ink")
+    assert view.prompt.input_value() == "inkstyle, smooth lines"
+
+
+def test_several_cards_leave_in_any_order(hundred, visit):
+    view = visit(hundred).ready()
+    view.write("a cat")
+    for name in ("anna", "ink", "flat"):
+        view.search(f"name:{name}", "1 adapter")
+        view.press(name)
+    assert view.prompt.input_value() == f"a cat <lyco:anna:1>, {INK} <lyco:flat:1>"
+    for name in ("ink", "anna", "flat"):
+        view.search(f"name:{name}", "1 adapter")
+        view.press(name)
+    assert view.prompt.input_value() == "a cat"
+
+
+def test_names_with_every_kind_of_sign(hundred, visit):
+    view = visit(hundred).ready()
+    view.search("名前", "1 adapter")
+    view.press(ODD)
+    assert view.prompt.input_value() == f"<lyco:{ODD}:1> 名前, (smile:1.2)"
+    view.press(ODD)
+    assert view.prompt.input_value() == ""
+
+
+@pytest.mark.parametrize("name", ["a:b", 'say "hi"', '"quoted"', "it's a, b", "50% = half"])
+def test_names_that_need_quotes(own, visit, name):
+    from lib_adapters.prompt.tags import parse, quoted
+
+    view = visit(own(lambda folder: shelf.adapter(folder / f"{name}.safetensors"))).ready()
+    view.press(name)
+    assert view.prompt.input_value() == f"<lyco:{quoted(name)}:1>"
+    assert parse(view.prompt.input_value()).tags[0].name == name
+    view.press(name)
+    assert view.prompt.input_value() == ""
+
+
+def test_the_box_used_last_is_written_into(hundred, visit):
+    view = visit(hundred).ready()
+    view.search("anna", "1 adapter")
+    view.hires.fill("sharp")
+    view.press("anna")
+    assert (view.prompt.input_value(), view.hires.input_value()) == ("", "sharp <lyco:anna:1>")
+    assert view.tab.get_by_text("In the hires prompt").is_visible()
+    view.prompt.focus()
+    view.page.wait_for_function("!document.querySelector('.lycoris-active')")
+
+
+def test_the_host_hears_of_it_and_undo_takes_it_back(hundred, visit):
+    view = visit(hundred).ready()
+    view.page.evaluate("""() => { window.heard = [];
+        document.querySelector('#txt2img_prompt').addEventListener('input', event => heard.push(event.target.value)); }""")
+    view.search("anna", "1 adapter")
+    view.write("a cat")
+    view.press("anna")
+    assert view.page.evaluate("heard").pop() == "a cat <lyco:anna:1>"
+    view.prompt.focus()
+    view.page.keyboard.press("Control+z")
+    assert view.prompt.input_value() == "a cat"
+
+
+def test_a_text_that_the_host_sets_without_an_event_is_seen(hundred, visit):
+    view = visit(hundred).ready()
+    view.search("anna", "1 adapter")
+    view.prompt.evaluate("box => { box.value = 'pasted <lyco:anna:0.5>'; }")
+    view.tab.locator(".lycoris-active").get_by_text("in prompt · 0.5").wait_for()
+
+
+def test_the_bar_shows_what_is_in_the_prompt_and_turns_its_weight(hundred, visit):
+    view = visit(hundred).ready()
+    view.write("a <lora:ink:1>, <lyco:gone:1:0.5>")
+    weight = view.tab.get_by_label("Weight of ink")
+    weight.fill("0.65")
+    weight.press("Enter")
+    assert view.prompt.input_value() == "a <lora:ink:0.65>, <lyco:gone:1:0.5>"
+    view.tab.get_by_role("button", name="Take gone out of the prompt").click()
+    assert view.prompt.input_value() == "a <lora:ink:0.65>"
