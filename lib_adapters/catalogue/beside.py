@@ -27,9 +27,14 @@ def at(path: Path, suffix: str) -> Path:
     return path.with_name(path.stem + suffix)
 
 
-def stamp(stem: str, listing: Mapping[str, os.DirEntry[str]]) -> str:
-    """Which of them are there, how large and how old, in one word each."""
-    return _words((suffix, listing[name].stat) for suffix in SUFFIXES if (name := stem + suffix) in listing)
+def stamps(listing: Mapping[str, os.DirEntry[str]]) -> dict[str, str]:
+    """By stem: which of them are there, how large and how old, in one word each."""
+    found: dict[str, list[str]] = {}
+    for name in listing:
+        for suffix in SUFFIXES if name.endswith(SUFFIXES) else ():
+            if name.endswith(suffix):
+                found.setdefault(name[: -len(suffix)], []).append(suffix)
+    return {stem: _words((suffix, listing[stem + suffix].stat) for suffix in there) for stem, there in found.items()}
 
 
 def stamp_at(path: Path) -> str:
@@ -46,8 +51,9 @@ def preview_of(stamped: str) -> Preview | None:
 
 
 def _words(found: Iterable[tuple[str, Callable[[], os.stat_result]]]) -> str:
+    """In an order that the folder's own does not change."""
     words = []
-    for suffix, status_of in found:
+    for suffix, status_of in sorted(found, key=lambda pair: pair[0]):
         try:
             status = status_of()
         except OSError:  # gone meanwhile, or a link to nothing

@@ -12,8 +12,8 @@ from typing import Any
 
 from lib_adapters.catalogue import beside, sidecars, words
 from lib_adapters.catalogue.folders import File
+from lib_adapters.catalogue.layouts import Content, Layouts
 from lib_adapters.errors import AdapterError
-from lib_adapters.files.adapter import Adapter, open_adapter
 from lib_adapters.files.source import open_source
 
 logger = logging.getLogger(__name__)
@@ -22,6 +22,8 @@ MOST_TAGS = 15
 LONGEST_TAG = 100
 LONGEST_TITLE = 200
 LONGEST_TEXT = 200
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+_quoted = _ENCODER.encode
 COVERS = ("ssmd_cover_images", "modelspec.thumbnail")
 
 
@@ -34,12 +36,12 @@ class Described:
     hash: str = ""  # the trainer's own
 
 
-def describe(file: File) -> Described:
+def describe(file: File, layouts: Layouts) -> Described:
     """Never raises: a file that cannot be used has a card that says why."""
     path = Path(file.path)
-    adapter, error = _opened(path)
-    metadata = adapter.metadata if adapter else _metadata(path)
-    fields = {**_of_file(file, metadata), **(_of_adapter(adapter) if adapter else {}), **_of_texts(path, metadata)}
+    content, error = _opened(path, layouts)
+    metadata = content.metadata if content else _metadata(path)
+    fields = {**_of_file(file, metadata), **(_of(content, path) if content else {}), **_of_texts(path, file, metadata)}
     alias, stored = metadata.get("ss_output_name", ""), metadata.get("sshs_model_hash", "")
     return Described(inside({**fields, "error": error}), whole(alias), whole(stored))
 
@@ -47,13 +49,14 @@ def describe(file: File) -> Described:
 def head(file: File, name: str) -> str:
     """What depends on the other files and folders, kept apart so that no header is read when those change."""
     folder = file.below.rpartition("/")[0]
-    return inside({"name": name, "file": file.below, "dir": folder}) + f',"root":{file.root}'
+    place = f',"dir":{_quoted(folder)}' if folder else ""
+    return whole(f'"name":{_quoted(name)},"file":{_quoted(file.below)}{place},"root":{file.root}')
 
 
 def inside(fields: Mapping[str, Any]) -> str:
     """Compact JSON without its braces and without what is empty. NaN would make a page refuse the whole list."""
     kept = {key: value for key, value in fields.items() if value not in (None, "", [], ())}
-    return whole(json.dumps(kept, ensure_ascii=False, separators=(",", ":"), allow_nan=False))[1:-1]
+    return whole(_ENCODER.encode(kept))[1:-1]
 
 
 def whole(text: str) -> str:
@@ -61,9 +64,9 @@ def whole(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _opened(path: Path) -> tuple[Adapter | None, str]:
+def _opened(path: Path, layouts: Layouts) -> tuple[Content | None, str]:
     try:
-        return open_adapter(path), ""
+        return layouts.content(path), ""
     except AdapterError as error:
         return None, str(error)
     except Exception as error:
@@ -92,20 +95,22 @@ def _preview(file: File, metadata: Mapping[str, str]) -> dict[str, str] | None:
     return None
 
 
-def _of_adapter(adapter: Adapter) -> dict[str, Any]:
-    metadata = adapter.metadata
+def _of(content: Content, path: Path) -> dict[str, Any]:
+    metadata = content.metadata
     title = metadata.get("modelspec.title") or metadata.get("ss_output_name") or ""
     return {
-        "family": adapter.family,
-        "algorithms": list(adapter.algorithms),
-        "rank": adapter.rank,
-        "alpha": adapter.alpha if adapter.alpha is not None and math.isfinite(adapter.alpha) else None,
-        "parts": list(adapter.parts),
-        "title": title[:LONGEST_TITLE] if title != adapter.name else "",
+        "family": content.family,
+        "algorithms": content.algorithms,
+        "rank": content.rank,
+        "alpha": content.alpha if content.alpha is not None and math.isfinite(content.alpha) else None,
+        "parts": content.parts,
+        "title": title[:LONGEST_TITLE] if title != path.stem else "",
     }
 
 
-def _of_texts(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+def _of_texts(path: Path, file: File, metadata: Mapping[str, str]) -> dict[str, Any]:
+    if not file.beside and not metadata:
+        return {}
     sidecar = sidecars.read(path)
     return {
         "words": next(iter(words.sources(path, sidecar, metadata).values()), []),

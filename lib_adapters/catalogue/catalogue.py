@@ -15,6 +15,7 @@ from lib_adapters.catalogue import details, hashes, previews, sidecars
 from lib_adapters.catalogue.cards import describe
 from lib_adapters.catalogue.folders import look
 from lib_adapters.catalogue.indexer import Indexer
+from lib_adapters.catalogue.layouts import Layouts
 from lib_adapters.catalogue.opening import open_store
 from lib_adapters.catalogue.records import About, Changes, Progress
 from lib_adapters.catalogue.store import Store
@@ -168,6 +169,6 @@ class Catalogue:
         row = self._store.row(card)
         if row is not None:
             file = look(path)
-            described = describe(file)
+            described = describe(file, Layouts())
             with self._store.change() as change:
                 change.put(file, row.head, described)

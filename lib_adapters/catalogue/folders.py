@@ -49,9 +49,9 @@ def listings(folder: str) -> Iterator[tuple[str, Mapping[str, os.DirEntry[str]]]
         waiting += sorted((entry.path for entry in entries.values() if _is_folder(entry)), reverse=True)
 
 
-def look(path: Path, root: int = 0, below: str = "") -> File:
-    """One file again, without the rest of its folder. OSError where it is gone."""
-    return _file(path.stat(), str(path), root, below, beside.stamp_at(path))
+def look(path: Path) -> File:
+    """One file, without the rest of its folder and without its place in it. OSError where it is gone."""
+    return _file(path.stat(), str(path), 0, path.name, beside.stamp_at(path))
 
 
 def _entries(folder: str) -> dict[str, os.DirEntry[str]]:
@@ -73,11 +73,12 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _below(root: int, folder: str) -> Iterator[tuple[File, str]]:
     start = len(folder.rstrip(os.sep)) + 1
     for real, listing in listings(folder):
+        stamps = beside.stamps(listing)
         for name, entry in listing.items():
             if is_adapter(name):
                 status = _status(entry)
                 below = entry.path[start:].replace(os.sep, "/")
-                file = _file(status, entry.path, root, below, beside.stamp(name.rpartition(".")[0], listing))
+                file = _file(status, entry.path, root, below, stamps.get(name.rpartition(".")[0], ""))
                 yield file, os.path.realpath(entry.path) if entry.is_symlink() else real + os.sep + name
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lib_adapters.catalogue.cards import Described, describe, head
-from lib_adapters.catalogue.folders import File, look, walk
+from lib_adapters.catalogue.folders import File, walk
+from lib_adapters.catalogue.layouts import Layouts
 from lib_adapters.catalogue.names import shortest_names
 from lib_adapters.catalogue.records import Progress
 from lib_adapters.catalogue.store import Row, Store
@@ -52,15 +52,17 @@ class Indexer:
 
     def _read(self, files: Sequence[tuple[File, str]], edited: Callable[[str], bool]) -> None:
         batch: list[tuple[File, str, Described]] = []
-        since = time.monotonic()
+        since, layouts = time.monotonic(), Layouts()
         for number, (file, text) in enumerate(files):
             if self._cancelled():
                 break
             self._tell(Progress(True, number, len(files), file.below))
-            batch.append(_described(file, text))
+            batch.append((file, text, describe(file, layouts)))  # a change since the walk is found by the next one
             if time.monotonic() - since > BATCH:
                 self._write(batch, edited)
                 batch, since = [], time.monotonic()
+        else:
+            self._tell(Progress(True, len(files), len(files)))
         self._write(batch, edited)
 
     def _write(self, batch: Sequence[tuple[File, str, Described]], edited: Callable[[str], bool]) -> None:
@@ -69,13 +71,6 @@ class Indexer:
                 for file, text, described in batch:
                     if not edited(file.path):
                         change.put(file, text, described)
-
-
-def _described(file: File, text: str) -> tuple[File, str, Described]:
-    """With the stamps of now: the walk may be minutes old."""
-    with contextlib.suppress(OSError):  # a link to nothing, or gone: its card will say so
-        file = look(Path(file.path), file.root, file.below)
-    return file, text, describe(file)
 
 
 def _plan(files: Sequence[File], folders: Sequence[str], rows: dict[str, Row]) -> Plan:

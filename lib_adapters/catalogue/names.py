@@ -48,18 +48,28 @@ def _adapter_files(folder: Path) -> Iterator[Path]:
 
 def names_of(path: Path, folder: Path) -> list[str]:
     """All names of a file, the shortest first; the longest begins with the folder's own name."""
-    return _names((folder.name, *path.relative_to(folder).parts) if path.is_relative_to(folder) else (path.name,))
+    parts = (folder.name, *path.relative_to(folder).parts) if path.is_relative_to(folder) else (path.name,)
+    return _names(parts, path.suffix)
 
 
 def shortest_names(files: Sequence[Sequence[str]]) -> list[str]:
     """For each file, given as its folder's name and the parts below that, the shortest name that means no other."""
-    named = [_names(parts) for parts in files]
-    counts = Counter(name for names in named for name in names)
+    counts = Counter(name for parts in files for name in _ends(parts))
+    named = [_names(parts, PurePath(parts[-1]).suffix) if _clashes(parts, counts) else _ends(parts) for parts in files]
+    counts.update(name for names in named for name in names[2:])
     return [next((name for name in names if counts[name] == 1), names[1]) for names in named]
 
 
-def _names(parts: Sequence[str]) -> list[str]:
-    suffix = PurePath(parts[-1]).suffix
+def _clashes(parts: Sequence[str], counts: Mapping[str, int]) -> bool:
+    """Only files with such a name can have any longer one in common: it ends with this."""
+    return any(counts[name] > 1 for name in _ends(parts))
+
+
+def _ends(parts: Sequence[str]) -> list[str]:
+    return [parts[-1].rpartition(".")[0], parts[-1]]
+
+
+def _names(parts: Sequence[str], suffix: str) -> list[str]:
     ends = ["/".join(parts[-n:]) for n in range(1, len(parts) + 1)]
     return [name for end in ends for name in (end.removesuffix(suffix), end)]
 

@@ -132,7 +132,6 @@ class Change:
         self._set("head = ?, gone = 0", card, head)
 
     def move(self, card: int, path: str, head: str) -> None:
-        self._connection.execute("DELETE FROM cards WHERE path = ? AND gone", (os.fsencode(path),))
         self._set("path = ?, head = ?, gone = 0", card, os.fsencode(path), head)
 
     def remove(self, card: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from lib_adapters.files.peft import PeftConfig
 from lib_adapters.files.scalars import read_numbers
 from lib_adapters.files.source import open_source
 from lib_adapters.files.widths import rank_of
+
+SAMPLED = 16
 
 __all__ = ["Adapter", "Loaded", "Module", "open_adapter"]
 
@@ -62,6 +65,11 @@ def open_adapter(path: str | os.PathLike[str]) -> Adapter:
         raise type(error)(f"{where.name} {error}") from error
 
 
+def alpha_sample(modules: Sequence[Module]) -> Sequence[Module]:
+    """Each number is a place of its own on the disk, and what most layers have, a few will show."""
+    return modules[:: 1 + len(modules) // SAMPLED]
+
+
 def _adapter(source: Source) -> Adapter:
     embeddings, keys = bundle.split([*source.entries, *source.numbers])
     groups = group(keys)
@@ -84,7 +92,7 @@ def _adapter(source: Source) -> Adapter:
         family=family,
         algorithms=dict(Counter(module.algorithm.label for module in modules).most_common()),
         rank=report.commonest(rank_of(module.shapes) for module in modules),
-        alpha=report.commonest(read_numbers(source, modules, "alpha")),
+        alpha=report.commonest(read_numbers(source, alpha_sample(modules), "alpha")),
         parts=tuple(sorted({module.stem.part for module in modules}, key=report.PARTS.index)),
         metadata=source.metadata,
         modules=modules,

@@ -42,6 +42,21 @@ def read_header(file: BinaryIO, size: int, length: int) -> tuple[dict[str, Entry
     return entries, metadata
 
 
+def split_metadata(raw: bytes) -> tuple[dict[str, str], str] | None:
+    """(metadata, the text of everything else); None where that takes more than looking at the header's start.
+
+    Files of one trainer and one setting differ in nothing but the first.
+    """
+    try:
+        text = raw.decode("utf-8")
+        if not text.startswith(_START):
+            return ({}, text.rstrip()) if '"__metadata__"' not in text else None
+        table, end = _DECODER.raw_decode(text, len(_START))
+    except (ValueError, RecursionError):
+        return None
+    return (_metadata(table), text[end:].rstrip()) if isinstance(table, dict) else None
+
+
 def _parse(raw: bytes) -> dict[str, Any]:
     if len(raw) > LARGEST_STRUCTURE and _structure(raw) > LARGEST_STRUCTURE:
         raise BrokenFile("has an absurdly large header; it is not a usable safetensors file")
@@ -77,6 +92,10 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not a number")
+
+
+_START = '{"__metadata__":'
+_DECODER = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
 
 
 def _metadata(raw: object) -> dict[str, str]:

@@ -1,0 +1,117 @@
+"""What a card says of a file's content. Files of one trainer and one setting are told from the first of them.
+
+Their headers are the same text but for the metadata; ten thousand files have a few hundred texts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
+
+from lib_adapters.files import header, report
+from lib_adapters.files.adapter import Adapter, alpha_sample, open_adapter
+from lib_adapters.files.entries import Entry, read_exactly
+from lib_adapters.files.scalars import decode
+
+MOST = 512  # layouts remembered
+LARGEST = 4_000_000  # bytes of a header; larger ones are checked more strictly
+# All metadata that the engine asks for what is remembered here: family, algorithms, rank, parts.
+DECIDING = ("ss_base_model_version", "modelspec.architecture", "ss_v2", "unet", "text_encoder")
+
+
+@dataclass(frozen=True)
+class Content:
+    """What the header says, as far as cards show it."""
+
+    family: str
+    algorithms: tuple[str, ...]
+    rank: int | None
+    alpha: float | None
+    parts: tuple[str, ...]
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Start:
+    """A header, read but not understood."""
+
+    layout: bytes
+    metadata: Mapping[str, str]
+    data: int  # where the tensors begin
+
+
+@dataclass(frozen=True)
+class Layout:
+    content: Content  # without metadata
+    alphas: tuple[Entry, ...]  # of the layers whose alpha is looked at, counted from where the tensors begin
+
+
+class Layouts:
+    """One for each round of indexing, so that nothing of it is kept."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Layout] = {}
+
+    def content(self, path: Path) -> Content:
+        """As `open_adapter` tells it; its AdapterError where the file cannot be used."""
+        start = None if path.with_name("adapter_config.json").exists() else _start(path)
+        if start is None:
+            return _content(open_adapter(path))
+        known = self._known.pop(start.layout, None)
+        if known is None:
+            adapter = open_adapter(path)
+            known = Layout(replace(_content(adapter), metadata={}), tuple(_alphas(adapter, start.data)))
+        self._known[start.layout] = known  # the last used at the end
+        if len(self._known) > MOST:
+            del self._known[next(iter(self._known))]
+        return replace(known.content, metadata=start.metadata, alpha=_alpha(path, start.data, known.alphas))
+
+
+def _content(adapter: Adapter) -> Content:
+    algorithms = tuple(adapter.algorithms)
+    return Content(adapter.family, algorithms, adapter.rank, adapter.alpha, adapter.parts, adapter.metadata)
+
+
+def _start(path: Path) -> Start | None:
+    """None for what is no safetensors file of the usual kind: it is read as a whole."""
+    try:
+        with path.open("rb") as file:
+            return _read(file)
+    except OSError:
+        return None
+
+
+def _read(file: BinaryIO) -> Start | None:
+    size = os.fstat(file.fileno()).st_size
+    length = header.header_length(file, size)
+    if length is None or length > min(LARGEST, size - 8):
+        return None
+    split = header.split_metadata(read_exactly(file, 8, length))
+    if split is None or "lora_adapter_metadata" in split[0]:
+        return None  # what PEFT and diffusers write there stands for numbers in the file
+    metadata, rest = split
+    asked = [metadata.get(key) for key in DECIDING]
+    key = hashlib.blake2b(repr((asked, size - length)).encode("utf-8", "replace") + rest.encode("utf-8")).digest()
+    return Start(key, metadata, 8 + length)
+
+
+def _alphas(adapter: Adapter, data: int) -> Iterator[Entry]:
+    for module in alpha_sample(adapter.modules):
+        entry = adapter.source.entries.get(module.leaves.get("alpha", ""))
+        if entry is not None:
+            yield entry._replace(start=entry.start - data, end=entry.end - data)
+
+
+def _alpha(path: Path, data: int, entries: Iterable[Entry]) -> float | None:
+    """None too where the file went away just now: that will be told at the next round."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            return report.commonest(
+                decode(entry, read_exactly(file, data + entry.start, entry.end - entry.start)) for entry in entries
+            )
+    except OSError:
+        return None
