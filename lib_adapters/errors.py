@@ -18,6 +18,10 @@ class ForeignFile(AdapterError):
     """The file is sound, but belongs somewhere else (a checkpoint, a ControlNet, another tuner ...)."""
 
 
+class HypernetworkFile(ForeignFile):
+    """A sound file that is no adapter of weights; whoever serves hypernetworks opens it as one."""
+
+
 class UnknownAlgorithm(AdapterError):
     """No algorithm, or more than one, recognises the tensors of one module."""
 

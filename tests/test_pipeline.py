@@ -172,7 +172,7 @@ class TestShelf:
         assert "was taken for" in (Shelf([folder]).find(name).notice or "")
 
     def test_ambiguous_names_say_what_to_write(self, folder):
-        with pytest.raises(AdapterError, match=r"2 adapters are called 'ink'.*<lyco:char/ink:1>.*<lyco:style/ink:1>"):
+        with pytest.raises(AdapterError, match=r"2 files are called 'ink'.*<lyco:char/ink:1>.*<lyco:style/ink:1>"):
             Shelf([folder]).find("ink")
 
     @pytest.mark.parametrize("name", ["../ink", "/etc/passwd", "nk", "e/ink", ""])

@@ -14,8 +14,8 @@ from lib_adapters.app.options import ADAPTERS
 from lib_adapters.app.progress import bar
 from lib_adapters.app.sheet import Cell, contact_sheet
 from lib_adapters.errors import AdapterError
-from lib_adapters.hosts.pipeline.studio import Settings, Studio
-from lib_adapters.prompt.tags import Tag, parse, quoted
+from lib_adapters.hosts.pipeline.studio import HYPERNET, Settings, Studio
+from lib_adapters.prompt.tags import KINDS, Tag, parse, quoted
 
 PAIRS_PER_ROW = 3
 
@@ -42,7 +42,7 @@ def run(given: argparse.Namespace) -> int:
 
 def _prompt_rows(prompt: str, settings: Settings, count: int) -> list[list[Shot]]:
     """A column without, one with each adapter, one with all; a row per seed."""
-    parsed = parse(prompt)
+    parsed = parse(prompt, (*KINDS, HYPERNET))
     if not parsed.tags:
         raise AdapterError("--compare needs a tag in the prompt, such as <lyco:name:0.8>, or no prompt at all.")
     columns = [(parsed.text, "without")]
@@ -66,7 +66,7 @@ def _bundled_rows(settings: Settings) -> list[list[Shot]]:
 
 
 def _pair(name: str, entry: dict[str, str], settings: Settings) -> tuple[Shot, Shot]:
-    tagged = f"{entry['prompt']} <lyco:{quoted(name)}:1>"
+    tagged = f"{entry['prompt']} <{entry.get('tag', 'lyco')}:{quoted(name)}:1>"
     without = Shot(entry["prompt"], settings, "without", entry["prompt"])
     return without, Shot(tagged, settings, f"{name}  ({entry['kind']})", entry["effect"])
 

@@ -1,4 +1,7 @@
-"""`convert`: a file into safetensors, another dtype, or another trainer's spelling; the metadata stays."""
+"""`convert`: a file into safetensors, another dtype, or another trainer's spelling; the metadata stays.
+
+Hypernetworks go both ways: to safetensors, and to the .pt that the web UI itself reads.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ from torch import Tensor
 
 from lib_adapters.app.dialect import DIALECTS, as_they_are, respelled
 from lib_adapters.app.options import Commands
-from lib_adapters.errors import AdapterError
+from lib_adapters.conditioning.hypernetwork import open_hypernetwork, save_hypernetwork
+from lib_adapters.errors import AdapterError, HypernetworkFile
 from lib_adapters.files.adapter import open_adapter
 from lib_adapters.hosts.pipeline.folder import DTYPES
 
@@ -25,11 +29,13 @@ def add(commands: Commands) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    if given.out.suffix.lower() != ".safetensors":
-        raise AdapterError(f"{given.out}: what is written is a safetensors file, so its name ends in .safetensors.")
     if given.out.exists():
         raise AdapterError(f"{given.out}: this exists already; choose another name.")
-    adapter = open_adapter(given.file)
+    try:
+        adapter = open_adapter(given.file)
+    except HypernetworkFile:
+        return _hypernetwork(given)
+    _check_ending(given.out, ".safetensors")
     tensors, metadata = respelled(adapter, given.to) if given.to else (as_they_are(adapter), adapter.metadata)
     if given.dtype:
         tensors = {key: _cast(key, tensor, given.dtype) for key, tensor in tensors.items()}
@@ -38,6 +44,22 @@ def run(given: argparse.Namespace) -> int:
     print(f"{given.out}: {len(tensors)} tensors of {len(adapter.modules)} layers")
     for key, reason in adapter.unusable:
         print(f"left out: {key} ({reason})" if given.to else f"kept, but not usable: {key} ({reason})")
+    return 0
+
+
+def _check_ending(out: Path, *endings: str) -> None:
+    if out.suffix.lower() not in endings:
+        raise AdapterError(f"{out}: what is written ends in {' or '.join(endings)}; give it such a name.")
+
+
+def _hypernetwork(given: argparse.Namespace) -> int:
+    if given.to or given.dtype:
+        raise AdapterError(f"{given.file.name} is a hypernetwork: it has one spelling, and its dtype is kept.")
+    _check_ending(given.out, ".safetensors", ".pt")
+    found = open_hypernetwork(given.file)
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    save_hypernetwork(found, given.out)
+    print(f"{given.out}: nets for the widths {', '.join(map(str, sorted(found.pairs)))}")
     return 0
 
 

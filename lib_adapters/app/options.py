@@ -17,7 +17,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 DEMO = Path(__file__).resolve().parent.parent / "demo"
 MODEL = DEMO / "model"
 ADAPTERS = DEMO / "adapters"
-USUAL_FOLDERS = {"adapters", "lora", "loras", "lycoris"}
+USUAL_FOLDERS = {"adapters", "lora", "loras", "lycoris", "hypernetworks"}
 
 
 def add_model(command: argparse.ArgumentParser) -> None:
@@ -34,7 +34,7 @@ def add_shelf(command: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="DIR",
-        help="where adapters lie (default: the demo's, and a folder adapters, lora, loras or lycoris beside the model)",
+        help="where adapters lie (default: the demo's, and folders adapters, lora, loras, lycoris or hypernetworks beside the model)",
     )
 
 
@@ -65,10 +65,14 @@ def device_of(word: str) -> torch.device:
 
 
 def shelf_of(folders: Sequence[Path], model: Path) -> Shelf:
+    return Shelf(folders_of(folders, model))
+
+
+def folders_of(folders: Sequence[Path], model: Path) -> list[Path]:
     for folder in folders:
         if not folder.is_dir():
             raise AdapterError(f"{folder}: there is no such folder of adapters.")
-    return Shelf(folders or [ADAPTERS, *_beside(model)])
+    return list(folders) or [ADAPTERS, *_beside(model)]
 
 
 def _beside(model: Path) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from lib_adapters.errors import ForeignFile
+from lib_adapters.errors import ForeignFile, HypernetworkFile
 from lib_adapters.files.modules import Groups
 
 _TUNERS = {
@@ -20,6 +20,9 @@ _TUNERS = {
 }  # fmt: skip
 _TUNER = re.compile("|".join(rf"\.({name})" if name.endswith("_") else rf"\.({name})(?![a-zA-Z])" for name in _TUNERS))
 
+HYPERNETWORK = (
+    "is a hypernetwork, not an adapter of weights; put it into models/hypernetworks and write <hypernet:NAME:1>"
+)
 _EMBEDDING = "a textual inversion embedding, not an adapter; put it into the folder 'embeddings'"
 _CONTROLNET = "put it into models/ControlNet"
 # (a word that all such files contain, what a key looks like, what the file is and where it belongs)
@@ -63,6 +66,8 @@ def refuse(keys: Iterable[str]) -> None:
     """ForeignFile for a file whose keys show that it belongs elsewhere."""
     names = list(keys)
     text = "\n".join(names)
+    if names and all(re.match(r"\d+\.[kv]\.linear", name) for name in names):
+        raise HypernetworkFile(HYPERNETWORK)
     if names and all(name in _EMBEDDING_KEYS or re.fullmatch(r"<[^<>]+>", name) for name in names):
         raise ForeignFile(f"is {_EMBEDDING}")
     for word, pattern, sentence in _KINDS:

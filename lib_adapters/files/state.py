@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lib_adapters.errors import BrokenFile, ForeignFile
+from lib_adapters.errors import BrokenFile, ForeignFile, HypernetworkFile
 from lib_adapters.files import positions
 from lib_adapters.files.entries import Entry, Source
+from lib_adapters.files.foreign import HYPERNETWORK
 from lib_adapters.files.header import LONGEST_NAME
 from lib_adapters.files.pickles import Tree
 from lib_adapters.files.storages import Pickled
@@ -53,7 +54,7 @@ def _unwrapped(root: Any) -> Any:
     if not isinstance(root, dict):
         raise BrokenFile("is a PyTorch file that holds no tensors")
     if any(isinstance(key, int) for key in root) or {"layer_structure", "is_layer_norm"} & root.keys():
-        raise ForeignFile("is a hypernetwork, not an adapter of weights; put it into models/hypernetworks")
+        raise HypernetworkFile(HYPERNETWORK)
     if "string_to_param" in root:
         raise ForeignFile("is a textual inversion embedding, not an adapter; put it into the folder 'embeddings'")
     if root and all(isinstance(value, Pickled) and _is_vector(key, value) for key, value in root.items()):

@@ -1,4 +1,4 @@
-"""Adapter files in some folders, found by the names that tags use.
+"""Adapter and hypernetwork files in some folders, found by the names that tags use.
 
 A name is a file's stem, or the end of its path (`style/ink`), with or without the extension. It is looked up among the
 files that are there and never joined to a path.
@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lib_adapters.conditioning.hypernetwork import Hypernetwork, open_hypernetwork
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.adapter import Adapter, open_adapter
 from lib_adapters.prompt.tags import quoted
@@ -31,23 +32,36 @@ class Shelf:
     def __init__(self, folders: Iterable[Path]) -> None:
         self.files: tuple[Path, ...] = tuple(dict.fromkeys(f for folder in folders for f in adapter_files(folder)))
         self._opened: dict[Path, Adapter] = {}
+        self._hypernetworks: dict[Path, Hypernetwork] = {}
 
     def find(self, name: str) -> Found:
         """Exact first, then the same letters in another case or Unicode form; AdapterError names the choices."""
+        path, notice = self._lookup("lyco", name)
+        return Found(self._open(path), notice)
+
+    def hypernetwork(self, name: str) -> tuple[Hypernetwork, str | None]:
+        """The same for `<hypernet:name>`."""
+        path, notice = self._lookup("hypernet", name)
+        if path not in self._hypernetworks:
+            self._hypernetworks[path] = open_hypernetwork(path)
+        return self._hypernetworks[path], notice
+
+    def _lookup(self, kind: str, name: str) -> tuple[Path, str | None]:
         exact = [path for path in self.files if name.replace("\\", "/") in _names(path)]
         if exact:
-            return Found(self._open(self._only(exact, name)), None)
+            return self._only(kind, exact, name), None
         alike = [path for path in self.files if _folded(name) in {_folded(one) for one in _names(path)}]
         if not alike:
-            raise AdapterError(f"no adapter is called {name!r} in the folders that were looked into.")
-        path = self._only(alike, name)
-        return Found(self._open(path), f"{name!r} was taken for {path.stem!r}.")
+            what = "hypernetwork" if kind == "hypernet" else "adapter"
+            raise AdapterError(f"no {what} is called {name!r} in the folders that were looked into.")
+        path = self._only(kind, alike, name)
+        return path, f"{name!r} was taken for {path.stem!r}."
 
-    def _only(self, paths: Sequence[Path], name: str) -> Path:
+    def _only(self, kind: str, paths: Sequence[Path], name: str) -> Path:
         if len(paths) == 1:
             return paths[0]
-        choices = ", ".join(f"<lyco:{quoted(self.shortest(path))}:1>" for path in paths[:5])
-        raise AdapterError(f"{len(paths)} adapters are called {name!r}; write which one: {choices}.")
+        choices = ", ".join(f"<{kind}:{quoted(self.shortest(path))}:1>" for path in paths[:5])
+        raise AdapterError(f"{len(paths)} files are called {name!r}; write which one: {choices}.")
 
     def shortest(self, path: Path) -> str:
         """The shortest name that means this file and no other."""

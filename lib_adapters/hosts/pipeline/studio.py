@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,15 @@ import torch
 from PIL.Image import Image
 from typing_extensions import Self
 
+from lib_adapters.conditioning.attention import Hypernetworks, Steering
 from lib_adapters.errors import AdapterError
 from lib_adapters.hosts.pipeline.folder import Pipeline, open_pipeline, session_of
 from lib_adapters.hosts.pipeline.shelf import Shelf
 from lib_adapters.patching.request import Request
-from lib_adapters.prompt.tags import Tag, parse
+from lib_adapters.prompt.tags import KINDS, Tag, parse
 from lib_adapters.session import Report, Session
 
+HYPERNET = "hypernet"
 Progress = Callable[[int], None]  # called with the number of steps done
 
 
@@ -46,18 +48,21 @@ class Studio:
 
     pipe: Pipeline
     session: Session
+    hypernetworks: Hypernetworks
     shelf: Shelf
 
     @classmethod
     def open(cls, folder: Path, device: torch.device, shelf: Shelf, dtype: torch.dtype | None = None) -> Self:
         pipe = open_pipeline(folder, device, dtype)
-        return cls(pipe, session_of(pipe), shelf)
+        session = session_of(pipe)
+        return cls(pipe, session, Hypernetworks(pipe.unet, session.family), shelf)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.session.deactivate()
+        self.hypernetworks.deactivate()
 
     def draw(self, prompt: str, settings: Settings, progress: Progress | None = None) -> Picture:
         """Exactly the adapters named in the prompt are active while it is drawn, and stay so until the next call."""
@@ -69,9 +74,12 @@ class Studio:
 
     def activate(self, prompt: str) -> tuple[str, Report, tuple[str, ...]]:
         """The text without tags, what was applied, and what could not be read or found."""
-        parsed = parse(prompt)
-        requests, problems = requests_of(parsed.tags, self.shelf)
-        return parsed.text, self.session.activate(requests), (*parsed.problems, *problems)
+        parsed = parse(prompt, (*KINDS, HYPERNET))
+        requests, problems = requests_of([tag for tag in parsed.tags if tag.kind != HYPERNET], self.shelf)
+        steerings, more = steerings_of([tag for tag in parsed.tags if tag.kind == HYPERNET], self.shelf)
+        report = self.session.activate(requests)
+        report = replace(report, adapters=[*report.adapters, *self.hypernetworks.activate(steerings)])
+        return parsed.text, report, (*parsed.problems, *problems, *more)
 
 
 def requests_of(tags: Sequence[Tag], shelf: Shelf) -> tuple[list[Request], list[str]]:
@@ -88,6 +96,21 @@ def requests_of(tags: Sequence[Tag], shelf: Shelf) -> tuple[list[Request], list[
         if found.notice:
             problems.append(f"{tag.text}: {found.notice}")
     return requests, problems
+
+
+def steerings_of(tags: Sequence[Tag], shelf: Shelf) -> tuple[list[Steering], list[str]]:
+    """The same for `<hypernet:NAME:strength>`, in the order of the prompt."""
+    steerings: list[Steering] = []
+    problems: list[str] = []
+    for tag in tags:
+        try:
+            found, notice = shelf.hypernetwork(tag.name)
+            steerings.append(Steering(found, tag.unet))
+        except AdapterError as error:
+            problems.append(f"{tag.text}: {error}")
+            continue
+        problems += [f"{tag.text}: {notice}"] if notice else []
+    return steerings, problems
 
 
 def chosen_seed(seed: int) -> int:
