@@ -65,7 +65,7 @@ def layers(kind: str, modules: int) -> dict[str, Sequence[int]]:
 
 def _stems(count: int) -> Iterator[str]:
     """SD1's own layers, so that the file is known as what it is; it has 386."""
-    for path in islice(unet("sd1"), count):
+    for path in islice(sorted(unet("sd1"), key=lambda path: "attn" not in path), count):
         yield f"lora_unet_{path.replace('.', '_')}"
 
 

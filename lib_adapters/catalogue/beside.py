@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from lib_adapters.files.metadata import read_json
 
 SIDECAR = ".json"  # the web UI's own, the only one that is ever written
 CIVITAI = (".civitai.info", ".cm-info.json")
@@ -13,6 +16,7 @@ DESCRIPTIONS = (".txt", ".description.txt")  # the web UI's older place
 IMAGES = ("png", "jpg", "jpeg", "webp", "gif")
 VIDEOS = ("mp4", "webm")
 PREVIEWS = tuple(f"{start}.{kind}" for kind in (*IMAGES, *VIDEOS) for start in ("", ".preview"))
+LONGEST = 100_000  # letters of a text
 WRITTEN_PREVIEW = PREVIEWS[0]
 SUFFIXES = (SIDECAR, *CIVITAI, *DESCRIPTIONS, *PREVIEWS)
 
@@ -41,13 +45,40 @@ def stamp_at(path: Path) -> str:
     return _words((suffix, there.stat) for suffix in SUFFIXES if (there := at(path, suffix)).is_file())
 
 
-def preview_of(stamped: str) -> Preview | None:
-    """The picture that a stamp names; of several the first in the order of `PREVIEWS`."""
-    there = dict(word.split(":", 1) for word in stamped.split())
-    suffix = next((suffix for suffix in PREVIEWS if suffix in there), None)
-    if suffix is None:
-        return None
-    return Preview(suffix, "video" if suffix.endswith(VIDEOS) else "image", there[suffix].replace(":", "-"))
+@dataclass(frozen=True)
+class Beside:
+    """What a stamp names, to be read. What it does not name is not looked for."""
+
+    path: Path  # of the adapter
+    stamp: str
+
+    @staticmethod
+    def now(path: Path) -> Beside:
+        return Beside(path, stamp_at(path))
+
+    def table(self, suffix: str) -> dict[str, Any]:
+        return read_json(at(self.path, suffix)) if suffix in self._versions() else {}
+
+    def text(self, suffix: str) -> str:
+        """The beginning of a text file; "" where it cannot be read."""
+        if suffix not in self._versions():
+            return ""
+        try:
+            with at(self.path, suffix).open(encoding="utf-8", errors="replace") as file:
+                return file.read(LONGEST)
+        except OSError:
+            return ""
+
+    def preview(self) -> Preview | None:
+        """Of several pictures the first in the order of `PREVIEWS`."""
+        there = self._versions()
+        suffix = next((suffix for suffix in PREVIEWS if suffix in there), None)
+        if suffix is None:
+            return None
+        return Preview(suffix, "video" if suffix.endswith(VIDEOS) else "image", there[suffix].replace(":", "-"))
+
+    def _versions(self) -> dict[str, str]:
+        return dict(word.split(":", 1) for word in self.stamp.split())
 
 
 def _words(found: Iterable[tuple[str, Callable[[], os.stat_result]]]) -> str:

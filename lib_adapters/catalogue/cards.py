@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lib_adapters.catalogue import beside, sidecars, words
+from lib_adapters.catalogue import sidecars, words
+from lib_adapters.catalogue.beside import DESCRIPTIONS, Beside
 from lib_adapters.catalogue.folders import File
 from lib_adapters.catalogue.layouts import Content, Layouts
 from lib_adapters.errors import AdapterError
@@ -41,7 +42,8 @@ def describe(file: File, layouts: Layouts) -> Described:
     path = Path(file.path)
     content, error = _opened(path, layouts)
     metadata = content.metadata if content else _metadata(path)
-    fields = {**_of_file(file, metadata), **(_of(content, path) if content else {}), **_of_texts(path, file, metadata)}
+    near = Beside(path, file.beside)
+    fields = {**_of_file(file, near, metadata), **(_of(content, path) if content else {}), **_of_texts(near, metadata)}
     alias, stored = metadata.get("ss_output_name", ""), metadata.get("sshs_model_hash", "")
     return Described(inside({**fields, "error": error}), whole(alias), whole(stored))
 
@@ -82,13 +84,13 @@ def _metadata(path: Path) -> Mapping[str, str]:
         return {}
 
 
-def _of_file(file: File, metadata: Mapping[str, str]) -> dict[str, Any]:
+def _of_file(file: File, near: Beside, metadata: Mapping[str, str]) -> dict[str, Any]:
     times = {"size": file.size, "mtime": file.mtime_ns // 1_000_000_000, "ctime": file.ctime}
-    return {**times, "preview": _preview(file, metadata)}
+    return {**times, "preview": _preview(file, near, metadata)}
 
 
-def _preview(file: File, metadata: Mapping[str, str]) -> dict[str, str] | None:
-    if found := beside.preview_of(file.beside):
+def _preview(file: File, near: Beside, metadata: Mapping[str, str]) -> dict[str, str] | None:
+    if found := near.preview():
         return {"kind": found.kind, "v": found.version}
     if any(metadata.get(key) for key in COVERS):
         return {"kind": "cover", "v": f"{file.size:x}-{file.mtime_ns:x}"}
@@ -108,33 +110,23 @@ def _of(content: Content, path: Path) -> dict[str, Any]:
     }
 
 
-def _of_texts(path: Path, file: File, metadata: Mapping[str, str]) -> dict[str, Any]:
-    if not file.beside and not metadata:
-        return {}
-    sidecar = sidecars.read(path)
+def _of_texts(near: Beside, metadata: Mapping[str, str]) -> dict[str, Any]:
+    sidecar = sidecars.read(near)
     return {
-        "words": next(iter(words.sources(path, sidecar, metadata).values()), []),
+        "words": next(iter(words.sources(near, sidecar, metadata).values()), []),
         "negative": sidecar.get("negative text"),
         "weight": sidecar.get(sidecars.WEIGHT) or None,  # 0 is how the web UI writes "none"
         "base": sidecar.get("sd version") if sidecar.get("sd version") != "Unknown" else "",
-        "text": description(path, sidecar, metadata)[:LONGEST_TEXT],
+        "text": description(near, sidecar, metadata)[:LONGEST_TEXT],
         "tags": [tag[:LONGEST_TAG] for tag, _ in words.training(metadata)[:MOST_TAGS]],
     }
 
 
-def description(path: Path, sidecar: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
+def description(near: Beside, sidecar: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
     """The sidecar's, else the web UI's older text file, else the trainer's."""
     if text := str(sidecar.get("description", "")):
         return text
-    for suffix in beside.DESCRIPTIONS:
-        if text := _text(beside.at(path, suffix)):
+    for suffix in DESCRIPTIONS:
+        if text := near.text(suffix):
             return text
     return metadata.get("modelspec.description") or metadata.get("ssmd_description") or ""
-
-
-def _text(path: Path) -> str:
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            return file.read(sidecars.LONGEST)
-    except OSError:
-        return ""

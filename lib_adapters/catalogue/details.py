@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_adapters.catalogue import cards, sidecars, words
+from lib_adapters.catalogue.beside import Beside
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.adapter import Adapter, open_adapter
 from lib_adapters.files.families import FAMILY_NAMES
@@ -57,13 +58,14 @@ def _of_adapter(adapter: Adapter) -> dict[str, Any]:
 
 
 def _of_texts(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    sidecar = sidecars.read(path)
+    near = Beside.now(path)
+    sidecar = sidecars.read(near)
     training = words.training(metadata)[:MOST_TAGS]
-    named = words.sources(path, sidecar, metadata)
+    named = words.sources(near, sidecar, metadata)
     if training:
         named["training"] = [tag for tag, _ in training]
     return {
-        "description": cards.description(path, sidecar, metadata),
+        "description": cards.description(near, sidecar, metadata),
         "notes": sidecar.get("notes", ""),
         "sidecar": sidecar,
         "sources": [{"source": source, "words": found} for source, found in named.items()],

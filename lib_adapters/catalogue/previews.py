@@ -20,7 +20,7 @@ LARGEST = 32_000_000  # bytes of a picture that is sent, or lies in a header
 
 def beside_file(path: Path) -> Path | None:
     """The picture or video that cards show."""
-    found = beside.preview_of(beside.stamp_at(path))
+    found = beside.Beside.now(path).preview()
     return beside.at(path, found.suffix) if found else None
 
 
@@ -36,7 +36,7 @@ def save(path: Path, image: bytes) -> None:
 def thumbnail(path: Path, place: Path) -> bytes | None:
     """A video's poster is the picture inside the adapter, if there is one."""
     thumbs = Thumbs(place)
-    there = beside.preview_of(beside.stamp_at(path))
+    there = beside.Beside.now(path).preview()
     if there is not None and there.kind == "image":
         image = beside.at(path, there.suffix)
         if made := thumbs.get(str(path), stamp_of(image), lambda: [_content(image)]):

@@ -8,21 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lib_adapters.catalogue import beside
 from lib_adapters.catalogue.atomic import write
+from lib_adapters.catalogue.beside import LONGEST, SIDECAR, Beside, at
 from lib_adapters.errors import AdapterError
-from lib_adapters.files.metadata import read_json
 
 WEIGHT = "preferred weight"
 TEXTS = ("description", "sd version", "activation text", "negative text", "notes")
 KEYS = (*TEXTS, WEIGHT)
 LARGEST = 4_000_000  # bytes
-LONGEST = 100_000  # letters of one text
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(near: Beside) -> dict[str, Any]:
     """The web UI's keys of a file's sidecar as far as they make sense; {} where there is none."""
-    stored = read_json(beside.at(path, beside.SIDECAR))
+    stored = near.table(SIDECAR)
     found: dict[str, Any] = {key: stored[key] for key in TEXTS if isinstance(stored.get(key), str)}
     if (weight := number(stored.get(WEIGHT))) is not None:
         found[WEIGHT] = weight
@@ -43,7 +41,7 @@ def number(value: object) -> float | None:
 def save(path: Path, changes: Mapping[str, Any]) -> None:
     """Read, modify, write: other keys, their order, and what is no object stay as they are."""
     checked = {key: _checked(key, value) for key, value in changes.items()}
-    sidecar = beside.at(path, beside.SIDECAR)
+    sidecar = at(path, SIDECAR)
     stored = _stored(sidecar)
     write(sidecar, _bytes({**stored, **checked}))
 

@@ -6,11 +6,9 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
-from lib_adapters.catalogue import beside
-from lib_adapters.files.metadata import read_json
+from lib_adapters.catalogue.beside import CIVITAI, Beside
 
 MOST_WORDS = 50
 LONGEST_WORD = 2000
@@ -20,20 +18,20 @@ DEEPEST = 4  # folder -> tag -> count, and what newer trainers put above it
 Sources = dict[str, list[str]]
 
 
-def sources(path: Path, sidecar: Mapping[str, Any], metadata: Mapping[str, str]) -> Sources:
+def sources(near: Beside, sidecar: Mapping[str, Any], metadata: Mapping[str, str]) -> Sources:
     """The words that each source names, the most trusted source first; sources without any are left out."""
     found = {
         "sidecar": lines(sidecar.get("activation text")),
-        "civitai": civitai(path),
+        "civitai": civitai(near),
         "modelspec": lines(metadata.get("modelspec.trigger_phrase")) or lines(metadata.get("ssmd_keywords")),
     }
     return {source: words for source, words in found.items() if words}
 
 
-def civitai(path: Path) -> list[str]:
+def civitai(near: Beside) -> list[str]:
     """`trainedWords` as Civitai's API has it; Stability Matrix writes the same in its own spelling."""
-    for suffix in beside.CIVITAI:
-        table = read_json(beside.at(path, suffix))
+    for suffix in CIVITAI:
+        table = near.table(suffix)
         if words := lines(table.get("trainedWords", table.get("TrainedWords"))):
             return words
     return []
