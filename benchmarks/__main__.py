@@ -1,4 +1,4 @@
-"""`python -m benchmarks apply`: the table goes to stdout, progress to stderr, JSON and chart into a folder."""
+"""`python -m benchmarks apply` or `catalogue`: the table to stdout, progress to stderr, JSON and chart into a folder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import apply, results
+from benchmarks import apply, catalogue, results
 from benchmarks.case import Setting
 from benchmarks.layers import PLANS
 from benchmarks.recipes import RECIPES
@@ -19,6 +19,17 @@ QUICK = ("lora", "lokr", "loha", "dora-rows", "oft")
 
 def main() -> None:
     options = _parser().parse_args()
+    options.run(options)
+
+
+def _catalogue(options: argparse.Namespace) -> None:
+    rows = catalogue.run(options.files, options.modules, options.folder)
+    print(catalogue.table(rows))
+    if options.out:
+        catalogue.save(rows, options.files, options.modules, options.out)
+
+
+def _apply(options: argparse.Namespace) -> None:
     if options.device == "cpu":
         torch.set_num_threads(options.threads)
     device = torch.device(options.device)
@@ -43,8 +54,21 @@ def _share(options: argparse.Namespace, device: torch.device) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="How fast adapters are applied.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="How fast adapters are applied and listed."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_apply(commands)
+    listing = commands.add_parser("catalogue", help="from a folder of adapter files to the tab's cards")
+    listing.add_argument("--files", type=int, default=10_000)
+    listing.add_argument("--modules", type=int, default=16, help="layers of each (a full SD 1 LoRA: 264)")
+    listing.add_argument("--folder", type=Path, help="where the files are made for a while")
+    listing.add_argument("--out", type=Path, help="folder for the JSON")
+    listing.set_defaults(run=_catalogue)
+    return parser
+
+
+def _add_apply(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser("apply", help="apply, change, switch and restore, beside everybody who can")
     command.add_argument("--family", choices=sorted(PLANS), default="sd1")
     command.add_argument("--algorithms", nargs="+", choices=sorted(RECIPES), metavar="NAME", help=", ".join(RECIPES))
@@ -57,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--dtype", choices=sorted(DTYPES), default="fp32")
     command.add_argument("--quick", action="store_true", help="five algorithms on a share of the layers")
     command.add_argument("--out", type=Path, help="folder for the JSON and the chart")
-    return parser
+    command.set_defaults(run=_apply)
 
 
 if __name__ == "__main__":

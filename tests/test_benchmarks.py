@@ -8,7 +8,7 @@ from itertools import chain
 import pytest
 import torch
 
-from benchmarks import apply, results
+from benchmarks import apply, catalogue, results
 from benchmarks.case import Setting
 from benchmarks.layers import unet
 from benchmarks.recipes import RECIPES
@@ -58,3 +58,13 @@ def test_layers_are_those_of_the_real_model(family, parameters):
     """All weights but those of time and class embeddings, biases and the first and last convolution."""
     total = sum(torch.Size(shape).numel() for shape in unet(family).values())
     assert total == pytest.approx(parameters, rel=0.01)
+
+
+def test_the_catalogue_beside_just_looking(tmp_path):
+    rows = catalogue.run(60, 4, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert [row.what for row in rows][2:] == ["first index", "index, nothing changed", "all cards as JSON"]
+    assert all(row.seconds > 0 and row.walks == pytest.approx(row.seconds / rows[0].seconds) for row in rows)
+    catalogue.save(rows, 60, 4, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "catalogue-60x4.json").read_text())["rows"][0]["walks"] == 1.0
+    assert catalogue.table(rows).count("\n") == 6

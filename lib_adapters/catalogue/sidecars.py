@@ -61,14 +61,14 @@ def _stored(sidecar: Path) -> dict[str, Any]:
         if not sidecar.exists():
             return {}
         if sidecar.stat().st_size > LARGEST:
-            raise AdapterError(f"{sidecar.name} is too large to be a sidecar of the web UI; it was left as it is.")
+            raise AdapterError(f"{sidecar.name} is too large to be a sidecar of the web UI; it is left as it is.")
         found = json.loads(sidecar.read_text("utf-8-sig"))
     except OSError as error:
         raise AdapterError(f"{sidecar.name} cannot be read: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:
-        raise AdapterError(f"{sidecar.name} is not valid JSON; repair or remove it, it was left as it is.") from error
+        raise AdapterError(f"{sidecar.name} is not valid JSON; repair or remove it, it is left as it is.") from error
     if not isinstance(found, dict):
-        raise AdapterError(f"{sidecar.name} is not a JSON object, so not the web UI's; it was left as it is.")
+        raise AdapterError(f"{sidecar.name} is not a JSON object, so not the web UI's; it is left as it is.")
     return found
 
 
