@@ -19,6 +19,7 @@ from files import adapter_file
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from lib_adapters.files.adapter import open_adapter
 from lib_adapters.hosts.webui import rivals, settings
 from lib_adapters.hosts.webui.model import parts_of
 from lib_adapters.hosts.webui.names import Names
@@ -81,7 +82,7 @@ def test_links_in_a_circle_and_a_second_way_to_a_file(tmp_path):
     (tmp_path / "a" / "x.safetensors").write_bytes(b"")
     (tmp_path / "a" / "back").symlink_to(tmp_path)
     (tmp_path / "y.safetensors").symlink_to(tmp_path / "a" / "x.safetensors")
-    names = Names(lambda: {"lyco": [tmp_path], "lora": []}, lambda path: None)
+    names = Names(lambda: {"lyco": [tmp_path], "lora": []}, lambda path: None, open_adapter)
     assert sorted(path.name for path in names.files()) == ["x.safetensors", "y.safetensors"]
 
 

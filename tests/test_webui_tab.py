@@ -128,7 +128,7 @@ def test_asking_for_the_model_loads_none(webui):
 def test_the_family_is_worked_out_once_per_model(webui, monkeypatch):
     client = client_of(webui)
     client.get(f"{API}/cards")
-    monkeypatch.setattr("lib_adapters.hosts.webui.cards.Table", None)
+    monkeypatch.setattr("lib_adapters.hosts.webui.cards.family_of", None)
     assert client.get(f"{API}/cards").json()["family"] == "sd1"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from double import builtin, extra_networks
+from double import builtin, extra_networks, hypernets
 from double.models import checkpoint
 from double.pages import Grid, Pages
 
@@ -90,6 +90,8 @@ class WebUI:
         opts = Options(templates)
         flags = types.SimpleNamespace(lora_dir=str(self.folder / "Lora"), api_auth=None)
         self._module("shared", opts=opts, cmd_opts=flags, options_templates=templates, OptionInfo=OptionInfo)
+        self.shared.loaded_hypernetworks = []
+        hypernets.shared = self.shared
         self.shared.options_section = lambda section, options: options
         opts.data["extra_networks_default_multiplier"] = 0.5
         self._module("paths", models_path=str(self.folder), data_path=str(self.folder / "data"))
@@ -147,6 +149,8 @@ class WebUI:
         path = ROOT / "scripts" / "lycoris.py"
         exec(compile(path.read_text(), str(path), "exec"), {"__name__": path.name, "__file__": str(path)})
         extra_networks.initialize()
+        self.own_hypernet = hypernets.ExtraNetworkHypernet()
+        extra_networks.register_extra_network(self.own_hypernet)  # the host's default, before any extension's
         self.pages.extra_pages.clear()
         self.call("before_ui", backwards=True)
         if self.has_builtin:

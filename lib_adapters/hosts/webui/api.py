@@ -22,7 +22,7 @@ def add_routes(app: Any, runtime: Runtime) -> None:
             "lines": list(runtime.lines),
             "mode": runtime.report.mode,
             "seconds": runtime.report.seconds,
-            "adapters": [dataclasses.asdict(one) for one in runtime.report.adapters],
+            "adapters": [dataclasses.asdict(one) for one in (*runtime.report.adapters, *runtime.hypernets.reports)],
             "rivals": rivals.found(),
         }
 
@@ -40,7 +40,7 @@ def add_routes(app: Any, runtime: Runtime) -> None:
     app.add_api_route("/sdapi/v1/refresh-lycos", refresh, methods=["POST"], dependencies=guards)
 
 
-def _described(names: Names, path: Path, whole: bool) -> dict[str, Any]:
+def _described(names: Names[Any], path: Path, whole: bool) -> dict[str, Any]:
     """`alias` as the built-in's route has it: the name itself where the trainer gave none."""
     if not whole:
         return {"name": path.stem, "alias": names.about(path).alias or path.stem, "path": str(path)}

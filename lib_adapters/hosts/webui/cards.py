@@ -15,8 +15,7 @@ from lib_adapters.files.families import FAMILY_NAMES
 from lib_adapters.hosts.tab.guard import guards
 from lib_adapters.hosts.tab.tab import Tab
 from lib_adapters.hosts.webui import host, settings
-from lib_adapters.hosts.webui.model import parts_of
-from lib_adapters.patching.targets import Table
+from lib_adapters.hosts.webui.model import family_of
 
 ONE_PICTURE = 5.0  # seconds: the host calls several times for one
 
@@ -45,7 +44,7 @@ class Cards:
             return "", ""
         if model not in self._families:
             try:
-                self._families[model] = _family(model)
+                self._families[model] = family_of(model)
             except RuntimeError:  # its modules are being exchanged at this moment
                 return "", ""
         family = self._families[model]
@@ -59,12 +58,3 @@ class Cards:
             self._used = given, now
             for path in given:
                 self.catalogue.used(path)
-
-
-def _family(model: nn.Module) -> str:
-    """ "" where it cannot be told: then no card is called unfit."""
-    parts = parts_of(model)
-    if parts.unet is None:
-        return ""
-    family = Table.of(parts.unet, parts.encoders).family
-    return "" if family == "unknown" else family

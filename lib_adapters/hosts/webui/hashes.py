@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from lib_adapters.files.adapter import Adapter
 from lib_adapters.hosts.webui import host
@@ -14,7 +15,7 @@ EMPTY = "e3b0c44298fc"  # the hash of no bytes: what a failed run of some tool l
 
 
 class Hashes:
-    def __init__(self, names: Names) -> None:
+    def __init__(self, names: Names[Any]) -> None:
         self._names = names
 
     def short(self, adapter: Adapter) -> str:

@@ -50,7 +50,7 @@ def add_to_prompts(p: Any, tags: Iterable[Tag]) -> None:
         p.all_prompts = [prompt if tag.text in prompt else prompt + tag.text for prompt in p.all_prompts]
 
 
-def pasted(parameters: dict[str, Any], names: Names, hashes: Hashes) -> None:
+def pasted(parameters: dict[str, Any], names: Names[Any], hashes: Hashes) -> None:
     """A name that is not here is found by its hash, if exactly one file has it; a name that is here stays."""
     prompt = str(parameters.get("Prompt", ""))
     for tag in reversed(parse(prompt, tuple(KEYS) if settings.handles_lora() else ("lyco",)).tags):

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from lib_adapters.patching.targets import Table
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -18,6 +20,15 @@ def parts_of(model: nn.Module) -> Parts:
     denoiser = getattr(getattr(model, "model", None), "diffusion_model", None)
     unet = denoiser if isinstance(denoiser, nn.Module) else None
     return Parts(unet, tuple(_towers(model)))
+
+
+def family_of(model: nn.Module) -> str:
+    """ "" where it cannot be told."""
+    parts = parts_of(model)
+    if parts.unet is None:
+        return ""
+    family = Table.of(parts.unet, parts.encoders).family
+    return "" if family == "unknown" else family
 
 
 def is_dropped(model: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""Adapter files in the host's folders, found by the names that tags use.
+"""Files in the host's folders, found by the names that tags use; adapters, or whatever else `opener` opens.
 
 A name is a file's stem or the end of its path below its folder (`style/ink`), with or without the extension; then the
 name that the trainer gave it (`ss_output_name`). It is looked up among the files that are there, never joined to a
@@ -13,15 +13,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from lib_adapters.catalogue import About
 from lib_adapters.catalogue.names import Folders, Index, folded, names_of, read_index
 from lib_adapters.errors import AdapterError
-from lib_adapters.files.adapter import Adapter, open_adapter
 from lib_adapters.files.source import open_source
 from lib_adapters.prompt.tags import quoted
 
 Stamp = tuple[int, int]
+Opened = TypeVar("Opened")
 FRESH = 1.0  # seconds: one picture asks several times, and the folders may be slow
 MOST_OPEN = 64  # headers kept; a prompt rarely names more
 
@@ -31,21 +32,27 @@ class Vanished(AdapterError):
 
 
 @dataclass(frozen=True)
-class Found:
-    adapter: Adapter
+class Found(Generic[Opened]):
+    opened: Opened
     notice: str | None  # what the user should know about how it was found
 
 
-class Names:
+class Names(Generic[Opened]):
     """A name that is not there makes the folders be read again, once."""
 
-    def __init__(self, folders: Callable[[], Folders], known: Callable[[Path], About | None]) -> None:
-        """`known` may have read a file before; None where it has not."""
-        self._folders, self._known = folders, known
+    def __init__(
+        self,
+        folders: Callable[[], Folders],
+        known: Callable[[Path], About | None],
+        opener: Callable[[Path], Opened],
+        what: str = "adapter",
+    ) -> None:
+        """`known` may have read a file before; None where it has not. `what` such a file is called in sentences."""
+        self._folders, self._known, self._opener, self._what = folders, known, opener, what
         self._index: Index | None = None
         self._read_at = 0.0
         self._lock = threading.RLock()  # pasting and the routes run beside a job
-        self._opened: dict[Path, tuple[Stamp, Adapter]] = {}  # the last used at the end
+        self._opened: dict[Path, tuple[Stamp, Opened]] = {}  # the last used at the end
         self._about: dict[Path, tuple[Stamp, About]] = {}
 
     def rescan(self) -> None:
@@ -54,7 +61,7 @@ class Names:
     def files(self) -> list[Path]:
         return list(self._read().files)
 
-    def find(self, kind: str, name: str) -> Found:
+    def find(self, kind: str, name: str) -> Found[Opened]:
         """AdapterError names the choices where a name is not enough."""
         found = self._there(kind, name)
         if found is None and time.monotonic() - self._read_at > FRESH:
@@ -62,9 +69,13 @@ class Names:
             found = self._there(kind, name)
         if found is None:
             near = difflib.get_close_matches(name, list(self._read().exact), n=3, cutoff=0.75)
-            instead = f"did you mean {' or '.join(map(repr, near))}?" if near else "put the file into models/LyCORIS."
-            raise AdapterError(f"no adapter is called {name!r}; {instead}")
+            instead = f"did you mean {' or '.join(map(repr, near))}?" if near else self._advice(kind)
+            raise AdapterError(f"no {self._what} is called {name!r}; {instead}")
         return found
+
+    def _advice(self, kind: str) -> str:
+        folder = next(iter(self._folders()[kind]), None)
+        return f"put the file into {'/'.join(folder.parts[-2:])}." if folder else "no folder is looked into."
 
     def has(self, kind: str, name: str) -> bool:
         try:
@@ -78,31 +89,31 @@ class Names:
         names = names_of(path, index.files.get(path, path.parent))
         return next((name for name in names if list(index.exact.get(name, ())) == [path]), path.name)
 
-    def open(self, path: Path) -> Adapter:
+    def open(self, path: Path) -> Opened:
         """Reads the header when the file is new or has changed."""
         with self._lock:
             return self._open(path)
 
-    def _open(self, path: Path) -> Adapter:
+    def _open(self, path: Path) -> Opened:
         stamp = _stamp(path)
         if stamp is None:
             raise Vanished(f"{path.name} cannot be read any more.")
         known = self._opened.pop(path, None)
         if known is None or known[0] != stamp:
-            known = (stamp, open_adapter(path))
+            known = (stamp, self._opener(path))
         self._opened[path] = known
         while len(self._opened) > MOST_OPEN:
             del self._opened[next(iter(self._opened))]
         return known[1]
 
-    def _there(self, kind: str, name: str) -> Found | None:
+    def _there(self, kind: str, name: str) -> Found[Opened] | None:
         try:
             return self._found(kind, name)
         except Vanished:
             self.rescan()
             return self._found(kind, name)
 
-    def _found(self, kind: str, name: str) -> Found | None:
+    def _found(self, kind: str, name: str) -> Found[Opened] | None:
         index, wanted = self._read(), name.strip().replace("\\", "/")
         if exact := index.exact.get(wanted):
             return Found(self.open(self._only(kind, exact, name)), None)
@@ -123,7 +134,7 @@ class Names:
         if len(paths) == 1:
             return paths[0]
         choices = ", ".join(f"<{kind}:{quoted(self.shortest(path))}:1>" for path in paths[:5])
-        raise AdapterError(f"{len(paths)} adapters are called {name!r}; write which one: {choices}.")
+        raise AdapterError(f"{len(paths)} {self._what}s are called {name!r}; write which one: {choices}.")
 
     def _aliased(self, name: str) -> list[Path]:
         return [path for path in self.files() if self.about(path).alias == name]

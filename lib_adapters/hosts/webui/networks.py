@@ -1,4 +1,4 @@
-"""The networks that the host's registry holds for `lyco` and `lora`, and how they get in and out of it."""
+"""The networks that the host's registry holds for our kinds of tags, and how they get in and out of it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 from lib_adapters.hosts.webui import host, settings
 from lib_adapters.hosts.webui.runtime import Runtime
+
+KINDS = ("lyco", "lora", "hypernet")
 
 
 class Activation:
@@ -17,7 +19,8 @@ class Activation:
     previous: Any | None
 
     def activate(self, p: Any, params_list: Sequence[Any], **_: Any) -> None:
-        if self.name == "lora" and not settings.handles_lora():
+        if not settings.handles(self.name):
+            self.runtime.left(self.name)
             if self.previous is not None:
                 self.previous.activate(p, params_list)
             return
@@ -25,7 +28,7 @@ class Activation:
 
     def deactivate(self, p: Any, **_: Any) -> None:
         """Nothing: the host does not always call it, so the next `activate` does what is to be done."""
-        if self.name == "lora" and not settings.handles_lora() and self.previous is not None:
+        if not settings.handles(self.name) and self.previous is not None:
             self.previous.deactivate(p)
 
 
@@ -33,7 +36,7 @@ def register(runtime: Runtime) -> None:
     """Put ours into the registry; safe to repeat, and needed again after the built-in has put its own there."""
     extra_networks = host.module("extra_networks")
     registry = extra_networks.extra_network_registry
-    for kind in ("lyco", "lora"):
+    for kind in KINDS:
         there = registry.get(kind)
         if getattr(there, "runtime", None) is not runtime:
             extra_networks.register_extra_network(_network(kind, runtime, there))
@@ -42,7 +45,7 @@ def register(runtime: Runtime) -> None:
 def unregister(runtime: Runtime) -> None:
     """Give each tag back to whoever had it."""
     registry = host.module("extra_networks").extra_network_registry
-    for kind in ("lyco", "lora"):
+    for kind in KINDS:
         there = registry.get(kind)
         if getattr(there, "runtime", None) is runtime:
             if there.previous is None:

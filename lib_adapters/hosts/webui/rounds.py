@@ -12,6 +12,7 @@ BATCH = (
     "all of them got those. Raise the batch count instead of the batch size."
 )
 BYPASSED = "An SD Unet option is active: it runs instead of the model's own UNet, so only the text encoder is changed."
+BYPASSED_WHOLLY = "An SD Unet option is active: it runs instead of the model's own UNet, so hypernetworks do nothing."
 NOBODY = "None stands for no adapter, so this tag changes nothing."
 
 

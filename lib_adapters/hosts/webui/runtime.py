@@ -13,15 +13,18 @@ from typing import Any
 from torch import nn
 
 from lib_adapters.errors import AdapterError
-from lib_adapters.hosts.webui import host, infotext, settings, wanted
+from lib_adapters.files.adapter import Adapter, open_adapter
+from lib_adapters.hosts.webui import host, hypernets, infotext, settings, wanted
 from lib_adapters.hosts.webui.builtin import Builtin
 from lib_adapters.hosts.webui.cards import Cards
 from lib_adapters.hosts.webui.embeddings import Embeddings
 from lib_adapters.hosts.webui.hashes import Hashes
+from lib_adapters.hosts.webui.hypernets import Hypernets
 from lib_adapters.hosts.webui.lifecycle import Sessions
 from lib_adapters.hosts.webui.model import parts_of
 from lib_adapters.hosts.webui.names import Names
 from lib_adapters.hosts.webui.rounds import BATCH, BYPASSED, NOBODY, Round, state
+from lib_adapters.hosts.webui.voice import Voice
 from lib_adapters.prompt.tags import Tag
 from lib_adapters.session import AdapterReport, Report, Request
 
@@ -31,10 +34,11 @@ class Runtime:
 
     def __init__(self) -> None:
         self.cards = Cards(lambda: self.names.rescan())
-        self.names = Names(settings.folders, self.cards.catalogue.about)
+        self.names: Names[Adapter] = Names(settings.folders, self.cards.catalogue.about, open_adapter)
         self.hashes = Hashes(self.names)
         self.report = Report()
-        self.lines: list[str] = []
+        self.hypernets = Hypernets()
+        self._voice = Voice()
         self._sessions = Sessions()
         self._builtin = Builtin()
         self._embeddings = Embeddings()
@@ -45,9 +49,23 @@ class Runtime:
         """What the host calls for each kind of tag. Never raises: an exception would only hide what went wrong."""
         with self._lock:
             try:
-                self._reconcile(kind, p, params)
+                if kind == hypernets.KIND:
+                    self.hypernets.activate(p, params)
+                else:
+                    self._reconcile(kind, p, params)
             except Exception as error:  # noqa: BLE001 - the picture goes on, and its comment says what is missing
                 self._failed(p, error)
+
+    def left(self, kind: str) -> None:
+        """The user has given this kind of tag back to the host."""
+        if kind == hypernets.KIND and self.hypernets.reports:
+            with self._lock:
+                self.hypernets.restore()
+
+    @property
+    def lines(self) -> list[str]:
+        """What was said of the last picture."""
+        return [*self._voice.lines, *self.hypernets.voice.lines]
 
     def restore(self) -> None:
         """The models as if we had never been there."""
@@ -56,7 +74,9 @@ class Runtime:
             self._builtin.take_off()
             if (model := host.current_model()) is not None:
                 self._embeddings.sync(model, ())
-            self.report, self.lines = Report(), []
+            self.hypernets.restore()
+            self._voice.forget()
+            self.report = Report()
 
     def _reconcile(self, kind: str, p: Any, params: Sequence[Any]) -> None:
         kinds = ("lyco", "lora") if settings.handles_lora() else ("lyco",)
@@ -112,7 +132,7 @@ class Runtime:
         try:
             found = self.names.find(tag.kind, tag.name)
             unet = 0.0 if bypassed else tag.unet
-            now.requests.append(Request(found.adapter, unet=unet, te=tag.te, dyn=tag.dyn))
+            now.requests.append(Request(found.opened, unet=unet, te=tag.te, dyn=tag.dyn))
         except AdapterError as error:
             now.problems.append(f"{tag.text}: {error}")
             return
@@ -153,29 +173,18 @@ class Runtime:
         ]
         lines = [one.line() for one in self.report.adapters if not (one.error or one.unmatched)]
         lines += [text for one in self.report.adapters for text in _notes(one)] + now.notes
-        self._show(p, problems, lines)
-
-    def _show(self, p: Any, problems: list[str], lines: list[str]) -> None:
-        level = settings.report_level()
-        said = [*problems, *lines]
-        shown = said if level == settings.REPORTS[0] else problems if level == settings.REPORTS[1] else []
-        if said != self.lines:
-            for line in said:
-                host.say(line)
-        self.lines = said
-        if hasattr(p, "comment"):
-            for line in shown:
-                p.comment(line)
+        self._voice.say(p, problems, lines)
 
     def _failed(self, p: Any, error: Exception) -> None:
         """What was active before is not what this picture asks for: nothing is better than that."""
         host.module("errors").report("LyCORIS: applying adapters failed", exc_info=True)
         self._sessions.restore()
+        self.hypernets.restore()
         self.report = Report()
         for data in wanted.all_data(p):  # conditionings made now must not be taken for those with adapters
             wanted.mark(data, "nothing was applied", host.module("extra_networks").ExtraNetworkParams)
         reason = f"{type(error).__name__}: {error}".strip().rstrip(".")
-        self._show(p, [f"LyCORIS: no adapter was applied ({reason})."], [])
+        self._voice.say(p, [f"LyCORIS: no adapter was applied ({reason})."], [])
 
 
 def _notes(report: AdapterReport) -> list[str]:

@@ -27,6 +27,10 @@ def declare(names: Callable[[], Sequence[str]], rescan: Callable[[], None]) -> N
             info(True, "Handle <lora:...> as well"),
             "every kind of adapter in either tag; off: <lora:...> stays with the built-in Lora",
         ),
+        "lycoris_handle_hypernet": _explained(
+            info(True, "Handle <hypernet:...> as well"),
+            "only on the kind of model a file was made for, and with a line under the picture; off: as ever",
+        ),
         "lycoris_default": _explained(
             info(NOTHING, "Add adapter to every prompt", dropdown, choices, refresh=rescan),
             'with the weight of "Default multiplier for extra networks"',
@@ -53,6 +57,13 @@ def declare(names: Callable[[], Sequence[str]], rescan: Callable[[], None]) -> N
 
 def handles_lora() -> bool:
     return bool(host.option("lycoris_handle_lora", True))
+
+
+def handles(kind: str) -> bool:
+    """Is a tag of this kind ours?"""
+    return (
+        handles_lora() if kind == "lora" else kind != "hypernet" or bool(host.option("lycoris_handle_hypernet", True))
+    )
 
 
 def default_adapters() -> list[tuple[str, str]]:
@@ -94,6 +105,10 @@ def shown() -> list[tuple[str, Path]]:
 def cache_folder() -> Path:
     """Where the host keeps what it can make again."""
     return Path(host.module("paths").data_path) / "cache" / "lycoris-bundle"
+
+
+def hypernetwork_folder() -> Path:
+    return next(iter(_flagged("hypernetwork_dir")), _models() / "hypernetworks")
 
 
 def own_folder() -> Path:

@@ -23,7 +23,7 @@ WEIGHTS: Mapping[str, Callable[[Tag, float], Tag]] = {
 COST = 0.4  # less than another checkpoint or VAE, more than what changes no weights
 
 
-def add_axes(names: Names, choices: Callable[[], list[str]]) -> None:
+def add_axes(names: Names[Any], choices: Callable[[], list[str]]) -> None:
     """Safe to repeat: the plot's script is made anew on Reload UI, but not always."""
     grid = _grid()
     if grid is None:
@@ -64,7 +64,7 @@ def _weight(change: Callable[[Tag, float], Tag]) -> Callable[[Any, float, Sequen
     return apply
 
 
-def _known(names: Names) -> Callable[[Any, Sequence[str]], None]:
+def _known(names: Names[Any]) -> Callable[[Any, Sequence[str]], None]:
     """A name that is not there stops the plot before its first picture."""
 
     def confirm(_: Any, given: Sequence[str]) -> None:
