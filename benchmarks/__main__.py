@@ -1,4 +1,4 @@
-"""`python -m benchmarks apply` or `catalogue`: the table to stdout, progress to stderr, JSON and chart into a folder."""
+"""`python -m benchmarks apply` or `catalogue`: table to stdout, progress to stderr, JSON and chart into a folder."""
 
 from __future__ import annotations
 

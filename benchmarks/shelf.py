@@ -17,11 +17,8 @@ PIXEL = bytes.fromhex(  # a whole PNG of one pixel
 )
 WORDS = ("ink", "moss", "neon", "quartz", "linen", "ember", "fjord", "glass", "rust", "velvet", "墨", "café")
 SUBJECTS = ("style", "character", "place/old", "place/new", "tools", "")
-LEAVES: Mapping[str, Mapping[str, Sequence[int]]] = {
-    "lora": {"lora_down.weight": (4, 768), "lora_up.weight": (320, 4)},
-    "loha": {"hada_w1_a": (320, 4), "hada_w1_b": (4, 768), "hada_w2_a": (320, 4), "hada_w2_b": (4, 768)},
-    "lokr": {"lokr_w1": (8, 8), "lokr_w2": (40, 96)},
-}
+KINDS = ("lora", "loha", "lokr")
+RANKS = (4, 8, 16, 32, 64, 128)
 
 
 def fill(folder: Path, count: int, modules: int = 16) -> None:
@@ -29,8 +26,8 @@ def fill(folder: Path, count: int, modules: int = 16) -> None:
     for number in range(count):
         path = folder / SUBJECTS[number % len(SUBJECTS)] / f"{WORDS[number % len(WORDS)]} {number:05}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
-        kind = tuple(LEAVES)[number % len(LEAVES)]
-        write(path, layers(kind, modules), metadata(path.stem, number))
+        layout = layers(KINDS[number % 3], modules + number % 5, RANKS[number // 3 % 6])  # some 60 different ones
+        write(path, layout, metadata(path.stem, number))
         if number % 3 == 0:
             words = {"activation text": f"{path.stem}, painting", "preferred weight": 0.8, "notes": "mine"}
             path.with_suffix(".json").write_text(json.dumps(words), encoding="utf-8")
@@ -55,10 +52,16 @@ def write(path: Path, tensors: Mapping[str, Sequence[int]], texts: Mapping[str, 
         file.truncate(8 + len(header) + position)
 
 
-def layers(kind: str, modules: int) -> dict[str, Sequence[int]]:
+def layers(kind: str, modules: int, rank: int = 4) -> dict[str, Sequence[int]]:
+    down, up = (rank, 768), (320, rank)
+    leaves: dict[str, Mapping[str, Sequence[int]]] = {
+        "lora": {"lora_down.weight": down, "lora_up.weight": up},
+        "loha": {"hada_w1_a": up, "hada_w1_b": down, "hada_w2_a": up, "hada_w2_b": down},
+        "lokr": {"lokr_w1": (8, 8), "lokr_w2_a": (40, rank), "lokr_w2_b": (rank, 96)},
+    }
     tensors: dict[str, Sequence[int]] = {}
     for stem in _stems(modules):
-        tensors |= {f"{stem}.{leaf}": shape for leaf, shape in LEAVES[kind].items()}
+        tensors |= {f"{stem}.{leaf}": shape for leaf, shape in leaves[kind].items()}
         tensors[f"{stem}.alpha"] = ()
     return tensors
 

@@ -44,6 +44,14 @@ BROKEN = {
 }
 
 
+def test_a_file_that_was_put_right_since(root, catalogue):
+    (root / "x.safetensors").write_bytes(b"")
+    card, _ = only(catalogue)
+    adapter(root / "x.safetensors")
+    details = catalogue.details(card["id"])
+    assert ("error" in details, details["layers"]) == (False, {"LoRA": 2})
+
+
 @pytest.mark.parametrize("kind", BROKEN)
 def test_a_broken_file_is_a_card_with_the_reason(root, catalogue, kind):
     content, reason = BROKEN[kind]

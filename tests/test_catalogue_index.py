@@ -127,6 +127,22 @@ def test_a_folder_that_cannot_be_read_hides_only_itself(root, catalogue, monkeyp
     assert scan(catalogue).keys() == {"x"}
 
 
+def test_cancelled_while_folders_are_looked_through(root, catalogue, monkeypatch):
+    """What was not reached is not gone."""
+    adapter(root / "a" / "x.safetensors"), adapter(root / "b" / "y.safetensors")
+    scan(catalogue)
+    version, honest = catalogue.version, folders.os.scandir
+
+    def scandir(path):
+        if str(path).endswith("a"):
+            catalogue.cancel()
+        return honest(path)
+
+    monkeypatch.setattr(folders.os, "scandir", scandir)
+    assert scan(catalogue).keys() == {"x", "y"}
+    assert (catalogue.version, catalogue.progress.cancelled) == (version, True)
+
+
 def test_a_warm_start_opens_nothing(root, tmp_path, files_read):
     for number in range(5):
         sidecar(adapter(root / f"{number}.safetensors"), {"notes": "x"})

@@ -10,8 +10,8 @@ from pathlib import Path
 from lib_adapters.errors import AdapterError
 
 
-def write(path: Path, content: bytes) -> None:
-    """A link stays a link; a file that was there keeps its permissions."""
+def write(path: Path, content: bytes, *, lasting: bool = True) -> None:
+    """A link stays a link; a file that was there keeps its permissions. `lasting`: also when the power goes off."""
     target = Path(os.path.realpath(path))
     try:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=".lycoris-")
@@ -21,8 +21,9 @@ def write(path: Path, content: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if lasting:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.chmod(_mode(target))
         temporary.replace(target)
     except OSError as error:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lib_adapters.catalogue import sidecars, words
 from lib_adapters.catalogue.beside import DESCRIPTIONS, Beside
@@ -17,12 +17,16 @@ from lib_adapters.catalogue.layouts import Content, Layouts
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.source import open_source
 
+Told = TypeVar("Told")
+
 logger = logging.getLogger(__name__)
 
 MOST_TAGS = 15
 LONGEST_TAG = 100
 LONGEST_TITLE = 200
 LONGEST_TEXT = 200
+LONGEST_NEGATIVE = 2000
+LONGEST_BASE = 50
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 _quoted = _ENCODER.encode
 COVERS = ("ssmd_cover_images", "modelspec.thumbnail")
@@ -40,8 +44,8 @@ class Described:
 def describe(file: File, layouts: Layouts) -> Described:
     """Never raises: a file that cannot be used has a card that says why."""
     path = Path(file.path)
-    content, error = _opened(path, layouts)
-    metadata = content.metadata if content else _metadata(path)
+    content, error = said(path, layouts.content)
+    metadata = content.metadata if content else metadata_of(path)
     near = Beside(path, file.beside)
     fields = {**_of_file(file, near, metadata), **(_of(content, path) if content else {}), **_of_texts(near, metadata)}
     alias, stored = metadata.get("ss_output_name", ""), metadata.get("sshs_model_hash", "")
@@ -66,9 +70,10 @@ def whole(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _opened(path: Path, layouts: Layouts) -> tuple[Content | None, str]:
+def said(path: Path, read: Callable[[Path], Told]) -> tuple[Told | None, str]:
+    """What reading the file tells, or the sentence that its user gets instead."""
     try:
-        return layouts.content(path), ""
+        return read(path), ""
     except AdapterError as error:
         return None, str(error)
     except Exception as error:
@@ -76,7 +81,7 @@ def _opened(path: Path, layouts: Layouts) -> tuple[Content | None, str]:
         return None, f"{path.name} cannot be read ({type(error).__name__}: {str(error)[:200]})"
 
 
-def _metadata(path: Path) -> Mapping[str, str]:
+def metadata_of(path: Path) -> Mapping[str, str]:
     """Also of a file that is no adapter: its name is still asked for."""
     try:
         return open_source(path).metadata
@@ -114,9 +119,9 @@ def _of_texts(near: Beside, metadata: Mapping[str, str]) -> dict[str, Any]:
     sidecar = sidecars.read(near)
     return {
         "words": next(iter(words.sources(near, sidecar, metadata).values()), []),
-        "negative": sidecar.get("negative text"),
+        "negative": sidecar.get("negative text", "")[:LONGEST_NEGATIVE],
         "weight": sidecar.get(sidecars.WEIGHT) or None,  # 0 is how the web UI writes "none"
-        "base": sidecar.get("sd version") if sidecar.get("sd version") != "Unknown" else "",
+        "base": sidecar.get("sd version", "").replace("Unknown", "")[:LONGEST_BASE],
         "text": description(near, sidecar, metadata)[:LONGEST_TEXT],
         "tags": [tag[:LONGEST_TAG] for tag, _ in words.training(metadata)[:MOST_TAGS]],
     }

@@ -124,8 +124,12 @@ class Catalogue:
             change.star(card, on)
 
     def used(self, path: Path) -> None:
-        with self._store.change() as change:
-            change.used(str(path.absolute()), int(time.time()))
+        """Never raises: no picture is worth less because this was not written down."""
+        try:
+            with self._store.change() as change:
+                change.used(str(path.absolute()), int(time.time()))
+        except AdapterError as error:
+            logger.warning("LyCORIS: that %s was used is forgotten: %s", path.name, error)
 
     def preview(self, card: int) -> Path | None:
         return previews.beside_file(self.path_of(card))

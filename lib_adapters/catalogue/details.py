@@ -9,10 +9,8 @@ from typing import Any
 
 from lib_adapters.catalogue import cards, sidecars, words
 from lib_adapters.catalogue.beside import Beside
-from lib_adapters.errors import AdapterError
 from lib_adapters.files.adapter import Adapter, open_adapter
 from lib_adapters.files.families import FAMILY_NAMES
-from lib_adapters.files.source import open_source
 
 MOST_TAGS = 200
 MOST_UNUSABLE = 50
@@ -21,30 +19,14 @@ LONGEST_VALUE = 20_000
 
 def details(path: Path, card: Mapping[str, Any], hashes: Mapping[str, str]) -> dict[str, Any]:
     """The card's fields, and what is too long for a card. Fit to be sent: no NaN, no half letters."""
-    adapter, error = _opened(path)
-    metadata = adapter.metadata if adapter else _metadata(path)
+    adapter, error = cards.said(path, open_adapter)
+    metadata = adapter.metadata if adapter else cards.metadata_of(path)
     found = {**card, "path": str(path), "hashes": dict(hashes), **_of_texts(path, metadata)}
-    if adapter is not None:
-        found |= _of_adapter(adapter)
-    if error:
-        found["error"] = error
+    found.pop("error", None)  # it may have been put right since
+    found |= _of_adapter(adapter) if adapter else {"error": error}
     sendable = clean(found)
     assert isinstance(sendable, dict)
     return sendable
-
-
-def _opened(path: Path) -> tuple[Adapter | None, str]:
-    try:
-        return open_adapter(path), ""
-    except AdapterError as error:
-        return None, str(error)
-
-
-def _metadata(path: Path) -> Mapping[str, str]:
-    try:
-        return open_source(path).metadata
-    except AdapterError:
-        return {}
 
 
 def _of_adapter(adapter: Adapter) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,9 +29,9 @@ def is_adapter(name: str) -> bool:
     return name.lower().endswith(SUFFIXES) and name.lower() not in SUFFIXES
 
 
-def walk(folders: Sequence[Path]) -> list[File]:
+def walk(folders: Sequence[Path], cancelled: Callable[[], bool]) -> list[File]:
     """Every file once, by whichever way to it comes first in the alphabet."""
-    found = [pair for root, folder in enumerate(folders) for pair in _below(root, str(folder.absolute()))]
+    found = [pair for root, folder in enumerate(folders) for pair in _below(root, str(folder.absolute()), cancelled)]
     found.sort(key=lambda pair: pair[0].path.replace(os.sep, "\0"))  # folder by folder, as paths are sorted
     seen: set[str] = set()
     return [file for file, real in found if real not in seen and not seen.add(real)]  # type: ignore[func-returns-value]
@@ -70,9 +71,9 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _below(root: int, folder: str) -> Iterator[tuple[File, str]]:
+def _below(root: int, folder: str, cancelled: Callable[[], bool]) -> Iterator[tuple[File, str]]:
     start = len(folder.rstrip(os.sep)) + 1
-    for real, listing in listings(folder):
+    for real, listing in takewhile(lambda _: not cancelled(), listings(folder)):  # a folder may be far away
         stamps = beside.stamps(listing)
         for name, entry in listing.items():
             if is_adapter(name):

@@ -36,7 +36,10 @@ class Indexer:
     def run(self, folders: Sequence[Path], edited: Callable[[str], bool]) -> None:
         """`edited`: files whose card was written by somebody else meanwhile, and later than it was read here."""
         self._tell(Progress(running=True, what="Looking for files"))
-        plan = _plan(walk(folders), [folder.name for folder in folders], self._store.rows())
+        files = walk(folders, self._cancelled)
+        if self._cancelled():
+            return  # what was not reached is not gone
+        plan = _plan(files, [folder.name for folder in folders], self._store.rows())
         if plan.heads or plan.moved or plan.gone:
             self._rearrange(plan)
         self._read(plan.read, edited)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-WAIT = 30.0  # seconds for another process to finish writing
+WAIT = 5.0  # seconds for another process to finish writing
 
 
 class Pool:

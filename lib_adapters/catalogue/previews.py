@@ -10,10 +10,9 @@ from pathlib import Path
 
 from lib_adapters.catalogue import beside
 from lib_adapters.catalogue.atomic import write
-from lib_adapters.catalogue.cards import COVERS
+from lib_adapters.catalogue.cards import COVERS, metadata_of
 from lib_adapters.catalogue.thumbs import Thumbs, stamp_of
 from lib_adapters.errors import AdapterError
-from lib_adapters.files.source import open_source
 
 LARGEST = 32_000_000  # bytes of a picture that is sent, or lies in a header
 
@@ -41,7 +40,7 @@ def thumbnail(path: Path, place: Path) -> bytes | None:
         image = beside.at(path, there.suffix)
         if made := thumbs.get(str(path), stamp_of(image), lambda: [_content(image)]):
             return made
-    return thumbs.get(f"{path}|cover", stamp_of(path), lambda: covers(_metadata(path)))
+    return thumbs.get(f"{path}|cover", stamp_of(path), lambda: covers(metadata_of(path)))
 
 
 def covers(metadata: Mapping[str, str]) -> Iterator[bytes]:
@@ -76,10 +75,3 @@ def _content(path: Path) -> bytes:
         return path.read_bytes() if path.stat().st_size <= 2 * LARGEST else b""
     except OSError:
         return b""
-
-
-def _metadata(path: Path) -> Mapping[str, str]:
-    try:
-        return open_source(path).metadata
-    except AdapterError:
-        return {}

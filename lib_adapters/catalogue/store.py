@@ -15,6 +15,7 @@ from lib_adapters.catalogue.cards import Described
 from lib_adapters.catalogue.folders import File
 from lib_adapters.catalogue.pool import Pool
 from lib_adapters.catalogue.records import About, Changes
+from lib_adapters.errors import AdapterError
 
 # A row outlives its file: what its user marked is there again when the file is, and `gone` tells pages what went.
 TABLES = """
@@ -64,7 +65,7 @@ class Store:
 
     def changes(self, since: int) -> Changes:
         """Everything for a page that knows a later version than there is: it was of another index."""
-        with self._pool.connection() as connection:
+        with self._lent() as connection:
             connection.execute("BEGIN")  # one state for both questions
             try:
                 newest = int(connection.execute("SELECT coalesce(max(version), 0) FROM cards").fetchone()[0])
@@ -98,13 +99,21 @@ class Store:
         return dict(json.loads(found[0][0])) if found and found[0][0] else {}
 
     def _all(self, question: str, *values: Any) -> list[tuple[Any, ...]]:
-        with self._pool.connection() as connection:
+        with self._lent() as connection:
             return connection.execute(question, values).fetchall()
+
+    @contextmanager
+    def _lent(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with self._pool.connection() as connection:
+                yield connection
+        except sqlite3.Error as error:
+            raise AdapterError(f"The index of adapters cannot be used: {error}. Is the disk full?") from error
 
     @contextmanager
     def change(self) -> Iterator[Change]:
         """Everything in it happens at once, or not at all."""
-        with self._writer, self._pool.connection() as connection:
+        with self._writer, self._lent() as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield Change(connection)

@@ -41,7 +41,7 @@ class Thumbs:
             file.parent.mkdir(parents=True, exist_ok=True)
             for older in file.parent.glob(f"{key}-*.webp"):
                 older.unlink(missing_ok=True)
-            write(file, content)
+            write(file, content, lasting=False)
 
 
 def _first(images: Iterable[bytes]) -> bytes | None:
