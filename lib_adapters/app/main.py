@@ -15,9 +15,10 @@ from typing import NoReturn
 import torch
 
 from lib_adapters.app import convert, generate, inspect, listing, merge, verify
+from lib_adapters.app.page import command as page
 from lib_adapters.errors import AdapterError
 
-COMMANDS = (generate, inspect, listing, merge, convert, verify)
+COMMANDS = (generate, page, inspect, listing, merge, convert, verify)
 
 
 class Parser(argparse.ArgumentParser):

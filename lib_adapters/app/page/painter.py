@@ -1,0 +1,86 @@
+"""Pictures for the page, one at a time, with a way to stop."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from PIL.Image import Image
+
+from lib_adapters.app.drawing import infotext, save, target
+from lib_adapters.errors import AdapterError
+from lib_adapters.hosts.pipeline.shelf import Shelf
+from lib_adapters.hosts.pipeline.studio import Picture, Settings, Studio
+from lib_adapters.prompt.tags import parse
+
+Reached = Callable[[int, int], None]  # steps done, of how many
+
+
+class Stopped(Exception):
+    """The user does not want this picture any more."""
+
+
+@dataclass
+class Shown:
+    """What the page shows of one press of the button."""
+
+    pictures: list[tuple[Image, str]] = field(default_factory=list)  # each with its title
+    lines: list[str] = field(default_factory=list)  # what was applied
+    problems: list[str] = field(default_factory=list)
+
+
+class Painter:
+    """The studio, its shelf as it is now, and the folder for pictures."""
+
+    def __init__(self, studio: Studio, folders: Iterable[Path], out: Path, used: Callable[[Path], None]) -> None:
+        self._studio, self._folders, self._out, self._used = studio, list(folders), out, used
+        self._stop = threading.Event()
+        self._busy = threading.Lock()
+
+    def rescan(self) -> None:
+        self._studio = replace(self._studio, shelf=Shelf(self._folders))
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def draw(self, prompt: str, settings: Settings, compare: bool, reached: Reached) -> Shown:
+        """With `compare`, the same seed without the tags comes first."""
+        parsed = parse(prompt)
+        both = compare and bool(parsed.tags)
+        prompts = [(parsed.text, "without"), (prompt, "with")] if both else [(prompt, "")]
+        shown = Shown()
+        with self._busy:
+            self._stop.clear()
+            try:
+                for number, (text, title) in enumerate(prompts):
+                    picture = self._one(text, settings, reached, (number, len(prompts)))
+                    shown.pictures.append((picture.image, title))
+                    shown.lines, shown.problems = picture.report.lines(), list(picture.problems)
+            except Stopped:
+                shown.problems.append("Stopped.")
+        self._note_use(prompt)
+        return shown
+
+    def _one(self, prompt: str, settings: Settings, reached: Reached, place: tuple[int, int]) -> Picture:
+        number, count = place
+
+        def progress(done: int) -> None:
+            if self._stop.is_set():
+                raise Stopped
+            reached(number * settings.steps + done, count * settings.steps)
+
+        reached(number * settings.steps, count * settings.steps)
+        picture = self._studio.draw(prompt, settings, progress)
+        text = infotext(prompt, settings, picture.image)
+        save(picture.image, target(self._out, f"seed-{settings.seed}", 0, 1), text)
+        picture.image.info["parameters"] = text
+        return picture
+
+    def _note_use(self, prompt: str) -> None:
+        for tag in parse(prompt).tags:
+            try:
+                self._used(self._studio.shelf.find(tag.name).adapter.path)
+            except AdapterError:
+                continue  # the picture's own problems have said it
