@@ -76,3 +76,12 @@ def test_convert_there_and_back(folder, tmp_path, capsys):
     assert main(["convert", str(there), str(tmp_path / "z.pt"), "--dtype", "fp16"]) == 2
     assert main(["convert", str(there), str(tmp_path / "z.zip")]) == 2
     assert "ends in .safetensors or .pt" in capsys.readouterr().err
+
+
+def test_list_and_inspect_know_them(folder, capsys):
+    assert main(["list", str(folder)]) == 0
+    assert "one.pt  unknown  Hypernetwork 1-2-1" in capsys.readouterr().out
+    assert main(["inspect", str(folder / "one.pt")]) == 0
+    assert "write      <hypernet:one:1>" in capsys.readouterr().out
+    assert main(["inspect", str(folder / "one.pt"), "--json"]) == 0
+    assert '"activation_func": "relu"' in capsys.readouterr().out

@@ -9,10 +9,13 @@ from typing import Any
 
 import torch
 
+from lib_adapters.app import hypernetworks
 from lib_adapters.app.chart import chart
 from lib_adapters.app.options import Commands, device_name, device_of
 from lib_adapters.app.strength import blocks_on
 from lib_adapters.catalogue.strengths import Block, blocks_of
+from lib_adapters.conditioning.hypernetwork import open_hypernetwork
+from lib_adapters.errors import HypernetworkFile
 from lib_adapters.files.adapter import Adapter, open_adapter
 from lib_adapters.files.families import FAMILY_NAMES
 from lib_adapters.hosts.pipeline.shelf import Shelf
@@ -31,12 +34,24 @@ def add(commands: Commands) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    adapter = open_adapter(given.file)
+    try:
+        adapter = open_adapter(given.file)
+    except HypernetworkFile:
+        return _hypernetwork(given)
     blocks = _measured(adapter, given) if given.model else blocks_of(adapter)
     if given.json:
         print(json.dumps({**summary(adapter), **_details(adapter, blocks)}, indent=2, ensure_ascii=False))
     else:
         print("\n".join(_text(adapter, blocks)))
+    return 0
+
+
+def _hypernetwork(given: argparse.Namespace) -> int:
+    found = open_hypernetwork(given.file)
+    if given.json:
+        print(json.dumps({**hypernetworks.summary(found), **hypernetworks.details(found)}, indent=2, default=str))
+    else:
+        print("\n".join(hypernetworks.text(found)))
     return 0
 
 

@@ -7,9 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lib_adapters.app import hypernetworks
 from lib_adapters.app.inspect import summary
 from lib_adapters.app.options import Commands
-from lib_adapters.errors import AdapterError
+from lib_adapters.conditioning.hypernetwork import open_hypernetwork
+from lib_adapters.errors import AdapterError, HypernetworkFile
 from lib_adapters.files.adapter import open_adapter
 from lib_adapters.hosts.pipeline.shelf import adapter_files
 
@@ -35,7 +37,10 @@ def run(given: argparse.Namespace) -> int:
 def _described(file: Path) -> dict[str, Any]:
     """A file that cannot be used is listed with the reason."""
     try:
-        return summary(open_adapter(file))
+        try:
+            return summary(open_adapter(file))
+        except HypernetworkFile:
+            return hypernetworks.summary(open_hypernetwork(file))
     except AdapterError as error:
         return {"name": file.stem, "path": str(file), "error": str(error)}
 

@@ -34,7 +34,7 @@ def add_shelf(command: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="DIR",
-        help="where adapters lie (default: the demo's, and folders adapters, lora, loras, lycoris or hypernetworks beside the model)",
+        help="where adapters lie (default: the demo's, and folders such as lora and hypernetworks beside the model)",
     )
 
 
