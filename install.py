@@ -1,6 +1,6 @@
 """The two commands, and the web UI's check.
 
-    python install.py demo                         pictures with every bundled adapter
+    python install.py demo [--no-page]             pictures with every bundled adapter, then a page to draw your own
     python install.py test [pytest's arguments]    ruff, mypy and the tests
     python install.py test --pins current|host ... the same tests under other releases of diffusers and transformers
 
@@ -76,8 +76,28 @@ def check() -> int:
 
 
 def demo(arguments: list[str]) -> int:
-    python = environment("demo")
-    return subprocess.call([python, "-m", "lib_adapters", "generate", "--compare", *arguments], cwd=ROOT)
+    """First the sheet, then the page until Ctrl-C; what names a model or adapters is for both."""
+    parser = argparse.ArgumentParser(prog="install.py demo", allow_abbrev=False, add_help=False)
+    parser.add_argument("--no-page", action="store_true")
+    for name in ("--host", "--port", "--model", "--device"):
+        parser.add_argument(name)
+    parser.add_argument("--adapters", nargs="+")
+    parser.add_argument("--no-browser", action="store_true")
+    given, rest = parser.parse_known_args(arguments)
+    both = [*option("--model", given.model), *option("--device", given.device), *option("--adapters", given.adapters)]
+    own = [*option("--host", given.host), *option("--port", given.port), *["--no-browser"] * given.no_browser]
+    start = [environment("demo"), "-m", "lib_adapters"]
+    code = subprocess.call([*start, "generate", "--compare", *rest, *both], cwd=ROOT)
+    if code or given.no_page:
+        return code
+    return subprocess.call([*start, "page", *both, *own], cwd=ROOT)
+
+
+def option(name: str, value: str | list[str] | None) -> list[str]:
+    """As it stood on the command line."""
+    if value is None:
+        return []
+    return [name, *([value] if isinstance(value, str) else value)]
 
 
 def test(pins: str | None, arguments: list[str]) -> int:

@@ -73,12 +73,30 @@ def test_a_missing_package_is_no_failure_either(install, monkeypatch, capsys):
 
 def test_demo_installs_once_and_then_draws(install, calls):
     for _ in range(2):
-        assert install.main(["demo", "--out", "sheet.png"]) == 0
+        assert install.main(["demo", "--no-page", "--out", "sheet.png"]) == 0
     installs = [command for command in calls if "install" in command]
     assert [command[-1] for command in installs] == [str(REQUIREMENTS / "demo.txt")]
     assert "torch==x" in installs[0]
     draws = [command[1:] for command in calls if "generate" in command]
     assert draws == [["-m", "lib_adapters", "generate", "--compare", "--out", "sheet.png"]] * 2
+    assert not any("page" in command for command in calls)
+
+
+def test_demo_ends_with_the_page(install, calls):
+    more = ["--model", "m", "--adapters", "a", "b", "--port", "80", "--host", "0.0.0.0", "--no-browser", "--steps", "2"]
+    assert install.main(["demo", *more]) == 0
+    shared = ["--model", "m", "--adapters", "a", "b"]
+    assert [command[1:] for command in calls if command[1:3] == ["-m", "lib_adapters"]] == [
+        ["-m", "lib_adapters", "generate", "--compare", "--steps", "2", *shared],
+        ["-m", "lib_adapters", "page", *shared, "--host", "0.0.0.0", "--port", "80", "--no-browser"],
+    ]
+
+
+def test_no_page_follows_a_failure(install, calls, monkeypatch):
+    call = install.subprocess.call
+    monkeypatch.setattr(install.subprocess, "call", lambda command, **more: call(command) or 2 * ("--bad" in command))
+    assert install.main(["demo", "--bad"]) == 2
+    assert not any("page" in command for command in calls)
 
 
 def test_test_runs_the_tools_and_fetches_each_oracle_once(install, calls):
