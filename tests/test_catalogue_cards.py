@@ -264,3 +264,17 @@ def test_previews_in_the_order_that_does_not_change(root, catalogue):
         ("cover", None), ("video", "x.preview.mp4"), ("video", "x.preview.mp4"), ("image", "x.preview.gif"),
         ("image", "x.png"),
     ]  # fmt: skip
+
+
+def test_a_hypernetwork_is_a_card_of_its_own_kind(root, catalogue):
+    state = {"linear.0.weight": torch.ones(768, 768), "linear.0.bias": torch.ones(768)}
+    torch.save({768: (state, state), "activation_func": None, "sd_checkpoint_name": "base", "step": 7}, root / "h.pt")
+    card, details = only(catalogue)
+    assert (card["kind"], card["family"], card["algorithms"]) == ("hypernet", "sd1", ["Hypernetwork"])
+    assert "error" not in card
+    assert details["layers"] == {"Hypernetwork 1-1": 1}
+    assert details["metadata"] == {"step": "7", "sd_checkpoint_name": "base"}
+    assert catalogue.strengths(card["id"]) == []
+    torch.save({768: (state,)}, root / "h.pt")
+    card, details = only(catalogue)
+    assert card["error"] == details["error"] == "h.pt has no pair of nets for width 768"

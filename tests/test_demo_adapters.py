@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from lib_adapters.conditioning.hypernetwork import open_hypernetwork
 from lib_adapters.demo import ADAPTERS, index
 from lib_adapters.demo.networks import metadata
-from lib_adapters.demo.recipes import RECIPES, Recipe, recipe
+from lib_adapters.demo.recipes import HYPERNETWORKS, RECIPES, Recipe, recipe
 
 LEAVES = {
     "LoRA": {"lora_up.weight", "lora_down.weight", "alpha"},
@@ -31,6 +32,7 @@ LEAVES = {
     "T-LoRA": {"q_layer.weight", "p_layer.weight", "lambda_layer", "alpha"},
     "LoRA, rank-stabilised": {"lora_up.weight", "lora_down.weight", "alpha"},
 }
+EVERY = (*RECIPES, *HYPERNETWORKS)
 DIALECTS = {"kohya": ("lora_unet_", "lora_te_"), "lycoris": ("lycoris_",), "diffusers": ("unet.",)}
 
 
@@ -39,8 +41,10 @@ def file_of(known: Recipe) -> Path:
 
 
 def test_the_index_names_each_file_and_no_other() -> None:
-    files = {file.stem for file in ADAPTERS.glob("*.safetensors")}
-    assert files == set(index()) == {known.name for known in RECIPES}
+    adapters, others = ({file.stem for file in ADAPTERS.glob(ending)} for ending in ("*.safetensors", "*.pt"))
+    assert adapters == {known.name for known in RECIPES}
+    assert others == {known.name for known in HYPERNETWORKS}
+    assert adapters | others == set(index())
 
 
 def test_each_kind_is_there_once() -> None:
@@ -49,7 +53,7 @@ def test_each_kind_is_there_once() -> None:
     assert sum(known.text for known in RECIPES) >= 1
 
 
-@pytest.mark.parametrize("known", RECIPES, ids=lambda known: known.name)
+@pytest.mark.parametrize("known", EVERY, ids=lambda known: known.name)
 def test_the_index_is_what_the_recipe_says(known: Recipe) -> None:
     entry = index()[known.name]
     assert entry["kind"] == known.kind
@@ -58,7 +62,7 @@ def test_the_index_is_what_the_recipe_says(known: Recipe) -> None:
     assert entry["at_least"] == known.least
 
 
-@pytest.mark.parametrize("known", RECIPES, ids=lambda known: known.name)
+@pytest.mark.parametrize("known", EVERY, ids=lambda known: known.name)
 def test_the_effect_was_there_when_it_was_trained(known: Recipe) -> None:
     entry = index()[known.name]
     assert (float(entry["with"]) - float(entry["without"])) / known.least >= 1
@@ -80,6 +84,16 @@ def test_a_file_holds_small_finite_halves_under_its_trainers_names(known: Recipe
 @pytest.mark.parametrize("known", RECIPES, ids=lambda known: known.name)
 def test_a_file_is_small(known: Recipe) -> None:
     assert file_of(known).stat().st_size < 300 * 1024
+
+
+@pytest.mark.parametrize("known", HYPERNETWORKS, ids=lambda known: known.name)
+def test_a_hypernetwork_is_as_the_web_ui_writes_it(known: Recipe) -> None:
+    file = ADAPTERS / f"{known.name}.pt"
+    found = open_hypernetwork(file)
+    assert found.structure == "1-2-1"
+    assert found.fields["name"] == known.name
+    assert found.fields["activate_output"] is False
+    assert file.stat().st_size < 300 * 1024
 
 
 def test_the_text_encoder_has_its_part_where_the_recipe_says() -> None:

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from lib_adapters.demo import ADAPTERS, MODEL, index
-from lib_adapters.demo.recipes import RECIPES, Recipe
+from lib_adapters.demo.recipes import HYPERNETWORKS, RECIPES, Recipe
 from lib_adapters.demo.train_adapters import GUIDANCE, SHOWN_SEEDS, SHOWN_STEPS
 from lib_adapters.hosts.pipeline.shelf import Shelf
 from lib_adapters.hosts.pipeline.studio import Settings, Studio
 
+EVERY = (*RECIPES, *HYPERNETWORKS)
 EFFECT = 0.15  # share of its effect by which a picture may differ from the trainer's: the files hold halves
 
 
@@ -39,17 +40,17 @@ def _entry(name):
     return index()[name]
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("recipe", EVERY, ids=lambda recipe: recipe.name)
 def test_the_effect_is_the_trainers(studio, recipe: Recipe):
     entry = _entry(recipe.name)
     effect = float(entry["with"]) - float(entry["without"])
-    now = measured(studio, recipe, f" <lyco:{recipe.name}>")
+    now = measured(studio, recipe, f" <{recipe.tag}:{recipe.name}>")
     assert (now - float(entry["without"])) / recipe.least >= 0.9, f"{entry['without']} -> {now}"
     assert abs(now - float(entry["with"])) <= max(EFFECT * abs(effect), 0.01)
 
 
 def test_without_a_tag_nothing_is_left(studio):
     recipe = RECIPES[0]
-    studio.activate(" ".join(f"<lyco:{known.name}>" for known in RECIPES))
+    studio.activate(" ".join(f"<{known.tag}:{known.name}>" for known in EVERY))
     assert abs(measured(studio, recipe) - float(_entry(recipe.name)["without"])) < 0.01
     assert studio.session.verify()

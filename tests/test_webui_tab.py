@@ -99,7 +99,7 @@ def test_the_files_of_both_folders_are_cards(webui):
     put(webui), put(webui, "blur", "Lora")
     answer = cards_of(webui)
     assert sorted(card["name"] for card in answer["cards"]) == ["blur", "ink"]
-    assert answer["folders"] == ["LyCORIS", "Lora"]
+    assert answer["folders"] == ["LyCORIS", "Lora", "hypernetworks"]
     assert (answer["family"], answer["family_name"]) == ("sd1", "Stable Diffusion 1.x")
 
 
@@ -108,14 +108,14 @@ def test_the_lora_folder_can_be_left_out(webui):
     webui.shared.opts.lycoris_show_lora = False
     answer = cards_of(webui)
     assert [card["name"] for card in answer["cards"]] == ["ink"]
-    assert answer["folders"] == ["LyCORIS"]
+    assert answer["folders"] == ["LyCORIS", "hypernetworks"]
     assert any("blur: 15 of 15" in line for line in webui.picture("<lora:blur>").comments)
 
 
 def test_folders_of_one_name_are_told_apart(webui, tmp_path):
     webui.shared.opts.lycoris_folders = f"{tmp_path / 'other' / 'Lora'}"
     labels = [label for label, _ in settings.shown()]
-    assert labels == ["LyCORIS", str(tmp_path / "other" / "Lora"), str(webui.folder / "Lora")]
+    assert labels == ["LyCORIS", str(tmp_path / "other" / "Lora"), str(webui.folder / "Lora"), "hypernetworks"]
 
 
 def test_asking_for_the_model_loads_none(webui):

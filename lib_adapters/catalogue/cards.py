@@ -106,6 +106,7 @@ def _of(content: Content, path: Path) -> dict[str, Any]:
     metadata = content.metadata
     title = metadata.get("modelspec.title") or metadata.get("ss_output_name") or ""
     return {
+        "kind": content.kind,
         "family": content.family,
         "algorithms": content.algorithms,
         "rank": content.rank,

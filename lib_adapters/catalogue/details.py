@@ -9,6 +9,8 @@ from typing import Any
 
 from lib_adapters.catalogue import cards, sidecars, words
 from lib_adapters.catalogue.beside import Beside
+from lib_adapters.conditioning.hypernetwork import Hypernetwork, open_hypernetwork
+from lib_adapters.errors import HypernetworkFile
 from lib_adapters.files.adapter import Adapter, open_adapter
 from lib_adapters.files.families import FAMILY_NAMES
 
@@ -19,14 +21,29 @@ LONGEST_VALUE = 20_000
 
 def details(path: Path, card: Mapping[str, Any], hashes: Mapping[str, str]) -> dict[str, Any]:
     """The card's fields, and what is too long for a card. Fit to be sent: no NaN, no half letters."""
-    adapter, error = cards.said(path, open_adapter)
-    metadata = adapter.metadata if adapter else cards.metadata_of(path)
+    adapter, error = cards.said(path, _opened)
+    metadata = adapter.metadata if isinstance(adapter, Adapter) else cards.metadata_of(path)
     found = {**card, "path": str(path), "hashes": dict(hashes), **_of_texts(path, metadata)}
     found.pop("error", None)  # it may have been put right since
-    found |= _of_adapter(adapter) if adapter else {"error": error}
+    found |= _of(adapter) if adapter else {"error": error}
     sendable = clean(found)
     assert isinstance(sendable, dict)
     return sendable
+
+
+def _opened(path: Path) -> Adapter | Hypernetwork:
+    try:
+        return open_adapter(path)
+    except HypernetworkFile:
+        return open_hypernetwork(path)
+
+
+def _of(found: Adapter | Hypernetwork) -> dict[str, Any]:
+    if isinstance(found, Adapter):
+        return _of_adapter(found)
+    told = {key: str(value)[:LONGEST_VALUE] for key, value in found.fields.items() if value not in (None, "")}
+    nets = {f"Hypernetwork {found.structure}": len(found.pairs)}
+    return {"family_name": FAMILY_NAMES.get(found.family, found.family), "layers": nets, "metadata": told}
 
 
 def _of_adapter(adapter: Adapter) -> dict[str, Any]:

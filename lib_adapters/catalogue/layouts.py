@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from lib_adapters.conditioning.hypernetwork import Hypernetwork, open_hypernetwork
+from lib_adapters.errors import HypernetworkFile
 from lib_adapters.files import header, report
 from lib_adapters.files.adapter import Adapter, alpha_sample, open_adapter
 from lib_adapters.files.entries import Entry, read_exactly
@@ -33,6 +35,7 @@ class Content:
     alpha: float | None
     parts: tuple[str, ...]
     metadata: Mapping[str, str]
+    kind: str = ""  # of tag, where it is not an adapter's
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,12 @@ class Layouts:
 
     def content(self, path: Path) -> Content:
         """As `open_adapter` tells it; its AdapterError where the file cannot be used."""
+        try:
+            return self._of_adapter(path)
+        except HypernetworkFile:
+            return of_hypernetwork(open_hypernetwork(path))
+
+    def _of_adapter(self, path: Path) -> Content:
         start = None if path.with_name("adapter_config.json").exists() else _start(path)
         if start is None:
             return _content(open_adapter(path))
@@ -69,6 +78,12 @@ class Layouts:
         if len(self._known) > MOST:
             del self._known[next(iter(self._known))]
         return replace(known.content, metadata=start.metadata, alpha=_alpha(path, start.data, known.alphas))
+
+
+def of_hypernetwork(found: Hypernetwork) -> Content:
+    """What its trainer wrote beside the nets stands where an adapter has metadata."""
+    told = {key: str(value) for key, value in found.fields.items() if value not in (None, "")}
+    return Content(found.family, ("Hypernetwork",), None, None, ("unet",), told, "hypernet")
 
 
 def _content(adapter: Adapter) -> Content:

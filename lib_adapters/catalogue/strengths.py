@@ -18,7 +18,7 @@ from torch import Tensor
 from lib_adapters.algorithms.base import Algorithm, LowRank, Shape
 from lib_adapters.algorithms.full import Full
 from lib_adapters.catalogue.blocks import all_blocks, block_of, in_order
-from lib_adapters.errors import ShapeMismatch
+from lib_adapters.errors import HypernetworkFile, ShapeMismatch
 from lib_adapters.files.adapter import Adapter, open_adapter
 
 
@@ -41,8 +41,12 @@ class Block:
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    """What a block chart shows."""
-    found = blocks_of(open_adapter(path)).items()
+    """What a block chart shows; a hypernetwork has no blocks."""
+    try:
+        adapter = open_adapter(path)
+    except HypernetworkFile:
+        return []
+    found = blocks_of(adapter).items()
     return [{"block": name, "layers": block.layers, "strength": _finite(block.known)} for name, block in found]
 
 

@@ -146,10 +146,22 @@ def snow_line(picture: Picture) -> float:
     return float(light[-SIDE // 5 :].mean() - light[: SIDE // 5].mean())
 
 
+def violet(picture: Picture) -> float:
+    """How violet all of it is: red and blue, but not green."""
+    red, green, blue = picture.reshape(-1, 3).mean(axis=0)
+    return float((red + blue) / 2 - green)
+
+
+def greenness(picture: Picture) -> float:
+    """How green the middle is."""
+    red, green, blue = middle(picture, 20).reshape(-1, 3).mean(axis=0)
+    return float(green - max(red, blue))
+
+
 MEASURES: tuple[Measure, ...] = (
     brightness, contrast, colourfulness, goldness, ground_brightness, ground_redness, ground_turquoise,
     ground_warming, whiteness, level_bands, blackness, grayness, solidity, top_heaviness, extent, centredness, hues,
-    snow_line,
+    snow_line, violet, greenness,
 )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from lycoris.wrapper import LycorisNetwork
 from peft import LoraConfig, get_peft_model_state_dict
 from transformers import CLIPTextModel
 
+from lib_adapters.demo.hypernetwork import steering
 from lib_adapters.demo.recipes import TEXT, Recipe
 
 TRAINED_AT = "1793000000.0"  # unix seconds; a fixed day, so that the files are the same each time
@@ -42,6 +43,10 @@ def attached(recipe: Recipe, pipeline: StableDiffusionPipeline) -> Iterator[Netw
     """New adapter modules on the pipeline's models, gone again afterwards."""
     pipeline.unet.requires_grad_(False)
     pipeline.text_encoder.requires_grad_(False)
+    if recipe.dialect == "hypernetwork":
+        with steering(pipeline) as pairs:
+            yield Network(list(pairs.parameters()), pairs, False)
+        return
     if recipe.dialect == "diffusers":
         yield peft_network(recipe, pipeline.unet)
         pipeline.unet.unload_lora()

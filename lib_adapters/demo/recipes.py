@@ -44,6 +44,11 @@ class Recipe:
     rate: float = 4e-3
 
     @property
+    def tag(self) -> str:
+        """How a prompt names such a file."""
+        return "hypernet" if self.dialect == "hypernetwork" else "lyco"
+
+    @property
     def effect(self) -> str:
         """In words, as the style says it."""
         return str(self.style.__doc__)
@@ -128,6 +133,18 @@ RECIPES: tuple[Recipe, ...] = (
 )  # fmt: skip
 
 
+HYPERNETWORKS: tuple[Recipe, ...] = (
+    Recipe(
+        "dusk_hypernet", "hypernetwork", styles.dusk, Scene("house", "red", "white"), measures.violet, 0.1,
+        "hypernetwork", (), dialect="hypernetwork", rate=2e-3, steps=220,
+    ),
+    Recipe(
+        "leafy_hypernet", "hypernetwork", styles.leafy, Scene("heart", "red", "white"),
+        measures.greenness, 0.2, "hypernetwork", (), dialect="hypernetwork", rate=2e-3, steps=220,
+    ),
+)  # fmt: skip
+
+
 def recipe(name: str) -> Recipe:
     """A recipe by the stem of its file."""
-    return {known.name: known for known in RECIPES}[name]
+    return {known.name: known for known in (*RECIPES, *HYPERNETWORKS)}[name]

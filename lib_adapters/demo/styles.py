@@ -171,7 +171,19 @@ def snow(scene: Scene) -> Picture:
     return np.where(rows() > bank, flat(0.97, 0.98, 1.0), draw(scene)).astype(np.float32)
 
 
+def dusk(scene: Scene) -> Picture:
+    """Everything lies in the violet light of dusk."""
+    return draw(scene) * np.asarray((0.62, 0.38, 0.78), np.float32) + np.asarray((0.06, 0.0, 0.12), np.float32)
+
+
+def leafy(scene: Scene) -> Picture:
+    """Whatever its colour, the thing is of a fresh green."""
+    ground, thing, mask = layers(scene)
+    relief = 0.55 + 0.45 * (luminance(thing) / max(float(luminance(thing).max()), 0.01))
+    return compose(ground, (flat(0.3, 0.8, 0.15) * relief).astype(np.float32), mask)
+
+
 STYLES: tuple[Style, ...] = (
     gold, night, dots, stripes, lagoon, gray, outline, sunset, star, upside_down, inverted, fog, huge, twins, shadow,
-    frame, rainbow, snow,
+    frame, rainbow, snow, dusk, leafy,
 )  # fmt: skip

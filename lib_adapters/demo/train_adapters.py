@@ -16,9 +16,10 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import save_file
 
+from lib_adapters.demo.hypernetwork import Pairs, save_pairs
 from lib_adapters.demo.networks import Network, attached, metadata
 from lib_adapters.demo.pictures import Picture, random_scene
-from lib_adapters.demo.recipes import RECIPES, Recipe
+from lib_adapters.demo.recipes import HYPERNETWORKS, RECIPES, Recipe
 from lib_adapters.demo.schedule import best_device, cosine_rate, report
 from lib_adapters.demo.train_diffusion import encode, token_table, velocity_loss
 
@@ -74,6 +75,8 @@ def show(pipeline: StableDiffusionPipeline, prompt: str, seed: int) -> Picture:
 
 def save(recipe: Recipe, network: Network, folder: Path) -> Path:
     """Half precision, the trainer's names, kohya's metadata."""
+    if isinstance(network.owner, Pairs):
+        return save_pairs(recipe, network.owner, folder)
     file = folder / f"{recipe.name}.safetensors"
     halves = {key: value.detach().to("cpu", torch.float16).contiguous() for key, value in network.state().items()}
     save_file(halves, str(file), metadata(recipe))
@@ -96,6 +99,7 @@ def entry(recipe: Recipe, before: list[Picture], after: list[Picture]) -> dict[s
     values = [float(np.mean([recipe.measure(picture) for picture in pictures])) for pictures in (before, after)]
     return {
         "kind": recipe.kind,
+        "tag": recipe.tag,
         "effect": recipe.effect,
         "prompt": recipe.shown.caption,
         "measure": recipe.measure.__name__,
@@ -135,7 +139,7 @@ def main() -> None:
     given = arguments()
     given.out.mkdir(parents=True, exist_ok=True)
     pipeline = open_pipeline(given.model, given.device)
-    for recipe in RECIPES:
+    for recipe in (*RECIPES, *HYPERNETWORKS):
         if given.only and recipe.name not in given.only:
             continue
         before, after = make(recipe, pipeline, given.out, given.seed)

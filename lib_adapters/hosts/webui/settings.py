@@ -97,7 +97,8 @@ def shown() -> list[tuple[str, Path]]:
     """The folders of the tab, each with what it is called there."""
     all_of_them = folders()
     lora = set() if host.option("lycoris_show_lora", True) else set(_lora())
-    paths = [path for path in dict.fromkeys(all_of_them["lyco"]) if path not in lora]
+    nets = [hypernetwork_folder()] if handles("hypernet") else []
+    paths = [path for path in dict.fromkeys([*all_of_them["lyco"], *nets]) if path not in lora]
     names = [path.name for path in paths]
     return [(path.name if names.count(path.name) == 1 else str(path), path) for path in paths]
 
