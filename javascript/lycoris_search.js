@@ -18,7 +18,12 @@
 
     const any = (list, word) => (list || []).some((item) => plain(item).includes(word));
 
+    const IS = {
+        __proto__: null, broken: (card) => !!card.error, starred: (card) => !!card.star, used: (card) => !!card.used,
+    };
+
     const FIELDS = {
+        __proto__: null, // "constructor:" is no field
         algo: (card, word) => any(card.algorithms, word),
         family: (card, word) => plain(card.family || "").startsWith(word) || plain(lycoris.family(card.family)).includes(word),
         tag: (card, word) => any(card.tags, word),
@@ -26,7 +31,7 @@
         folder: (card, word) => plain(card.dir).includes(word),
         name: (card, word) => plain(card.name).includes(word),
         base: (card, word) => plain(card.base || "").includes(word),
-        is: (card, word) => ({ broken: !!card.error, starred: !!card.star, used: !!card.used })[word] || false,
+        is: (card, word) => word in IS && IS[word](card),
     };
 
     function term(text) {

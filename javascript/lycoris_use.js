@@ -60,7 +60,8 @@
         const { page, card, found } = dialog;
         const chosen = page.choices.chosen(card);
         const offered = [...new Set([...page.choices.offered(card), ...chosen])];
-        const groups = (found.sources || []).map((source) => {
+        const others = (found.sources || []).filter((source) => source.source !== "training"); // these are below
+        const groups = others.map((source) => {
             const words = source.words.length === 1 ? lycoris.pieces(source.words[0]) : source.words;
             return [FROM[source.source] || source.source, words.filter((word) => !offered.includes(word)).slice(0, 60)];
         }).filter(([, words]) => words.length);
