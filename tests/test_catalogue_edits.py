@@ -58,6 +58,16 @@ def test_saving_keeps_what_others_wrote_and_its_order(path, catalogue, card):
     assert "weight" not in cards(catalogue)["ink"]
 
 
+def test_an_edited_card_is_not_read_again(path, catalogue, card, monkeypatch):
+    path.with_suffix(".webp").write_bytes(picture("WEBP"))
+    sidecar(path, "text", ".txt")
+    sidecar(path, {}, ".civitai.info")
+    catalogue.save(card, {"notes": "n"})
+    version = catalogue.version
+    scan(catalogue)
+    assert catalogue.version == version
+
+
 def test_the_first_sidecar_of_a_file(path, catalogue, card):
     catalogue.save(card, {"description": "half \ud83d"})
     assert json.loads(path.with_suffix(".json").read_text("utf-8")) == {"description": "half \ud83d"}
@@ -188,9 +198,11 @@ HOSTILE = {
 
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_hostile_pictures_are_not_decoded(path, catalogue, card, kind, monkeypatch):
-    monkeypatch.setattr(thumbnails.Image.Image, "thumbnail", None)
+    decoded, honest = [], thumbnails.Image.Image.convert
+    monkeypatch.setattr(thumbnails.Image.Image, "convert", lambda *given: decoded.append(kind) or honest(*given))
     path.with_suffix(".png").write_bytes(HOSTILE[kind])
     assert catalogue.thumbnail(card) is None
+    assert decoded == (["cut"] if kind == "cut" else [])  # which is found out by nothing else
     with pytest.raises(AdapterError, match="no picture"):
         catalogue.set_preview(card, HOSTILE[kind])
     assert path.with_suffix(".png").read_bytes() == HOSTILE[kind]

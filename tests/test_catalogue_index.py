@@ -97,13 +97,16 @@ def test_folders_of_one_name_cannot_make_a_name(tmp_path):
         assert list(scan(catalogue)) == ["ink.safetensors"]
 
 
-def test_links_in_a_circle_and_a_second_way_to_a_file(root, catalogue):
+def test_links_in_a_circle_and_a_second_way_to_a_file(root, catalogue, monkeypatch):
     adapter(root / "a" / "x.safetensors")
     (root / "a" / "back").symlink_to(root)
     (root / "a" / "self").symlink_to("self")
     (root / "y.safetensors").symlink_to(root / "a" / "x.safetensors")
     (root / "nothing.safetensors").symlink_to(root / "gone")
+    listed, honest = [], os.scandir
+    monkeypatch.setattr(folders.os, "scandir", lambda path: listed.append(path) or honest(path))
     found = scan(catalogue)
+    assert len(listed) == 2
     assert found.keys() == {"x", "nothing"}
     assert "does not exist" in found["nothing"]["error"]
 
@@ -174,13 +177,13 @@ def test_nothing_is_hashed_and_no_tensor_is_read_by_indexing(root, catalogue, mo
 
 @pytest.mark.parametrize("seconds", [-1000, 1000])
 def test_a_file_replaced_by_an_older_or_newer_one(root, catalogue, seconds):
-    path = adapter(root / "x.safetensors", "lora")
+    path = adapter(root / "x.safetensors", ss_output_name="one")
     before = scan(catalogue)["x"]
-    adapter(path, "lokr")
+    adapter(path, ss_output_name="two")
     os.utime(path, (before["mtime"] + seconds,) * 2)
     after = scan(catalogue)["x"]
-    assert (before["algorithms"], after["algorithms"]) == (["LoRA"], ["LoKr"])
-    assert after["id"] == before["id"]
+    assert (before["title"], after["title"]) == ("one", "two")
+    assert (after["id"], after["size"]) == (before["id"], before["size"])
 
 
 def test_a_removed_file_goes_and_comes_back_as_it_was(root, catalogue, tmp_path):

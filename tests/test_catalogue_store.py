@@ -9,8 +9,9 @@ import threading
 import pytest
 from shelves import adapter, cards, opened, scan
 
-from lib_adapters.catalogue import Catalogue, pool
-from lib_adapters.catalogue.opening import NAME, READERS
+from lib_adapters.catalogue import Catalogue
+from lib_adapters.catalogue.opening import NAME
+from lib_adapters.catalogue.pool import Pool
 from lib_adapters.errors import AdapterError
 
 
@@ -145,16 +146,21 @@ def test_two_processes_share_an_index(root, place):
         assert scan(other)["x"]["id"] == card
 
 
-def test_connections_are_few_and_closed(root, place, monkeypatch):
-    made, honest = [], sqlite3.connect
-    monkeypatch.setattr(pool.sqlite3, "connect", lambda *given, **more: made.append(1) or honest(*given, **more))
-    adapter(root / "x.safetensors")
-    with opened(root, place=place) as catalogue:
-        scan(catalogue)
-        threads = [threading.Thread(target=catalogue.changes, args=(0,)) for _ in range(40)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert 0 < len(made) <= READERS
-    assert not [name for name in os.listdir(place) if name.endswith("-wal")]  # noqa: PTH208 - gone with the last one
+def test_connections_are_few_and_closed(tmp_path):
+    lent, made = threading.Semaphore(0), Pool(str(tmp_path / "x.sqlite"), 2)
+
+    def borrow():
+        with made.connection() as connection:
+            connection.execute("CREATE TABLE one (x)")
+            lent.release()
+
+    with made.connection() as first:
+        first.execute("PRAGMA journal_mode = WAL")
+        with made.connection():
+            third = threading.Thread(target=borrow)
+            third.start()
+            assert not lent.acquire(timeout=0.1)
+        assert lent.acquire(timeout=30)
+        third.join()
+    made.close()
+    assert os.listdir(tmp_path) == ["x.sqlite"]  # noqa: PTH208 - its log goes with the last connection
