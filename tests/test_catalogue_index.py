@@ -106,7 +106,7 @@ def test_links_in_a_circle_and_a_second_way_to_a_file(root, catalogue, monkeypat
     listed, honest = [], os.scandir
     monkeypatch.setattr(folders.os, "scandir", lambda path: listed.append(path) or honest(path))
     found = scan(catalogue)
-    assert len(listed) == 2
+    assert len([path for path in listed if str(path).startswith(str(root))]) == 2
     assert found.keys() == {"x", "nothing"}
     assert "does not exist" in found["nothing"]["error"]
 

@@ -9,7 +9,7 @@ import threading
 import pytest
 from shelves import adapter, cards, opened, scan
 
-from lib_adapters.catalogue import Catalogue
+from lib_adapters.catalogue import Catalogue, indexer, opening
 from lib_adapters.catalogue.opening import NAME
 from lib_adapters.catalogue.pool import Pool
 from lib_adapters.errors import AdapterError
@@ -79,6 +79,24 @@ def test_an_index_without_our_table(root, place):
     adapter(root / "x.safetensors")
     with opened(root, place=place) as catalogue:
         assert scan(catalogue).keys() == {"x"}
+
+
+def test_an_update_of_the_code_reads_everything_once(root, place, monkeypatch):
+    before = starred(root, place)
+    honest, read = indexer.describe, []
+    monkeypatch.setattr(indexer, "describe", lambda file, layouts: read.append(file.below) or honest(file, layouts))
+    with opened(root, place=place) as catalogue:
+        hashes = catalogue.hash_of(before["x"]["id"])
+        scan(catalogue)
+    assert read == []
+    monkeypatch.setattr(opening, "edition", lambda: 7)
+    for _ in range(2):
+        with opened(root, place=place) as catalogue:
+            assert cards(catalogue).keys() == {"x", "y"}  # shown until they are read
+            after = scan(catalogue)
+            assert catalogue.details(after["x"]["id"])["hashes"] == hashes
+    assert sorted(read) == ["x.safetensors", "y.safetensors"]
+    assert (after["x"]["id"], after["x"]["star"]) == (before["x"]["id"], True)
 
 
 def test_a_page_of_the_old_index_gets_everything(root, place):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sqlite3
+import zlib
 from pathlib import Path
 
 from lib_adapters.catalogue.pool import Pool
@@ -15,6 +16,7 @@ logger = logging.getLogger(__name__)
 SCHEMA = 1
 READERS = 4  # at once; more wait
 NAME = "catalogue.sqlite"
+DECIDING = ("algorithms", "catalogue", "conditioning", "files")  # the code that a card depends on
 
 Mark = tuple[bytes, int, int]  # path, star, used
 
@@ -67,7 +69,18 @@ def _opened(address: str, readers: int, marks: list[Mark]) -> Store:
         connection.execute("PRAGMA journal_mode = WAL")
         if connection.execute("PRAGMA user_version").fetchone()[0] != SCHEMA:
             _make(connection, marks)
+        if connection.execute("PRAGMA application_id").fetchone()[0] != (now := edition()):
+            connection.execute("UPDATE cards SET beside = '?'")  # every file differs from that, so it is read again
+            connection.execute(f"PRAGMA application_id = {now}")
     return Store(pool)
+
+
+def edition() -> int:
+    """Of the code that makes cards: after an update, a file that could not be used may be one that can."""
+    package = Path(__file__).parent.parent
+    files = sorted(path for folder in DECIDING for path in (package / folder).glob("*.py"))
+    about = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return zlib.crc32(repr(about).encode()) >> 1  # SQLite keeps it as a signed number
 
 
 def _make(connection: sqlite3.Connection, marks: list[Mark]) -> None:
