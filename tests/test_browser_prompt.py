@@ -138,7 +138,8 @@ def test_the_box_used_last_is_written_into(hundred, visit):
 def test_the_host_hears_of_it_and_undo_takes_it_back(hundred, visit):
     view = visit(hundred).ready()
     view.page.evaluate("""() => { window.heard = [];
-        document.querySelector('#txt2img_prompt').addEventListener('input', event => heard.push(event.target.value)); }""")
+        const listen = event => heard.push(event.target.value);
+        document.querySelector('#txt2img_prompt').addEventListener('input', listen); }""")
     view.search("anna", "1 adapter")
     view.write("a cat")
     view.press("anna")
