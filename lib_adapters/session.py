@@ -13,6 +13,7 @@ from torch import nn
 from typing_extensions import Self
 
 from lib_adapters.errors import AdapterError, FamilyMismatch
+from lib_adapters.files.adapter import Adapter
 from lib_adapters.files.cache import LoadedCache
 from lib_adapters.files.families import FAMILY_NAMES
 from lib_adapters.patching.checksum import Witness
@@ -28,6 +29,7 @@ from lib_adapters.patching.targets import Table
 
 __all__ = ["AdapterReport", "Report", "Request", "Session"]
 
+MOST_WORDS = 5  # that a report names
 Mode = Literal["merged", "live"]
 
 
@@ -116,7 +118,7 @@ class Session:
         started = time.perf_counter()
         adapter = request.adapter
         report = AdapterReport(adapter.name, request.unet, request.te, total=len(adapter.modules))
-        report.notes = list(adapter.notes)
+        report.notes = [*adapter.notes, *_words(adapter)]
         try:
             found = fit(request, self._cache.get(adapter, self._device()), table)
             report.unmatched = found.unmatched
@@ -171,6 +173,12 @@ class Session:
 
 def _keys(requests: Iterable[Request]) -> list[tuple[str, float, float, int]]:
     return sorted(request.key for request in requests)
+
+
+def _words(adapter: Adapter) -> list[str]:
+    named = ", ".join(repr(name) for name in adapter.bundled[:MOST_WORDS])
+    more = f" and {len(adapter.bundled) - MOST_WORDS} more" if len(adapter.bundled) > MOST_WORDS else ""
+    return [f"brings embeddings for {named}{more}"] if named else []
 
 
 def _refuse(request: Request, found: Fit, table: Table) -> None:

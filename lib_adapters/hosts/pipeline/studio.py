@@ -16,6 +16,7 @@ from lib_adapters.conditioning.attention import Hypernetworks, Steering
 from lib_adapters.errors import AdapterError
 from lib_adapters.hosts.pipeline.folder import Pipeline, open_pipeline, session_of
 from lib_adapters.hosts.pipeline.shelf import Shelf
+from lib_adapters.hosts.pipeline.words import Words
 from lib_adapters.patching.request import Request
 from lib_adapters.prompt.tags import KINDS, Tag, parse
 from lib_adapters.session import Report, Session
@@ -49,13 +50,14 @@ class Studio:
     pipe: Pipeline
     session: Session
     hypernetworks: Hypernetworks
+    words: Words
     shelf: Shelf
 
     @classmethod
     def open(cls, folder: Path, device: torch.device, shelf: Shelf, dtype: torch.dtype | None = None) -> Self:
         pipe = open_pipeline(folder, device, dtype)
         session = session_of(pipe)
-        return cls(pipe, session, Hypernetworks(pipe.unet, session.family), shelf)
+        return cls(pipe, session, Hypernetworks(pipe.unet, session.family), Words(pipe), shelf)
 
     def __enter__(self) -> Self:
         return self
@@ -63,6 +65,7 @@ class Studio:
     def __exit__(self, *_: object) -> None:
         self.session.deactivate()
         self.hypernetworks.deactivate()
+        self.words.restore()
 
     def draw(self, prompt: str, settings: Settings, progress: Progress | None = None) -> Picture:
         """Exactly the adapters named in the prompt are active while it is drawn, and stay so until the next call."""
@@ -78,6 +81,8 @@ class Studio:
         requests, problems = requests_of([tag for tag in parsed.tags if tag.kind != HYPERNET], self.shelf)
         steerings, more = steerings_of([tag for tag in parsed.tags if tag.kind == HYPERNET], self.shelf)
         report = self.session.activate(requests)
+        used = [request.adapter for request, one in zip(requests, report.adapters, strict=True) if not one.error]
+        problems += self.words.sync(used)
         report = replace(report, adapters=[*report.adapters, *self.hypernetworks.activate(steerings)])
         return parsed.text, report, (*parsed.problems, *problems, *more)
 

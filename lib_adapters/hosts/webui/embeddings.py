@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lib_adapters.conditioning.embeddings import tensors_of
 from lib_adapters.files.adapter import Adapter
-from lib_adapters.files.load import read_blob, view
 from lib_adapters.hosts.webui import host
 
 
@@ -53,7 +53,7 @@ class Embeddings:
 def _data(adapter: Adapter, word: str) -> dict[str, Any]:
     """As the file of a textual inversion holds it."""
     data: dict[str, Any] = {}
-    for leaf, tensor in _tensors(adapter, word):
+    for leaf, tensor in _named(adapter, word):
         if leaf.startswith("string_to_param."):
             data["string_to_param"] = {leaf.partition(".")[2]: tensor}
         else:
@@ -61,9 +61,5 @@ def _data(adapter: Adapter, word: str) -> dict[str, Any]:
     return data
 
 
-def _tensors(adapter: Adapter, word: str) -> Iterator[tuple[str, Tensor]]:
-    blob, lowest = read_blob(adapter.source)
-    prefix = f"bundle_emb.{word}."
-    for key, entry in adapter.source.entries.items():
-        if key == f"<{word}>" or key.startswith(prefix):
-            yield key.removeprefix(prefix), view(blob, lowest, entry).clone()
+def _named(adapter: Adapter, word: str) -> Iterator[tuple[str, Tensor]]:
+    return ((leaf or f"<{word}>", tensor) for leaf, tensor in tensors_of(adapter, word))

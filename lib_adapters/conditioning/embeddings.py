@@ -1,0 +1,119 @@
+"""Textual inversions that came inside an adapter's file: words of a tokenizer and its text encoder while wanted.
+
+Neither is written to. The pipeline gets a copy of its tokenizer that knows the words; hooks on the encoder's table of
+tokens put the vectors in. Giving both back leaves everything as it was.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lib_adapters.files.adapter import Adapter
+from lib_adapters.files.load import read_blob, view
+
+SINGLE = "string_to_param.*"  # for the only text encoder of Stable Diffusion 1 and 2
+ENCODERS = ("clip_l", "clip_g")  # of SDXL, in the pipeline's order
+
+
+class Tokenizer(Protocol):
+    """What is used of transformers' tokenizers."""
+
+    added_tokens_encoder: dict[str, int]
+
+    def __len__(self) -> int: ...
+    def add_tokens(self, new_tokens: list[str]) -> int: ...
+    def convert_tokens_to_ids(self, tokens: str) -> int: ...
+
+
+@dataclass(frozen=True)
+class Word:
+    """One embedding: `token` is what a prompt says; vectors [n, width] by the name the file gives the encoder."""
+
+    token: str
+    vectors: dict[str, Tensor]
+
+    def of(self, encoder: int, encoders: int) -> Tensor | None:
+        names = (ENCODERS[encoder],) if encoders > 1 else (SINGLE, "", ENCODERS[0], ENCODERS[1])
+        return next((self.vectors[name] for name in names if name in self.vectors), None)
+
+
+def tensors_of(adapter: Adapter, name: str) -> Iterator[tuple[str, Tensor]]:
+    """(what follows the embedding's name in the key, vectors [n, width]); "" for a token's own single vector."""
+    blob, lowest = read_blob(adapter.source)
+    prefix = f"bundle_emb.{name}."
+    for key, entry in adapter.source.entries.items():
+        if key == f"<{name}>" or key.startswith(prefix):
+            leaf = "" if key == f"<{name}>" else key.removeprefix(prefix)
+            yield leaf, view(blob, lowest, entry).clone()
+
+
+def words_of(adapter: Adapter) -> list[Word]:
+    found = []
+    for name in adapter.bundled:
+        vectors = {leaf: tensor.float().reshape(-1, tensor.shape[-1]) for leaf, tensor in tensors_of(adapter, name)}
+        found.append(Word(f"<{name}>" if "" in vectors else name, vectors))
+    return found
+
+
+class Table:
+    """Two hooks of one table of tokens: ids behind its end pass as 0 and get their vectors afterwards."""
+
+    def __init__(self, first: int, vectors: Tensor) -> None:
+        self._first, self._vectors = first, vectors
+        self._ids: Tensor | None = None
+
+    def attach(self, table: nn.Module) -> list[RemovableHandle]:
+        return [table.register_forward_pre_hook(self._before), table.register_forward_hook(self._after)]
+
+    def _before(self, _: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        self._ids = inputs[0]
+        return (torch.where(inputs[0] < self._first, inputs[0], 0), *inputs[1:])
+
+    def _after(self, _: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
+        assert self._ids is not None
+        ours = self._ids >= self._first
+        vectors = self._vectors.to(output.device, output.dtype)[(self._ids - self._first).clamp(min=0)]
+        return torch.where(ours.unsqueeze(-1), vectors, output)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A tokenizer that knows the words, and the hooks that give them their meaning."""
+
+    tokenizer: Tokenizer
+    handles: list[RemovableHandle]
+    notes: list[str]
+
+
+def learn(
+    tokenizer: Tokenizer, encoder: nn.Module, words: Iterable[tuple[str, Word]], place: tuple[int, int]
+) -> Learned:
+    """`words` with the names of their adapters; `place` is (which encoder, of how many)."""
+    table: nn.Embedding = encoder.get_input_embeddings()  # type: ignore[operator]  # transformers' own
+    width = table.weight.shape[1]
+    known, notes = copy.deepcopy(tokenizer), []
+    rows: list[Tensor] = []
+    first = len(tokenizer)
+    for adapter, word in words:
+        vectors = word.of(*place)
+        if vectors is None:
+            continue
+        if word.token in known.added_tokens_encoder:
+            notes.append(f"{adapter}: the word {word.token!r} is taken already and keeps its meaning.")
+        elif vectors.shape[1] != width:
+            notes.append(
+                f"{adapter}: its embedding {word.token!r} is {vectors.shape[1]} wide, but this text encoder {width}."
+            )
+        else:
+            # as diffusers counts the further tokens of a word that has several vectors
+            known.add_tokens([word.token, *(f"{word.token}_{n}" for n in range(1, len(vectors)))])
+            rows.append(vectors)
+    handles = Table(first, torch.cat(rows)).attach(table) if rows else []
+    return Learned(known if rows else tokenizer, handles, notes)
