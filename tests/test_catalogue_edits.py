@@ -221,6 +221,7 @@ def test_covers_inside_a_file(root, catalogue, texts):
     path = adapter(root / "x.safetensors", **texts)
     card = scan(catalogue)["x"]
     assert card["preview"]["kind"] == "cover"
+    assert catalogue.details(card["id"])["metadata"] == {}  # no text that anybody reads
     assert size_of(catalogue.thumbnail(card["id"]))[1] == (384, 192)
     path.with_name("x.preview.webm").write_bytes(b"video")
     assert scan(catalogue)["x"]["preview"]["kind"] == "video"

@@ -69,7 +69,7 @@ def _of_texts(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         "sidecar": sidecar,
         "sources": [{"source": source, "words": found} for source, found in named.items()],
         "training": [list(pair) for pair in training],
-        "metadata": {key: value[:LONGEST_VALUE] for key, value in metadata.items()},
+        "metadata": {key: value[:LONGEST_VALUE] for key, value in metadata.items() if key not in cards.COVERS},
     }
 
 
