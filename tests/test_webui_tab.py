@@ -64,6 +64,7 @@ def test_the_tab_is_there_before_and_after_a_browser_opens_the_page(release):
         assert (built == "Loading...") == release.pages.lazy
         ui.refresh()
         assert ui.shown[place].value == shell  # the same text: what the cards are drawn into stays
+        assert ui.set_up()
         assert attributes(shell)["name"] == tabname
         assert json.loads(attributes(shell)["negatives"])[0] == f"#{tabname}_neg_prompt textarea"
 

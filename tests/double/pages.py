@@ -62,7 +62,8 @@ class NewPage(_Page):
 
     def create_html(self, tabname, *, empty=False):
         self.items = {} if empty else {item["name"]: item for item in self.list_items()}
-        return "".join(f"{item['name']}{item['shorthash']}{item['prompt']}" for item in self.items.values())
+        cards = (f"{item['name']}{item['shorthash']}{item['prompt']}" for item in self.items.values())
+        return f"<input id='{tabname}_{self.extra_networks_tabname}_extra_search'>" + "".join(cards)
 
 
 class Pages(types.ModuleType):
@@ -105,7 +106,11 @@ class Pages(types.ModuleType):
             contents.clear()
             load()
 
-        return SimpleNamespace(ids=ids, shown=shown, load=load, refresh=refresh)
+        def set_up():
+            """Do the page's scripts begin? From 1.8 on they wait for a search box in every tab."""
+            return self.lazy or sum(html.value.count("_extra_search") for html in shown) >= len(pages)
+
+        return SimpleNamespace(ids=ids, shown=shown, load=load, refresh=refresh, set_up=set_up)
 
     def get_single_card(self, name, page):
         """A request of anybody: the name is whatever the address says."""

@@ -20,11 +20,16 @@ class Page:
     """What makes an ExtraNetworksPage of the host ours."""
 
     tab: Tab
+    name: str  # the host's: the title in small letters
 
     def create_html(self, tabname: str, *_: Any, **__: Any) -> str:
-        """Asked for once per tab when the page is built (from 1.8 on), and when a browser opens it."""
+        """Asked for once per tab when the page is built (from 1.8 on), and when a browser opens it.
+
+        From 1.8 on the host's scripts wait until there are as many search boxes as tabs before they set up any of them.
+        """
         boxes = BOXES.get(tabname, (tabname,))
-        return shell(
+        counted = f'<input type="hidden" id="{tabname}_{self.name}_extra_search">'
+        return counted + shell(
             self.tab,
             prompts=[f"#{box}_prompt textarea" for box in boxes],
             negatives=[f"#{box}_neg_prompt textarea" for box in boxes],
