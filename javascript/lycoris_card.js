@@ -17,8 +17,13 @@
         };
         const frame = el("div.lycoris-thumb", {}, part.media, part.badges, part.reason, part.weight);
         const tools = el("div.lycoris-tools", {}, part.star, part.info);
-        const node = el("div.lycoris-cell", { role: "gridcell", tabindex: "-1", "data-act": "toggle" },
-            frame, el("div.lycoris-label", {}, part.name, part.sub), tools);
+        const node = el(
+            "div.lycoris-cell",
+            { role: "gridcell", tabindex: "-1", "data-act": "toggle" },
+            frame,
+            el("div.lycoris-label", {}, part.name, part.sub),
+            tools,
+        );
         return { node, part, card: null, shown: null };
     }
 
@@ -72,9 +77,17 @@
         part.reason.title = card.error || "";
         part.sub.textContent = misfit ? lycoris.misfit(card, model, true) : folder;
         part.sub.title = misfit || card.dir;
-        part.weight.textContent = tag ? `in prompt${Number.isFinite(tag.te) ? ` · ${lycoris.number(tag.te)}` : ""}` : "";
+        part.weight.textContent = tag
+            ? `in prompt${Number.isFinite(tag.te) ? ` · ${lycoris.number(tag.te)}` : ""}`
+            : "";
         const said = [card.name, lycoris.family(card.family), (card.algorithms || []).join(" "), reason];
-        node.setAttribute("aria-label", said.concat(tag ? "in the prompt" : "").filter(Boolean).join(", "));
+        node.setAttribute(
+            "aria-label",
+            said
+                .concat(tag ? "in the prompt" : "")
+                .filter(Boolean)
+                .join(", "),
+        );
     }
 
     lycoris.card = { make, bind, show, mark };

@@ -11,8 +11,13 @@
             this.opener = opener;
             this.body = el("div.lycoris-details-body", {}, el("p.lycoris-quiet", {}, "Reading the file…"));
             this.note = el("div.lycoris-note", { role: "status", "aria-live": "polite" });
-            this.node = el("dialog.lycoris-ui.lycoris-dialog", { "aria-label": `Details of ${card.name}` },
-                this.head(), this.body, this.note);
+            this.node = el(
+                "dialog.lycoris-ui.lycoris-dialog",
+                { "aria-label": `Details of ${card.name}` },
+                this.head(),
+                this.body,
+                this.note,
+            );
             this.node.addEventListener("close", () => this.closed());
             this.node.addEventListener("click", (event) => event.target === this.node && this.node.close());
             this.node.addEventListener("keydown", (event) => event.stopPropagation()); // the host has keys of its own
@@ -50,8 +55,16 @@
             this.found = found;
             const parts = lycoris.sections;
             const left = el("div.lycoris-details-left", {}, parts.preview(this), parts.use(this), parts.facts(this));
-            const right = el("div.lycoris-details-right", {}, parts.words(this), parts.edit(this), parts.training(this),
-                parts.blocks(this), parts.unusable(this), parts.metadata(this));
+            const right = el(
+                "div.lycoris-details-right",
+                {},
+                parts.words(this),
+                parts.edit(this),
+                parts.training(this),
+                parts.blocks(this),
+                parts.unusable(this),
+                parts.metadata(this),
+            );
             this.body.replaceChildren(left, right);
         }
 

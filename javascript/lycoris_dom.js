@@ -54,8 +54,11 @@
 
     /** A button that shows an icon; `label` is what is read out and shown as a tip. */
     lycoris.iconButton = (name, label, props = {}) =>
-        lycoris.el("button.lycoris-icon-button", { type: "button", title: label, "aria-label": label, ...props },
-            lycoris.icon(name));
+        lycoris.el(
+            "button.lycoris-icon-button",
+            { type: "button", title: label, "aria-label": label, ...props },
+            lycoris.icon(name),
+        );
 
     /** At most one call per frame; hidden pages get no frames, so a timer stands in for them. */
     lycoris.perFrame = function (work) {

@@ -17,8 +17,10 @@
 
     function field([key, label, placeholder, kind], value) {
         const props = { name: key, placeholder, value };
-        const input = kind === "textarea" ? el("textarea.lycoris-input", { ...props, rows: "3" })
-            : el("input.lycoris-input", { ...props, type: kind === "number" ? "number" : "text", step: "any" });
+        const input =
+            kind === "textarea"
+                ? el("textarea.lycoris-input", { ...props, rows: "3" })
+                : el("input.lycoris-input", { ...props, type: kind === "number" ? "number" : "text", step: "any" });
         return { key, kind, first: value, input, node: el("label.lycoris-field", {}, el("span", {}, label), input) };
     }
 
@@ -47,7 +49,9 @@
         const sent = changes(fields);
         if (!Object.keys(sent).length) return dialog.say("Nothing was changed.");
         const done = await dialog.attempt(
-            () => dialog.page.store.call(`/cards/${dialog.card.id}`, sent), "Saved beside the file.");
+            () => dialog.page.store.call(`/cards/${dialog.card.id}`, sent),
+            "Saved beside the file.",
+        );
         if (!done) return undefined;
         forget(dialog, sent);
         return dialog.load();
@@ -56,12 +60,17 @@
     sections.edit = function (dialog) {
         const fields = FIELDS.map((one) => field(one, stored(dialog.found, one[0])));
         const button = el("button.lycoris-button.lycoris-primary", { type: "submit" }, "Save");
-        const form = el("form.lycoris-form", {
-            onsubmit: (event) => {
-                event.preventDefault();
-                save(dialog, fields);
+        const form = el(
+            "form.lycoris-form",
+            {
+                onsubmit: (event) => {
+                    event.preventDefault();
+                    save(dialog, fields);
+                },
             },
-        }, ...fields.map((one) => one.node), el("div.lycoris-line", {}, button));
+            ...fields.map((one) => one.node),
+            el("div.lycoris-line", {}, button),
+        );
         return lycoris.section("Edit", form);
     };
 })();

@@ -30,12 +30,19 @@
         return names.map((name) => {
             const on = chosen.includes(name);
             const next = on ? chosen.filter((item) => item !== name) : [...chosen, name];
-            return chip(label(name), counts.get(name) || 0, on, `Only ${label(name)}`, () => page.change({ [field]: next }));
+            return chip(label(name), counts.get(name) || 0, on, `Only ${label(name)}`, () =>
+                page.change({ [field]: next }),
+            );
         });
     }
 
     const group = (title, chips) =>
-        el("div.lycoris-filter-group", { role: "group", "aria-label": title }, el("span.lycoris-caption", {}, title), ...chips);
+        el(
+            "div.lycoris-filter-group",
+            { role: "group", "aria-label": title },
+            el("span.lycoris-caption", {}, title),
+            ...chips,
+        );
 
     lycoris.filters = function (page) {
         const node = el("div.lycoris-filters");
@@ -47,7 +54,10 @@
             const groups = [
                 group("Show", flags(page, counts)),
                 group("Base model", values(page, "families", counts.family, lycoris.family)),
-                group("Algorithm", values(page, "algorithms", counts.algorithm, (name) => name)),
+                group(
+                    "Algorithm",
+                    values(page, "algorithms", counts.algorithm, (name) => name),
+                ),
             ];
             const used = state.families.length + state.algorithms.length + state.fits + state.starred + state.broken;
             const clear = el("button.lycoris-link", { type: "button", onclick: () => page.clear() }, "Clear all");

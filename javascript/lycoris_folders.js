@@ -22,7 +22,8 @@
         let at = root;
         for (const name of dir ? dir.split("/") : []) {
             const below = at.dir ? `${at.dir}/${name}` : name;
-            if (!at.children.has(name)) at.children.set(name, { root: root.root, dir: below, name, children: new Map() });
+            if (!at.children.has(name))
+                at.children.set(name, { root: root.root, dir: below, name, children: new Map() });
             at = at.children.get(name);
         }
     }
@@ -63,24 +64,39 @@
         branch(item, level, counts) {
             const lines = [this.line(item, level, total(item, counts))];
             if (!this.isOpen(item)) return lines;
-            const children = [...item.children.values()].sort((a, b) => a.name.localeCompare(b.name, undefined, { numeric: true }));
+            const children = [...item.children.values()].sort((a, b) =>
+                a.name.localeCompare(b.name, undefined, { numeric: true }),
+            );
             return lines.concat(...children.map((child) => this.branch(child, level + 1, counts)));
         }
 
         /** Roots are open and the rest closed until turned; `state.open` holds what was turned. */
         isOpen(item) {
-            return item.children.size > 0 && (item.dir === "") !== this.page.state.open.includes(key(item.root, item.dir));
+            return (
+                item.children.size > 0 && (item.dir === "") !== this.page.state.open.includes(key(item.root, item.dir))
+            );
         }
 
         line(item, level, count) {
             const { state } = this.page;
             const here = item.root === state.root && item.dir === state.dir;
             const open = this.isOpen(item);
-            const node = el("div.lycoris-tree-item", {
-                role: "treeitem", tabindex: here ? "0" : "-1", "aria-level": level + 1, "aria-selected": String(here),
-                "data-key": key(item.root, item.dir), "data-dir": item.dir, "data-root": item.root, title: item.dir || item.name,
-            }, el("span.lycoris-turn", {}, item.children.size ? lycoris.icon("chevron") : ""),
-            el("span.lycoris-tree-name", {}, item.name), el("span.lycoris-count", {}, count.toLocaleString("en")));
+            const node = el(
+                "div.lycoris-tree-item",
+                {
+                    role: "treeitem",
+                    tabindex: here ? "0" : "-1",
+                    "aria-level": level + 1,
+                    "aria-selected": String(here),
+                    "data-key": key(item.root, item.dir),
+                    "data-dir": item.dir,
+                    "data-root": item.root,
+                    title: item.dir || item.name,
+                },
+                el("span.lycoris-turn", {}, item.children.size ? lycoris.icon("chevron") : ""),
+                el("span.lycoris-tree-name", {}, item.name),
+                el("span.lycoris-count", {}, count.toLocaleString("en")),
+            );
             if (item.children.size) node.setAttribute("aria-expanded", String(open));
             node.style.setProperty("--lycoris-level", level);
             return node;

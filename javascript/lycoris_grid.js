@@ -78,7 +78,10 @@
         wanted() {
             const top = this.node.scrollTop;
             const first = Math.max(0, Math.floor(top / this.height) - OVERSCAN);
-            const last = Math.min(this.count - 1, Math.ceil((top + this.node.clientHeight) / this.height) + OVERSCAN - 1);
+            const last = Math.min(
+                this.count - 1,
+                Math.ceil((top + this.node.clientHeight) / this.height) + OVERSCAN - 1,
+            );
             const rows = new Set();
             for (let row = first; row <= last; row += 1) rows.add(row);
             const held = this.node.contains(document.activeElement) ? this.indexOf(this.current) : -1;

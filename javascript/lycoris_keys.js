@@ -7,8 +7,14 @@
         const page = Math.max(1, Math.floor(grid.node.clientHeight / grid.height)) * grid.columns;
         const now = Math.max(0, grid.indexOf(grid.current));
         const steps = {
-            ArrowRight: now + 1, ArrowLeft: now - 1, ArrowDown: now + grid.columns, ArrowUp: now - grid.columns,
-            PageDown: now + page, PageUp: now - page, Home: 0, End: grid.list.length - 1,
+            ArrowRight: now + 1,
+            ArrowLeft: now - 1,
+            ArrowDown: now + grid.columns,
+            ArrowUp: now - grid.columns,
+            PageDown: now + page,
+            PageUp: now - page,
+            Home: 0,
+            End: grid.list.length - 1,
         };
         return steps[key];
     }

@@ -13,16 +13,21 @@
         const root = typeof gradioApp === "function" ? gradioApp() : document;
         for (const gone of pages.filter((page) => !page.shell.isConnected)) gone.close();
         pages = pages.filter((page) => page.shell.isConnected);
-        for (const shell of root.querySelectorAll(".lycoris-tab:not([data-ready])")) pages.push(new lycoris.Page(shell));
+        for (const shell of root.querySelectorAll(".lycoris-tab:not([data-ready])"))
+            pages.push(new lycoris.Page(shell));
     }
+
+    const pull = () => pages.forEach((page) => page.visible() && page.store.pull());
 
     function throttled(work) {
         let timer = 0;
         return () => {
-            timer = timer || setTimeout(() => {
-                timer = 0;
-                work();
-            }, THROTTLE_MS);
+            timer =
+                timer ||
+                setTimeout(() => {
+                    timer = 0;
+                    work();
+                }, THROTTLE_MS);
         };
     }
 
@@ -32,7 +37,7 @@
         if (typeof onAfterUiUpdate === "function") onAfterUiUpdate(look);
         else if (typeof onUiUpdate === "function") onUiUpdate(throttled(look));
         else new MutationObserver(throttled(look)).observe(document.body, { childList: true, subtree: true });
-        document.addEventListener("visibilitychange", look);
+        if (typeof onOptionsChanged === "function") onOptionsChanged(pull); // another model may be loaded now
         look();
     }
 

@@ -21,7 +21,11 @@
 
     function picture(card, store, failed) {
         const img = lycoris.el("img.lycoris-picture", {
-            alt: "", loading: "lazy", decoding: "async", draggable: "false", onerror: failed,
+            alt: "",
+            loading: "lazy",
+            decoding: "async",
+            draggable: "false",
+            onerror: failed,
             onload: () => img.classList.add("lycoris-there"),
         });
         img.src = store.url(card, "thumb", card.preview.v);
@@ -30,8 +34,14 @@
 
     function video(card, store, failed) {
         return lycoris.el("video.lycoris-picture.lycoris-there", {
-            muted: true, loop: true, playsinline: true, preload: "metadata", disablepictureinpicture: true,
-            onerror: failed, src: store.url(card, "preview", card.preview.v), tabindex: "-1",
+            muted: true,
+            loop: true,
+            playsinline: true,
+            preload: "metadata",
+            disablepictureinpicture: true,
+            onerror: failed,
+            src: store.url(card, "preview", card.preview.v),
+            tabindex: "-1",
         });
     }
 

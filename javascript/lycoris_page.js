@@ -26,8 +26,13 @@
             this.tagged = [];
             this.build();
             this.draw = lycoris.perFrame(() => this.update());
-            this.unsubscribe = this.store.subscribe(() => this.draw(), () => this.visible());
-            new IntersectionObserver((seen) => seen.some((one) => one.isIntersecting) && this.store.pull()).observe(shell);
+            this.unsubscribe = this.store.subscribe(
+                () => this.draw(),
+                () => this.visible(),
+            );
+            new IntersectionObserver((seen) => seen.some((one) => one.isIntersecting) && this.store.pull()).observe(
+                shell,
+            );
             this.update();
         }
 
@@ -69,8 +74,18 @@
         change(what) {
             Object.assign(this.state, what);
             this.state.save();
-            this.toTop = ["query", "families", "algorithms", "fits", "starred", "broken", "root", "deep", "sort", "down"]
-                .some((item) => item in what);
+            this.toTop = [
+                "query",
+                "families",
+                "algorithms",
+                "fits",
+                "starred",
+                "broken",
+                "root",
+                "deep",
+                "sort",
+                "down",
+            ].some((item) => item in what);
             this.update();
         }
 

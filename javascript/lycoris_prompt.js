@@ -36,7 +36,10 @@
 
     function after(right, words) {
         if (!right || right.startsWith("\n")) return "";
-        const first = lycoris.stripTags(right).replace(/^[ \t]+/, "").charAt(0);
+        const first = lycoris
+            .stripTags(right)
+            .replace(/^[ \t]+/, "")
+            .charAt(0);
         const comma = words && first && first !== "," && first !== "\n" && !CLOSES.includes(first) ? "," : "";
         return comma + (/^[\s,]/.test(right) || CLOSES.includes(right[0]) ? "" : " ");
     }
@@ -85,7 +88,8 @@
         let at = words ? text.lastIndexOf(words) : -1;
         while (at >= 0) {
             const end = at + words.length;
-            if (/(^|[,\n])[ \t]*$/.test(text.slice(0, at)) && /^[ \t]*($|[,\n])/.test(text.slice(end))) return [at, end];
+            if (/(^|[,\n])[ \t]*$/.test(text.slice(0, at)) && /^[ \t]*($|[,\n])/.test(text.slice(end)))
+                return [at, end];
             at = at > 0 ? text.lastIndexOf(words, at - 1) : -1;
         }
         return null;

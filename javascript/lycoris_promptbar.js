@@ -35,7 +35,9 @@
             return el("span.lycoris-written", { title: "Edit this one in the prompt" }, rest || "1");
         }
         const input = el("input.lycoris-weight-input", {
-            type: "number", step: "0.05", "aria-label": `Weight of ${tag.name}`,
+            type: "number",
+            step: "0.05",
+            "aria-label": `Weight of ${tag.name}`,
             onchange: () => weigh(page, at, tag.name, input.valueAsNumber),
         });
         return input;
@@ -43,11 +45,14 @@
 
     function item(page, tag, at) {
         const label = el("span.lycoris-used-name", { title: tag.text }, tag.name);
-        const out = lycoris.iconButton("close", `Take ${tag.name} out of the prompt`, { onclick: () => remove(page, at, tag.name) });
+        const out = lycoris.iconButton("close", `Take ${tag.name} out of the prompt`, {
+            onclick: () => remove(page, at, tag.name),
+        });
         return el("div.lycoris-used", {}, label, weight(page, tag, at), out);
     }
 
-    const shape = (tags) => tags.map((tag) => `${tag.kind}:${tag.name}:${tag.plain && Number.isFinite(tag.te) ? "" : tag.text}`).join("\n");
+    const shape = (tags) =>
+        tags.map((tag) => `${tag.kind}:${tag.name}:${tag.plain && Number.isFinite(tag.te) ? "" : tag.text}`).join("\n");
 
     lycoris.promptBar = function (page) {
         const caption = el("span.lycoris-caption");

@@ -19,13 +19,17 @@
     const any = (list, word) => (list || []).some((item) => plain(item).includes(word));
 
     const IS = {
-        __proto__: null, broken: (card) => !!card.error, starred: (card) => !!card.star, used: (card) => !!card.used,
+        __proto__: null,
+        broken: (card) => !!card.error,
+        starred: (card) => !!card.star,
+        used: (card) => !!card.used,
     };
 
     const FIELDS = {
         __proto__: null, // "constructor:" is no field
         algo: (card, word) => any(card.algorithms, word),
-        family: (card, word) => plain(card.family || "").startsWith(word) || plain(lycoris.family(card.family)).includes(word),
+        family: (card, word) =>
+            plain(card.family || "").startsWith(word) || plain(lycoris.family(card.family)).includes(word),
         tag: (card, word) => any(card.tags, word),
         word: (card, word) => any(card.words, word),
         folder: (card, word) => plain(card.dir).includes(word),

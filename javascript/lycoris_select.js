@@ -3,10 +3,26 @@
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});
     const SHORT = {
-        sd1: "SD 1.x", sd2: "SD 2.x", sdxl: "SDXL", "sdxl-refiner": "Refiner", sd3: "SD 3", flux: "Flux",
-        chroma: "Chroma", cascade: "Cascade", hunyuan: "Hunyuan", wan: "Wan", "qwen-image": "Qwen", hidream: "HiDream",
-        lumina: "Lumina", auraflow: "AuraFlow", sana: "Sana", cosmos: "Cosmos", mochi: "Mochi",
-        "ace-step": "ACE-Step", pixart: "PixArt", unknown: "Unknown base",
+        sd1: "SD 1.x",
+        sd2: "SD 2.x",
+        sdxl: "SDXL",
+        "sdxl-refiner": "Refiner",
+        sd3: "SD 3",
+        flux: "Flux",
+        chroma: "Chroma",
+        cascade: "Cascade",
+        hunyuan: "Hunyuan",
+        wan: "Wan",
+        "qwen-image": "Qwen",
+        hidream: "HiDream",
+        lumina: "Lumina",
+        auraflow: "AuraFlow",
+        sana: "Sana",
+        cosmos: "Cosmos",
+        mochi: "Mochi",
+        "ace-step": "ACE-Step",
+        pixart: "PixArt",
+        unknown: "Unknown base",
     };
 
     lycoris.family = (key) => SHORT[key] || key || "";

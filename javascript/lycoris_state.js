@@ -22,9 +22,22 @@
     };
 
     const FRESH = {
-        query: "", families: [], algorithms: [], fits: false, starred: false, broken: false,
-        root: null, dir: "", deep: true, sort: "name", down: false, size: 168,
-        tree: null, filters: false, open: [], inserted: {},
+        query: "",
+        families: [],
+        algorithms: [],
+        fits: false,
+        starred: false,
+        broken: false,
+        root: null,
+        dir: "",
+        deep: true,
+        sort: "name",
+        down: false,
+        size: 168,
+        tree: null,
+        filters: false,
+        open: [],
+        inserted: {},
     };
 
     /** The remembered state with `save()` and `clear()`; values of a wrong type are replaced by fresh ones. */
@@ -39,12 +52,15 @@
         }
         const quiet = (value) => Object.defineProperty(state, value[0], { value: value[1], enumerable: false });
         quiet(["save", () => lycoris.write(key, state)]);
-        quiet(["clear", () => {
-            for (const item of ["query", "families", "algorithms", "fits", "starred", "broken", "root", "dir"]) {
-                state[item] = FRESH[item];
-            }
-            state.save();
-        }]);
+        quiet([
+            "clear",
+            () => {
+                for (const item of ["query", "families", "algorithms", "fits", "starred", "broken", "root", "dir"]) {
+                    state[item] = FRESH[item];
+                }
+                state.save();
+            },
+        ]);
         return state;
     };
 })();

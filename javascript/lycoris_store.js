@@ -5,13 +5,20 @@
     const FAST_MS = 400;
 
     /** Digits sort as numbers, case does not count; made once per card because ten thousand are sorted by it. */
-    const order = (text) => text.normalize("NFKD").toLowerCase().replace(/\d+/g, (digits) => digits.padStart(12, "0"));
+    const order = (text) =>
+        text
+            .normalize("NFKD")
+            .toLowerCase()
+            .replace(/\d+/g, (digits) => digits.padStart(12, "0"));
 
     /** What is derived from a card once, when it arrives. */
     function prepare(card) {
         card.key = `${card.root || 0}/${card.file}`;
         card.dir = card.dir || "";
-        card.stem = card.file.replace(/\.[^./]*$/, "").normalize("NFC").toLowerCase();
+        card.stem = card.file
+            .replace(/\.[^./]*$/, "")
+            .normalize("NFC")
+            .toLowerCase();
         card.lower = card.name.normalize("NFC").toLowerCase();
         card.order = order(card.name);
         return card;
@@ -30,6 +37,7 @@
             this.failure = "";
             this.listeners = new Set();
             this.timer = 0;
+            document.addEventListener("visibilitychange", () => this.seen() && this.pull());
         }
 
         /** `wanted()` says whether the listener can be seen now: polling is fast only for eyes. */
@@ -84,12 +92,12 @@
             this.pulling = null;
             const soon = this.again || (this.progress.running && !this.failure);
             this.again = false;
-            if (soon) this.timer = setTimeout(() => (this.seen() ? this.pull() : this.next2()), FAST_MS);
+            if (soon) this.later();
         }
 
-        /** Nobody looks: ask again later instead of pulling. */
-        next2() {
-            this.timer = setTimeout(() => (this.seen() ? this.pull() : this.next2()), FAST_MS * 5);
+        /** While nobody looks it only waits. */
+        later() {
+            this.timer = setTimeout(() => (this.seen() ? this.pull() : this.later()), FAST_MS);
         }
 
         seen() {

@@ -4,9 +4,14 @@
     const lycoris = (window.lycoris = window.lycoris || {});
     const el = (...args) => lycoris.el(...args);
     const SORTS = [
-        ["name", "Name"], ["mtime", "Date modified"], ["ctime", "Date created"], ["size", "File size"], ["used", "Last used"],
+        ["name", "Name"],
+        ["mtime", "Date modified"],
+        ["ctime", "Date created"],
+        ["size", "File size"],
+        ["used", "Last used"],
     ];
-    const HELP = 'Every word must occur; -word must not; "two words"; algo:loha family:sdxl tag:hair folder:style is:starred';
+    const HELP =
+        'Every word must occur; -word must not; "two words"; algo:loha family:sdxl tag:hair folder:style is:starred';
 
     function search(page) {
         const clear = lycoris.iconButton("close", "Clear the search", {
@@ -16,8 +21,13 @@
             },
         });
         const input = el("input.lycoris-search-input", {
-            type: "search", placeholder: "Search names, words, tags", "aria-label": "Search the adapters", title: HELP,
-            value: page.state.query, spellcheck: "false", autocomplete: "off",
+            type: "search",
+            placeholder: "Search names, words, tags",
+            "aria-label": "Search the adapters",
+            title: HELP,
+            value: page.state.query,
+            spellcheck: "false",
+            autocomplete: "off",
             oninput: () => page.change({ query: input.value }),
             onkeydown: (event) => {
                 if (event.key === "Escape" && input.value) page.change({ query: "" });
@@ -35,11 +45,19 @@
 
     function sort(page) {
         const options = SORTS.map(([value, label]) => el("option", { value }, label));
-        const select = el("select.lycoris-select", {
-            "aria-label": "Sort by", title: "Sort by",
-            onchange: () => page.change({ sort: select.value, down: select.value !== "name" }),
-        }, ...options);
-        const way = el("button.lycoris-icon-button", { type: "button", onclick: () => page.change({ down: !page.state.down }) });
+        const select = el(
+            "select.lycoris-select",
+            {
+                "aria-label": "Sort by",
+                title: "Sort by",
+                onchange: () => page.change({ sort: select.value, down: select.value !== "name" }),
+            },
+            ...options,
+        );
+        const way = el("button.lycoris-icon-button", {
+            type: "button",
+            onclick: () => page.change({ down: !page.state.down }),
+        });
         const update = () => {
             const label = page.state.down ? "Descending: turn round" : "Ascending: turn round";
             select.value = page.state.sort;
@@ -52,7 +70,12 @@
 
     function size(page) {
         const input = el("input.lycoris-range", {
-            type: "range", min: "96", max: "320", step: "8", "aria-label": "Card size", title: "Card size",
+            type: "range",
+            min: "96",
+            max: "320",
+            step: "8",
+            "aria-label": "Card size",
+            title: "Card size",
             value: page.state.size,
             oninput: () => {
                 page.state.size = Number(input.value);
@@ -65,7 +88,8 @@
 
     function refresh(page) {
         const button = lycoris.iconButton("refresh", "Look for new and changed files", {
-            "data-part": "refresh", onclick: () => page.store.refresh(),
+            "data-part": "refresh",
+            onclick: () => page.store.refresh(),
         });
         const update = () => {
             button.classList.toggle("lycoris-turning", page.store.progress.running);
@@ -76,16 +100,23 @@
 
     function toggles(page) {
         const folders = lycoris.iconButton("folder", "Folders", {
-            "data-part": "folders", onclick: () => page.change({ tree: !page.treeOpen() }),
+            "data-part": "folders",
+            onclick: () => page.change({ tree: !page.treeOpen() }),
         });
         const filters = el("button.lycoris-icon-button.lycoris-wide", {
-            type: "button", "data-part": "filters", title: "Filters", onclick: () => page.change({ filters: !page.state.filters }),
+            type: "button",
+            "data-part": "filters",
+            title: "Filters",
+            onclick: () => page.change({ filters: !page.state.filters }),
         });
         const update = () => {
             const { state } = page;
             const used = state.families.length + state.algorithms.length + state.fits + state.starred + state.broken;
-            filters.replaceChildren(lycoris.icon("filter"), el("span.lycoris-filters-label", {}, "Filters"),
-                used ? el("span.lycoris-mark", {}, used) : "");
+            filters.replaceChildren(
+                lycoris.icon("filter"),
+                el("span.lycoris-filters-label", {}, "Filters"),
+                used ? el("span.lycoris-mark", {}, used) : "",
+            );
             filters.setAttribute("aria-label", used ? `Filters, ${used} in use` : "Filters");
             filters.setAttribute("aria-expanded", String(state.filters));
             folders.setAttribute("aria-expanded", String(page.treeOpen()));
@@ -95,7 +126,13 @@
 
     /** {node, update(), input}: redrawn from the page's state by update(). */
     lycoris.toolbar = function (page) {
-        const parts = { search: search(page), sort: sort(page), size: size(page), refresh: refresh(page), toggles: toggles(page) };
+        const parts = {
+            search: search(page),
+            sort: sort(page),
+            size: size(page),
+            refresh: refresh(page),
+            toggles: toggles(page),
+        };
         const [folders, filters] = parts.toggles.nodes;
         const right = el("div.lycoris-group", {}, parts.sort.node, parts.size.node, filters, parts.refresh.node);
         const node = el("div.lycoris-bar", {}, folders, parts.search.node, right);
@@ -109,12 +146,17 @@
         const cancel = el("button.lycoris-button", { type: "button", onclick: () => page.store.cancel() }, "Cancel");
         const node = el("div.lycoris-working", { hidden: true }, bar, text, cancel);
         const update = () => {
-            const { running, done, total, what } = page.store.progress;
-            node.hidden = !running;
+            const { running, done, total, what, cancelled } = page.store.progress;
+            node.hidden = !running && !cancelled && !what;
+            bar.hidden = cancel.hidden = !running;
             if (total) [bar.max, bar.value] = [total, done];
             else bar.removeAttribute("value");
             const count = total ? `${done.toLocaleString("en")} of ${total.toLocaleString("en")}` : "";
-            text.textContent = [what || "Reading the files", count].filter(Boolean).join(": ");
+            if (running) text.textContent = [what || "Reading the files", count].filter(Boolean).join(": ");
+            else
+                text.textContent = cancelled
+                    ? `Cancelled after ${count || "0"} files. Refresh goes on from there.`
+                    : what;
         };
         return { node, update };
     };

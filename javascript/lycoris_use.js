@@ -14,7 +14,10 @@
         const { page, card } = dialog;
         const written = el("code.lycoris-written-tag");
         const weight = el("input.lycoris-input.lycoris-weight-input", {
-            type: "number", step: "0.05", value: page.choices.weight(card), "aria-label": "Weight a click writes",
+            type: "number",
+            step: "0.05",
+            value: page.choices.weight(card),
+            "aria-label": "Weight a click writes",
             oninput: () => {
                 const value = weight.valueAsNumber;
                 page.choices.set(card, { weight: Number.isFinite(value) ? value : undefined });
@@ -30,30 +33,46 @@
         });
         dialog.written = () => {
             written.textContent = text(dialog);
-            insert.textContent = page.inserter.tagsOf(dialog.card).length ? "Take out of the prompt" : "Put into the prompt";
+            insert.textContent = page.inserter.tagsOf(dialog.card).length
+                ? "Take out of the prompt"
+                : "Put into the prompt";
         };
         dialog.written();
-        return lycoris.section("A click writes", written,
-            el("div.lycoris-line", {}, el("label.lycoris-line", {}, "Weight", weight), insert,
-                lycoris.copyButton("Copy", () => text(dialog), dialog)));
+        return lycoris.section(
+            "A click writes",
+            written,
+            el(
+                "div.lycoris-line",
+                {},
+                el("label.lycoris-line", {}, "Weight", weight),
+                insert,
+                lycoris.copyButton("Copy", () => text(dialog), dialog),
+            ),
+        );
     };
 
     function chip(dialog, word, note) {
         const { page } = dialog;
-        const node = el("button.lycoris-chip", {
-            type: "button", "aria-pressed": String(page.choices.chosen(dialog.card).includes(word)),
-            onclick: () => {
-                const now = page.choices.chosen(dialog.card);
-                const on = !now.includes(word);
-                page.choices.set(dialog.card, { words: on ? [...now, word] : now.filter((item) => item !== word) });
-                node.setAttribute("aria-pressed", String(on));
-                dialog.written();
+        const node = el(
+            "button.lycoris-chip",
+            {
+                type: "button",
+                "aria-pressed": String(page.choices.chosen(dialog.card).includes(word)),
+                onclick: () => {
+                    const now = page.choices.chosen(dialog.card);
+                    const on = !now.includes(word);
+                    page.choices.set(dialog.card, { words: on ? [...now, word] : now.filter((item) => item !== word) });
+                    node.setAttribute("aria-pressed", String(on));
+                    dialog.written();
+                },
             },
-        }, el("span", {}, word), note !== undefined && el("span.lycoris-count", {}, note));
+            el("span", {}, word),
+            note !== undefined && el("span.lycoris-count", {}, note),
+        );
         return node;
     }
 
-    const FROM = { sidecar: "Saved beside the file", civitai: "From Civitai", modelspec: "From the trainer", training: "From the training captions" };
+    const FROM = { sidecar: "Saved beside the file", civitai: "From Civitai", modelspec: "From the trainer" };
 
     /** The chips of the words a click offers, then what other sources say. */
     sections.words = function (dialog) {
@@ -61,14 +80,26 @@
         const chosen = page.choices.chosen(card);
         const offered = [...new Set([...page.choices.offered(card), ...chosen])];
         const others = (found.sources || []).filter((source) => source.source !== "training"); // these are below
-        const groups = others.map((source) => {
-            const words = source.words.length === 1 ? lycoris.pieces(source.words[0]) : source.words;
-            return [FROM[source.source] || source.source, words.filter((word) => !offered.includes(word)).slice(0, 60)];
-        }).filter(([, words]) => words.length);
+        const groups = others
+            .map((source) => {
+                const words = source.words.length === 1 ? lycoris.pieces(source.words[0]) : source.words;
+                return [
+                    FROM[source.source] || source.source,
+                    words.filter((word) => !offered.includes(word)).slice(0, 60),
+                ];
+            })
+            .filter(([, words]) => words.length);
         const chips = (words) => el("div.lycoris-chips", {}, ...words.map((word) => chip(dialog, word)));
-        const none = el("p.lycoris-quiet", {}, "This file names no trigger words. Training tags below can be chosen, or save your own.");
-        return lycoris.section("Trigger words a click adds", offered.length ? chips(offered) : none,
-            ...groups.flatMap(([name, words]) => [el("div.lycoris-caption", {}, name), chips(words)]));
+        const none = el(
+            "p.lycoris-quiet",
+            {},
+            "This file names no trigger words. Training tags below can be chosen, or save your own.",
+        );
+        return lycoris.section(
+            "Trigger words a click adds",
+            offered.length ? chips(offered) : none,
+            ...groups.flatMap(([name, words]) => [el("div.lycoris-caption", {}, name), chips(words)]),
+        );
     };
 
     sections.training = function (dialog) {
@@ -106,12 +137,20 @@
             frame.replaceChildren(lycoris.media(dialog.card, page.store));
             lycoris.play(frame, true);
         };
-        const replace = () => dialog.attempt(async () => {
-            const image = await dataUrl(lastPicture(page));
-            await page.store.call(`/cards/${dialog.card.id}/preview`, { image });
-        }, "This picture is the preview now.").then(draw);
+        const replace = () =>
+            dialog
+                .attempt(async () => {
+                    const image = await dataUrl(lastPicture(page));
+                    await page.store.call(`/cards/${dialog.card.id}/preview`, { image });
+                }, "This picture is the preview now.")
+                .then(draw);
         draw();
-        const button = el("button.lycoris-button", { type: "button", onclick: replace }, lycoris.icon("image"), "Use the last picture as preview");
+        const button = el(
+            "button.lycoris-button",
+            { type: "button", onclick: replace },
+            lycoris.icon("image"),
+            "Use the last picture as preview",
+        );
         return el("section.lycoris-section", {}, frame, button);
     };
 })();

@@ -150,7 +150,7 @@ def test_progress_is_shown_and_can_be_cancelled(own, visit, monkeypatch):
     view.tab.get_by_role("button", name="Cancel").click()
     assert cancelled.wait(5)
     site.catalogue.progress = Progress(done=600, total=1200, cancelled=True)
-    view.tab.locator(".lycoris-working").wait_for(state="hidden")
+    view.tab.get_by_text("Cancelled after 600 of 1,200 files.").wait_for()
 
 
 def test_a_server_that_went_away_is_told(own, visit):
@@ -163,3 +163,40 @@ def test_a_server_that_went_away_is_told(own, visit):
     view.tab.get_by_role("button", name="Try again").click()
     view.tab.get_by_role("alert").wait_for(state="hidden")
     assert view.names() == ["a"]
+
+
+def test_a_video_runs_only_while_it_is_looked_at(own, visit, chrome):
+    """The video is recorded by the browser itself: a file of two kilobytes that it can play."""
+    blank = chrome.new_page()
+    data = blank.evaluate("""async () => { const canvas = document.createElement('canvas');
+        const draw = setInterval(() => canvas.getContext('2d').fillRect(0, 0, Math.random() * 99, 99), 30);
+        const parts = [], recorder = new MediaRecorder(canvas.captureStream(), {mimeType: 'video/webm'});
+        recorder.ondataavailable = event => parts.push(event.data);
+        const done = new Promise(ended => { recorder.onstop = ended; });
+        recorder.start(); setTimeout(() => recorder.stop(), 400); await done; clearInterval(draw);
+        return [...new Uint8Array(await new Blob(parts).arrayBuffer())]; }""")
+    blank.close()
+
+    def fill(folder):
+        shelf.adapter(folder / "moving.safetensors")
+        (folder / "moving.webm").write_bytes(bytes(data))
+
+    view = visit(own(fill)).ready()
+    paused = "wanted => document.querySelector('.lycoris-grid video').paused === wanted"
+    view.page.wait_for_function("document.querySelector('.lycoris-grid video').readyState >= 2")
+    view.page.wait_for_function(paused, arg=True)
+    view.card("moving").hover()
+    view.page.wait_for_function(paused, arg=False)
+    view.query.hover()
+    view.page.wait_for_function(paused, arg=True)
+    view.query.press("ArrowDown")
+    view.page.wait_for_function(paused, arg=False)
+
+
+def test_a_preview_that_cannot_be_shown_gives_way(own, visit):
+    def fill(folder):
+        shelf.adapter(folder / "ink.safetensors", algorithm="LoHa")
+        (folder / "ink.png").write_bytes(b"no picture")
+
+    view = visit(own(fill)).ready()
+    view.card("ink").locator(".lycoris-blank").get_by_text("LoHa").wait_for()
