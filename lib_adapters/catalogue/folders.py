@@ -50,6 +50,11 @@ def listings(folder: str) -> Iterator[tuple[str, Mapping[str, os.DirEntry[str]]]
         waiting += sorted((entry.path for entry in entries.values() if _is_folder(entry)), reverse=True)
 
 
+def real_path(folder: str, entry: os.DirEntry[str]) -> str:
+    """`folder` is the real one; asking the system about each part of each path takes longer than all the rest."""
+    return os.path.realpath(entry.path) if entry.is_symlink() else folder + os.sep + entry.name
+
+
 def look(path: Path) -> File:
     """One file, without the rest of its folder and without its place in it. OSError where it is gone."""
     return _file(path.stat(), str(path), 0, path.name, beside.stamp_at(path))
@@ -80,7 +85,7 @@ def _below(root: int, folder: str, cancelled: Callable[[], bool]) -> Iterator[tu
                 status = _status(entry)
                 below = entry.path[start:].replace(os.sep, "/")
                 file = _file(status, entry.path, root, below, stamps.get(name.rpartition(".")[0], ""))
-                yield file, os.path.realpath(entry.path) if entry.is_symlink() else real + os.sep + name
+                yield file, real_path(real, entry)
 
 
 def _status(entry: os.DirEntry[str]) -> os.stat_result:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from lib_adapters.catalogue.folders import is_adapter, listings
+from lib_adapters.catalogue.folders import is_adapter, listings, real_path
 
 Folders = Mapping[str, Sequence[Path]]  # by kind of tag
 
@@ -24,16 +24,18 @@ class Index:
 
 def read_index(folders: Folders) -> Index:
     files: dict[Path, Path] = {}
+    reals: dict[Path, str] = {}
     for folder in (folder for group in folders.values() for folder in group):
-        for path in _adapter_files(folder):
+        for path, real in _adapter_files(folder):
             files.setdefault(path, folder)
+            reals[path] = real
     exact: dict[str, list[Path]] = {}
     alike: dict[str, list[Path]] = {}
-    seen: set[Path] = set()
+    seen: set[str] = set()
     for path in sorted(files):
-        if (real := path.resolve()) in seen:
+        if reals[path] in seen:
             continue  # the same file by a second way
-        seen.add(real)
+        seen.add(reals[path])
         for name in names_of(path, files[path]):
             exact.setdefault(name, []).append(path)
             if path not in (same := alike.setdefault(folded(name), [])):
@@ -41,9 +43,10 @@ def read_index(folders: Folders) -> Index:
     return Index(files, exact, alike)
 
 
-def _adapter_files(folder: Path) -> Iterator[Path]:
-    for _, listing in listings(str(folder)):
-        yield from (Path(listing[name].path) for name in sorted(listing) if is_adapter(name))
+def _adapter_files(folder: Path) -> Iterator[tuple[Path, str]]:
+    """(path, real path)"""
+    for real, listing in listings(str(folder)):
+        yield from ((Path(e.path), real_path(real, e)) for name, e in sorted(listing.items()) if is_adapter(name))
 
 
 def names_of(path: Path, folder: Path) -> list[str]:
