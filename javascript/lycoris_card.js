@@ -29,7 +29,8 @@
 
     function badges(card) {
         const found = [];
-        if (card.family) found.push(el("span.lycoris-badge.lycoris-badge-family", {}, lycoris.family(card.family)));
+        if (card.family && card.family !== "unknown")
+            found.push(el("span.lycoris-badge.lycoris-badge-family", {}, lycoris.family(card.family)));
         const names = card.algorithms || [];
         const more = names.length > 1 ? ` +${names.length - 1}` : "";
         if (names.length) found.push(el("span.lycoris-badge", { title: names.join(", ") }, names[0] + more));

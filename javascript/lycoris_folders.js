@@ -150,5 +150,11 @@
         }
     }
 
+    lycoris.severalFolders = function (store) {
+        if (store.folders.length > 1) return true;
+        for (const card of store.cards.values()) if (card.dir) return true;
+        return false;
+    };
+
     lycoris.Folders = Folders;
 })();

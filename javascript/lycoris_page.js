@@ -3,7 +3,7 @@
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});
     const el = (...args) => lycoris.el(...args);
-    const NARROW = 560;
+    const WIDE = 820;
 
     const selectors = (text) => {
         try {
@@ -65,9 +65,9 @@
             return this.shell.isConnected && this.shell.getClientRects().length > 0;
         }
 
-        /** Open unless closed by the user; on a phone closed unless opened. */
+        /** Until the user says: open where there is room for it and more than one folder. */
         treeOpen() {
-            return this.state.tree === null ? this.shell.clientWidth > NARROW : this.state.tree;
+            return this.state.tree === null ? this.shell.clientWidth > WIDE && this.several : this.state.tree;
         }
 
         /** The one way a part changes what is shown. */
@@ -96,7 +96,7 @@
 
         update() {
             const { list, counts, hidden } = lycoris.select(this.store.cards, this.state, this.store.model);
-            Object.assign(this, { list, hidden });
+            Object.assign(this, { list, hidden, several: lycoris.severalFolders(this.store) });
             this.readPrompt();
             for (const part of [this.toolbar, this.progress, this.bar]) part.update();
             this.filters.update(counts);

@@ -43,16 +43,67 @@
         return input;
     }
 
-    function item(page, tag, at) {
-        const label = el("span.lycoris-used-name", { title: tag.text }, tag.name);
-        const out = lycoris.iconButton("close", `Take ${tag.name} out of the prompt`, {
-            onclick: () => remove(page, at, tag.name),
-        });
-        return el("div.lycoris-used", {}, label, weight(page, tag, at), out);
+    /** Off: only the tag leaves, as it is written; its words stay, and back on it has the weight it had. */
+    function turnOff(page, at, name) {
+        const found = current(page, at, name);
+        if (!found) return;
+        lycoris.edit(found.box, lycoris.removal(found.box.value, found.tag.start, found.tag.end));
+        keep(page, [...page.state.off, found.tag.text]);
     }
 
-    const shape = (tags) =>
-        tags.map((tag) => `${tag.kind}:${tag.name}:${tag.plain && Number.isFinite(tag.te) ? "" : tag.text}`).join("\n");
+    function turnOn(page, text) {
+        const box = page.boxes.box();
+        lycoris.edit(box, lycoris.insertion(box.value, page.boxes.caret(box), text, ""));
+        keep(page, without(page, text));
+    }
+
+    const without = (page, text) => page.state.off.filter((one) => one !== text);
+
+    function keep(page, off) {
+        page.state.off = off;
+        page.state.save();
+        page.prompted();
+    }
+
+    function item(page, tag, at) {
+        const name = tag.name;
+        const use = el("input.lycoris-use", {
+            type: "checkbox",
+            checked: at >= 0,
+            "aria-label": `Use ${name}`,
+            title: at >= 0 ? "Off, keeping its weight" : "On again",
+            onchange: () => (at >= 0 ? turnOff(page, at, name) : turnOn(page, tag.text)),
+        });
+        const label = el("span.lycoris-used-name", { title: tag.text }, name);
+        const out = lycoris.iconButton("close", at >= 0 ? `Take ${name} out of the prompt` : `Forget ${name}`, {
+            onclick: () => (at >= 0 ? remove(page, at, name) : keep(page, without(page, tag.text))),
+        });
+        const middle = at >= 0 ? weight(page, tag, at) : el("span.lycoris-written", {}, "off");
+        return el(`div.lycoris-used${at >= 0 ? "" : ".lycoris-off"}`, { "data-name": name }, use, label, middle, out);
+    }
+
+    const shape = (tag) => `${tag.kind}:${tag.name}:${tag.plain && Number.isFinite(tag.te) ? "" : tag.text}`;
+
+    /** What is off, less what has come back into the prompt some other way. */
+    const offs = (page) =>
+        page.state.off
+            .flatMap((text) => lycoris.tags(text))
+            .filter((tag) => !page.tagged.some((one) => one.name === tag.name));
+
+    function draw(page, items, tags, off) {
+        const held =
+            items.contains(document.activeElement) && document.activeElement.closest("[data-name]").dataset.name;
+        items.replaceChildren(...tags.map((tag, at) => item(page, tag, at)), ...off.map((tag) => item(page, tag, -1)));
+        const again = held && [...items.children].find((child) => child.dataset.name === held);
+        if (again) again.querySelector("input").focus();
+    }
+
+    function fillWeights(items, tags) {
+        tags.forEach((tag, at) => {
+            const input = items.children[at].querySelector(".lycoris-weight-input");
+            if (input && input.valueAsNumber !== tag.te) input.value = lycoris.number(tag.te);
+        });
+    }
 
     lycoris.promptBar = function (page) {
         const caption = el("span.lycoris-caption");
@@ -60,15 +111,13 @@
         const node = el("div.lycoris-prompted", { hidden: true }, caption, items);
         let drawn = "";
         const update = () => {
-            const tags = page.tagged;
-            node.hidden = !tags.length;
+            const [tags, off] = [page.tagged, offs(page)];
+            node.hidden = !tags.length && !off.length;
             caption.textContent = `In the ${page.boxes.label()}`;
-            if (shape(tags) !== drawn) items.replaceChildren(...tags.map((tag, at) => item(page, tag, at)));
-            drawn = shape(tags);
-            tags.forEach((tag, at) => {
-                const input = items.children[at].querySelector("input");
-                if (input && input.valueAsNumber !== tag.te) input.value = lycoris.number(tag.te);
-            });
+            const now = [...tags.map(shape), "|", ...off.map((tag) => tag.text)].join("\n");
+            if (now !== drawn) draw(page, items, tags, off);
+            drawn = now;
+            fillWeights(items, tags);
         };
         return { node, update };
     };

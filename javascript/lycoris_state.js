@@ -38,6 +38,7 @@
         filters: false,
         open: [],
         inserted: {},
+        off: [],
     };
 
     /** The remembered state with `save()` and `clear()`; values of a wrong type are replaced by fresh ones. */
