@@ -14,7 +14,7 @@
 
         tagsOf(card) {
             const box = this.boxes.box();
-            return box ? lycoris.tags(box.value).filter((tag) => lycoris.means(tag.name, card)) : [];
+            return box ? lycoris.tags(box.value).filter((tag) => lycoris.means(tag, card)) : [];
         }
 
         /** Returns what happened in words, for the live region. */
@@ -27,7 +27,7 @@
             const box = this.boxes.box();
             const before = box.value;
             const words = this.choices.words(card);
-            const tag = lycoris.tag(card.name, this.choices.weight(card));
+            const tag = lycoris.tag(card.name, this.choices.weight(card), card.kind);
             lycoris.edit(box, lycoris.insertion(before, this.boxes.caret(box), tag, words));
             this.boxes.carets.set(box, box.selectionStart);
             this.undo.set(card.key, { box, before, after: box.value });
@@ -93,9 +93,10 @@
         }
     }
 
-    /** Does a tag with this name mean this card? Its own name, or any path that ends in the card's path. */
-    lycoris.means = function (name, card) {
-        const asked = name.normalize("NFC").toLowerCase();
+    /** Does this tag mean this card? By the card's own name, or any path that ends in the card's path. */
+    lycoris.means = function (tag, card) {
+        if ((tag.kind === "hypernet") !== (card.kind === "hypernet")) return false;
+        const asked = tag.name.normalize("NFC").toLowerCase();
         return asked === card.lower || (asked.includes("/") && `/${card.stem}`.endsWith(`/${asked}`));
     };
 

@@ -15,7 +15,7 @@
         node.style.setProperty("--lycoris-hue", lycoris.hue(card.name).toFixed(0));
         const kind = (card.algorithms || [])[0];
         if (card.error) node.append(lycoris.icon("warning"));
-        else node.append(lycoris.el("span", {}, kind || "?"));
+        else node.append(lycoris.el(`span${kind && kind.length > 8 ? ".lycoris-long" : ""}`, {}, kind || "?"));
         return node;
     };
 

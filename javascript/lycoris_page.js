@@ -113,7 +113,7 @@
         }
 
         tagOf(card) {
-            return this.tagged.find((tag) => lycoris.means(tag.name, card));
+            return this.tagged.find((tag) => lycoris.means(tag, card));
         }
 
         /** The prompt has changed: the cards in sight and the bar say so. */

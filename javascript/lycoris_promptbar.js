@@ -22,7 +22,7 @@
     function remove(page, at, name) {
         const found = current(page, at, name);
         if (!found) return;
-        const card = [...page.store.cards.values()].find((one) => lycoris.means(name, one));
+        const card = [...page.store.cards.values()].find((one) => lycoris.means(found.tag, one));
         const once = lycoris.tags(found.box.value).filter((tag) => tag.name === name).length === 1;
         if (card && once) page.say(page.inserter.takeOut(card));
         else lycoris.edit(found.box, lycoris.removal(found.box.value, found.tag.start, found.tag.end));

@@ -5,7 +5,7 @@
     const QUOTED = '"(?:[^"]|"")*"[ \\t]*(?=[:>])';
     const NUMBER = /^[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?$/;
 
-    const pattern = () => new RegExp(`<(lyco|lora):(${QUOTED}[^>]*|[^>]*)>`, "g");
+    const pattern = () => new RegExp(`<(lyco|lora|hypernet):(${QUOTED}[^>]*|[^>]*)>`, "g");
 
     function split(inside) {
         const quotes = new RegExp(`^${QUOTED}`).exec(inside + ">");

@@ -7,7 +7,8 @@
 
     const text = (dialog) => {
         const { page, card } = dialog;
-        return [lycoris.tag(card.name, page.choices.weight(card)), page.choices.words(card)].filter(Boolean).join(" ");
+        const tag = lycoris.tag(card.name, page.choices.weight(card), card.kind);
+        return [tag, page.choices.words(card)].filter(Boolean).join(" ");
     };
 
     sections.use = function (dialog) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from browser import shelf
 
 INK = "<lyco:ink:0.8> inkstyle, rough lines"
@@ -179,3 +180,19 @@ def test_off_and_on_again_keeps_the_weight_and_the_words(hundred, visit):
     use.check()
     assert view.prompt.input_value() == "a cat <lyco:ink:0.65:1>"
     assert view.tab.locator(".lycoris-off").count() == 0
+
+
+def test_a_hypernetwork_has_its_own_kind_of_tag(own, visit):
+    """An adapter of the same name is another card, with another tag."""
+
+    def fill(folder):
+        state = {"linear.0.weight": torch.ones(768, 768), "linear.0.bias": torch.ones(768)}
+        torch.save({768: (state, state)}, folder / "glow.pt")
+        shelf.adapter(folder / "deep" / "ink.safetensors")
+
+    view = visit(own(fill)).ready()
+    view.write("a cat <lyco:glow:1>")
+    view.press("glow")
+    assert view.prompt.input_value() == "a cat <lyco:glow:1> <hypernet:glow:1>"
+    view.press("glow")
+    assert view.prompt.input_value() == "a cat <lyco:glow:1>"
