@@ -211,6 +211,7 @@ def test_routes(webui):
     webui.picture("<lyco:ink:0.5>")
     report = webui.app.routes["/lycoris/api/report"]()
     assert (report["adapters"][0]["name"], report["adapters"][0]["matched"]) == ("ink", 15)
+    assert webui.app.routes["/lycoris/report"]() == report
     assert json.loads(json.dumps(report))["lines"][0].startswith("ink: 15 of 15")
     assert [one["name"] for one in webui.app.routes["/sdapi/v1/lycos"]()] == ["ink"]
     assert webui.app.routes["/sdapi/v1/refresh-lycos"]() is None

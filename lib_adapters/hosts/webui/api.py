@@ -35,7 +35,8 @@ def add_routes(app: Any, runtime: Runtime) -> None:
         runtime.cards.catalogue.start()
 
     routes.add_routes(app, runtime.cards.tab)
-    app.add_api_route(f"{routes.PREFIX}/report", report, methods=["GET"], dependencies=guards)
+    for path in (f"{routes.PREFIX}/report", "/lycoris/report"):
+        app.add_api_route(path, report, methods=["GET"], dependencies=guards)
     app.add_api_route("/sdapi/v1/lycos", lycos, methods=["GET"], dependencies=guards)
     app.add_api_route("/sdapi/v1/refresh-lycos", refresh, methods=["POST"], dependencies=guards)
 
