@@ -127,6 +127,14 @@ def test_without_and_with_are_the_same_seed(painter):
     assert len(painter.draw("a red circle", QUICK, True, nothing).pictures) == 1
 
 
+def test_a_hypernetwork_is_compared_too(painter):
+    both = painter.draw("a red circle <hypernet:dusk_hypernet:1>", QUICK, True, nothing)
+    (plain,) = painter.draw("a red circle ", QUICK, False, nothing).pictures
+    assert both.pictures[0][0].tobytes() == plain[0].tobytes()
+    assert both.pictures[1][0].tobytes() != plain[0].tobytes()
+    assert [path.stem for path in painter.noted] == ["dusk_hypernet"]
+
+
 def test_an_adapter_that_is_not_there_is_said(painter):
     shown = painter.draw("a red circle <lyco:nobody:1>", QUICK, False, nothing)
     assert "no adapter is called 'nobody'" in shown.problems[0]

@@ -12,8 +12,10 @@ from PIL.Image import Image
 from lib_adapters.app.drawing import infotext, save, target
 from lib_adapters.errors import AdapterError
 from lib_adapters.hosts.pipeline.shelf import Shelf
-from lib_adapters.hosts.pipeline.studio import Picture, Settings, Studio
-from lib_adapters.prompt.tags import parse
+from lib_adapters.hosts.pipeline.studio import HYPERNET, Picture, Settings, Studio
+from lib_adapters.prompt.tags import KINDS, parse
+
+TAGS = (*KINDS, HYPERNET)
 
 Reached = Callable[[int, int], None]  # steps done, of how many
 
@@ -47,7 +49,7 @@ class Painter:
 
     def draw(self, prompt: str, settings: Settings, compare: bool, reached: Reached) -> Shown:
         """With `compare`, the same seed without the tags comes first."""
-        parsed = parse(prompt)
+        parsed = parse(prompt, TAGS)
         both = compare and bool(parsed.tags)
         prompts = [(parsed.text, "without"), (prompt, "with")] if both else [(prompt, "")]
         shown = Shown()
@@ -79,8 +81,10 @@ class Painter:
         return picture
 
     def _note_use(self, prompt: str) -> None:
-        for tag in parse(prompt).tags:
+        shelf = self._studio.shelf
+        for tag in parse(prompt, TAGS).tags:
             try:
-                self._used(self._studio.shelf.find(tag.name).adapter.path)
+                hypernetwork = tag.kind == HYPERNET
+                self._used(shelf.hypernetwork(tag.name)[0].path if hypernetwork else shelf.find(tag.name).adapter.path)
             except AdapterError:
                 continue  # the picture's own problems have said it
