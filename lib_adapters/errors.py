@@ -22,6 +22,10 @@ class HypernetworkFile(ForeignFile):
     """A sound file that is no adapter of weights; whoever serves hypernetworks opens it as one."""
 
 
+class AestheticFile(ForeignFile):
+    """A sound file that is no adapter of weights; whoever leads prompts towards pictures opens it."""
+
+
 class UnknownAlgorithm(AdapterError):
     """No algorithm, or more than one, recognises the tensors of one module."""
 

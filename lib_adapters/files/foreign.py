@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from lib_adapters.errors import ForeignFile, HypernetworkFile
+from lib_adapters.errors import AestheticFile, ForeignFile, HypernetworkFile
 from lib_adapters.files.modules import Groups
 
 _TUNERS = {
@@ -23,6 +23,11 @@ _TUNER = re.compile("|".join(rf"\.({name})" if name.endswith("_") else rf"\.({na
 HYPERNETWORK = (
     "is a hypernetwork, not an adapter of weights; put it into models/hypernetworks and write <hypernet:NAME:1>"
 )
+AESTHETIC = (
+    "is a single tensor: an aesthetic embedding, not an adapter of weights; "
+    "put it into models/aesthetic_embeddings and write <aesthetic:NAME>"
+)
+AESTHETIC_KEY = "aesthetic_embedding"  # its name in our own safetensors form
 _EMBEDDING = "a textual inversion embedding, not an adapter; put it into the folder 'embeddings'"
 _CONTROLNET = "put it into models/ControlNet"
 # (a word that all such files contain, what a key looks like, what the file is and where it belongs)
@@ -68,6 +73,8 @@ def refuse(keys: Iterable[str]) -> None:
     text = "\n".join(names)
     if names and all(re.match(r"\d+\.[kv]\.linear", name) for name in names):
         raise HypernetworkFile(HYPERNETWORK)
+    if names == [AESTHETIC_KEY]:
+        raise AestheticFile(AESTHETIC)
     if names and all(name in _EMBEDDING_KEYS or re.fullmatch(r"<[^<>]+>", name) for name in names):
         raise ForeignFile(f"is {_EMBEDDING}")
     for word, pattern, sentence in _KINDS:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lib_adapters.errors import BrokenFile, ForeignFile, HypernetworkFile
+from lib_adapters.errors import AestheticFile, BrokenFile, ForeignFile, HypernetworkFile
 from lib_adapters.files import positions
 from lib_adapters.files.entries import Entry, Source
-from lib_adapters.files.foreign import HYPERNETWORK
+from lib_adapters.files.foreign import AESTHETIC, HYPERNETWORK
 from lib_adapters.files.header import LONGEST_NAME
 from lib_adapters.files.pickles import Tree
 from lib_adapters.files.storages import Pickled
@@ -45,10 +45,7 @@ def _companion(path: Path, root: Any) -> tuple[str, ...]:
 
 def _unwrapped(root: Any) -> Any:
     if isinstance(root, Pickled):
-        raise ForeignFile(
-            "is a single tensor: an aesthetic embedding or a textual inversion, not an adapter; "
-            "put it into models/aesthetic_embeddings or embeddings"
-        )
+        raise AestheticFile(AESTHETIC)
     if isinstance(root, (list, tuple)):
         return positions.named_list([item for item in root if isinstance(item, Pickled)], len(root))
     if not isinstance(root, dict):

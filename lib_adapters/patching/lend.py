@@ -1,0 +1,53 @@
+"""Float32 copies in the place of a module's parameters for a few steps of training, and then its own back.
+
+The module's own parameters are taken out of it and put in again, the same objects: nothing is ever written into them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+Place = tuple[nn.Module, str]
+
+
+@contextmanager
+def lent(root: nn.Module, wanted: Callable[[str], bool]) -> Iterator[list[nn.Parameter]]:
+    """Yields trainable copies of the parameters whose names are `wanted`; the others are only made float32."""
+    parameters = [(_place(root, name), value) for name, value in root.named_parameters(remove_duplicate=False)]
+    buffers = [(_place(root, name), value) for name, value in root.named_buffers(remove_duplicate=False)]
+    names = [name for name, _ in root.named_parameters(remove_duplicate=False)]
+    copies: dict[int, nn.Parameter] = {}  # a tensor that two layers share stays one
+    with torch.inference_mode(False), torch.no_grad():
+        for name, (_, value) in zip(names, parameters, strict=True):
+            if value.is_floating_point() and id(value) not in copies:
+                copies[id(value)] = nn.Parameter(_float(value), requires_grad=wanted(name))
+        replaced = [(place, _plain(value)) for place, value in buffers]
+    try:
+        for (module, leaf), value in parameters:
+            module._parameters[leaf] = copies.get(id(value), value)
+        for (module, leaf), copy in replaced:
+            module._buffers[leaf] = copy
+        yield [copy for copy in copies.values() if copy.requires_grad]
+    finally:
+        for (module, leaf), value in parameters:
+            module._parameters[leaf] = value
+        for (module, leaf), buffer in buffers:
+            module._buffers[leaf] = buffer
+
+
+def _place(root: nn.Module, name: str) -> Place:
+    path, _, leaf = name.rpartition(".")
+    return root.get_submodule(path), leaf
+
+
+def _float(tensor: Tensor) -> Tensor:
+    return tensor.detach().to(torch.float32, copy=True)
+
+
+def _plain(buffer: Tensor) -> Tensor:
+    """Autograd cannot keep an inference tensor, and a mask of halves does not go with float32 scores."""
+    return _float(buffer) if buffer.is_floating_point() else buffer.clone() if buffer.is_inference() else buffer
