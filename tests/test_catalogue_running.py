@@ -71,11 +71,25 @@ def test_cards_can_be_seen_while_others_are_read(root, place, gate):
         progress = catalogue.progress
         assert (progress.running, progress.done, progress.total) == (True, 1, 4)
         assert progress.what == "1.safetensors"
-        catalogue.start()  # one runs
         gate.open()
         assert catalogue.wait(30)
         assert (catalogue.progress.done, catalogue.progress.what) == (4, "")
         assert len(cards(catalogue)) == 4
+
+
+def test_what_came_too_late_for_one_round_is_found_by_the_next(root, place, gate):
+    """Refresh while an indexing runs: its walk may have passed the folder already."""
+    adapter(root / "early.safetensors")
+    with opened(root, place=place) as catalogue:
+        catalogue.start()
+        assert gate.reached.acquire(timeout=30)
+        adapter(root / "late.safetensors")
+        catalogue.start()
+        catalogue.start()
+        gate.open()
+        assert catalogue.wait(30)
+        assert cards(catalogue).keys() == {"early", "late"}
+        assert catalogue.progress.running is False
 
 
 def test_cancelled_and_continued(root, place, gate):

@@ -263,7 +263,19 @@ def test_behind_a_log_in_the_page_has_its_key_and_programs_have_passwords(shelf)
     assert client.get(f"{API}/cards", headers={"X-Lycoris-Key": "secret"}).status_code == 200
     assert client.get(f"{API}/cards/1/thumb?key=secret").status_code == 200
     assert client.get(f"{API}/cards", auth=("ann", "pass:word")).status_code == 200
-    assert guards("secret", []) == []
+
+
+def test_another_sites_page_cannot_write(shelf):
+    """Its browser sends where it comes from; programs send nothing, and the page behind a proxy has its key."""
+    client = client_of(shelf, guards("secret", []))
+    star, on = f"{API}/cards/1/star", {"on": True}
+    assert client.get(f"{API}/cards").status_code == 200
+    assert client.post(star, json=on).status_code == 200
+    assert client.post(star, json=on, headers={"Origin": "http://testserver"}).status_code == 200
+    for origin in ("http://evil.example", "null", "http://testserver.evil.example", ""):
+        assert client.post(star, json=on, headers={"Origin": origin}).status_code == 403, origin
+    key = {"Origin": "https://tunnel.example", "X-Lycoris-Key": "secret"}
+    assert client.post(star, json=on, headers=key).status_code == 200
 
 
 def test_the_shell_escapes_what_it_is_given(shelf):

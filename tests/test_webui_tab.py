@@ -257,3 +257,11 @@ def test_a_host_without_the_plot_has_no_axes(webui):
     assert len(other.axis_options) == 5
     webui.scripts.scripts_data.clear()
     assert xyz._grid() is None
+
+
+def test_the_settings_offer_names_but_never_thousands(webui, monkeypatch):
+    put(webui), put(webui, "blur", "Lora")
+    option = webui.shared.options_templates["lycoris_default"]
+    assert option.component_args() == {"choices": ["None", "blur", "ink"], "allow_custom_value": True}
+    monkeypatch.setattr(settings, "MOST_CHOICES", 1)
+    assert option.component_args()["choices"] == ["None", "blur"]

@@ -31,7 +31,9 @@ class Catalogue:
         self.progress = Progress()
         self._folders = folders
         self._place = place
-        self._lock = threading.Lock()  # around the three below
+        self._lock = threading.Lock()  # around the five below
+        self._running = False
+        self._again = False  # asked for while one round was on its way: it may have passed what was asked for
         self._opened: Store | None = None
         self._thread: threading.Thread | None = None
         self._edited: set[str] = set()  # files whose cards were written while an indexing runs
@@ -40,10 +42,12 @@ class Catalogue:
         self._editing = threading.Lock()  # one reader and writer of a sidecar at a time
 
     def start(self) -> None:
-        """Looks through the folders in the background, unless that is going on already."""
+        """Looks through the folders in the background; once more at the end if that is going on already."""
         with self._lock:
-            if self._thread is not None and self._thread.is_alive():
+            self._again = self._running
+            if self._running:
                 return
+            self._running = True
             self._cancel.clear()
             self._edited = set()
             self.progress = Progress(running=True)
@@ -68,14 +72,26 @@ class Catalogue:
                 self._opened = None
 
     def _run(self) -> None:
-        what = ""
+        while True:
+            what = self._round()
+            with self._lock:
+                once_more = self._again and not self._cancel.is_set()
+                self._again = False
+                if not once_more:
+                    self._running = False
+                    last = self.progress
+                    self.progress = Progress(False, last.done, last.total, what, self._cancel.is_set())
+                    return
+                self._edited = set()
+
+    def _round(self) -> str:
+        """Why it did not come to its end; "" if it did."""
         try:
             Indexer(self._store, self._tell, self._cancel.is_set).run(self._folders(), self._edited.__contains__)
         except Exception as error:
             logger.exception("LyCORIS: the list of adapters is not complete")
-            what = f"Stopped: {error}"
-        last = self.progress
-        self.progress = Progress(False, last.done, last.total, what, self._cancel.is_set())
+            return f"Stopped: {error}"
+        return ""
 
     def _tell(self, progress: Progress) -> None:
         self.progress = progress

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import Depends, HTTPException, Request
 from fastapi.security import HTTPBasic
@@ -13,18 +14,24 @@ HEADER, QUERY = "X-Lycoris-Key", "key"  # an <img> cannot send a header
 
 
 def guards(key: str, allowed: Sequence[tuple[str, str]]) -> list[Any]:
-    """None where the host itself asks nobody. `allowed`: names and passwords."""
-    if not allowed:
-        return []
+    """`allowed`: names and passwords. Where the host asks nobody, only other sites' pages are kept from writing."""
     basic = Depends(HTTPBasic(auto_error=False))
 
     def check(request: Request, credentials: Any = basic) -> None:
-        given = request.headers.get(HEADER) or request.query_params.get(QUERY) or ""
-        if _same(given, key) or (credentials is not None and _known(credentials, allowed)):
+        if _same(request.headers.get(HEADER) or request.query_params.get(QUERY) or "", key):
             return
-        raise HTTPException(401, "Incorrect username or password", headers={"WWW-Authenticate": "Basic"})
+        if allowed and not (credentials is not None and _known(credentials, allowed)):
+            raise HTTPException(401, "Incorrect username or password", headers={"WWW-Authenticate": "Basic"})
+        if request.method != "GET" and _is_foreign(request):
+            raise HTTPException(403, "Another site's page may not change anything here.")
 
     return [Depends(check)]
+
+
+def _is_foreign(request: Request) -> bool:
+    """A browser says which page a writing request comes from; other programs say nothing."""
+    origin = request.headers.get("origin")
+    return origin is not None and urlsplit(origin).netloc != request.headers.get("host")
 
 
 def _known(credentials: Any, allowed: Sequence[tuple[str, str]]) -> bool:

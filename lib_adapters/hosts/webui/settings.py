@@ -10,6 +10,7 @@ from lib_adapters.hosts.webui import host
 
 NOTHING = "None"
 REPORTS = ("everything", "problems only", "nothing")
+MOST_CHOICES = 500
 _SECTION = ("lycoris", "LyCORIS")
 
 
@@ -19,8 +20,9 @@ def declare(names: Callable[[], Sequence[str]], rescan: Callable[[], None]) -> N
     radio, dropdown, number = _components()
     info = shared.OptionInfo
 
-    def choices() -> dict[str, list[str]]:
-        return {"choices": [NOTHING, *names()]}
+    def choices() -> dict[str, Any]:
+        """All of ten thousand names would be sent with every page; others can be typed."""
+        return {"choices": [NOTHING, *names()[:MOST_CHOICES]], "allow_custom_value": True}
 
     options = {
         "lycoris_handle_lora": _explained(
