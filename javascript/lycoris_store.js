@@ -2,6 +2,7 @@
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});
+    const SLOW_MS = 4000;
     const FAST_MS = 400;
 
     /** Digits sort as numbers, case does not count; made once per card because ten thousand are sorted by it. */
@@ -92,12 +93,13 @@
             this.pulling = null;
             const soon = this.again || (this.progress.running && !this.failure);
             this.again = false;
-            if (soon) this.later();
+            if (soon) this.later(FAST_MS);
+            else if (!this.model.family && !this.failure) this.later(SLOW_MS); // the checkpoint is still being loaded
         }
 
         /** While nobody looks it only waits. */
-        later() {
-            this.timer = setTimeout(() => (this.seen() ? this.pull() : this.later()), FAST_MS);
+        later(wait) {
+            this.timer = setTimeout(() => (this.seen() ? this.pull() : this.later(wait)), wait);
         }
 
         seen() {
