@@ -33,7 +33,8 @@ class View:
             self.total.get_by_text(shown, exact=True).wait_for()
 
     def names(self) -> list[str]:
-        """The names in sight, as they are read: by row, then by column."""
+        """The names in sight, as they are read: by row, then by column. What a click changes is drawn a frame later."""
+        self.page.evaluate("() => new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
         return self.tab.evaluate(
             """tab => [...tab.querySelectorAll('.lycoris-row')]
                 .sort((a, b) => a.getAttribute('aria-rowindex') - b.getAttribute('aria-rowindex'))
