@@ -15,6 +15,7 @@ from lib_adapters.app.progress import bar
 from lib_adapters.app.sheet import Cell, contact_sheet
 from lib_adapters.errors import AdapterError
 from lib_adapters.hosts.pipeline.studio import HYPERNET, Settings, Studio
+from lib_adapters.prompt import aesthetic
 from lib_adapters.prompt.tags import KINDS, Tag, parse, quoted
 
 PAIRS_PER_ROW = 3
@@ -42,12 +43,15 @@ def run(given: argparse.Namespace) -> int:
 
 def _prompt_rows(prompt: str, settings: Settings, count: int) -> list[list[Shot]]:
     """A column without, one with each adapter, one with all; a row per seed."""
-    parsed = parse(prompt, (*KINDS, HYPERNET))
-    if not parsed.tags:
+    aesthetics = aesthetic.parse(prompt)
+    parsed = parse(aesthetics.text, (*KINDS, HYPERNET))
+    tags = [(tag.text, _title(tag)) for tag in parsed.tags]
+    tags += [(tag.text, f"{tag.name}  {tag.options.weight:g}") for tag in aesthetics.tags]
+    if not tags:
         raise AdapterError("--compare needs a tag in the prompt, such as <lyco:name:0.8>, or no prompt at all.")
     columns = [(parsed.text, "without")]
-    columns += [(f"{parsed.text} {tag.text}", _title(tag)) for tag in parsed.tags]
-    if len(parsed.tags) > 1:
+    columns += [(f"{parsed.text} {text}", title) for text, title in tags]
+    if len(tags) > 1:
         columns.append((prompt, "all together"))
     seeds = range(settings.seed, settings.seed + count)
     return [

@@ -16,7 +16,7 @@ from lib_adapters.hosts.pipeline.studio import Picture, Settings, Studio, chosen
 
 def studio_of(given: argparse.Namespace) -> Studio:
     shelf = options.shelf_of(given.adapters, given.model)
-    return Studio.open(given.model, options.device_of(given.device), shelf)
+    return Studio.open(given.model, options.device_of(given.device), shelf, clip=given.clip)
 
 
 def settings_of(given: argparse.Namespace) -> Settings:

@@ -18,6 +18,7 @@ def add(commands: options.Commands) -> None:
     command.add_argument("prompt", nargs="?", help='with tags: "a red circle <lyco:name:0.8>"')
     options.add_model(command)
     options.add_shelf(command)
+    options.add_clip(command)
     command.add_argument("--negative", default="", metavar="TEXT", help="the negative prompt")
     command.add_argument("--steps", type=options.at_least_one, help="default 20, 15 with the bundled model")
     command.add_argument("--seed", type=int, default=1, help="a negative one asks for a new one (default 1)")

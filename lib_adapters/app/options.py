@@ -17,7 +17,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 DEMO = Path(__file__).resolve().parent.parent / "demo"
 MODEL = DEMO / "model"
 ADAPTERS = DEMO / "adapters"
-USUAL_FOLDERS = {"adapters", "lora", "loras", "lycoris", "hypernetworks"}
+USUAL_FOLDERS = {"adapters", "lora", "loras", "lycoris", "hypernetworks", "aesthetic_embeddings"}
 
 
 def add_model(command: argparse.ArgumentParser) -> None:
@@ -25,6 +25,15 @@ def add_model(command: argparse.ArgumentParser) -> None:
         "--model", type=Path, default=MODEL, metavar="DIR", help="a diffusers folder (default: demo's)"
     )
     command.add_argument("--device", type=device_name, default="auto", help="auto, cpu, cuda, cuda:1, mps")
+
+
+def add_clip(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--clip",
+        type=Path,
+        metavar="DIR",
+        help="for <aesthetic:...>: the text encoder's CLIP model (default: a folder 'clip' in or beside the model)",
+    )
 
 
 def add_shelf(command: argparse.ArgumentParser) -> None:

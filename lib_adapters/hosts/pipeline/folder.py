@@ -29,8 +29,10 @@ class Pipeline(Protocol):
     """What is used of diffusers' pipelines, whichever class a folder names."""
 
     unet: nn.Module
+    _execution_device: torch.device
 
-    def __call__(self, prompt: str, **settings: object) -> Drawn: ...
+    def __call__(self, prompt: str | None, **settings: object) -> Drawn: ...
+    def encode_prompt(self, prompt: str, **settings: object) -> tuple[torch.Tensor | None, ...]: ...
 
 
 def open_pipeline(folder: Path, device: torch.device, dtype: torch.dtype | None = None) -> Pipeline:

@@ -1,4 +1,4 @@
-"""Adapter and hypernetwork files in some folders, found by the names that tags use.
+"""Files of adapters, hypernetworks and aesthetic embeddings in some folders, found by the names that tags use.
 
 A name is a file's stem, or the end of its path (`style/ink`), with or without the extension. It is looked up among the
 files that are there and never joined to a path.
@@ -12,11 +12,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lib_adapters.conditioning.aesthetic import Aesthetic, open_aesthetic
 from lib_adapters.conditioning.hypernetwork import Hypernetwork, open_hypernetwork
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.adapter import Adapter, open_adapter
 from lib_adapters.prompt.tags import quoted
 
+KINDS = {"lyco": "adapter", "hypernet": "hypernetwork", "aesthetic": "aesthetic embedding"}
 SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin", ".pth")
 
 
@@ -33,6 +35,7 @@ class Shelf:
         self.files: tuple[Path, ...] = tuple(dict.fromkeys(f for folder in folders for f in adapter_files(folder)))
         self._opened: dict[Path, Adapter] = {}
         self._hypernetworks: dict[Path, Hypernetwork] = {}
+        self._aesthetics: dict[Path, Aesthetic] = {}
 
     def find(self, name: str) -> Found:
         """Exact first, then the same letters in another case or Unicode form; AdapterError names the choices."""
@@ -46,14 +49,20 @@ class Shelf:
             self._hypernetworks[path] = open_hypernetwork(path)
         return self._hypernetworks[path], notice
 
+    def aesthetic(self, name: str) -> tuple[Aesthetic, str | None]:
+        """The same for `<aesthetic:name>`."""
+        path, notice = self._lookup("aesthetic", name)
+        if path not in self._aesthetics:
+            self._aesthetics[path] = open_aesthetic(path)
+        return self._aesthetics[path], notice
+
     def _lookup(self, kind: str, name: str) -> tuple[Path, str | None]:
         exact = [path for path in self.files if name.replace("\\", "/") in _names(path)]
         if exact:
             return self._only(kind, exact, name), None
         alike = [path for path in self.files if _folded(name) in {_folded(one) for one in _names(path)}]
         if not alike:
-            what = "hypernetwork" if kind == "hypernet" else "adapter"
-            raise AdapterError(f"no {what} is called {name!r} in the folders that were looked into.")
+            raise AdapterError(f"no {KINDS[kind]} is called {name!r} in the folders that were looked into.")
         path = self._only(kind, alike, name)
         return path, f"{name!r} was taken for {path.stem!r}."
 

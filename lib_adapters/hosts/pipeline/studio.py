@@ -14,10 +14,13 @@ from typing_extensions import Self
 
 from lib_adapters.conditioning.attention import Hypernetworks, Steering
 from lib_adapters.errors import AdapterError
+from lib_adapters.hosts.pipeline.aesthetics import Aesthetics, Wish
 from lib_adapters.hosts.pipeline.folder import Pipeline, open_pipeline, session_of
+from lib_adapters.hosts.pipeline.places import Places
 from lib_adapters.hosts.pipeline.shelf import Shelf
 from lib_adapters.hosts.pipeline.words import Words
 from lib_adapters.patching.request import Request
+from lib_adapters.prompt import aesthetic
 from lib_adapters.prompt.tags import KINDS, Tag, parse
 from lib_adapters.session import Report, Session
 
@@ -51,13 +54,22 @@ class Studio:
     session: Session
     hypernetworks: Hypernetworks
     words: Words
+    aesthetics: Aesthetics
     shelf: Shelf
 
     @classmethod
-    def open(cls, folder: Path, device: torch.device, shelf: Shelf, dtype: torch.dtype | None = None) -> Self:
+    def open(
+        cls,
+        folder: Path,
+        device: torch.device,
+        shelf: Shelf,
+        dtype: torch.dtype | None = None,
+        clip: Path | None = None,
+    ) -> Self:
+        """`clip`: the folder of the CLIP model whose text encoder is the pipeline's, for aesthetic gradients."""
         pipe = open_pipeline(folder, device, dtype)
-        session = session_of(pipe)
-        return cls(pipe, session, Hypernetworks(pipe.unet, session.family), Words(pipe), shelf)
+        session, aesthetics = session_of(pipe), Aesthetics(pipe, Places(pipe, folder, clip))
+        return cls(pipe, session, Hypernetworks(pipe.unet, session.family), Words(pipe), aesthetics, shelf)
 
     def __enter__(self) -> Self:
         return self
@@ -69,8 +81,18 @@ class Studio:
 
     def draw(self, prompt: str, settings: Settings, progress: Progress | None = None) -> Picture:
         """Exactly the adapters named in the prompt are active while it is drawn, and stay so until the next call."""
-        text, report, problems = self.activate(prompt)
-        result = self.pipe(text, **_arguments(settings, progress))
+        parsed = aesthetic.parse(prompt)
+        text, report, problems = self.activate(parsed.text)
+        wishes, more = wishes_of(parsed.tags, self.shelf)
+        problems = (*parsed.problems, *problems, *more)
+        arguments = _arguments(settings, progress)
+        if wishes:
+            stop = (lambda _: progress(0)) if progress else None  # whoever watches may stop the picture here too
+            embeds, lines = self.aesthetics.led(text, settings.negative, wishes, stop)
+            report = replace(report, adapters=[*report.adapters, *lines])
+            result = self.pipe(None, **arguments, **embeds)
+        else:
+            result = self.pipe(text, negative_prompt=settings.negative, **arguments)
         if any(getattr(result, "nsfw_content_detected", None) or ()):
             problems = (*problems, "the model folder's own safety checker blanked this picture.")
         return Picture(result.images[0], report, problems)
@@ -118,6 +140,21 @@ def steerings_of(tags: Sequence[Tag], shelf: Shelf) -> tuple[list[Steering], lis
     return steerings, problems
 
 
+def wishes_of(tags: Sequence[aesthetic.AestheticTag], shelf: Shelf) -> tuple[list[Wish], list[str]]:
+    """The same for `<aesthetic:NAME:weight...>`."""
+    wishes: list[Wish] = []
+    problems: list[str] = []
+    for tag in tags:
+        try:
+            found, notice = shelf.aesthetic(tag.name)
+            wishes.append(Wish(found, tag.options))
+        except AdapterError as error:
+            problems.append(f"{tag.text}: {error}")
+            continue
+        problems += [f"{tag.text}: {notice}"] if notice else []
+    return wishes, problems
+
+
 def chosen_seed(seed: int) -> int:
     """A negative seed asks for a new one."""
     return seed if seed >= 0 else secrets.randbelow(2**32)
@@ -125,7 +162,6 @@ def chosen_seed(seed: int) -> int:
 
 def _arguments(settings: Settings, progress: Progress | None) -> dict[str, Any]:
     arguments: dict[str, Any] = {
-        "negative_prompt": settings.negative,
         "num_inference_steps": settings.steps,
         "guidance_scale": settings.guidance,
         "generator": torch.Generator("cpu").manual_seed(settings.seed),  # the same picture on every device
