@@ -46,7 +46,7 @@
 
     function nothing(page) {
         const { store } = page;
-        const places = store.folders.map((folder) => el("code.lycoris-path", {}, folder));
+        const places = store.places.map((folder) => el("code.lycoris-path", {}, folder));
         return note(
             "No adapters yet",
             el("p", {}, "Put adapter files (.safetensors) into one of these folders, or into folders inside them:"),

@@ -33,7 +33,8 @@
             this.version = 0;
             this.progress = { running: false, done: 0, total: 0, what: "" };
             this.model = { family: "", name: "" };
-            this.folders = [];
+            this.folders = []; // what they are called
+            this.places = []; // where they are
             this.loaded = false;
             this.failure = "";
             this.listeners = new Set();
@@ -117,6 +118,7 @@
             this.progress = said.progress;
             this.model = { family: said.family, name: said.family_name };
             this.folders = said.folders;
+            this.places = said.places;
             this.loaded = !restarted;
         }
 

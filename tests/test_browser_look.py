@@ -115,7 +115,7 @@ def test_an_empty_folder_says_where_files_go(own, visit):
     site = own(lambda folder: None)
     view = visit(site)
     view.tab.get_by_text("No adapters yet").wait_for()
-    assert view.tab.get_by_text("models/LyCORIS", exact=True).last.is_visible()
+    assert view.tab.get_by_text(str(site.folder), exact=True).last.is_visible()
     shelf.adapter(site.folder / "new.safetensors")
     view.tab.get_by_role("button", name="Look again").click()
     view.ready()

@@ -137,6 +137,7 @@ def test_the_cards_come_as_they_are_with_what_the_page_needs_beside_them(client)
         "family": "sd1",
         "family_name": "Stable Diffusion 1.x",
         "folders": ["LyCORIS"],
+        "places": ["/folder"],
     }
     later = client.get(f"{API}/cards?since=7").json()
     assert (later["cards"], later["removed"]) == ([], [3])
@@ -256,7 +257,10 @@ def test_a_file_without_a_picture_has_no_thumbnail(client, shelf):
 def test_behind_a_log_in_the_page_has_its_key_and_programs_have_passwords(shelf):
     client = client_of(shelf, guards("secret", [("ann", "pass:word"), ("bob", "x")]))
     assert client.get(f"{API}/cards").status_code == 401
-    assert client.get(f"{API}/cards", headers={"X-Lycoris-Key": "wrong"}).status_code == 401
+    assert "www-authenticate" in client.get(f"{API}/cards").headers
+    stale = client.get(f"{API}/cards", headers={"X-Lycoris-Key": "wrong"})
+    assert stale.status_code == 401
+    assert "www-authenticate" not in stale.headers
     assert client.get(f"{API}/cards", auth=("ann", "x")).status_code == 401
     assert client.post(f"{API}/cards/1/star", json={"on": True}).status_code == 401
     assert not shelf.asked

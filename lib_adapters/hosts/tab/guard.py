@@ -18,10 +18,13 @@ def guards(key: str, allowed: Sequence[tuple[str, str]]) -> list[Any]:
     basic = Depends(HTTPBasic(auto_error=False))
 
     def check(request: Request, credentials: Any = basic) -> None:
-        if _same(request.headers.get(HEADER) or request.query_params.get(QUERY) or "", key):
+        given = request.headers.get(HEADER) or request.query_params.get(QUERY) or ""
+        if _same(given, key):
             return
         if allowed and not (credentials is not None and _known(credentials, allowed)):
-            raise HTTPException(401, "Incorrect username or password", headers={"WWW-Authenticate": "Basic"})
+            # a page with the key of a server that is gone says so itself; asked, its browser would want a log-in
+            ask = None if given else {"WWW-Authenticate": "Basic"}
+            raise HTTPException(401, "Incorrect username or password", headers=ask)
         if request.method != "GET" and _is_foreign(request):
             raise HTTPException(403, "Another site's page may not change anything here.")
 

@@ -59,6 +59,7 @@ def _add_reading(router: APIRouter, tab: Tab) -> None:
             "family": family,
             "family_name": family_name,
             "folders": [label for label, _ in tab.folders()],
+            "places": [str(path) for _, path in tab.folders()],
         }
         text = f'{json.dumps(rest)[:-1]}, "cards": [{",".join(changes.cards)}]}}'
         return Response(text, media_type="application/json", headers={"Cache-Control": "no-store"})
