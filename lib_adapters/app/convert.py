@@ -1,6 +1,6 @@
 """`convert`: a file into safetensors, another dtype, or another trainer's spelling; the metadata stays.
 
-Hypernetworks go both ways: to safetensors, and to the .pt that the web UI itself reads.
+Hypernetworks and aesthetic embeddings go both ways: to safetensors, and to the .pt that others read.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lib_adapters.app import aesthetics
 from lib_adapters.app.dialect import DIALECTS, as_they_are, respelled
-from lib_adapters.app.options import Commands
+from lib_adapters.app.options import Commands, check_new
+from lib_adapters.conditioning.aesthetic import open_aesthetic
 from lib_adapters.conditioning.hypernetwork import open_hypernetwork, save_hypernetwork
-from lib_adapters.errors import AdapterError, HypernetworkFile
+from lib_adapters.errors import AdapterError, AestheticFile, ForeignFile, HypernetworkFile
 from lib_adapters.files.adapter import open_adapter
 from lib_adapters.hosts.pipeline.folder import DTYPES
 
@@ -29,13 +31,11 @@ def add(commands: Commands) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    if given.out.exists():
-        raise AdapterError(f"{given.out}: this exists already; choose another name.")
     try:
         adapter = open_adapter(given.file)
-    except HypernetworkFile:
-        return _hypernetwork(given)
-    _check_ending(given.out, ".safetensors")
+    except (HypernetworkFile, AestheticFile) as kind:
+        return _other(given, kind)
+    check_new(given.out, ".safetensors")
     tensors, metadata = respelled(adapter, given.to) if given.to else (as_they_are(adapter), adapter.metadata)
     if given.dtype:
         tensors = {key: _cast(key, tensor, given.dtype) for key, tensor in tensors.items()}
@@ -47,19 +47,19 @@ def run(given: argparse.Namespace) -> int:
     return 0
 
 
-def _check_ending(out: Path, *endings: str) -> None:
-    if out.suffix.lower() not in endings:
-        raise AdapterError(f"{out}: what is written ends in {' or '.join(endings)}; give it such a name.")
-
-
-def _hypernetwork(given: argparse.Namespace) -> int:
+def _other(given: argparse.Namespace, kind: ForeignFile) -> int:
+    """A hypernetwork or an aesthetic embedding."""
     if given.to or given.dtype:
-        raise AdapterError(f"{given.file.name} is a hypernetwork: it has one spelling, and its dtype is kept.")
-    _check_ending(given.out, ".safetensors", ".pt")
-    found = open_hypernetwork(given.file)
+        what = "a hypernetwork" if isinstance(kind, HypernetworkFile) else "an aesthetic embedding"
+        raise AdapterError(f"{given.file.name} is {what}: it has one spelling, and its dtype is kept.")
+    check_new(given.out, ".safetensors", ".pt")
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    save_hypernetwork(found, given.out)
-    print(f"{given.out}: nets for the widths {', '.join(map(str, sorted(found.pairs)))}")
+    if isinstance(kind, HypernetworkFile):
+        found = open_hypernetwork(given.file)
+        save_hypernetwork(found, given.out)
+        print(f"{given.out}: nets for the widths {', '.join(map(str, sorted(found.pairs)))}")
+    else:
+        print(aesthetics.convert(open_aesthetic(given.file), given.out))
     return 0
 
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
-from lib_adapters.app import hypernetworks
+from lib_adapters.app import aesthetics, hypernetworks
 from lib_adapters.app.chart import chart
 from lib_adapters.app.options import Commands, device_name, device_of
 from lib_adapters.app.strength import blocks_on
 from lib_adapters.catalogue.strengths import Block, blocks_of
+from lib_adapters.conditioning.aesthetic import open_aesthetic
 from lib_adapters.conditioning.hypernetwork import open_hypernetwork
-from lib_adapters.errors import HypernetworkFile
+from lib_adapters.errors import AestheticFile, HypernetworkFile
 from lib_adapters.files.adapter import Adapter, open_adapter
 from lib_adapters.files.families import FAMILY_NAMES
 from lib_adapters.hosts.pipeline.shelf import Shelf
@@ -37,7 +38,9 @@ def run(given: argparse.Namespace) -> int:
     try:
         adapter = open_adapter(given.file)
     except HypernetworkFile:
-        return _hypernetwork(given)
+        return _other(given, hypernetworks, open_hypernetwork(given.file))
+    except AestheticFile:
+        return _other(given, aesthetics, open_aesthetic(given.file))
     blocks = _measured(adapter, given) if given.model else blocks_of(adapter)
     if given.json:
         print(json.dumps({**summary(adapter), **_details(adapter, blocks)}, indent=2, ensure_ascii=False))
@@ -46,12 +49,12 @@ def run(given: argparse.Namespace) -> int:
     return 0
 
 
-def _hypernetwork(given: argparse.Namespace) -> int:
-    found = open_hypernetwork(given.file)
+def _other(given: argparse.Namespace, words: Any, found: Any) -> int:
+    """`words`: the module that speaks for this kind of file."""
     if given.json:
-        print(json.dumps({**hypernetworks.summary(found), **hypernetworks.details(found)}, indent=2, default=str))
+        print(json.dumps({**words.summary(found), **words.details(found)}, indent=2, default=str))
     else:
-        print("\n".join(hypernetworks.text(found)))
+        print("\n".join(words.text(found)))
     return 0
 
 

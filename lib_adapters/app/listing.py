@@ -7,11 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lib_adapters.app import hypernetworks
+from lib_adapters.app import aesthetics, hypernetworks
 from lib_adapters.app.inspect import summary
 from lib_adapters.app.options import Commands
+from lib_adapters.conditioning.aesthetic import open_aesthetic
 from lib_adapters.conditioning.hypernetwork import open_hypernetwork
-from lib_adapters.errors import AdapterError, HypernetworkFile
+from lib_adapters.errors import AdapterError, AestheticFile, HypernetworkFile
 from lib_adapters.files.adapter import open_adapter
 from lib_adapters.hosts.pipeline.shelf import adapter_files
 
@@ -41,6 +42,8 @@ def _described(file: Path) -> dict[str, Any]:
             return summary(open_adapter(file))
         except HypernetworkFile:
             return hypernetworks.summary(open_hypernetwork(file))
+        except AestheticFile:
+            return aesthetics.summary(open_aesthetic(file))
     except AdapterError as error:
         return {"name": file.stem, "path": str(file), "error": str(error)}
 

@@ -14,11 +14,11 @@ from typing import NoReturn
 
 import torch
 
-from lib_adapters.app import convert, generate, inspect, listing, merge, verify
+from lib_adapters.app import aesthetic, convert, generate, inspect, listing, merge, verify
 from lib_adapters.app.page import command as page
 from lib_adapters.errors import AdapterError
 
-COMMANDS = (generate, page, inspect, listing, merge, convert, verify)
+COMMANDS = (generate, page, inspect, listing, merge, convert, verify, aesthetic)
 
 
 class Parser(argparse.ArgumentParser):

@@ -67,6 +67,14 @@ def picture_size(word: str) -> tuple[int, int]:
     return width, height
 
 
+def check_new(out: Path, *endings: str) -> None:
+    """What is about to be written takes nobody's place and has the name of what it will be."""
+    if out.exists():
+        raise AdapterError(f"{out}: this exists already; choose another name.")
+    if out.suffix.lower() not in endings:
+        raise AdapterError(f"{out}: what is written ends in {' or '.join(endings)}; give it such a name.")
+
+
 def device_of(word: str) -> torch.device:
     if word.startswith("cuda") and not torch.cuda.is_available():
         raise AdapterError(f"--device {word}: torch sees no CUDA device here; leave it out or say --device cpu.")
