@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from lib_adapters.app.drawing import save, settings_of, studio_of, target
-from lib_adapters.app.options import ADAPTERS
+from lib_adapters.app.options import ADAPTERS, AESTHETICS
 from lib_adapters.app.progress import bar
 from lib_adapters.app.sheet import Cell, contact_sheet
 from lib_adapters.errors import AdapterError
@@ -64,13 +64,17 @@ def _bundled_rows(settings: Settings) -> list[list[Shot]]:
     index = ADAPTERS / "README.json"
     if not index.is_file():
         raise AdapterError(f"{index}: the bundled adapters are not there; name adapters in a prompt instead.")
-    entries = json.loads(index.read_text(encoding="utf-8"))
+    entries = {
+        name: entry
+        for file in (index, AESTHETICS / index.name)
+        for name, entry in json.loads(file.read_text(encoding="utf-8")).items()
+    }
     shots = [shot for name, entry in entries.items() for shot in _pair(name, entry, settings)]
     return [shots[n : n + 2 * PAIRS_PER_ROW] for n in range(0, len(shots), 2 * PAIRS_PER_ROW)]
 
 
 def _pair(name: str, entry: dict[str, str], settings: Settings) -> tuple[Shot, Shot]:
-    tagged = f"{entry['prompt']} <{entry.get('tag', 'lyco')}:{quoted(name)}:1>"
+    tagged = f"{entry['prompt']} <{entry.get('tag', 'lyco')}:{quoted(name)}:{entry.get('strength', '1')}>"
     without = Shot(entry["prompt"], settings, "without", entry["prompt"])
     return without, Shot(tagged, settings, f"{name}  ({entry['kind']})", entry["effect"])
 

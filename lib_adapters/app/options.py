@@ -17,7 +17,8 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 DEMO = Path(__file__).resolve().parent.parent / "demo"
 MODEL = DEMO / "model"
 ADAPTERS = DEMO / "adapters"
-USUAL_FOLDERS = {"adapters", "lora", "loras", "lycoris", "hypernetworks", "aesthetic_embeddings"}
+AESTHETICS = DEMO / "aesthetic_embeddings"
+USUAL_FOLDERS = {"adapters", "lora", "loras", "lycoris", "hypernetworks"}
 
 
 def add_model(command: argparse.ArgumentParser) -> None:
@@ -82,7 +83,9 @@ def device_of(word: str) -> torch.device:
 
 
 def shelf_of(folders: Sequence[Path], model: Path) -> Shelf:
-    return Shelf(folders_of(folders, model))
+    """Adapters and, where no folders are named, the aesthetic embeddings beside the model: they are no cards."""
+    beside = [] if folders else [model.resolve().parent / AESTHETICS.name]
+    return Shelf([*folders_of(folders, model), *beside])
 
 
 def folders_of(folders: Sequence[Path], model: Path) -> list[Path]:

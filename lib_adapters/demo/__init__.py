@@ -7,6 +7,7 @@ from pathlib import Path
 
 MODEL = Path(__file__).parent / "model"
 ADAPTERS = Path(__file__).parent / "adapters"
+AESTHETICS = Path(__file__).parent / "aesthetic_embeddings"
 
 
 def index() -> dict[str, dict[str, str | float]]:

@@ -51,7 +51,7 @@ def open_vision(folder: Path, device: torch.device) -> Vision:
         raise BrokenModel(
             f"{folder}: there is no CLIP model in this folder (no config.json); --clip names a local one."
         )
-    model = _loaded(folder).eval().to(device)
+    model = _loaded(folder).eval().to(device, torch.float32)
     given = _json(folder / "preprocessor_config.json")
     config: Any = model.config
     size = int(config.image_size)
