@@ -6,7 +6,7 @@ try:
     import lib_adapters
     from lib_adapters.hosts.webui import register
 
-    register.start(lib_adapters, scripts.basedir())
+    AestheticEmbeddings = register.start(lib_adapters, scripts.basedir())  # the host looks for it among the names here
 except ImportError as error:
     where = getattr(error, "path", None) or "not found"
     errors.report(

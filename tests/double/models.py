@@ -8,6 +8,8 @@ import models as real
 import torch
 from torch import nn
 
+from double.embedders import Embedder
+
 
 class Holder(nn.Module):
     """Any of the host's wrappers: named children, nothing else."""
@@ -22,7 +24,7 @@ class Checkpoint(nn.Module):
     def __init__(self, unet, clip):
         super().__init__()
         self.model = Holder(diffusion_model=unet)
-        self.cond_stage_model = Holder(wrapped=Holder(transformer=clip))
+        self.cond_stage_model = Embedder(Holder(transformer=clip))
         self.sd_checkpoint_info = SimpleNamespace(title="first")
         self._named_for_builtin()
 
@@ -39,8 +41,8 @@ class Checkpoint(nn.Module):
     def clip(self):
         return self.cond_stage_model.wrapped.transformer
 
-    def text(self):
-        return self.clip(input_ids=torch.arange(8)[None]).last_hidden_state
+    def text(self, prompts=("",)):
+        return self.cond_stage_model(prompts)
 
     def denoise(self, cond):
         torch.manual_seed(3)
@@ -48,7 +50,7 @@ class Checkpoint(nn.Module):
 
     def rehijack(self):
         """The text side gets new wrappers around the same tower."""
-        self.cond_stage_model = Holder(wrapped=self.cond_stage_model.wrapped)
+        self.cond_stage_model = Embedder(self.cond_stage_model.wrapped)
 
     def load_in_place(self, state, title):
         """Another checkpoint of the same kind: the same Parameters, overwritten; keys that are missing stay."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from double import builtin, extra_networks, hypernets
+from double.embedders import SdConditioning
 from double.models import checkpoint
 from double.pages import Grid, Pages
 
@@ -92,6 +93,7 @@ class WebUI:
         self._module("shared", opts=opts, cmd_opts=flags, options_templates=templates, OptionInfo=OptionInfo)
         self.shared.loaded_hypernetworks = []
         hypernets.shared = self.shared
+        self.shared.state = types.SimpleNamespace(interrupted=False, skipped=False, textinfo=None)
         self.shared.options_section = lambda section, options: options
         opts.data["extra_networks_default_multiplier"] = 0.5
         self._module("paths", models_path=str(self.folder), data_path=str(self.folder / "data"))
@@ -100,7 +102,7 @@ class WebUI:
         self._module("errors", report=self._report, display=lambda e, task, *, full_traceback=False: None)
         self._module("call_queue", queue_lock=threading.Lock())
         self._module("extensions", active=lambda: [])
-        self._module("scripts", basedir=lambda: str(ROOT), scripts_data=[])
+        self._module("scripts", basedir=lambda: str(ROOT), scripts_data=[], Script=Script, AlwaysVisible=object())
         self.pages = Pages(self.release)
         self.monkeypatch.setitem(sys.modules, "modules.ui_extra_networks", self.pages)
         self.monkeypatch.setattr(package, "ui_extra_networks", self.pages, raising=False)
@@ -147,7 +149,10 @@ class WebUI:
         self.grid = Grid()
         self.scripts.scripts_data[:] = [self.grid.data()]
         path = ROOT / "scripts" / "lycoris.py"
-        exec(compile(path.read_text(), str(path), "exec"), {"__name__": path.name, "__file__": str(path)})
+        names = {"__name__": path.name, "__file__": str(path)}
+        exec(compile(path.read_text(), str(path), "exec"), names)
+        classes = [one for one in names.values() if isinstance(one, type) and issubclass(one, Script)]
+        self.always_on = [one() for one in classes]
         extra_networks.initialize()
         self.own_hypernet = hypernets.ExtraNetworkHypernet()
         extra_networks.register_extra_network(self.own_hypernet)  # the host's default, before any extension's
@@ -164,9 +169,24 @@ class WebUI:
         self.call("script_unloaded", backwards=True)
         self.load_scripts()
 
-    def picture(self, prompt, **options):
-        """One job: the prompt's tags activated, conditioning (cached as the host does), one run of the UNet."""
-        return Job(self, [prompt] if isinstance(prompt, str) else prompt, **options).run()
+    def picture(self, prompt, values=(), **options):
+        """One job: the prompt's tags activated, conditioning (cached as the host does), one run of the UNet.
+
+        `values`: of the one script that is always on."""
+        job = Job(self, [prompt] if isinstance(prompt, str) else prompt, **options)
+        for script in self.always_on:
+            script.process(job, *values)
+        job.run()
+        for script in self.always_on:
+            script.postprocess_batch(job, *values, batch_number=0)
+        return job
+
+
+class Script:
+    """The host's; every subclass that is a name in an executed file is taken for a script."""
+
+    def elem_id(self, item_id):
+        return f"script_{item_id}"
 
 
 class Words:
@@ -231,13 +251,15 @@ class Job:
     def conditioning(self):
         key = self.cached_params(self.prompts, 1, self.extra_network_data)
         if not self.host.conds or self.host.conds[0] != key:
-            self.host.conds[:] = [key, self.host.model.text()]
+            texts = SdConditioning(self.negative_prompts, is_negative_prompt=True), SdConditioning(self.prompts)
+            uncond, cond = (self.host.model.text(one) for one in texts)
+            self.host.conds[:] = [key, cond, uncond]
         return self.host.conds[1]
 
     def run(self):
         self.activate()
         with torch.no_grad():
-            self.image = self.host.model.denoise(self.conditioning())
+            self.image = self.host.model.denoise(self.conditioning()[:1])
         if self.extra_network_data:
             extra_networks.deactivate(self, self.extra_network_data)
         return self

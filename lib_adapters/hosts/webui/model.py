@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -34,6 +35,19 @@ def family_of(model: nn.Module) -> str:
 def is_dropped(model: nn.Module) -> bool:
     """The host throws a model away by sending its weights to nowhere."""
     return any(parameter.is_meta for parameter in model.parameters())
+
+
+def embedders_of(model: nn.Module) -> list[Any]:
+    """The host's own wrappers around CLIP, as it calls them for a prompt; new after each hijack."""
+    embedders = getattr(getattr(model, "conditioner", None), "embedders", None)
+    found = list(embedders) if embedders else [getattr(model, "cond_stage_model", None)]
+    return [one for one in found if hasattr(one, "encode_with_transformers") and _tower(one) is not None]
+
+
+def tower_of(embedder: object) -> nn.Module:
+    tower = _tower(embedder)
+    assert tower is not None
+    return tower
 
 
 def _towers(model: nn.Module) -> list[nn.Module]:

@@ -8,7 +8,7 @@ from typing import Any
 from lib_adapters.hosts.webui import host, settings
 from lib_adapters.hosts.webui.runtime import Runtime
 
-KINDS = ("lyco", "lora", "hypernet")
+KINDS = ("lyco", "lora", "hypernet", "aesthetic")
 
 
 class Activation:

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-from lib_adapters.hosts.webui import api, host, infotext, networks, page, rivals, settings, xyz
+from lib_adapters.hosts.webui import accordion, api, host, infotext, networks, page, rivals, settings, xyz
 from lib_adapters.hosts.webui.runtime import Runtime
 
 
-def start(package: ModuleType, folder: str) -> Runtime | None:
-    """Called while the host loads scripts. None where the tags are left to the host."""
+def start(package: ModuleType, folder: str) -> type | None:
+    """Called while the host loads scripts. The script that it shows; None where the tags are left to the host."""
     if relative := host.unsupported():
         host.say(f"{relative} is not served yet; all tags are left to it.")
         return None
@@ -24,7 +24,7 @@ def start(package: ModuleType, folder: str) -> Runtime | None:
     runtime = Runtime()
     settings.declare(lambda: choices(runtime), runtime.names.rescan)
     _listen(runtime)
-    return runtime
+    return accordion.script_of(host.module("scripts"), runtime.aesthetics)
 
 
 def choices(runtime: Runtime) -> list[str]:

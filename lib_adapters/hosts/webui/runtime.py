@@ -15,6 +15,7 @@ from torch import nn
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.adapter import Adapter, open_adapter
 from lib_adapters.hosts.webui import host, hypernets, infotext, settings, wanted
+from lib_adapters.hosts.webui.aesthetics import Aesthetics
 from lib_adapters.hosts.webui.builtin import Builtin
 from lib_adapters.hosts.webui.cards import Cards
 from lib_adapters.hosts.webui.embeddings import Embeddings
@@ -25,6 +26,7 @@ from lib_adapters.hosts.webui.model import parts_of
 from lib_adapters.hosts.webui.names import Names
 from lib_adapters.hosts.webui.rounds import BATCH, BYPASSED, NOBODY, Round, state
 from lib_adapters.hosts.webui.voice import Voice
+from lib_adapters.prompt.aesthetic import KIND as AESTHETIC
 from lib_adapters.prompt.tags import Tag
 from lib_adapters.session import AdapterReport, Report, Request
 
@@ -38,6 +40,7 @@ class Runtime:
         self.hashes = Hashes(self.names)
         self.report = Report()
         self.hypernets = Hypernets()
+        self.aesthetics = Aesthetics()
         self._voice = Voice()
         self._sessions = Sessions()
         self._builtin = Builtin()
@@ -51,6 +54,8 @@ class Runtime:
             try:
                 if kind == hypernets.KIND:
                     self.hypernets.activate(p, params)
+                elif kind == AESTHETIC:
+                    self.aesthetics.activate(p, params)
                 else:
                     self._reconcile(kind, p, params)
             except Exception as error:  # noqa: BLE001 - the picture goes on, and its comment says what is missing
@@ -65,7 +70,7 @@ class Runtime:
     @property
     def lines(self) -> list[str]:
         """What was said of the last picture."""
-        return [*self._voice.lines, *self.hypernets.voice.lines]
+        return [*self._voice.lines, *self.hypernets.voice.lines, *self.aesthetics.voice.lines]
 
     def restore(self) -> None:
         """The models as if we had never been there."""
@@ -75,6 +80,7 @@ class Runtime:
             if (model := host.current_model()) is not None:
                 self._embeddings.sync(model, ())
             self.hypernets.restore()
+            self.aesthetics.restore()
             self._voice.forget()
             self.report = Report()
 
@@ -180,6 +186,7 @@ class Runtime:
         host.module("errors").report("LyCORIS: applying adapters failed", exc_info=True)
         self._sessions.restore()
         self.hypernets.restore()
+        self.aesthetics.restore()
         self.report = Report()
         for data in wanted.all_data(p):  # conditionings made now must not be taken for those with adapters
             wanted.mark(data, "nothing was applied", host.module("extra_networks").ExtraNetworkParams)

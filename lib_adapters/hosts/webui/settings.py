@@ -11,6 +11,8 @@ from lib_adapters.hosts.webui import host
 NOTHING = "None"
 REPORTS = ("everything", "problems only", "nothing")
 MOST_CHOICES = 500
+CLIP_FOLDER = "CLIP folder for aesthetic gradients"
+_OLD_EXTENSION = "stable-diffusion-webui-aesthetic-gradients"
 _SECTION = ("lycoris", "LyCORIS")
 
 
@@ -52,6 +54,10 @@ def declare(names: Callable[[], Sequence[str]], rescan: Callable[[], None]) -> N
         "lycoris_show_lora": _explained(
             info(True, "Show the files of the Lora folder in the LyCORIS tab as well"),
             "counts from the tab's next Refresh; the tags find them in any case",
+        ),
+        "lycoris_clip_folder": _explained(
+            info("", CLIP_FOLDER),
+            "openai/clip-vit-large-patch14 on this machine; empty: models/CLIP, or Hugging Face's cache. SD 1 needs it",
         ),
     }
     shared.options_templates.update(shared.options_section(_SECTION, options))
@@ -100,7 +106,8 @@ def shown() -> list[tuple[str, Path]]:
     all_of_them = folders()
     lora = set() if host.option("lycoris_show_lora", True) else set(_lora())
     nets = [hypernetwork_folder()] if handles("hypernet") else []
-    paths = [path for path in dict.fromkeys([*all_of_them["lyco"], *nets]) if path not in lora]
+    others = [*nets, *(path for path in aesthetic_folders() if path.is_dir())]
+    paths = [path for path in dict.fromkeys([*all_of_them["lyco"], *others]) if path not in lora]
     names = [path.name for path in paths]
     return [(path.name if names.count(path.name) == 1 else str(path), path) for path in paths]
 
@@ -112,6 +119,22 @@ def cache_folder() -> Path:
 
 def hypernetwork_folder() -> Path:
     return next(iter(_flagged("hypernetwork_dir")), _models() / "hypernetworks")
+
+
+def aesthetic_folders() -> list[Path]:
+    """Ours, and where the extension that had this before kept them."""
+    old = Path(host.module("paths").data_path) / "extensions" / _OLD_EXTENSION / "aesthetic_embeddings"
+    return [_models() / "aesthetic_embeddings", *([old] if old.is_dir() else [])]
+
+
+def clip_folder() -> Path | None:
+    """None where the user named none."""
+    text = str(host.option("lycoris_clip_folder", "")).strip()
+    return Path(text).expanduser() if text else None
+
+
+def usual_clip_folder() -> Path:
+    return _models() / "CLIP"
 
 
 def own_folder() -> Path:

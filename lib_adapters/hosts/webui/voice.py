@@ -13,18 +13,22 @@ class Voice:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self._before: list[str] = []  # what was said last time
 
     def say(self, p: Any, problems: Sequence[str], lines: Sequence[str]) -> None:
-        level = settings.report_level()
-        said = [*problems, *lines]
-        shown = said if level == settings.REPORTS[0] else problems if level == settings.REPORTS[1] else []
-        if said != self.lines:
-            for line in said:
-                host.say(line)
-        self.lines = said
-        if hasattr(p, "comment"):
-            for line in shown:
-                p.comment(line)
+        self._before, self.lines = self.lines, []
+        for line in problems:
+            self.add(p, line, problem=True)
+        for line in lines:
+            self.add(p, line)
+
+    def add(self, p: Any, line: str, *, problem: bool = False) -> None:
+        """What is known of this picture only later."""
+        if line not in (*self._before, *self.lines):
+            host.say(line)
+        self.lines.append(line)
+        if hasattr(p, "comment") and settings.report_level() in settings.REPORTS[: 2 if problem else 1]:
+            p.comment(line)
 
     def forget(self) -> None:
-        self.lines = []
+        self.lines, self._before = [], []

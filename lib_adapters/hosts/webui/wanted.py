@@ -33,7 +33,11 @@ def all_data(p: Any) -> list[Data]:
 
 def written(kind: str, params: Sequence[Any]) -> Parsed:
     """The tags as they stood in the prompt, read by the one grammar."""
-    return parse("".join(f"<{kind}:{':'.join(one.items)}>" for one in params if not is_mark(one)), (kind,))
+    return parse(text_of(kind, params), (kind,))
+
+
+def text_of(kind: str, params: Sequence[Any]) -> str:
+    return "".join(f"<{kind}:{':'.join(one.items)}>" for one in params if not is_mark(one))
 
 
 def _bare(params: Sequence[Any]) -> list[int]:
@@ -45,27 +49,31 @@ def is_mark(params: Any) -> bool:
     return bool(params.items) and params.items[0] == MARK
 
 
-def is_marked(data: Data) -> bool:
-    return any(is_mark(one) for one in data.get("lyco", []))
+def is_marked(data: Data, kind: str = "lyco") -> bool:
+    return any(is_mark(one) for one in data.get(kind, []))
 
 
-def mark(data: Data, state: str, make: Callable[[list[str]], Any]) -> None:
+def mark(data: Data, state: str, make: Callable[[list[str]], Any], kind: str = "lyco") -> None:
     """Let the host's key for conditionings change with `state`; the same state changes nothing."""
-    held = [one for one in data.get("lyco", []) if is_mark(one)]
+    held = [one for one in data.get(kind, []) if is_mark(one)]
     if [one.items for one in held] == ([[MARK, state]] if state else []):
         return
-    kept = [one for one in data.get("lyco", []) if not is_mark(one)]
-    data["lyco"] = kept + ([make([MARK, state])] if state else [])
+    kept = [one for one in data.get(kind, []) if not is_mark(one)]
+    data[kind] = kept + ([make([MARK, state])] if state else [])
 
 
 def differing(p: Any, kinds: Sequence[str]) -> bool:
     """Do the prompts of this batch name different adapters? The host reads only the first one's tags."""
+    return len({tuple(_meaning(tag) for tag in parse(text, kinds).tags) for text in of_batch(p)}) > 1
+
+
+def of_batch(p: Any) -> list[str]:
+    """The prompts of the present batch as they were written, in the first pass."""
     prompts, size = getattr(p, "all_prompts", None), getattr(p, "batch_size", 1)
     if not prompts or getattr(p, "is_hr_pass", False):
-        return False
+        return []
     start = getattr(p, "iteration", 0) * size
-    found = {tuple(_meaning(tag) for tag in parse(text, kinds).tags) for text in prompts[start : start + size]}
-    return len(found) > 1
+    return list(prompts[start : start + size])
 
 
 def in_negative(p: Any, kinds: Sequence[str]) -> list[str]:
