@@ -90,6 +90,7 @@ def test_novel_ai_files(tmp_path):
     assert torch.equal(open_hypernetwork(tmp_path / "nai.pt").pairs[4][1](x), net(x))
 
 
+@pytest.mark.filterwarnings("ignore:TypedStorage")  # torch 2.1 about its own loading
 def test_both_forms_and_back_hold_the_same(tmp_path):
     nets = {width: tuple(module(width, [1, 2, 1], "mish", norm=True) for _ in "kv") for width in (4, 8)}
     first = save(tmp_path / "a.pt", nets, activation_func="mish", is_layer_norm=True, optional_info="mine")
