@@ -150,6 +150,22 @@ def test_a_stop_gives_the_encoder_back(studio):
     assert not encoder._forward_hooks
 
 
+def test_short_of_memory_the_picture_is_drawn_without_it(studio):
+    plain, before = pixels(studio, "a cat"), weights_of(studio.pipe.text_encoder)
+    drawing = []
+
+    def full(done):
+        drawing.append(done)
+        if len(drawing) == 2:
+            raise torch.cuda.OutOfMemoryError
+
+    picture = studio.draw("a cat <aesthetic:oil:steps=4>", QUICK, full)
+    assert (np.asarray(picture.image) == plain).all()
+    assert picture.report.lines() == ["oil: there is not enough GPU memory to lead the text encoder; it is left out."]
+    now = dict([*studio.pipe.text_encoder.named_parameters(), *studio.pipe.text_encoder.named_buffers()])
+    assert all(now[name] is own and torch.equal(own, values) for name, (own, values) in before.items())
+
+
 def test_what_cannot_be_had_is_said_and_the_picture_is_drawn(sd1_folder, studio, folder, tmp_path):
     plain = pixels(studio, "a cat")
     picture = studio.draw("a cat <aesthetic:nobody><aesthetic:lora><aesthetic:INK:0:steps=0><aesthetic:ink:x>", QUICK)

@@ -65,6 +65,11 @@ class Aesthetics:
             except AdapterError as error:
                 report.error = str(error)
                 continue
+            except torch.cuda.OutOfMemoryError:  # the picture itself may still find room
+                report.error = (
+                    f"{report.name}: there is not enough GPU memory to lead the text encoder; it is left out."
+                )
+                continue
             report.said = (
                 f"{wish.options.steps} steps, weight {wish.options.weight:g}, "
                 f"cosine {steered.before:.2f} -> {steered.after:.2f}"
