@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from files import adapter_file, layers
+from folders import model_folder
 from models import clip
 from test_aesthetic import weights_of
 
@@ -194,6 +195,14 @@ def test_a_clip_folder_in_the_models_own_is_found(sd1_folder, folder, tmp_path, 
     shutil.copytree(folder / "clip16", tmp_path / "model" / "clip")
     with Studio.open(tmp_path / "model", CPU, Shelf([folder])) as own:
         assert (pixels(own, f"a cat <aesthetic:ink:{HOW}>") == pixels(studio, f"a cat <aesthetic:ink:{HOW}>")).all()
+
+
+def test_a_text_encoder_without_its_last_layer_is_led_and_that_is_said(folder, tmp_path):
+    clip(layers=24, projection=True).save_pretrained(tmp_path / "clip")
+    with Studio.open(model_folder(tmp_path / "sd2", "sd2"), CPU, Shelf([folder])) as studio:
+        picture = studio.draw(f"a cat <aesthetic:ink:{HOW}>", QUICK)
+        assert (np.asarray(picture.image) != pixels(studio, "a cat")).any()
+        assert picture.report.lines()[1] == "ink: the text encoder has 23 of its CLIP's 24 layers, so it is led roughly"
 
 
 def test_sdxl_takes_the_encoder_that_fits(sdxl_folder, folder):

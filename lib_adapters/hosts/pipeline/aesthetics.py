@@ -35,7 +35,7 @@ class Wish:
 
 
 class AestheticReport(AdapterReport):
-    """There are no layers here; `notes` are empty and the line says how far the text came."""
+    """There are no layers here; the line says how far the text came."""
 
     said = ""
 
@@ -70,6 +70,7 @@ class Aesthetics:
                     f"{report.name}: there is not enough GPU memory to lead the text encoder; it is left out."
                 )
                 continue
+            report.notes = [place.note] if place.note else []
             report.said = (
                 f"{wish.options.steps} steps, weight {wish.options.weight:g}, "
                 f"cosine {steered.before:.2f} -> {steered.after:.2f}"

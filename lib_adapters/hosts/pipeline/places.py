@@ -13,6 +13,7 @@ from lib_adapters.conditioning.aesthetic import Aesthetic
 from lib_adapters.conditioning.aesthetic_text import own_projection, projection_in
 from lib_adapters.errors import AdapterError, BrokenModel, FamilyMismatch
 from lib_adapters.hosts.pipeline.folder import ENCODERS, Pipeline
+from lib_adapters.hosts.pipeline.vision import read_json
 from lib_adapters.hosts.pipeline.words import TOKENIZERS
 
 CLIP = "clip"  # a folder of this name in the model's own, or beside it, is looked into without being told
@@ -26,6 +27,7 @@ class Place:
     encoder: nn.Module
     tokenizer: Any  # transformers'
     projection: Tensor  # [d, w]
+    note: str = ""  # what the user should know about how well it fits
 
 
 class Places:
@@ -40,12 +42,13 @@ class Places:
         """AdapterError where there is none, or where nobody knows its projection."""
         widths, lacking = [], 0
         for number, (name, encoder) in enumerate(encoders_of(self._pipe).items()):
-            projection = own_projection(encoder)
-            projection = self._local(int(encoder.config.hidden_size)) if projection is None else projection
+            own = own_projection(encoder)
+            projection = self._local(int(encoder.config.hidden_size)) if own is None else own
             if projection is None:
                 lacking += 1
             elif projection.shape[0] == aesthetic.width:
-                return Place(number, encoder, getattr(self._pipe, TOKENIZERS[name]), projection)
+                note = self._note(int(encoder.config.num_hidden_layers)) if own is None else ""
+                return Place(number, encoder, getattr(self._pipe, TOKENIZERS[name]), projection, note)
             else:
                 widths.append(str(projection.shape[0]))
         raise self._unfit(aesthetic, widths, lacking)
@@ -56,6 +59,15 @@ class Places:
             self._projection = projection_in(self._clip)
         fits = self._projection is not None and self._projection.shape[1] == hidden
         return self._projection if fits else None
+
+    def _note(self, ours: int) -> str:
+        """Stable Diffusion 2 folders come without the last layer of their CLIP."""
+        assert self._clip is not None
+        config = read_json(self._clip / "config.json")
+        theirs = (config.get("text_config") or config).get("num_hidden_layers", 0)
+        return (
+            f"the text encoder has {ours} of its CLIP's {theirs} layers, so it is led roughly" if theirs > ours else ""
+        )
 
     def _unfit(self, aesthetic: Aesthetic, widths: Sequence[str], lacking: int) -> AdapterError:
         name = aesthetic.path.name

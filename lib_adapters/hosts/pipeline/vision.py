@@ -52,7 +52,7 @@ def open_vision(folder: Path, device: torch.device) -> Vision:
             f"{folder}: there is no CLIP model in this folder (no config.json); --clip names a local one."
         )
     model = _loaded(folder).eval().to(device, torch.float32)
-    given = _json(folder / "preprocessor_config.json")
+    given = read_json(folder / "preprocessor_config.json")
     config: Any = model.config
     size = int(config.image_size)
     side, crop = given.get("size", size), given.get("crop_size", size)
@@ -91,14 +91,15 @@ def _loaded(folder: Path) -> nn.Module:
 
 def _sizes(folder: Path) -> dict[str, Any]:
     """A whole model's settings have the image side's inside, but the width of the common space only outside."""
-    whole = _json(folder / "config.json")
+    whole = read_json(folder / "config.json")
     if "vision_config" not in whole:
         return whole
     inside = dict(whole["vision_config"] or {})
     return {**inside, "projection_dim": whole.get("projection_dim", inside.get("projection_dim", 512))}
 
 
-def _json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """Empty where there is no such file."""
     try:
         return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
     except (OSError, ValueError, TypeError) as error:
