@@ -51,7 +51,8 @@
 
         weight(card) {
             const chosen = this.of(card).weight;
-            return Number.isFinite(chosen) ? chosen : Number.isFinite(card.weight) ? card.weight : 1;
+            const usual = card.kind === "aesthetic" ? 0.9 : 1;
+            return Number.isFinite(chosen) ? chosen : Number.isFinite(card.weight) ? card.weight : usual;
         }
     }
 

@@ -95,7 +95,8 @@
 
     /** Does this tag mean this card? By the card's own name, or any path that ends in the card's path. */
     lycoris.means = function (tag, card) {
-        if ((tag.kind === "hypernet") !== (card.kind === "hypernet")) return false;
+        const of = (kind) => (["hypernet", "aesthetic"].includes(kind) ? kind : "lyco");
+        if (of(tag.kind) !== of(card.kind)) return false;
         const asked = tag.name.normalize("NFC").toLowerCase();
         return asked === card.lower || (asked.includes("/") && `/${card.stem}`.endsWith(`/${asked}`));
     };

@@ -5,7 +5,7 @@
     const QUOTED = '"(?:[^"]|"")*"[ \\t]*(?=[:>])';
     const NUMBER = /^[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?$/;
 
-    const pattern = () => new RegExp(`<(lyco|lora|hypernet):(${QUOTED}[^>]*|[^>]*)>`, "g");
+    const pattern = () => new RegExp(`<(lyco|lora|hypernet|aesthetic):(${QUOTED}[^>]*|[^>]*)>`, "g");
 
     function split(inside) {
         const quotes = new RegExp(`^${QUOTED}`).exec(inside + ">");
@@ -17,7 +17,7 @@
         return [name, inside.slice(quotes[0].length).split(":").slice(1)];
     }
 
-    function strengths(items) {
+    function strengths(items, usual) {
         const named = {};
         const positional = [];
         for (const item of items) {
@@ -25,7 +25,7 @@
             if (at < 0) positional.push(item.trim());
             else named[item.slice(0, at).trim()] = item.slice(at + 1).trim();
         }
-        const te = named.te !== undefined ? named.te : positional.length ? positional[0] : "1";
+        const te = named.te !== undefined ? named.te : positional.length ? positional[0] : usual;
         const unet = named.unet !== undefined ? named.unet : positional.length > 1 ? positional[1] : te;
         const plain = positional.length <= 1 && Object.keys(named).length === 0;
         return { te: NUMBER.test(te) ? Number(te) : NaN, unet: NUMBER.test(unet) ? Number(unet) : NaN, plain };
@@ -36,7 +36,8 @@
         return Array.from(prompt.matchAll(pattern()), (match) => {
             const [name, items] = split(match[2]);
             const start = match.index;
-            return { kind: match[1], name, ...strengths(items), text: match[0], start, end: start + match[0].length };
+            const usual = match[1] === "aesthetic" ? "0.9" : "1";
+            return { kind: match[1], name, ...strengths(items, usual), text: match[0], start, end: start + match[0].length };
         });
     };
 

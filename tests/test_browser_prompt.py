@@ -196,3 +196,14 @@ def test_a_hypernetwork_has_its_own_kind_of_tag(own, visit):
     assert view.prompt.input_value() == "a cat <lyco:glow:1> <hypernet:glow:1>"
     view.press("glow")
     assert view.prompt.input_value() == "a cat <lyco:glow:1>"
+
+
+def test_an_aesthetic_embedding_has_its_own_kind_of_tag(own, visit):
+    view = visit(own(lambda folder: torch.save(torch.ones(768), folder / "glow.pt"))).ready()
+    view.write("a cat <lyco:glow:1>")
+    view.press("glow")
+    assert view.prompt.input_value() == "a cat <lyco:glow:1> <aesthetic:glow:0.9>"
+    view.press("glow")
+    assert view.prompt.input_value() == "a cat <lyco:glow:1>"
+    view.write("a cat <aesthetic:glow:slerp:text=a red dog>")
+    view.tab.locator(".lycoris-active").wait_for()

@@ -278,3 +278,16 @@ def test_a_hypernetwork_is_a_card_of_its_own_kind(root, catalogue):
     torch.save({768: (state,)}, root / "h.pt")
     card, details = only(catalogue)
     assert card["error"] == details["error"] == "h.pt has no pair of nets for width 768"
+
+
+def test_an_aesthetic_embedding_is_a_card_of_its_own_kind(root, catalogue):
+    torch.save(torch.ones(2, 768), root / "glow.pt")
+    card, details = only(catalogue)
+    assert (card["kind"], card["family"], card["algorithms"]) == ("aesthetic", "sd1", ["Aesthetic"])
+    assert "error" not in card
+    assert details["layers"] == {"vectors of 768 numbers": 2}
+    assert catalogue.strengths(card["id"]) == []
+    torch.save(torch.zeros(768), root / "glow.pt")
+    card, details = only(catalogue)
+    assert card["error"] == details["error"]
+    assert card["error"].startswith("glow.pt holds a vector of zeros")

@@ -9,8 +9,9 @@ from typing import Any
 
 from lib_adapters.catalogue import cards, sidecars, words
 from lib_adapters.catalogue.beside import Beside
+from lib_adapters.conditioning.aesthetic import Aesthetic, open_aesthetic
 from lib_adapters.conditioning.hypernetwork import Hypernetwork, open_hypernetwork
-from lib_adapters.errors import HypernetworkFile
+from lib_adapters.errors import AestheticFile, HypernetworkFile
 from lib_adapters.files.adapter import Adapter, open_adapter
 from lib_adapters.files.families import FAMILY_NAMES
 
@@ -31,16 +32,21 @@ def details(path: Path, card: Mapping[str, Any], hashes: Mapping[str, str]) -> d
     return sendable
 
 
-def _opened(path: Path) -> Adapter | Hypernetwork:
+def _opened(path: Path) -> Adapter | Hypernetwork | Aesthetic:
     try:
         return open_adapter(path)
     except HypernetworkFile:
         return open_hypernetwork(path)
+    except AestheticFile:
+        return open_aesthetic(path)
 
 
-def _of(found: Adapter | Hypernetwork) -> dict[str, Any]:
+def _of(found: Adapter | Hypernetwork | Aesthetic) -> dict[str, Any]:
     if isinstance(found, Adapter):
         return _of_adapter(found)
+    if isinstance(found, Aesthetic):
+        vectors = {f"vectors of {found.width} numbers": len(found.vectors)}
+        return {"family_name": FAMILY_NAMES.get(found.family, found.family), "layers": vectors}
     told = {key: str(value)[:LONGEST_VALUE] for key, value in found.fields.items() if value not in (None, "")}
     nets = {f"Hypernetwork {found.structure}": len(found.pairs)}
     return {"family_name": FAMILY_NAMES.get(found.family, found.family), "layers": nets, "metadata": told}

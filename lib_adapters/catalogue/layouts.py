@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from lib_adapters.conditioning.aesthetic import Aesthetic, open_aesthetic
 from lib_adapters.conditioning.hypernetwork import Hypernetwork, open_hypernetwork
-from lib_adapters.errors import HypernetworkFile
+from lib_adapters.errors import AestheticFile, HypernetworkFile
 from lib_adapters.files import header, report
 from lib_adapters.files.adapter import Adapter, alpha_sample, open_adapter
 from lib_adapters.files.entries import Entry, read_exactly
@@ -65,6 +66,8 @@ class Layouts:
             return self._of_adapter(path)
         except HypernetworkFile:
             return of_hypernetwork(open_hypernetwork(path))
+        except AestheticFile:
+            return of_aesthetic(open_aesthetic(path))
 
     def _of_adapter(self, path: Path) -> Content:
         start = None if path.with_name("adapter_config.json").exists() else _start(path)
@@ -84,6 +87,11 @@ def of_hypernetwork(found: Hypernetwork) -> Content:
     """What its trainer wrote beside the nets stands where an adapter has metadata."""
     told = {key: str(value) for key, value in found.fields.items() if value not in (None, "")}
     return Content(found.family, ("Hypernetwork",), None, None, ("unet",), told, "hypernet")
+
+
+def of_aesthetic(found: Aesthetic) -> Content:
+    """A file that names no base is for the one whose text encoder has features of its width."""
+    return Content(found.family, ("Aesthetic",), None, None, ("te",), found.metadata, "aesthetic")
 
 
 def _content(adapter: Adapter) -> Content:

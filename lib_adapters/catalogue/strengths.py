@@ -18,7 +18,7 @@ from torch import Tensor
 from lib_adapters.algorithms.base import Algorithm, LowRank, Shape
 from lib_adapters.algorithms.full import Full
 from lib_adapters.catalogue.blocks import all_blocks, block_of, in_order
-from lib_adapters.errors import HypernetworkFile, ShapeMismatch
+from lib_adapters.errors import AestheticFile, HypernetworkFile, ShapeMismatch
 from lib_adapters.files.adapter import Adapter, open_adapter
 
 
@@ -41,10 +41,10 @@ class Block:
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    """What a block chart shows; a hypernetwork has no blocks."""
+    """What a block chart shows; a hypernetwork and an aesthetic embedding have no blocks."""
     try:
         adapter = open_adapter(path)
-    except HypernetworkFile:
+    except (HypernetworkFile, AestheticFile):
         return []
     found = blocks_of(adapter).items()
     return [{"block": name, "layers": block.layers, "strength": _finite(block.known)} for name, block in found]
