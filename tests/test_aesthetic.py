@@ -17,7 +17,20 @@ from lib_adapters.prompt.aesthetic import Options
 
 END = 98
 QUICK = Options(steps=3, lr=1e-3)
-FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def computes(dtype):
+    """Old releases of torch have no halves on the CPU."""
+    try:
+        torch.nn.functional.linear(
+            torch.nn.functional.layer_norm(torch.ones(2, 2, dtype=dtype), (2,)), torch.eye(2, dtype=dtype)
+        )
+    except RuntimeError:
+        return False
+    return True
+
+
+FLOATS = tuple(filter(computes, (torch.float32, torch.float16, torch.bfloat16)))
 
 
 def tokens_of(*words):
@@ -122,7 +135,7 @@ def test_weights_and_words_made_in_inference_mode(projection, aim):
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 @pytest.mark.parametrize("when", [1, 2, 3])
 def test_an_interrupt_at_any_step_gives_everything_back(tower, projection, aim, error, when):
-    tower.half()
+    tower.to(FLOATS[-1])
     before = weights_of(tower)
 
     def stop(done):
