@@ -54,7 +54,7 @@ class Aesthetics:
         self._chosen = [*others, (weakref.ref(p), tag)] if tag else others
 
     def activate(self, p: Any, params: Sequence[Any]) -> None:
-        self._take_off()
+        self.take_off()
         parsed = self._asked(p, params)
         problems, notes = list(parsed.problems), list[str]()
         model = host.current_model()
@@ -71,10 +71,10 @@ class Aesthetics:
                 self.voice.add(p, line)
 
     def restore(self) -> None:
-        self._take_off()
+        self.take_off()
         self.voice.forget()
 
-    def _take_off(self) -> None:
+    def take_off(self) -> None:
         while self._off:
             self._off.pop()()
 
@@ -140,11 +140,13 @@ class Aesthetics:
 
 def _progress(wish: Wish) -> Progress:
     state = host.module("shared").state
+    before = getattr(state, "textinfo", None)
 
     def done(step: int) -> None:
         if getattr(state, "interrupted", False) or getattr(state, "skipped", False):
             raise Interrupted
-        state.textinfo = f"{wish.aesthetic.name}: step {step} of {wish.options.steps}"
+        last = step == wish.options.steps
+        state.textinfo = before if last else f"{wish.aesthetic.name}: step {step} of {wish.options.steps}"
 
     return done
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from lib_adapters.hosts.webui import host, settings
 from lib_adapters.hosts.webui.runtime import Runtime
+from lib_adapters.prompt.aesthetic import KIND as AESTHETIC
 
-KINDS = ("lyco", "lora", "hypernet", "aesthetic")
+KINDS = ("lyco", "lora", "hypernet", AESTHETIC)
 
 
 class Activation:
@@ -27,7 +28,9 @@ class Activation:
         self.runtime.activate(self.name, p, params_list)
 
     def deactivate(self, p: Any, **_: Any) -> None:
-        """Nothing: the host does not always call it, so the next `activate` does what is to be done."""
+        """The host does not always call it, so the next `activate` does what is to be done; weights can wait for it."""
+        if self.name == AESTHETIC:
+            self.runtime.aesthetics.take_off()
         if not settings.handles(self.name) and self.previous is not None:
             self.previous.deactivate(p)
 

@@ -10,6 +10,8 @@ from lib_adapters.hosts.webui import host
 
 _BY_FOLDER = {
     "a1111-sd-webui-lycoris": "the old LyCORIS extension is enabled too; this one handles <lyco:...>: disable the old.",
+    "webui-aesthetic-gradients": "the old aesthetic gradients extension is enabled too; this one has its accordion and "
+    "finds its embeddings: disable the old.",
     "composable-lora": "composable-lora works on the built-in's adapters only; it has no effect on tags handled here.",
     "loractl": "loractl's schedules work on the built-in's adapters only; to use them, switch off "
     '"Handle <lora:...> as well".',
