@@ -90,7 +90,7 @@ def test_the_bundled_adapters_are_cards(client):
         answer = client.get("/lycoris/api/cards").json()
         if not answer["progress"]["running"]:
             break
-    assert answer["folders"] == ["Bundled"]
+    assert answer["folders"] == ["Bundled", "aesthetic_embeddings"]
     assert answer["family"] == "sd1"
     assert "gold_lora" in {card["name"] for card in answer["cards"]}
 

@@ -18,7 +18,7 @@ DEMO = Path(__file__).resolve().parent.parent / "demo"
 MODEL = DEMO / "model"
 ADAPTERS = DEMO / "adapters"
 AESTHETICS = DEMO / "aesthetic_embeddings"
-USUAL_FOLDERS = {"adapters", "lora", "loras", "lycoris", "hypernetworks"}
+USUAL_FOLDERS = {"adapters", "lora", "loras", "lycoris", "hypernetworks", "aesthetic_embeddings"}
 
 
 def add_model(command: argparse.ArgumentParser) -> None:
@@ -83,16 +83,14 @@ def device_of(word: str) -> torch.device:
 
 
 def shelf_of(folders: Sequence[Path], model: Path) -> Shelf:
-    """Adapters and, where no folders are named, the aesthetic embeddings beside the model: they are no cards."""
-    beside = [] if folders else [model.resolve().parent / AESTHETICS.name]
-    return Shelf([*folders_of(folders, model), *beside])
+    return Shelf(folders_of(folders, model))
 
 
 def folders_of(folders: Sequence[Path], model: Path) -> list[Path]:
     for folder in folders:
         if not folder.is_dir():
             raise AdapterError(f"{folder}: there is no such folder of adapters.")
-    return list(folders) or [ADAPTERS, *_beside(model)]
+    return list(folders) or list(dict.fromkeys([ADAPTERS, *_beside(model)]))
 
 
 def _beside(model: Path) -> list[Path]:

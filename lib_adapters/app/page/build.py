@@ -20,6 +20,7 @@ from lib_adapters.files.families import FAMILY_NAMES
 from lib_adapters.hosts.pipeline.folder import Pipeline, roots_of
 from lib_adapters.hosts.pipeline.shelf import Shelf
 from lib_adapters.hosts.pipeline.studio import Studio
+from lib_adapters.hosts.tab.guard import guards
 from lib_adapters.hosts.tab.shell import shell
 from lib_adapters.hosts.tab.tab import Tab
 from lib_adapters.patching.targets import Table
@@ -57,16 +58,17 @@ def own_size(pipe: Pipeline) -> tuple[int, int]:
 
 
 def _tab(catalogue: Catalogue, painter: Painter, studio: Studio, folders: Sequence[Path]) -> Tab:
+    key = secrets.token_urlsafe(24)
     unet, *encoders = roots_of(studio.pipe).values()
     family = Table.of(unet, encoders).family
     told = ("", "") if family == "unknown" else (family, FAMILY_NAMES[family])
     return Tab(
         catalogue=catalogue,
-        guards=(),
+        guards=guards(key, ()),
         model=lambda: told,
         folders=lambda: _labels(folders),
         rescan=painter.rescan,
-        key=secrets.token_urlsafe(24),
+        key=key,
     )
 
 
