@@ -42,11 +42,23 @@ class Full(Algorithm):
         return self.weight.to(torch.float32, copy=True).view(base.shape)
 
     def add(self, out: Tensor, base: Tensor, strength: float) -> None:
+        self._sum(out, out, strength)
+
+    def onto(self, base: Tensor, strength: float) -> Tensor:
+        if self.weight is None:
+            return base.clone()
+        out = torch.empty_like(base)
+        self._sum(base, out, strength)
+        return out
+
+    def _sum(self, base: Tensor, out: Tensor, strength: float) -> None:
+        """out = base + strength · ΔW, block by block: the file's halves become float32 in the cache."""
         if self.weight is None:
             return
         step = row_step(out)
         for rows in (slice(start, start + step) for start in range(0, len(out), step)):
-            out[rows].add_(self.weight[rows].to(out).view(out[rows].shape), alpha=strength)
+            before = base[rows]
+            torch.add(before, self.weight[rows].to(out).view(before.shape), alpha=strength, out=out[rows])
 
     def bias_delta(self, bias: Tensor) -> Tensor | None:
         return None if self.bias is None else self.bias.to(torch.float32, copy=True)

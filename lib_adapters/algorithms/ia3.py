@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 from typing_extensions import Self
 
@@ -54,6 +55,9 @@ class Ia3(Algorithm):
 
     def add(self, out: Tensor, base: Tensor, strength: float) -> None:
         out.addcmul_(base, self._spread(tuple(base.shape)), value=strength)
+
+    def onto(self, base: Tensor, strength: float) -> Tensor:
+        return torch.addcmul(base, base, self._spread(tuple(base.shape)), value=strength)
 
     def _spread(self, shape: Shape) -> Tensor:
         axis = self._axis(shape)
