@@ -262,6 +262,7 @@ def test_a_host_without_the_plot_has_no_axes(webui):
 def test_the_settings_offer_names_but_never_thousands(webui, monkeypatch):
     put(webui), put(webui, "blur", "Lora")
     option = webui.shared.options_templates["lycoris_default"]
-    assert option.component_args() == {"choices": ["None", "blur", "ink"], "allow_custom_value": True}
+    assert option.component_args() == {"choices": ["None", "blur", "ink"]}  # the host updates the component with it
+    assert option.component.keywords == {"allow_custom_value": True}
     monkeypatch.setattr(settings, "MOST_CHOICES", 1)
     assert option.component_args()["choices"] == ["None", "blur"]

@@ -34,7 +34,8 @@ class OptionInfo:
         restrict_api=False,
         category_id=None,
     ):
-        self.default, self.label, self.component_args, self.section = default, label, component_args, section
+        self.default, self.label, self.section = default, label, section
+        self.component, self.component_args = component, component_args
 
     def info(self, info):
         return self

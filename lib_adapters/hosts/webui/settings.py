@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ def declare(names: Callable[[], Sequence[str]], rescan: Callable[[], None]) -> N
     info = shared.OptionInfo
 
     def choices() -> dict[str, Any]:
-        """All of ten thousand names would be sent with every page; others can be typed."""
-        return {"choices": [NOTHING, *names()[:MOST_CHOICES]], "allow_custom_value": True}
+        """All of ten thousand names would be sent with every page; others can be typed. The host also puts this into
+        an update of the component, and that knows no more than choices."""
+        return {"choices": [NOTHING, *names()[:MOST_CHOICES]]}
 
     options = {
         "lycoris_handle_lora": _explained(
@@ -157,7 +159,7 @@ def _flagged(name: str) -> list[Path]:
 def _components() -> tuple[Any, Any, Any]:
     import gradio
 
-    return gradio.Radio, gradio.Dropdown, gradio.Number
+    return gradio.Radio, partial(gradio.Dropdown, allow_custom_value=True), gradio.Number
 
 
 def _explained(option: Any, text: str) -> Any:
