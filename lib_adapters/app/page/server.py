@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import socket
 import sys
-import tempfile
 import webbrowser
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,7 +55,7 @@ def application(page: gr.Blocks, tab: Tab, files: Mapping[str, Path], address: s
 
     gr.mount_gradio_app(app, page, "/", gradio_api_url=address)
     mounted: Any = app.routes[-1]
-    mounted.app.cwd = tempfile.gettempdir()  # gradio gives any file below this folder to anybody
+    mounted.app.cwd = str(PROJECT / secrets.token_hex())  # gradio gives any file below this folder: there is none
     return app
 
 
