@@ -10,11 +10,10 @@ import torch
 from models import clip
 from PIL import Image
 
-from lib_adapters.app import aesthetic
 from lib_adapters.app.main import main
 from lib_adapters.conditioning.aesthetic import open_aesthetic, save_aesthetic
 from lib_adapters.conditioning.aesthetic_text import projection_in
-from lib_adapters.hosts.pipeline.vision import open_vision
+from lib_adapters.hosts.pipeline import creating
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what other people's packages say about each other
 SIZES = ((48, 48), (100, 40), (33, 90), (31, 31), (64, 200))
@@ -110,8 +109,8 @@ def test_what_is_missing_is_said_before_anything_is_made(folder, pictures, tmp_p
     cases = (
         ((tmp_path / "gone", folder, "x.pt"), "there is no such folder of pictures"),
         ((tmp_path / "empty", folder, "x.pt"), "there are no pictures in this folder"),
-        ((tmp_path / "bad", folder, "x.pt"), "none of its 1 pictures could be read"),
-        ((pictures, tmp_path / "gone", "x.pt"), "there is no CLIP model in this folder"),
+        ((tmp_path / "bad", folder, "x.pt"), "none of the 1 pictures could be read"),
+        ((pictures, tmp_path / "gone", "x.pt"), "there is no CLIP model with its image side in this folder"),
         ((pictures, tmp_path / "text", "x.pt"), "text: "),
         ((pictures, folder, "x.zip"), "ends in .safetensors or .pt"),
         ((pictures, folder, "there.pt"), "exists already"),
@@ -138,16 +137,16 @@ def test_a_stop_leaves_nothing(folder, pictures, tmp_path, monkeypatch):
 
 
 def test_pictures_with_transparency_and_turned_ones(folder, tmp_path):
-    vision = open_vision(folder, torch.device("cpu"))
     picture = Image.new("RGBA", (40, 60), (255, 0, 0, 128))
     picture.save(tmp_path / "a.png")
     turned = Image.new("RGB", (40, 60), (0, 255, 0))
     exif = turned.getexif()
     exif[0x0112] = 6
     turned.save(tmp_path / "b.jpg", exif=exif)
-    features, bad = aesthetic.features_of(aesthetic.pictures_in(tmp_path), vision, 2)
+    asked = creating.Asked.of(tmp_path, folder, tmp_path / "x.pt", 2, torch.device("cpu"))
+    features, bad = creating.features_of(asked, lambda *_: None, lambda: False)
     assert (tuple(features.shape), bad) == ((2, 12), [])
-    assert next(aesthetic._opened([tmp_path / "b.jpg"], bad)).size == (60, 40)
+    assert next(creating.opened([tmp_path / "b.jpg"], bad)).size == (60, 40)
 
 
 def test_list_inspect_and_convert_know_them(tmp_path, capsys):

@@ -95,20 +95,21 @@ class WebUI:
         self.shared.loaded_hypernetworks = []
         hypernets.shared = self.shared
         self.shared.state = types.SimpleNamespace(interrupted=False, skipped=False, textinfo=None)
+        self.shared.state.interrupt = lambda: setattr(self.shared.state, "interrupted", True)
         self.shared.options_section = lambda section, options: options
         opts.data["extra_networks_default_multiplier"] = 0.5
         self._module("paths", models_path=str(self.folder), data_path=str(self.folder / "data"))
         self._module("sd_models", model_data=types.SimpleNamespace(sd_model=None))
         self._module("sd_unet", current_unet=None)
         self._module("errors", report=self._report, display=lambda e, task, *, full_traceback=False: None)
-        self._module("call_queue", queue_lock=threading.Lock())
+        self._module("call_queue", queue_lock=threading.Lock(), wrap_gradio_gpu_call=wrap_gradio_gpu_call)
         self._module("extensions", active=lambda: [])
         self._module("scripts", basedir=lambda: str(ROOT), scripts_data=[], Script=Script, AlwaysVisible=object())
         self.pages = Pages(self.release)
         self.monkeypatch.setitem(sys.modules, "modules.ui_extra_networks", self.pages)
         self.monkeypatch.setattr(package, "ui_extra_networks", self.pages, raising=False)
         self._module("hashes", sha256=self._sha256, sha256_from_cache=self._sha256)
-        names = ("before_ui", "app_started", "script_unloaded", "infotext_pasted")
+        names = ("before_ui", "ui_tabs", "app_started", "script_unloaded", "infotext_pasted")
         self._module("script_callbacks", **{f"on_{name}": self._listener(name) for name in names})
         self.script_callbacks.clear_callbacks = lambda: self._callbacks.clear()
         self.words = Words()
@@ -181,6 +182,18 @@ class WebUI:
         for script in self.always_on:
             script.postprocess_batch(job, *values, batch_number=0)
         return job
+
+
+def wrap_gradio_gpu_call(func, extra_outputs=None):
+    """The host also adds the time to the last output."""
+
+    def call(*given):
+        shared, queue = sys.modules["modules.shared"], sys.modules["modules.call_queue"]
+        with queue.queue_lock:
+            shared.state.interrupted, shared.state.job_no = False, 0
+            return tuple(func(*given))
+
+    return call
 
 
 class Script:

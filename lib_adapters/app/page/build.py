@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ from fastapi import FastAPI
 from lib_adapters.app import options
 from lib_adapters.app.drawing import settings_of
 from lib_adapters.app.page import layout, server
+from lib_adapters.app.page.making import Maker
 from lib_adapters.app.page.painter import Painter
 from lib_adapters.catalogue import Catalogue
 from lib_adapters.files.families import FAMILY_NAMES
 from lib_adapters.hosts.pipeline.folder import Pipeline, roots_of
+from lib_adapters.hosts.pipeline.places import clip_beside
 from lib_adapters.hosts.pipeline.shelf import Shelf
 from lib_adapters.hosts.pipeline.studio import Studio
 from lib_adapters.hosts.tab.guard import guards
@@ -25,6 +27,7 @@ from lib_adapters.hosts.tab.shell import shell
 from lib_adapters.hosts.tab.tab import Tab
 from lib_adapters.patching.targets import Table
 
+OWN = "aesthetic_embeddings"  # beside the pictures: what is made here
 FIRST_PROMPT = "a red circle on a white background"  # of the kind that the bundled model knows
 
 
@@ -36,16 +39,29 @@ def folders_of(model: Path, more: Sequence[Path]) -> list[Path]:
 
 def application(given: argparse.Namespace, stack: ExitStack, address: str) -> FastAPI:
     """What it opens is closed with `stack`."""
-    files, folders = server.tab_files(), folders_of(given.model, given.adapters)
-    studio = stack.enter_context(Studio.open(given.model, options.device_of(given.device), Shelf(folders)))
-    catalogue = Catalogue(lambda: folders, given.out / "catalogue")
+    own = (given.out / OWN).resolve()
+    files, folders = server.tab_files(), list(dict.fromkeys([*folders_of(given.model, given.adapters), own]))
+    device = options.device_of(given.device)
+    studio = stack.enter_context(Studio.open(given.model, device, Shelf(folders)))
+
+    def shown() -> list[Path]:
+        return [folder for folder in folders if folder != own or own.is_dir()]
+
+    catalogue = Catalogue(shown, given.out / "catalogue")
     stack.callback(catalogue.close)
     painter = Painter(studio, folders, given.out, catalogue.used)
     stack.callback(painter.stop)
-    tab = _tab(catalogue, painter, studio, folders)
+
+    def made() -> None:
+        painter.rescan()
+        catalogue.start()
+
+    maker = Maker(clip_beside(given.model), own, device, made)
+    stack.callback(maker.stop)
+    tab = _tab(catalogue, painter, studio, lambda: _labels(shown(), own))
     defaults = layout.Defaults(FIRST_PROMPT, settings_of(given), own_size(studio.pipe))
     markup = shell(tab, prompts=layout.PROMPTS, negatives=layout.NEGATIVES, gallery=layout.GALLERY, name="page")
-    page = layout.page_of(painter, defaults, markup, server.addresses(files))
+    page = layout.page_of(painter, maker, defaults, markup, server.addresses(files))
     catalogue.start()
     return server.application(page, tab, files, address)
 
@@ -57,7 +73,7 @@ def own_size(pipe: Pipeline) -> tuple[int, int]:
     return side, side
 
 
-def _tab(catalogue: Catalogue, painter: Painter, studio: Studio, folders: Sequence[Path]) -> Tab:
+def _tab(catalogue: Catalogue, painter: Painter, studio: Studio, folders: Callable[[], list[tuple[str, Path]]]) -> Tab:
     key = secrets.token_urlsafe(24)
     unet, *encoders = roots_of(studio.pipe).values()
     family = Table.of(unet, encoders).family
@@ -66,13 +82,14 @@ def _tab(catalogue: Catalogue, painter: Painter, studio: Studio, folders: Sequen
         catalogue=catalogue,
         guards=guards(key, ()),
         model=lambda: told,
-        folders=lambda: _labels(folders),
+        folders=folders,
         rescan=painter.rescan,
         key=key,
     )
 
 
-def _labels(folders: Sequence[Path]) -> list[tuple[str, Path]]:
-    names = ["Bundled" if folder == options.ADAPTERS else folder.name for folder in folders]
+def _labels(folders: Sequence[Path], own: Path) -> list[tuple[str, Path]]:
+    ours = {options.ADAPTERS: "Bundled", own: "Created here"}
+    names = [ours.get(folder, folder.name) for folder in folders]
     pairs = zip(names, folders, strict=True)
     return [(name if names.count(name) == 1 else str(folder), folder) for name, folder in pairs]

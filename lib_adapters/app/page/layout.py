@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 
+from lib_adapters.app.page import making
 from lib_adapters.app.page.painter import Painter, Shown
 from lib_adapters.hosts.pipeline.studio import Settings, chosen_seed
 
@@ -28,7 +29,7 @@ class Defaults:
     size: tuple[int, int]  # the model's own
 
 
-def page_of(painter: Painter, defaults: Defaults, shell: str, files: Sequence[str]) -> gr.Blocks:
+def page_of(painter: Painter, maker: making.Maker, defaults: Defaults, shell: str, files: Sequence[str]) -> gr.Blocks:
     """`files`: addresses of the tab's scripts and its style sheet."""
     theme = gr.themes.Default(font=FONTS, font_mono=MONO)  # gradio's own would be fetched from elsewhere
     with gr.Blocks(title="LyCORIS", theme=theme, analytics_enabled=False) as page:
@@ -49,6 +50,7 @@ def page_of(painter: Painter, defaults: Defaults, shell: str, files: Sequence[st
                 )
                 report = gr.HTML(elem_id="page_report")
                 settings = _settings(defaults)
+                making.accordion(maker)
         said = gr.State("")  # not the report itself, which would show the progress a second time
         inputs, generate = [prompt, negative, compare, *settings], _generate(painter)
         for event in (button.click, prompt.submit, negative.submit):

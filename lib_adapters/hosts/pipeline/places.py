@@ -34,8 +34,7 @@ class Places:
     def __init__(self, pipe: Pipeline, folder: Path, clip: Path | None = None) -> None:
         """`clip`: a local CLIP folder for encoders that came without their projection."""
         self._pipe = pipe
-        beside = (folder / CLIP, folder.resolve().parent / CLIP)
-        self._clip = clip or next((place for place in beside if place.is_dir()), None)
+        self._clip = clip or clip_beside(folder)
         self._projection: Tensor | None = None
 
     def of(self, aesthetic: Aesthetic) -> Place:
@@ -86,6 +85,12 @@ class Places:
             f"a local CLIP folder with --clip (for Stable Diffusion 1 it is clip-vit-large-patch14), or put it beside "
             f"the model as {CLIP!r}."
         )
+
+
+def clip_beside(folder: Path) -> Path | None:
+    """The CLIP folder that a model folder brings along."""
+    beside = (folder / CLIP, folder.resolve().parent / CLIP)
+    return next((place for place in beside if place.is_dir()), None)
 
 
 def encoders_of(pipe: Pipeline) -> dict[str, Any]:

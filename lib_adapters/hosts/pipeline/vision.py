@@ -49,7 +49,8 @@ def open_vision(folder: Path, device: torch.device) -> Vision:
     """A CLIP model, or its image side alone; BrokenModel says what is missing. Nothing is fetched."""
     if not (folder / "config.json").is_file():
         raise BrokenModel(
-            f"{folder}: there is no CLIP model in this folder (no config.json); --clip names a local one."
+            f"{folder}: there is no CLIP model with its image side in this folder (no config.json); name the folder of "
+            "a local one, such as openai/clip-vit-large-patch14."
         )
     model = _loaded(folder).eval().to(device, torch.float32)
     given = read_json(folder / "preprocessor_config.json")
@@ -64,10 +65,6 @@ def open_vision(folder: Path, device: torch.device) -> Vision:
 
 
 def _loaded(folder: Path) -> nn.Module:
-    if not (folder / "config.json").is_file():
-        raise BrokenModel(
-            f"{folder}: there is no CLIP model in this folder (no config.json); --clip names a local one."
-        )
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection  # costs seconds
     from transformers.utils import logging
 

@@ -70,7 +70,7 @@ class Projections:
             if found.shape[1] == width:
                 return found
             raise BrokenModel(f"the CLIP model in {named} belongs to another text encoder than this model's.")
-        for folder in _usual_folders():
+        for folder in usual_folders():
             try:
                 found = self._in(folder)
             except AdapterError:
@@ -88,7 +88,7 @@ class Projections:
         return self._read[folder]
 
 
-def _usual_folders() -> Iterator[Path]:
+def usual_folders() -> Iterator[Path]:
     """models/CLIP, one folder down from there, and what other programs have of it in Hugging Face's cache."""
     own = settings.usual_clip_folder()
     yield own

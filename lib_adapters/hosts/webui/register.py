@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-from lib_adapters.hosts.webui import accordion, api, host, infotext, networks, page, rivals, settings, xyz
+from lib_adapters.hosts.webui import accordion, api, creating, host, infotext, networks, page, rivals, settings, xyz
 from lib_adapters.hosts.webui.runtime import Runtime
 
 
@@ -40,6 +40,10 @@ def _listen(runtime: Runtime) -> None:
         page.register(runtime.cards.tab)
         xyz.add_axes(runtime.names, lambda: choices(runtime))
 
+    def created() -> None:
+        runtime.aesthetics.names.rescan()
+        runtime.cards.catalogue.start()
+
     def app_started(_: Any, app: Any) -> None:
         """The built-in registers `lora` after us; this callback is the last."""
         networks.register(runtime)
@@ -58,6 +62,7 @@ def _listen(runtime: Runtime) -> None:
         infotext.pasted(parameters, runtime.names, runtime.hashes)
 
     callbacks.on_before_ui(before_ui)
+    callbacks.on_ui_tabs(lambda: creating.tab(created))
     callbacks.on_app_started(app_started)
     callbacks.on_script_unloaded(script_unloaded)
     callbacks.on_infotext_pasted(infotext_pasted)
