@@ -96,9 +96,11 @@ def clip_folder(typed: str) -> Path:
 
 
 def _has_images(folder: Path) -> bool:
+    """The host's own use of Hugging Face's cache leaves the settings there without the weights."""
     try:
-        return "vision_config" in read_json(folder / "config.json")
-    except AdapterError:
+        weights = any(any(folder.glob(pattern)) for pattern in ("*.safetensors", "pytorch_model*.bin"))
+        return weights and "vision_config" in read_json(folder / "config.json")
+    except (AdapterError, OSError):
         return False
 
 
