@@ -47,7 +47,7 @@ def tab(webui, monkeypatch, tmp_path):
     """The tab's components by their ids."""
     monkeypatch.setenv("HF_HOME", str(tmp_path / "nothing"))
     made = type("Recorded", (Component,), {"made": {}})
-    for name in ("Blocks", "Row", "Group", "Textbox", "Slider", "Button", "HTML"):
+    for name in ("Blocks", "Row", "Column", "Textbox", "Slider", "Button", "HTML"):
         setattr(sys.modules["gradio"], name, made)
     (listener,) = webui._callbacks["ui_tabs"]
     ((_, title, elem_id),) = listener()

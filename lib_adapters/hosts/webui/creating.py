@@ -18,10 +18,11 @@ from lib_adapters.hosts.webui.projections import CLIP_L, usual_folders
 
 TITLE, ID = "Aesthetic embedding", "lycoris_create"
 CLIP_HINT = f'empty: what the settings name, "{settings.CLIP_FOLDER}", or models/CLIP'
-# the host's bar, under a number that the host knows the job by
+# the host's bar, under a number that the host knows the job by; it stands above the place that it is told
 _BEGIN = f"""(...given) => {{
-    const task = randomId();
-    requestProgress(task, gradioApp().getElementById("{ID}_result"), null, () => {{}});
+    const task = randomId(), place = gradioApp().getElementById("{ID}_result");
+    Object.assign(place.parentNode.style, {{ position: "relative", marginTop: "24px" }});
+    requestProgress(task, place, null, () => {{}});
     return [task, ...given.slice(1)];
 }}"""
 _REFRESH = "() => { gradioApp().querySelector('.lycoris-tab [data-part=refresh]')?.click(); return []; }"
@@ -44,7 +45,7 @@ def tab(created: Callable[[], None]) -> list[tuple[Any, str, str]]:
         with gr.Row():
             button = gr.Button("Create", variant="primary", elem_id=f"{ID}_button")
             interrupt = gr.Button("Interrupt", elem_id=f"{ID}_interrupt")
-        with gr.Group(elem_id=f"{ID}_results"):
+        with gr.Column(elem_id=f"{ID}_results"):
             result = gr.HTML("", elem_id=f"{ID}_result")
         done = button.click(
             queue.wrap_gradio_gpu_call(partial(_pressed, created), extra_outputs=[]),
