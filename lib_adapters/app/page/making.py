@@ -60,7 +60,7 @@ def accordion(maker: Maker) -> None:
         with gr.Row():
             button = gr.Button("Create", elem_id="page_create_button")
             stop = gr.Button("Stop", elem_id="page_create_stop")
-        result = gr.HTML("<p></p>", elem_id="page_create_result")
+        result = gr.HTML(_html([]), elem_id="page_create_result")
         done = button.click(_pressed(maker), [name, pictures, clip, batch], result, api_name=False)
         done.then(None, None, None, _js=_REFRESH, api_name=False)
         stop.click(maker.stop, None, None, queue=False, api_name=False)
@@ -89,4 +89,5 @@ def _pressed(maker: Maker) -> Callable[..., str]:
 
 
 def _html(lines: Sequence[str], kind: str = "") -> str:
-    return "".join(f'<p class="{kind}">{html.escape(line)}</p>' for line in lines)
+    paragraphs = "".join(f'<p class="{kind}">{html.escape(line)}</p>' for line in lines)
+    return f'<div style="min-height: 5rem">{paragraphs}</div>'  # gradio draws its bar over this, whatever its height

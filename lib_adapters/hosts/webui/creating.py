@@ -21,7 +21,7 @@ CLIP_HINT = f'empty: what the settings name, "{settings.CLIP_FOLDER}", or models
 # the host's bar, under a number that the host knows the job by; it stands above the place that it is told
 _BEGIN = f"""(...given) => {{
     const task = randomId(), place = gradioApp().getElementById("{ID}_result");
-    Object.assign(place.parentNode.style, {{ position: "relative", marginTop: "24px" }});
+    Object.assign(place.parentNode.style, {{ position: "relative", marginTop: "24px", paddingTop: "6px" }});
     requestProgress(task, place, null, () => {{}});
     return [task, ...given.slice(1)];
 }}"""
