@@ -110,14 +110,14 @@ def test_what_is_missing_is_one_sentence_on_the_page(maker, pictures, tmp_path):
 def test_a_press_of_the_button(maker, pictures):
     seen = []
 
-    def progress(at, desc, unit):
-        seen.append((at, unit))
+    def progress(share, desc):
+        seen.append((share, desc))
 
     said = making._pressed(maker)("mine", f'"{pictures}"', str(maker.clip), 16, progress)
     assert "5 pictures, " in said
     assert "&lt;aesthetic:mine&gt;" in said
     assert "left out: &lt;b&gt;.png (" in said
-    assert seen == [((0, 6), "pictures"), ((6, 6), "pictures")]
+    assert seen == [(0, "0 of 6 pictures"), (1, "6 of 6 pictures")]
 
 
 def test_the_new_card_appears_and_the_tag_works(pictures, tmp_path, monkeypatch):

@@ -75,7 +75,7 @@ def _pressed(maker: Maker) -> Callable[..., str]:
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - how gradio is asked for one
     ) -> str:
         def reached(done: int, total: int) -> None:
-            progress((done, total), desc="Looking", unit="pictures")
+            progress(done / total, desc=f"{done} of {total} pictures")  # gradio's own numbers lie under its bar
 
         try:
             made = maker.make(name, pictures, clip, int(batch), reached)
