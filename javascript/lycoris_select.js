@@ -27,10 +27,14 @@
 
     lycoris.family = (key) => SHORT[key] || key || "";
 
+    /** SDXL's first text encoder is Stable Diffusion 1's, so what leads the one leads the other. */
+    const isShared = (card, model) =>
+        card.kind === "aesthetic" && card.family === "sd1" && model.family === "sdxl";
+
     /** Why a card cannot act on the loaded model, in words; "" where it can or nobody knows. */
     lycoris.misfit = function (card, model, brief = false) {
         const known = card.family && model.family && card.family !== "unknown" && model.family !== "unknown";
-        if (!known || card.family === model.family) return "";
+        if (!known || card.family === model.family || isShared(card, model)) return "";
         const [made, loaded] = [lycoris.family(card.family), lycoris.family(model.family)];
         return brief ? `For ${made}, not ${loaded}` : `Made for ${made}, but the loaded model is ${loaded}.`;
     };

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import torch
 from browser import shelf
 
 WIDE = "() => document.documentElement.scrollWidth"
@@ -109,6 +110,18 @@ def test_words_put_in_before_a_reload_are_taken_out_after_it(hundred, visit):
     view.ready().write(f"a cat, {written}, a dog")
     view.press("ink")
     assert view.prompt.input_value() == "a cat, a dog"
+
+
+def test_what_leads_one_text_encoder_leads_the_same_in_a_larger_model(own, visit):
+    def fill(folder):
+        shelf.adapter(folder / "small.safetensors")
+        torch.save(torch.ones(768), folder / "mood.pt")
+
+    site = own(fill)
+    site.family = ("sdxl", "SDXL")
+    view = visit(site).ready()
+    assert "lycoris-misfit" in view.card("small").get_attribute("class")
+    assert "lycoris-misfit" not in view.card("mood").get_attribute("class")
 
 
 def test_an_empty_folder_says_where_files_go(own, visit):
