@@ -18,6 +18,7 @@ def put_net(webui, name="glow", widths=None, seed=5):
     folder.mkdir(exist_ok=True)
     widths = widths or {one.width for one in attention_inputs(webui.model.unet)}
     nets = {width: tuple(module(width, [1, 2, 1], "relu") for _ in "kv") for width in widths}
+    (folder / name).parent.mkdir(exist_ok=True)
     return save(folder / f"{name}.pt", nets, activation_func="relu", name="another name inside")
 
 
@@ -108,3 +109,23 @@ def test_another_model_and_the_end(webui):
     webui.call("script_unloaded", backwards=True)
     assert hooks(webui.model) == 0
     assert extra_networks.extra_network_registry["hypernet"] is webui.own_hypernet
+
+
+def test_a_batch_that_names_several_and_a_negative_prompt_are_said(webui):
+    put_net(webui), put_net(webui, "dusk", seed=6)
+    job = webui.picture(["x <hypernet:glow>", "x <hypernet:dusk>"])
+    assert any("name different hypernetworks" in line for line in job.comments), job.comments
+    job = webui.picture("x", negative="<hypernet:glow>")
+    assert any("stands in the negative prompt" in line for line in job.comments), job.comments
+
+
+def test_what_was_used_is_told_to_the_cards_and_refresh_finds_new_files(webui, monkeypatch):
+    put_net(webui)
+    told = []
+    runtime = extra_networks.extra_network_registry["hypernet"].runtime
+    monkeypatch.setattr(runtime.cards.catalogue, "used", told.append)
+    webui.picture("<hypernet:glow><hypernet:nobody>")
+    assert [path.name for path in told] == ["glow.pt"]
+    put_net(webui, "deep/glow", seed=6)
+    runtime.cards.tab.rescan()
+    assert any("write which one" in line for line in webui.picture("<hypernet:glow>").comments)

@@ -9,6 +9,7 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -40,6 +41,7 @@ class Aesthetics:
             lambda: {KIND: settings.aesthetic_folders()}, lambda _: About("", ""), open_aesthetic, "aesthetic embedding"
         )
         self.voice = Voice()
+        self.used: list[Path] = []  # the files of the last call
         self._projections = Projections()
         self._steerer = Steerer()
         self._off: list[Callable[[], None]] = []
@@ -62,6 +64,7 @@ class Aesthetics:
         self._present, self._waiting = weakref.ref(p), [wish for _, wish in found]
         _mark(p, lambda given: self._state(model, self._asked(p, given).tags))
         self._put_on(found)
+        self.used = [wish.aesthetic.path for _, wish in found]
         self.voice.say(p, [*problems, *_misplaced(p)], notes)
 
     def finished(self, p: Any) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -18,7 +19,7 @@ from lib_adapters.errors import AdapterError
 from lib_adapters.hosts.webui import host, settings, wanted
 from lib_adapters.hosts.webui.model import family_of, parts_of
 from lib_adapters.hosts.webui.names import Names
-from lib_adapters.hosts.webui.rounds import BYPASSED_WHOLLY
+from lib_adapters.hosts.webui.rounds import BATCH, BYPASSED_WHOLLY
 from lib_adapters.hosts.webui.voice import Voice
 from lib_adapters.prompt.tags import Tag, parse, quoted
 from lib_adapters.session import AdapterReport
@@ -34,6 +35,7 @@ class Hypernets:
             lambda: {KIND: [settings.hypernetwork_folder()]}, lambda _: About("", ""), open_hypernetwork, "hypernetwork"
         )
         self.reports: list[AdapterReport] = []
+        self.used: list[Path] = []  # the files of the last call that did something
         self.voice = Voice()
         self._on: weakref.WeakKeyDictionary[nn.Module, Hypernetworks] = weakref.WeakKeyDictionary()
 
@@ -47,14 +49,17 @@ class Hypernets:
         self._leave_others(unet)
         _clear_hosts_own()
         self.reports = [] if model is None or unet is None else self._steer(model, unet, steerings)
+        pairs = zip(steerings, self.reports, strict=False)  # no reports where there is no model
+        self.used = [steering.hypernetwork.path for steering, report in pairs if not report.error]
         if steerings and getattr(host.optional("sd_unet"), "current_unet", None) is not None:
             problems.append(BYPASSED_WHOLLY)
         problems += [one.line() for one in self.reports if one.error]
+        problems += _misplaced(p)
         self.voice.say(p, problems, [*(one.line() for one in self.reports if not one.error), *notes])
 
     def restore(self) -> None:
         self._leave_others(None)
-        self.reports = []
+        self.reports, self.used = [], []
         self.voice.forget()
 
     def _found(self, tags: Sequence[Tag], problems: list[str]) -> tuple[list[Steering], list[str]]:
@@ -96,6 +101,12 @@ def _default(p: Any, tags: Sequence[Tag]) -> list[Tag]:
         for tag in added:
             p.all_prompts = [prompt if tag.text in prompt else prompt + tag.text for prompt in p.all_prompts]
     return list(added)
+
+
+def _misplaced(p: Any) -> list[str]:
+    problems = [BATCH.replace("adapters", "hypernetworks")] if wanted.differing(p, (KIND,)) else []
+    negative = wanted.in_negative(p, (KIND,))
+    return problems + [f"{text} stands in the negative prompt, where tags are plain words." for text in negative]
 
 
 def _clear_hosts_own() -> None:

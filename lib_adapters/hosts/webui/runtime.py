@@ -14,12 +14,13 @@ from torch import nn
 
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.adapter import Adapter, open_adapter
-from lib_adapters.hosts.webui import host, hypernets, infotext, settings, wanted
+from lib_adapters.hosts.webui import host, infotext, settings, wanted
 from lib_adapters.hosts.webui.aesthetics import Aesthetics
 from lib_adapters.hosts.webui.builtin import Builtin
 from lib_adapters.hosts.webui.cards import Cards
 from lib_adapters.hosts.webui.embeddings import Embeddings
 from lib_adapters.hosts.webui.hashes import Hashes
+from lib_adapters.hosts.webui.hypernets import KIND as HYPERNET
 from lib_adapters.hosts.webui.hypernets import Hypernets
 from lib_adapters.hosts.webui.lifecycle import Sessions
 from lib_adapters.hosts.webui.model import parts_of
@@ -28,19 +29,20 @@ from lib_adapters.hosts.webui.rounds import BATCH, BYPASSED, NOBODY, Round, stat
 from lib_adapters.hosts.webui.voice import Voice
 from lib_adapters.prompt.aesthetic import KIND as AESTHETIC
 from lib_adapters.prompt.tags import Tag
-from lib_adapters.session import AdapterReport, Report, Request
+from lib_adapters.session import Report, Request
 
 
 class Runtime:
     """The only memory of the extension."""
 
     def __init__(self) -> None:
-        self.cards = Cards(lambda: self.names.rescan())
+        self.cards = Cards(self._rescan)
         self.names: Names[Adapter] = Names(settings.folders, self.cards.catalogue.about, open_adapter)
         self.hashes = Hashes(self.names)
         self.report = Report()
         self.hypernets = Hypernets()
         self.aesthetics = Aesthetics()
+        self._others: dict[str, Hypernets | Aesthetics] = {HYPERNET: self.hypernets, AESTHETIC: self.aesthetics}
         self._voice = Voice()
         self._sessions = Sessions()
         self._builtin = Builtin()
@@ -52,37 +54,44 @@ class Runtime:
         """What the host calls for each kind of tag. Never raises: an exception would only hide what went wrong."""
         with self._lock:
             try:
-                if kind == hypernets.KIND:
-                    self.hypernets.activate(p, params)
-                elif kind == AESTHETIC:
-                    self.aesthetics.activate(p, params)
+                if (other := self._others.get(kind)) is not None:
+                    other.activate(p, params)
+                    self.cards.used(other.used)
                 else:
                     self._reconcile(kind, p, params)
             except Exception as error:  # noqa: BLE001 - the picture goes on, and its comment says what is missing
                 self._failed(p, error)
 
+    def _rescan(self) -> None:
+        self.names.rescan()
+        for other in self._others.values():
+            other.names.rescan()
+
     def left(self, kind: str) -> None:
         """The user has given this kind of tag back to the host."""
-        if kind == hypernets.KIND and self.hypernets.reports:
+        if kind == HYPERNET and self.hypernets.reports:
             with self._lock:
                 self.hypernets.restore()
 
     @property
     def lines(self) -> list[str]:
         """What was said of the last picture."""
-        return [*self._voice.lines, *self.hypernets.voice.lines, *self.aesthetics.voice.lines]
+        return [*self._voice.lines, *(line for other in self._others.values() for line in other.voice.lines)]
 
     def restore(self) -> None:
         """The models as if we had never been there."""
         with self._lock:
-            self._sessions.restore()
+            self._leave()
             self._builtin.take_off()
             if (model := host.current_model()) is not None:
                 self._embeddings.sync(model, ())
-            self.hypernets.restore()
-            self.aesthetics.restore()
             self._voice.forget()
-            self.report = Report()
+
+    def _leave(self) -> None:
+        self._sessions.restore()
+        for other in self._others.values():
+            other.restore()
+        self.report = Report()
 
     def _reconcile(self, kind: str, p: Any, params: Sequence[Any]) -> None:
         kinds = ("lyco", "lora") if settings.handles_lora() else ("lyco",)
@@ -178,21 +187,14 @@ class Runtime:
             for text in wanted.in_negative(p, kinds)
         ]
         lines = [one.line() for one in self.report.adapters if not (one.error or one.unmatched)]
-        lines += [text for one in self.report.adapters for text in _notes(one)] + now.notes
+        lines += [f"{one.name}: {note}" for one in self.report.adapters for note in one.notes] + now.notes
         self._voice.say(p, problems, lines)
 
     def _failed(self, p: Any, error: Exception) -> None:
         """What was active before is not what this picture asks for: nothing is better than that."""
         host.module("errors").report("LyCORIS: applying adapters failed", exc_info=True)
-        self._sessions.restore()
-        self.hypernets.restore()
-        self.aesthetics.restore()
-        self.report = Report()
+        self._leave()
         for data in wanted.all_data(p):  # conditionings made now must not be taken for those with adapters
             wanted.mark(data, "nothing was applied", host.module("extra_networks").ExtraNetworkParams)
         reason = f"{type(error).__name__}: {error}".strip().rstrip(".")
         self._voice.say(p, [f"LyCORIS: no adapter was applied ({reason})."], [])
-
-
-def _notes(report: AdapterReport) -> list[str]:
-    return [f"{report.name}: {note}" for note in report.notes]
