@@ -70,6 +70,17 @@ def test_half_files_are_computed_in_float32(example, dtype):
 
 
 @every_example
+@pytest.mark.parametrize("strength", [1.0, -0.7])
+def test_onto_is_the_weight_and_the_delta_as_a_new_tensor(example, strength):
+    adapter = example.read()
+    for base in views(example.shape):
+        base.copy_(weight(example.shape))
+        before = base.clone()
+        same(adapter.onto(base, strength), before.double() + example.slow(before.double(), strength))
+        assert torch.equal(base, before)
+
+
+@every_example
 def test_add_is_the_delta_on_any_view(example):
     adapter, base = example.read(), weight(example.shape)
     start, expected = weight(example.shape, 1), adapter.delta_at(base, 0.5)

@@ -193,6 +193,19 @@ def test_zero_is_absence_and_half_stays_half(tmp_path, unet):
 
 
 @torch.no_grad()
+def test_another_strength_takes_the_place_of_the_first(tmp_path, unet):
+    ((_, a),) = hypernetworks(tmp_path, 1)
+    x, context, fresh = torch.randn(2, 5, 8), torch.randn(2, 7, 16), Hypernetworks(unet)
+    fresh.activate([Steering(a, 0.3)])
+    wanted = unet(x, context)
+    fresh.deactivate()
+    changed = Hypernetworks(unet)
+    changed.activate([Steering(a, 1.0)])
+    changed.activate([Steering(a, 0.3)])
+    assert torch.equal(unet(x, context), wanted)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("peer", ["ldm", "diffusers"])
 def test_on_the_real_unets_every_attention_is_reached(tmp_path, peer):
     unet = _real(peer)
