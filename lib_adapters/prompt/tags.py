@@ -1,24 +1,29 @@
 """`<lyco:NAME[:te[:unet[:dyn]]][:key=value]...>` in a prompt, read as the web UI reads it.
 
-One number sets both parts, and so does `te=` alone; a named argument wins over a positional one. NAME is the first
-item whatever it looks like (an `=` in it names nothing); in double quotes it may hold `:` and `>`, and `""` stands for
-one quote.
+One number or curve sets both parts, and so does `te=` alone; a named argument wins over a positional one. NAME is the
+first item whatever it looks like (an `=` in it names nothing); in double quotes it may hold `:` and `>`, and `""`
+stands for one quote. A word where a number belongs is a preset of block weights, with `x` behind it, as
+lora-block-weight has it; the word `off` keeps a tag and all its numbers without effect. Keys with `hr` before them are
+for the second pass.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from lib_adapters.errors import BadTag
+from lib_adapters.prompt.control import PASS_KEYS, Control, Mode, Ranks, read_control, read_mode
+from lib_adapters.prompt.layouts import block_named
+from lib_adapters.prompt.schedule import NUMBER, Strength, is_curve
 
 KINDS = ("lyco", "lora")
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-_RANK = re.compile(r"\+?[0-9]{1,9}")
-_QUOTED = r'"(?:[^"]|"")*"[ \t]*(?=[:>])'
+KEYS = (*PASS_KEYS, "w", "mode", "hr", *(f"hr{key}" for key in PASS_KEYS))
+OFF = "off"
+QUOTED = r'"(?:[^"]|"")*"[ \t]*(?=[:>])'
 _POSITIONAL = ("te", "unet", "dyn")
+_FIELDS = {"lbw": 2, "w": 2, "lbwe": 3, "hrlbw": 2, "hrlbwe": 3}  # how many parts one rule of it has
 
 
 @dataclass(frozen=True)
@@ -27,11 +32,32 @@ class Tag:
 
     kind: str
     name: str
-    te: float
-    unet: float
-    dyn: int | None
-    text: str  # as written
-    span: tuple[int, int]  # where in the prompt
+    control: Control = field(default_factory=Control)
+    text: str = ""  # as written
+    span: tuple[int, int] = (0, 0)  # where in the prompt
+    second: Control | None = None  # of the second (hires) pass, where it differs
+    mode: Mode = "auto"
+    off: bool = False
+
+    @property
+    def te(self) -> float:
+        return self.control.te
+
+    @property
+    def unet(self) -> Strength:
+        return self.control.unet
+
+    @property
+    def dyn(self) -> Ranks | None:
+        return self.control.dyn
+
+    def of_pass(self, second: bool) -> Control:
+        return self.second if second and self.second is not None else self.control
+
+    @property
+    def meaning(self) -> tuple[object, ...]:
+        """Equal where two tags ask for the same, however they are written."""
+        return self.kind, self.name, self.control, self.second, self.mode, self.off
 
 
 @dataclass(frozen=True)
@@ -46,7 +72,7 @@ class Parsed:
 def parse(prompt: str, names: Sequence[str] = KINDS) -> Parsed:
     """Never raises: a tag that cannot be read is taken out of the text, reported and skipped."""
     opening = "|".join(re.escape(name) for name in names)
-    pattern = re.compile(rf"<({opening}):({_QUOTED}[^>]*|[^>]*)>")
+    pattern = re.compile(rf"<({opening}):({QUOTED}[^>]*|[^>]*)>")
     tags: list[Tag] = []
     problems: list[str] = []
     for match in pattern.finditer(prompt):
@@ -70,20 +96,66 @@ def _tag(match: re.Match[str], problems: list[str]) -> Tag:
     name, items = _split(match[2])
     if not name.strip():
         raise BadTag("it names no adapter")
-    values = _arguments(items, match[0], problems)
-    te = _number(values.get("te", "1"))
-    unet = _number(values["unet"]) if "unet" in values else te
-    dyn = _rank(values["dyn"]) if "dyn" in values else None
-    return Tag(match[1], name, te, unet, dyn, match[0], match.span())
+    values = _arguments(_rejoined(items), match[0], problems)
+    control = read_control(values)
+    return Tag(
+        match[1],
+        name,
+        control,
+        match[0],
+        match.span(),
+        _second(values, control),
+        read_mode(values.get("mode", "auto")),
+        OFF in values,
+    )
+
+
+def _second(values: dict[str, str], first: Control) -> Control | None:
+    """`hr=` sets both parts of the second pass; what no such key names is as in the first."""
+    own = {key.removeprefix("hr"): value for key, value in values.items() if key.startswith("hr") and key != "hr"}
+    if "hr" in values:
+        own = {"te": values["hr"], "unet": values["hr"]} | own
+    return replace(read_control(own, first)) if own else None
+
+
+def split_items(inside: str) -> tuple[str, list[str]]:
+    """The name, and what follows it between colons."""
+    return _split(inside)
 
 
 def _split(inside: str) -> tuple[str, list[str]]:
-    """The name, and what follows it between colons."""
-    quotes = re.match(_QUOTED, inside + ">")
+    quotes = re.match(QUOTED, inside + ">")
     if quotes:
         return quotes[0].rstrip()[1:-1].replace('""', '"'), inside[quotes.end() :].split(":")[1:]
     name, *items = inside.split(":")
     return name, items
+
+
+def _rejoined(items: Sequence[str]) -> list[str]:
+    """Rules have colons of their own: `lbw=IN05-OUT03:0.5,MID:0` is one value again."""
+    found: list[str] = []
+    for item in items:
+        key = found[-1].partition("=")[0].strip() if found else ""
+        if key in _FIELDS and _is_open(found[-1].partition("=")[2], _FIELDS[key]) and "=" not in item:
+            found[-1] += f":{item}"
+        else:
+            found.append(item)
+    return found
+
+
+def _is_open(value: str, fields: int) -> bool:
+    """Does the last rule of this value still want something behind a colon?"""
+    rule = re.split("[,;]", value)[-1].replace("*", ":").strip()
+    parts = rule.split(":")
+    if fields == 2:
+        first = parts[0].removeprefix("NOT ").split(" ")[0].partition("-")[0]
+        return len(parts) == 1 and block_named(first) is not None
+    return 1 <= len(parts) < fields and (len(parts) > 1 or not parts[0] or _names_blocks(parts[0]))
+
+
+def _names_blocks(text: str) -> bool:
+    word = text.removeprefix("NOT ").split(" ")[0].partition("-")[0]
+    return block_named(word) is not None
 
 
 def _arguments(items: Sequence[str], tag: str, problems: list[str]) -> dict[str, str]:
@@ -91,25 +163,31 @@ def _arguments(items: Sequence[str], tag: str, problems: list[str]) -> dict[str,
     named: dict[str, str] = {}
     for item in items:
         key, equals, value = (part.strip() for part in item.partition("="))
-        if equals and key not in _POSITIONAL:
-            problems.append(f"{tag}: the key {key!r} is unknown (known: {', '.join(_POSITIONAL)}) and was ignored.")
+        if equals and key not in KEYS:
+            problems.append(f"{tag}: the key {key!r} is unknown (known: {', '.join(KEYS)}) and was ignored.")
         elif equals:
-            named[key] = value
-        elif len(positional) < len(_POSITIONAL):
-            positional[_POSITIONAL[len(positional)]] = item.strip()
-        else:
+            named["lbw" if key == "w" else key] = value
+        elif item.strip() == OFF:
+            named[OFF] = OFF
+        elif not _place(positional, item.strip()):
             problems.append(f"{tag}: {item.strip()!r} is one value too many and was ignored.")
     return positional | named
 
 
-def _number(token: str) -> float:
-    value = float(token) if _NUMBER.fullmatch(token) else math.nan
-    if not math.isfinite(value):
-        raise BadTag(f"{token!r} is not a finite number")
-    return value
+def _place(positional: dict[str, str], token: str) -> bool:
+    """Numbers and curves in their order; behind the first, a word or a list of numbers is a block preset."""
+    if "lbw" in positional and "x" not in positional and NUMBER.fullmatch(token):
+        positional["x"] = token
+        return True
+    if positional and "lbw" not in positional and _is_preset(token):
+        positional["lbw"] = token
+        return True
+    free = next((key for key in _POSITIONAL if key not in positional), None)
+    if free is None or "lbw" in positional:
+        return False
+    positional[free] = token
+    return True
 
 
-def _rank(token: str) -> int:
-    if not _RANK.fullmatch(token) or not int(token):
-        raise BadTag(f"{token!r} is not a whole number above 0")
-    return int(token)
+def _is_preset(token: str) -> bool:
+    return bool(token) and not is_curve(token) and (token[0].isalpha() or "," in token)

@@ -1,0 +1,96 @@
+"""The presets of block weights: the well-known ones, and a text file with what a user changed or added.
+
+The file is lora-block-weight's own format, `NAME:1,0,...` to a line; rules for kinds of layers stand below a line
+`[lbwe]`. A preset of the file wins over a built-in one of its name. Lines that cannot be read are kept and told of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from lib_adapters.errors import BadTag
+from lib_adapters.prompt.blocks import Presets, Wish, resolve
+from lib_adapters.prompt.layouts import LAYOUTS
+from lib_adapters.prompt.schedule import NUMBER
+
+BUILT_IN = Presets(
+    {
+        "NONE": "0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0",
+        "ALL": "1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1",
+        "INS": "1,1,1,1,0,0,0,0,0,0,0,0,0,0,0,0,0",
+        "IND": "1,0,0,0,1,1,1,0,0,0,0,0,0,0,0,0,0",
+        "INALL": "1,1,1,1,1,1,1,0,0,0,0,0,0,0,0,0,0",
+        "MIDD": "1,0,0,0,1,1,1,1,1,1,1,1,0,0,0,0,0",
+        "OUTD": "1,0,0,0,0,0,0,0,1,1,1,1,0,0,0,0,0",
+        "OUTS": "1,0,0,0,0,0,0,0,0,0,0,0,1,1,1,1,1",
+        "OUTALL": "1,0,0,0,0,0,0,0,1,1,1,1,1,1,1,1,1",
+        "ALL0.5": "0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5",
+    },
+    {
+        "ATTNDEEPON": "IN05-OUT05:attn:1",
+        "ATTNDEEPOFF": "IN05-OUT05:attn:0",
+        "PROJDEEPOFF": "IN05-OUT05:proj:0",
+    },
+)
+SECTION = "[lbwe]"
+MOST_BYTES = 1 << 20
+
+
+def read_presets(text: str) -> tuple[Presets, list[str]]:
+    """What a file says, and a sentence for each line that says nothing."""
+    found: dict[bool, dict[str, str]] = {False: {}, True: {}}
+    problems: list[str] = []
+    elements = False
+    for number, line in enumerate(text.splitlines(), 1):
+        entry = line.strip()
+        if not entry or entry.startswith("#"):
+            continue
+        if entry.lower() == SECTION:
+            elements = True
+            continue
+        name, _, value = (part.strip() for part in entry.partition(":"))
+        if problem := trouble(name, value, elements):
+            problems.append(f"line {number}: {problem}")
+        else:
+            found[elements][name] = value
+    return Presets(found[False], found[True]), problems
+
+
+def trouble(name: str, value: str, elements: bool) -> str:
+    """What is wrong with a preset in one sentence; "" where nothing is."""
+    if not name or set(name) & set(':,;*=<>"\n') or NUMBER.fullmatch(name):
+        return f"{name!r} cannot be a preset's name: no number, and none of : , ; * = < > and quotes."
+    try:
+        resolve(Wish(elements=value) if elements else Wish(value), Presets())
+    except BadTag as error:
+        return f"{name}: {error}."
+    return "" if value else f"{name} has no weights."
+
+
+def written(presets: Presets) -> str:
+    """The text of a file that `read_presets` reads as the same."""
+    lines = [f"{name}:{value}" for name, value in presets.blocks.items()]
+    rules = [f"{name}:{_one_line(value)}" for name, value in presets.elements.items()]
+    return "\n".join([*lines, *([SECTION, *rules] if rules else []), ""])
+
+
+def together(*sources: Presets) -> Presets:
+    """The later ones win."""
+    blocks: Mapping[str, str] = _merged(one.blocks for one in sources)
+    return Presets(blocks, _merged(one.elements for one in sources))
+
+
+def _merged(parts: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    merged: dict[str, str] = {}
+    for part in parts:
+        merged |= part
+    return merged
+
+
+def _one_line(value: str) -> str:
+    return ",".join(line.strip() for line in value.splitlines() if line.strip())
+
+
+def layout_of(value: str) -> tuple[str, ...] | None:
+    """The blocks that a list of numbers stands for."""
+    return LAYOUTS.get(value.count(",") + 1)
