@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Literal
 
@@ -12,25 +12,25 @@ import torch
 from torch import nn
 from typing_extensions import Self
 
-from lib_adapters.errors import AdapterError, FamilyMismatch
-from lib_adapters.files.adapter import Adapter
 from lib_adapters.files.cache import LoadedCache
-from lib_adapters.files.families import FAMILY_NAMES
 from lib_adapters.patching.checksum import Witness
+from lib_adapters.patching.choice import Chooser
+from lib_adapters.patching.fitting import Fitted, fit_all
 from lib_adapters.patching.guard import Guards
 from lib_adapters.patching.live import Live
-from lib_adapters.patching.merge import exact
 from lib_adapters.patching.merged import Merged
-from lib_adapters.patching.plan import Fit, Targets, assemble, fit
+from lib_adapters.patching.motion import Motion
+from lib_adapters.patching.pace import Pace
 from lib_adapters.patching.pointer import BaseOf
 from lib_adapters.patching.report import AdapterReport, Report
 from lib_adapters.patching.request import Request
 from lib_adapters.patching.targets import Table
+from lib_adapters.prompt.schedule import Moment
 
 __all__ = ["AdapterReport", "Report", "Request", "Session"]
 
-MOST_WORDS = 5  # that a report names
 Mode = Literal["merged", "live"]
+START = Moment(0, 1)
 
 
 class Session:
@@ -57,21 +57,43 @@ class Session:
         self._witness = Witness()
         self._merged = Merged(self._witness, offload, base_of)
         self._live = Live(base_of)
+        self._pace = Pace(self._merged, self._live, Chooser())
         self._guards = Guards()
         self._requests: list[Request] = []
         self._settled = True  # False while, and after, an activation that did not come to its end
         self._report = Report(mode=mode)
 
-    def activate(self, requests: Iterable[Request]) -> Report:
-        """Make exactly these adapters active: wholly, or not at all if anything raises. Safe to repeat."""
+    def activate(self, requests: Iterable[Request], moment: Moment = START) -> Report:
+        """Make exactly these adapters active: wholly, or not at all if anything raises. Safe to repeat.
+
+        `moment`: the first step that is to come, where strengths change with the steps.
+        """
         requests = list(requests)
         if self._settled and _keys(requests) == _keys(self._requests) and self._in_place():
+            self.at(moment)
             return self._report
-        return self._apply(requests)
+        return self._apply(requests, moment)
 
     def deactivate(self) -> None:
         """Give the model its own weights back, bit for bit. Safe to repeat."""
         self.activate(())
+
+    def at(self, moment: Moment, rows: Sequence[int] | None = None) -> None:
+        """Called before each run of the UNet: strengths become what they are in this step.
+
+        `rows`: a number for each row of the batch, as requests name them in `scope`; runs that follow take them in
+        order, however a host cuts its batch. If anything raises, the model has its own weights.
+        """
+        self._go(lambda: self._pace.at(moment, rows))
+
+    def speak(self, voice: int | None) -> None:
+        """Called before a text is encoded: whose it is. A request with a scope acts on no other's text."""
+        self._go(lambda: self._pace.speak(voice))
+
+    @property
+    def moves(self) -> bool:
+        """Does anything depend on the step or on the row?"""
+        return self._pace.moves
 
     def verify(self) -> bool:
         """Are the pristine weights, byte for byte, what they were when they were first touched?"""
@@ -94,46 +116,42 @@ class Session:
     ) -> None:
         self.deactivate()
 
-    def _apply(self, requests: list[Request]) -> Report:
+    def _apply(self, requests: list[Request], moment: Moment | None = None) -> Report:
+        """Without a moment: in the middle of a picture, which goes on."""
         started = time.perf_counter()
         self._settled = False
-        reports, targets = self._plan(requests)
-        with exact():
-            self._merged.apply(targets if self._mode == "merged" else {})
-            self._live.apply(targets if self._mode == "live" else {})
+        fitted, family = self._fitted(requests)
+        self._pace.begin(Motion(fitted.targets, fitted.dials, self._mode == "live"), moment, family)
         self._requests = requests
         self._watch()
         self._settled = True
-        self._report = Report(reports, self._mode, time.perf_counter() - started)
+        self._report = Report(fitted.reports, self._mode, time.perf_counter() - started)
+        self._report.motion = self._pace.told()
         return self._report
 
-    def _plan(self, requests: list[Request]) -> tuple[list[AdapterReport], Targets]:
-        if not requests:
-            return [], {}
-        table = self._table()
-        pairs = [self._fit(request, table) for request in requests]
-        return [report for report, _ in pairs], assemble([found for _, found in pairs if found])
-
-    def _fit(self, request: Request, table: Table) -> tuple[AdapterReport, Fit | None]:
-        started = time.perf_counter()
-        adapter = request.adapter
-        report = AdapterReport(adapter.name, request.unet, request.te, total=len(adapter.modules))
-        report.notes = [*adapter.notes, *_words(adapter)]
+    def _go(self, work: Callable[[], bool]) -> None:
+        """`work` says whether other modules are patched now."""
+        if not self._pace.moves:
+            return
         try:
-            found = fit(request, self._cache.get(adapter, self._device()), table)
-            report.unmatched = found.unmatched
-            _refuse(request, found, table)
-        except AdapterError as error:
-            report.error = str(error)
-            return report, None
-        finally:
-            report.seconds = time.perf_counter() - started
-        report.matched, report.algorithms = found.matched.total(), dict(found.matched)
-        return report, found
+            if work():
+                self._watch()
+                self._report.motion = self._pace.told()
+        except BaseException:  # nothing is better than half
+            self._settled, self._requests = False, []
+            self._pace.give_back()
+            self._guards.take_off()
+            raise
+
+    def _fitted(self, requests: list[Request]) -> tuple[Fitted, str]:
+        if not requests:
+            return Fitted(), ""
+        table = self._table()
+        return fit_all(requests, table, lambda adapter: self._cache.get(adapter, self._device())), table.family
 
     def _watch(self) -> None:
         self._guards.take_off()
-        if len(self._merged):
+        if len(self._merged) or self._pace.moves:
             self._guards.put_on(self._roots(), self._before_run)
             self._guards.watch_loading(self._merged.modules(), self._before_load)
 
@@ -141,12 +159,14 @@ class Session:
         """The modules whose forward adds a delta while it runs."""
         return self._live.modules()
 
-    def _before_run(self, _: nn.Module) -> None:
+    def _before_run(self, root: nn.Module, given: tuple[object, ...]) -> None:
         """The host has changed the model behind our back: put the adapters on what it has now."""
         if not self._in_place():
             self._merged.settle()  # moved only, as a host short of memory does before every run?
         if not self._in_place():
             self._apply(self._requests)
+        if self._unet is not None and root is self._unet():
+            self._go(lambda: self._pace.before(given))
 
     def _before_load(self, module: nn.Module) -> None:
         self._merged.release(module)
@@ -171,25 +191,5 @@ class Session:
         self._merged.bury()
 
 
-def _keys(requests: Iterable[Request]) -> list[tuple[str, float, float, int]]:
+def _keys(requests: Iterable[Request]) -> list[tuple[str, str]]:
     return sorted(request.key for request in requests)
-
-
-def _words(adapter: Adapter) -> list[str]:
-    named = ", ".join(repr(name) for name in adapter.bundled[:MOST_WORDS])
-    more = f" and {len(adapter.bundled) - MOST_WORDS} more" if len(adapter.bundled) > MOST_WORDS else ""
-    return [f"brings embeddings for {named}{more}"] if named else []
-
-
-def _refuse(request: Request, found: Fit, table: Table) -> None:
-    """Another family's file is not half applied; but what fits this model wholly is for this model."""
-    adapter, ours = request.adapter, table.family
-    if found.missing and adapter.family != ours and "unknown" not in (adapter.family, ours):
-        made_for, model = (FAMILY_NAMES.get(family, family) for family in (adapter.family, ours))
-        raise FamilyMismatch(
-            f"{adapter.name} was made for {made_for}, but this model is {model}: "
-            "nothing of it was applied. Use a file made for this model."
-        )
-    if not found.layers:
-        why = f" ({found.unmatched[0][1]})" if found.unmatched else ""
-        raise AdapterError(f"{adapter.name}: no layer of this model fits the file{why}, so nothing of it was applied.")

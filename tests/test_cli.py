@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from lib_adapters.app import main as app
 from lib_adapters.app.chart import bar_of, chart
-from lib_adapters.catalogue.blocks import block_of
+from lib_adapters.files.blocks import block_of
 from lib_adapters.files.names import Stem
 from lib_adapters.hosts.pipeline.folder import open_pipeline
 

@@ -80,9 +80,9 @@ class Algorithm(ABC):
         """out += ΔW at `strength`, in place. `out` is float32 and may be any view; `base` stays as it is."""
         out.add_(self.delta_at(base, strength))
 
-    def onto(self, base: Tensor, strength: float) -> Tensor:
-        """base + ΔW at `strength` as a new tensor; in one pass where that is possible."""
-        out = base.clone()
+    def onto(self, base: Tensor, strength: float, out: Tensor | None = None) -> Tensor:
+        """base + ΔW at `strength`, in `out` or as a new tensor; in one pass where that is possible."""
+        out = base.clone() if out is None else out.copy_(base)
         self.add(out, base, strength)
         return out
 

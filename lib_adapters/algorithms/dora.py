@@ -77,13 +77,14 @@ class Dora(Algorithm):
             return magnitude.add_rows(out, base, product, self._vector(), strength)
         magnitude.add_columns(out, base, product, self._factor(base, product), strength)
 
-    def onto(self, base: Tensor, strength: float) -> Tensor:
+    def onto(self, base: Tensor, strength: float, out: Tensor | None = None) -> Tensor:
         if self.plain:
-            return self.inner.onto(base, strength)
+            return self.inner.onto(base, strength, out)
+        out = torch.empty_like(base) if out is None else out
         product = self.inner.product(tuple(base.shape))
         if self._axis(tuple(base.shape)) == 0:
-            return magnitude.rows_onto(base, product, self._vector(), strength)
-        return magnitude.columns_onto(base, product, self._factor(base, product), strength)
+            return magnitude.rows_onto(out, base, product, self._vector(), strength)
+        return magnitude.columns_onto(out, base, product, self._factor(base, product), strength)
 
     def _vector(self) -> Tensor:
         return self.magnitude.flatten().float()

@@ -44,10 +44,10 @@ class Full(Algorithm):
     def add(self, out: Tensor, base: Tensor, strength: float) -> None:
         self._sum(out, out, strength)
 
-    def onto(self, base: Tensor, strength: float) -> Tensor:
+    def onto(self, base: Tensor, strength: float, out: Tensor | None = None) -> Tensor:
+        out = torch.empty_like(base) if out is None else out
         if self.weight is None:
-            return base.clone()
-        out = torch.empty_like(base)
+            return out.copy_(base)
         self._sum(base, out, strength)
         return out
 

@@ -56,8 +56,8 @@ class Ia3(Algorithm):
     def add(self, out: Tensor, base: Tensor, strength: float) -> None:
         out.addcmul_(base, self._spread(tuple(base.shape)), value=strength)
 
-    def onto(self, base: Tensor, strength: float) -> Tensor:
-        return torch.addcmul(base, base, self._spread(tuple(base.shape)), value=strength)
+    def onto(self, base: Tensor, strength: float, out: Tensor | None = None) -> Tensor:
+        return torch.addcmul(base, base, self._spread(tuple(base.shape)), value=strength, out=out)
 
     def _spread(self, shape: Shape) -> Tensor:
         axis = self._axis(shape)

@@ -62,8 +62,8 @@ class Loha(Factored):
         second = self.up2, _columns(self.down2, self.core2)
         return Hadamard(first, second, self.scale)
 
-    def onto(self, base: Tensor, strength: float) -> Tensor:
-        return self.product(tuple(base.shape)).onto(base, strength)
+    def onto(self, base: Tensor, strength: float, out: Tensor | None = None) -> Tensor:
+        return self.product(tuple(base.shape)).onto(base, strength, out)
 
     @property
     def rank(self) -> int:

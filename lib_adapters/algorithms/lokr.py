@@ -70,8 +70,8 @@ class Lokr(Factored):
         w1 = self.w1 if self.w1_down is None else self.w1.float() @ self.w1_down.float()
         return Kron(w1, self._w2(), self._scale(shape))
 
-    def onto(self, base: Tensor, strength: float) -> Tensor:
-        return self.product(tuple(base.shape)).onto(base, strength)
+    def onto(self, base: Tensor, strength: float, out: Tensor | None = None) -> Tensor:
+        return self.product(tuple(base.shape)).onto(base, strength, out)
 
     def _w2(self) -> Tensor:
         """[b, d*kernel]"""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lib_adapters.catalogue.blocks import all_blocks, block_of, in_order
+from lib_adapters.files.blocks import all_blocks, block_of, in_order
 from lib_adapters.catalogue.strengths import Block, norm_of
 from lib_adapters.files.adapter import Adapter
 from lib_adapters.files.names import Stem

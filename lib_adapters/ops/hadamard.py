@@ -20,9 +20,9 @@ class Hadamard:
     def add(self, out: Tensor, strength: float) -> None:
         self._sum(out, out, strength)
 
-    def onto(self, base: Tensor, strength: float) -> Tensor:
+    def onto(self, base: Tensor, strength: float, out: Tensor | None = None) -> Tensor:
         """base + strength · ΔW, each block of rows once through the cache."""
-        out = torch.empty_like(base)
+        out = torch.empty_like(base) if out is None else out
         self._sum(base, out, strength)
         return out
 

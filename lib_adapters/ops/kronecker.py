@@ -22,9 +22,9 @@ class Kron:
     def add(self, out: Tensor, strength: float) -> None:
         self._sum(out, out, strength)
 
-    def onto(self, base: Tensor, strength: float) -> Tensor:
+    def onto(self, base: Tensor, strength: float, out: Tensor | None = None) -> Tensor:
         """base + strength · ΔW, one read and one write."""
-        out = torch.empty_like(base)
+        out = torch.empty_like(base) if out is None else out
         self._sum(base, out, strength)
         return out
 

@@ -23,18 +23,17 @@ def add_rows(out: Tensor, base: Tensor, product: Product, magnitude: Tensor, str
         out[rows].add_(block, alpha=strength)
 
 
-def rows_onto(base: Tensor, product: Product, magnitude: Tensor, strength: float) -> Tensor:
-    """base + what `add_rows` adds, as a new tensor: V is made and scaled where it will stay."""
-    out = torch.empty_like(base)
+def rows_onto(out: Tensor, base: Tensor, product: Product, magnitude: Tensor, strength: float) -> Tensor:
+    """out = base + what `add_rows` adds: V is made and scaled where it will stay."""
     for rows, block in _blocks(base, product, out):
         norm = torch.linalg.vector_norm(block.flatten(1), dim=1).add_(EPS)
         _blend(block, base[rows], _along(magnitude[rows] / norm, 0, block), strength)
     return out
 
 
-def columns_onto(base: Tensor, product: Product, factor: Tensor, strength: float) -> Tensor:
-    """base + what `add_columns` adds, as a new tensor."""
-    factor, out = _along(factor, 1, base), torch.empty_like(base)
+def columns_onto(out: Tensor, base: Tensor, product: Product, factor: Tensor, strength: float) -> Tensor:
+    """out = base + what `add_columns` adds."""
+    factor = _along(factor, 1, base)
     for rows, block in _blocks(base, product, out):
         _blend(block, base[rows], factor, strength)
     return out

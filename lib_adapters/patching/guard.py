@@ -18,15 +18,35 @@ from torch.utils.hooks import RemovableHandle
 class Hook:
     """Calls a bound method, weakly; a copy of it calls nothing."""
 
-    def __init__(self, method: Callable[[nn.Module], None] | None = None) -> None:
+    def __init__(self, method: Callable[..., None] | None = None) -> None:
         self._method = None if method is None else weakref.WeakMethod(method)
 
     def __reduce__(self) -> tuple[type[Hook], tuple[()]]:
         return Hook, ()
 
-    def __call__(self, module: nn.Module, *_: Any, **__: Any) -> None:
+    def __call__(self, module: nn.Module, *given: Any) -> None:
         if self._method is not None and (method := self._method()) is not None:
-            method(module)
+            method(module, *given)
+
+
+class _Load(Hook):
+    """Of what `load_state_dict` hands over, only the module matters."""
+
+    def __reduce__(self) -> tuple[type[_Load], tuple[()]]:
+        return _Load, ()
+
+    def __call__(self, module: nn.Module, *_: Any) -> None:
+        super().__call__(module)
+
+
+class _Run(Hook):
+    """Positional and named arguments of a run as one row."""
+
+    def __reduce__(self) -> tuple[type[_Run], tuple[()]]:
+        return _Run, ()
+
+    def __call__(self, module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        super().__call__(module, (*given, *named.values()))
 
 
 class Guards:
@@ -35,11 +55,11 @@ class Guards:
     def __init__(self) -> None:
         self._handles: list[RemovableHandle] = []
 
-    def put_on(self, roots: Iterable[nn.Module], before_run: Callable[[nn.Module], None]) -> None:
-        self._handles += [root.register_forward_pre_hook(Hook(before_run)) for root in roots]
+    def put_on(self, roots: Iterable[nn.Module], before_run: Callable[[nn.Module, Any], None]) -> None:
+        self._handles += [root.register_forward_pre_hook(_Run(before_run), with_kwargs=True) for root in roots]
 
     def watch_loading(self, modules: Iterable[nn.Module], before_load: Callable[[nn.Module], None]) -> None:
-        hook = Hook(before_load)
+        hook = _Load(before_load)
         for module in modules:
             register: Any = module._register_load_state_dict_pre_hook  # public only since torch 2.5
             self._handles.append(register(hook, with_module=True))

@@ -15,10 +15,8 @@ from typing import Any
 from torch import nn
 
 from lib_adapters.patching.live_layer import LiveLayer, signature_of
-from lib_adapters.patching.plan import Target
+from lib_adapters.patching.patch import Key, Target
 from lib_adapters.patching.pointer import BaseOf
-
-Key = tuple[int, str]
 
 
 class Live:

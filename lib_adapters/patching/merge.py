@@ -15,7 +15,7 @@ from torch import Tensor
 from lib_adapters.algorithms.base import LowRank
 from lib_adapters.algorithms.factored import Factored
 from lib_adapters.ops.product import Matmul, Product, row_step
-from lib_adapters.patching.plan import Patch
+from lib_adapters.patching.patch import Patch
 from lib_adapters.patching.targets import View
 
 Thin = list[tuple[float, LowRank]]
@@ -32,24 +32,40 @@ def exact() -> Iterator[None]:
         yield
 
 
-def merged_weight(pristine: Tensor, patches: Sequence[Patch]) -> Tensor:
-    """A new tensor of the pristine one's shape, dtype and device."""
+def merged_weight(pristine: Tensor, patches: Sequence[Patch], into: Tensor | None = None) -> Tensor:
+    """Of the pristine tensor's shape, dtype and device: `into`, which is like it and nobody's weight, or a new one.
+
+    The bits are the same either way.
+    """
     patches = [_on(patch, pristine.device) for patch in patches]
     for way in (_in_half, _in_blocks):
-        if (quick := way(pristine, patches)) is not None:
+        if (quick := way(pristine, patches, into)) is not None:
             return quick
     base = pristine.float()
+    free = into if into is not None and into.dtype == base.dtype and into.is_contiguous() else None
+    out = _sum(base, patches, free)
+    if into is None:
+        return out.to(pristine.dtype)
+    return out if out is into else into.copy_(out)
+
+
+def _sum(base: Tensor, patches: Sequence[Patch], free: Tensor | None) -> Tensor:
+    """In float32; in `free` where there is such memory."""
     out: Tensor | None = None
     for view, group in _by_view(patches):
         thin, thick = _split(view.of(base), group)
-        out = _with_thin(base, out, view, thin)
+        out = _with_thin(base, out, (view, free), thin)
         for patch in thick:
             if out is None and view == View():
-                out = patch.algorithm.onto(base, patch.strength)
+                out = patch.algorithm.onto(base, patch.strength, free)
                 continue
-            out = base.clone() if out is None else out
+            out = _copy(base, free) if out is None else out
             patch.algorithm.add(view.of(out), view.of(base), patch.strength)
-    return (base.clone() if out is None else out).to(pristine.dtype)
+    return _copy(base, free) if out is None else out
+
+
+def _copy(base: Tensor, free: Tensor | None) -> Tensor:
+    return base.clone() if free is None else free.copy_(base)
 
 
 def _on(patch: Patch, device: torch.device) -> Patch:
@@ -57,14 +73,14 @@ def _on(patch: Patch, device: torch.device) -> Patch:
     return patch if moved is patch.algorithm else replace(patch, algorithm=moved)
 
 
-def merged_bias(pristine: Tensor, patches: Sequence[Patch]) -> Tensor:
+def merged_bias(pristine: Tensor, patches: Sequence[Patch], into: Tensor | None = None) -> Tensor:
     out = pristine.float().clone()
     for patch in patches:
         algorithm = patch.algorithm.on(pristine.device)
         rows = patch.view.of(out)
         if (delta := algorithm.bias_delta(patch.view.of(pristine.float()))) is not None:
             rows.add_(delta.reshape(rows.shape), alpha=patch.strength)
-    return out.to(pristine.dtype)
+    return out.to(pristine.dtype) if into is None else into.copy_(out)
 
 
 def _by_view(patches: Sequence[Patch]) -> list[tuple[View, list[Patch]]]:
@@ -85,14 +101,14 @@ def _split(base: Tensor, group: Sequence[Patch]) -> tuple[Thin, list[Patch]]:
     return thin, thick
 
 
-def _with_thin(base: Tensor, out: Tensor | None, view: View, thin: Thin) -> Tensor | None:
+def _with_thin(base: Tensor, out: Tensor | None, place: tuple[View, Tensor | None], thin: Thin) -> Tensor | None:
     """All thin deltas at once: the ranks concatenated, scale and strength folded into `up`."""
     if not thin:
         return out
-    up, down = _pair(thin)
+    (view, free), (up, down) = place, _pair(thin)
     if out is None and view == View():
-        return torch.addmm(base.flatten(1), up, down).view(base.shape)
-    out = base.clone() if out is None else out
+        return _onto(base, up, down, free)
+    out = _copy(base, free) if out is None else out
     seen = view.of(out)
     if seen.ndim == 2:
         seen.addmm_(up, down)
@@ -101,13 +117,20 @@ def _with_thin(base: Tensor, out: Tensor | None, view: View, thin: Thin) -> Tens
     return out
 
 
+def _onto(base: Tensor, up: Tensor, down: Tensor, free: Tensor | None) -> Tensor:
+    if free is None:
+        return torch.addmm(base.flatten(1), up, down).view(base.shape)
+    torch.addmm(base.flatten(1), up, down, out=free.view(len(free), -1))
+    return free
+
+
 def _pair(thin: Thin) -> tuple[Tensor, Tensor]:
     ups = [low.up.float() * (low.scale * strength) for strength, low in thin]
     downs = [low.down.float() for _, low in thin]
     return (ups[0], downs[0]) if len(thin) == 1 else (torch.cat(ups, dim=1), torch.cat(downs))
 
 
-def _in_half(pristine: Tensor, patches: Sequence[Patch]) -> Tensor | None:
+def _in_half(pristine: Tensor, patches: Sequence[Patch], into: Tensor | None) -> Tensor | None:
     """One low-rank adapter stored like the weight: the GPU multiplies in half, sums in float32, rounds once."""
     if not (pristine.is_cuda and pristine.dtype in (torch.float16, torch.bfloat16)):
         return None
@@ -117,14 +140,18 @@ def _in_half(pristine: Tensor, patches: Sequence[Patch]) -> Tensor | None:
     if low is None or low.up.dtype != pristine.dtype or low.down.dtype != pristine.dtype:
         return None
     factor = low.scale * patches[0].strength
-    return torch.addmm(pristine.flatten(1), low.up, low.down, alpha=factor).view(pristine.shape)
+    if into is None or not into.is_contiguous():
+        out = torch.addmm(pristine.flatten(1), low.up, low.down, alpha=factor).view(pristine.shape)
+        return out if into is None else into.copy_(out)
+    torch.addmm(pristine.flatten(1), low.up, low.down, alpha=factor, out=into.view(len(into), -1))
+    return into
 
 
-def _in_blocks(pristine: Tensor, patches: Sequence[Patch]) -> Tensor | None:
+def _in_blocks(pristine: Tensor, patches: Sequence[Patch], into: Tensor | None) -> Tensor | None:
     """Half and less on the CPU: a block of rows is made float32, summed and rounded while the cache has it."""
     if pristine.is_cuda or pristine.dtype == torch.float32 or (products := _products(pristine, patches)) is None:
         return None
-    out, step = torch.empty_like(pristine), row_step(pristine)
+    out, step = torch.empty_like(pristine) if into is None else into, row_step(pristine)
     for start in range(0, len(pristine), step):
         block = pristine[start : start + step].float()
         for product, strength in products:

@@ -7,40 +7,18 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import replace
 
 from torch import Tensor, nn
 
-from lib_adapters.patching.checksum import Witness, same_values, samples
+from lib_adapters.patching.checksum import Witness, samples
 from lib_adapters.patching.memory import is_short, let_go, to_host
 from lib_adapters.patching.merge import merged_bias, merged_weight
-from lib_adapters.patching.plan import PatchKey, Target, by_parameter
+from lib_adapters.patching.patch import Key, Target
+from lib_adapters.patching.plan import by_parameter
 from lib_adapters.patching.pointer import BaseOf, held, point, zero_bias
+from lib_adapters.patching.record import Record, Step
 from lib_adapters.patching.targets import Slot
-
-Key = tuple[int, str]
-
-
-@dataclass(frozen=True)
-class Record:
-    """One patched parameter: what it was, and how to know our tensor again after the host moved it."""
-
-    slot: Slot
-    pristine: Tensor | None  # None: the layer had no bias
-    signature: tuple[PatchKey, ...]
-    parameter: weakref.ref[nn.Parameter]
-    pointer: int
-    samples: Tensor
-
-
-class Step(NamedTuple):
-    """Point one parameter somewhere else; `record` is None when it goes back to what it was."""
-
-    slot: Slot
-    tensor: Tensor | None
-    pristine: Tensor | None
-    signature: tuple[PatchKey, ...] | None
 
 
 class Merged:
@@ -62,6 +40,37 @@ class Merged:
         self._run(steps if short else list(steps))
         self._whole = True
 
+    def renew(self, targets: Mapping[Key, Target]) -> bool:
+        """The same parameters at other strengths, in the memory that they have: no pristine tensor is written.
+
+        False where that memory is not there, and nothing was done. Whatever raises gives every module its own back.
+        """
+        targets = by_parameter(targets)
+        if targets.keys() != self._records.keys():
+            return False
+        found = [(self._records.get(key), target) for key, target in targets.items()]
+        wanted = [(record, t) for record, t in found if record is None or record.signature != t.signature]
+        if not all(record and record.in_place() and record.pristine is not None for record, _ in wanted):
+            return False
+        try:
+            fresh = [self._again(record, target) for record, target in wanted if record is not None]
+            marks = samples([tensor for _, tensor in fresh])
+        except BaseException:
+            self.restore()
+            raise
+        for (record, _), mark in zip(fresh, marks, strict=True):
+            self._records[record.slot.key] = replace(record, samples=mark)
+        return True
+
+    def _again(self, record: Record, target: Target) -> tuple[Record, Tensor]:
+        module, name = record.slot.module(), record.slot.name
+        into, home = held(module, name), record.home()
+        assert module is not None
+        assert into is not None
+        assert home is not None
+        merged = merged_bias if target.patches[0].of_bias else merged_weight
+        return replace(record, signature=target.signature), merged(self._base(module, name, home), target.patches, into)
+
     def restore(self) -> None:
         self.settle()
         self._run(list(self._steps(list(self._records.values()), [], False)))
@@ -82,9 +91,9 @@ class Merged:
         """Compare the records with the model: what was moved is still ours, what was replaced is not."""
         settled = {}
         for key, record in self._records.items():
-            if _in_place(record):
+            if record.in_place():
                 settled[key] = record
-            elif _is_ours(parameter := record.slot.parameter(), record):
+            elif record.is_ours(parameter := record.slot.parameter()):
                 assert parameter is not None
                 settled[key] = replace(record, parameter=weakref.ref(parameter), pointer=parameter.data_ptr())
             else:
@@ -93,7 +102,7 @@ class Merged:
         self._records = settled
 
     def in_place(self) -> bool:
-        return self._whole and all(_in_place(record) for record in self._records.values())
+        return self._whole and all(record.in_place() for record in self._records.values())
 
     def pristine(self) -> dict[Key, Tensor]:
         return {key: record.pristine for key, record in self._records.items() if record.pristine is not None}
@@ -111,7 +120,7 @@ class Merged:
 
     def _steps(self, gone: Iterable[Record], changed: Iterable[Target], short: bool) -> Iterator[Step]:
         for record in gone:
-            yield Step(record.slot, _home(record), None, None)
+            yield Step(record.slot, record.home(), None, None)
         for target in changed:
             yield from self._patch(target, short)
 
@@ -119,7 +128,7 @@ class Merged:
         slot, record = target.slot, self._records.get(target.slot.key)
         if (module := slot.module()) is None:
             return
-        pristine = _home(record) if record else held(module, slot.name)
+        pristine = record.home() if record else held(module, slot.name)
         if pristine is not None:
             self._witness.see(slot, pristine)
         merged = merged_bias if target.patches[0].of_bias else merged_weight
@@ -173,20 +182,3 @@ class Merged:
                 records[step.slot.key] = Record(step.slot, step.pristine, signature, *known)
         return records
 
-
-def _in_place(record: Record) -> bool:
-    parameter = record.slot.parameter()
-    return parameter is not None and parameter is record.parameter() and parameter.data_ptr() == record.pointer
-
-
-def _is_ours(parameter: nn.Parameter | None, record: Record) -> bool:
-    """Moved or cast by the host, but our values; a host drops a model by sending it to `meta`."""
-    return parameter is not None and not parameter.is_meta and same_values(parameter.data, record.samples)
-
-
-def _home(record: Record) -> Tensor | None:
-    """The pristine tensor where, and in the dtype in which, the host keeps the parameter now."""
-    parameter = record.slot.parameter()
-    if record.pristine is None or parameter is None:
-        return record.pristine
-    return record.pristine.to(parameter.device, parameter.dtype)

@@ -12,37 +12,13 @@ from dataclasses import dataclass, field, replace
 from lib_adapters.algorithms.base import Algorithm, Shape
 from lib_adapters.errors import ShapeMismatch
 from lib_adapters.files.adapter import Loaded
+from lib_adapters.files.blocks import weight_block
 from lib_adapters.files.names import Stem
-from lib_adapters.patching.request import Request
-from lib_adapters.patching.targets import Layer, Slot, Table, View
-
-PatchKey = tuple[str, Stem, float, int, str]
-
-
-@dataclass(frozen=True)
-class Patch:
-    """One adapter's contribution to one parameter."""
-
-    key: PatchKey
-    view: View
-    algorithm: Algorithm
-    strength: float
-    of_bias: bool = False
-
-
-@dataclass
-class Target:
-    """A parameter and everything that is added to it."""
-
-    slot: Slot
-    patches: list[Patch] = field(default_factory=list)
-
-    @property
-    def signature(self) -> tuple[PatchKey, ...]:
-        return tuple(patch.key for patch in self.patches)
-
-
-Targets = dict[tuple[int, str], Target]
+from lib_adapters.patching.dial import Dial
+from lib_adapters.patching.patch import Patch, PatchKey, Target, Targets
+from lib_adapters.patching.request import ALL, Request
+from lib_adapters.patching.spelling import to_diffusers
+from lib_adapters.patching.targets import Layer, Slot, Table, View, flat
 
 
 @dataclass
@@ -53,13 +29,16 @@ class Fit:
     matched: Counter[str] = field(default_factory=Counter)  # algorithm label -> layers
     unmatched: list[tuple[str, str]] = field(default_factory=list)
     patches: list[tuple[Slot, Patch]] = field(default_factory=list)
+    dials: dict[str, Dial] = field(default_factory=dict)  # by part: "unet", "te"
     layers: int = 0  # modules that fit a layer; `matched` has those whose strength is not 0
+    silenced: int = 0  # of them, by a block weight of 0
     missing: int = 0  # modules that are no layer of this model, or have another shape
 
 
 def fit(request: Request, loaded: Loaded, table: Table) -> Fit:
     """Find the layer of every module of the file; what has none is named with its reason."""
     result = Fit(request, unmatched=[*request.adapter.unusable, *loaded.problems])
+    result.dials = {part: Dial(request, part) for part in ("unet", "te") if request.moves(part)}
     names = {module.stem: module.name for module in request.adapter.modules}
     for stem, algorithm in loaded.algorithms.items():
         layer, reason = _place(stem, algorithm, table)
@@ -68,12 +47,27 @@ def fit(request: Request, loaded: Loaded, table: Table) -> Fit:
             result.unmatched.append((names[stem], reason))
         else:
             result.layers += 1
-            if strength := request.strength(stem.part):  # 0 is the absence of the adapter, to the bit
-                result.matched[algorithm.label] += 1
-                result.patches.extend(_patches(request, stem, algorithm, layer, strength))
+            _add(result, stem, algorithm, layer)
             if algorithm.has_bias and layer.bias is None:
                 result.unmatched.append((names[stem], f"{layer.path} takes no bias"))
     return result
+
+
+def _add(result: Fit, stem: Stem, algorithm: Algorithm, layer: Layer) -> None:
+    """A strength of 0 is the absence of the adapter, to the bit."""
+    request = result.request
+    factor = 1.0 if request.blocks is ALL else request.blocks.of(weight_block(stem), _names(stem, layer))
+    result.silenced += not factor
+    dial = result.dials.get("unet" if stem.part == "unet" else "te")
+    strength = factor if dial is not None else request.strength(stem.part) * factor
+    if strength:
+        result.matched[algorithm.label] += 1
+        result.patches.extend(_patches(result, (stem, algorithm, layer), strength, dial))
+
+
+def _names(stem: Stem, layer: Layer) -> tuple[str, ...]:
+    """What rules for kinds of layers are compared with: the layer in each spelling that is at hand."""
+    return stem.name, flat(layer.path), flat(to_diffusers(layer.path) or "")
 
 
 def assemble(fits: Sequence[Fit]) -> Targets:
@@ -150,16 +144,20 @@ def _is_wider_input(path: str, shape: Shape) -> bool:
 
 
 def _patches(
-    request: Request, stem: Stem, algorithm: Algorithm, layer: Layer, strength: float
+    result: Fit, place: tuple[Stem, Algorithm, Layer], strength: float, dial: Dial | None
 ) -> Iterator[tuple[Slot, Patch]]:
-    if request.dyn is not None:
-        algorithm = algorithm.truncated(request.dyn)
+    stem, algorithm, layer = place
+    request = result.request
+    dyn = request.dyn if isinstance(request.dyn, int) and dial is None else None
+    if dyn is not None:
+        algorithm = algorithm.truncated(dyn)
 
     def key(kind: str) -> PatchKey:
-        return request.adapter.key, stem, strength, request.dyn or 0, kind
+        """With a dial it must tell apart what the same file is asked for in several ways."""
+        return request.key[0], stem, strength, dyn or 0, kind if dial is None else f"{kind} {request.key[1]}"
 
     if algorithm.has_weight:
-        yield layer.weight, Patch(key("weight"), layer.view, algorithm, strength)
+        yield layer.weight, Patch(key("weight"), layer.view, algorithm, strength, dial=dial)
     if algorithm.has_bias and layer.bias is not None:
         view = View(rows=layer.view.rows)
-        yield layer.bias, Patch(key("bias"), view, algorithm, strength, of_bias=True)
+        yield layer.bias, Patch(key("bias"), view, algorithm, strength, of_bias=True, dial=dial)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from lib_adapters.prompt.schedule import Strength, written
+
 MOST_REASONS = 3  # different reasons that a line of text names
 
 
 @dataclass
 class AdapterReport:
     name: str
-    unet: float
+    unet: Strength
     te: float
     matched: int = 0
     total: int = 0
@@ -19,13 +21,16 @@ class AdapterReport:
     unmatched: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     error: str | None = None  # why nothing of it was applied
+    silenced: int = 0  # layers that a block weight of 0 leaves alone
     seconds: float = 0.0
 
     def line(self) -> str:
         if self.error is not None:
             return self.error
         kinds = ", ".join(f"{label} {count}" for label, count in self.algorithms.items())
-        text = f"{self.name}: {self.matched} of {self.total} layers ({kinds}), te {self.te:g}, unet {self.unet:g}"
+        text = f"{self.name}: {self.matched} of {self.total} layers ({kinds})"
+        text += f", te {self.te:g}, unet {written(self.unet)}"
+        text += f", {self.silenced} at a block weight of 0" if self.silenced else ""
         return f"{text}; {_reasons(self.unmatched)}" if self.unmatched else text
 
 
@@ -34,10 +39,12 @@ class Report:
     adapters: list[AdapterReport] = field(default_factory=list)
     mode: str = "merged"
     seconds: float = 0.0
+    motion: str = ""  # how strengths that change while drawing are followed
 
     def lines(self) -> list[str]:
         """One line for each adapter, and its notes behind it."""
-        return [text for one in self.adapters for text in (one.line(), *(f"{one.name}: {n}" for n in one.notes))]
+        lines = [text for one in self.adapters for text in (one.line(), *(f"{one.name}: {n}" for n in one.notes))]
+        return [*lines, *([f"{self.motion}."] if self.motion else [])]
 
     def __str__(self) -> str:
         return "\n".join(self.lines())

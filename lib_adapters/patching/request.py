@@ -1,36 +1,92 @@
-"""What a user asks for: one adapter, and how strongly in each part of the model."""
+"""What a user asks for: one adapter, how strongly in each part of the model, where, when and for which rows."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lib_adapters.algorithms.base import LARGEST
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.adapter import Adapter
+from lib_adapters.prompt.blocks import BlockWeights, Presets, resolve
+from lib_adapters.prompt.control import Mode, Ranks
+from lib_adapters.prompt.schedule import Curve, Strength, Window
+from lib_adapters.prompt.tags import Tag
+
+ALL = BlockWeights()
 
 
 @dataclass(frozen=True)
 class Request:
-    """Strengths may be any finite number, up to where float32 ends; `dyn` cuts the adapter to its first ranks."""
+    """Strengths may be any finite number, up to where float32 ends; `dyn` cuts the adapter to its first ranks.
+
+    `scope`: the rows of a batch that it acts on, by the numbers that the host gives them; None for all.
+    """
 
     adapter: Adapter
-    unet: float = 1.0
+    unet: Strength = 1.0
     te: float = 1.0
-    dyn: int | None = None
+    dyn: Ranks | None = None
+    blocks: BlockWeights = ALL
+    window: Window | None = None
+    mode: Mode = "auto"
+    scope: frozenset[int] | None = None
 
     def __post_init__(self) -> None:
-        if not (abs(self.unet) <= LARGEST and abs(self.te) <= LARGEST):  # NaN is never <=
+        if isinstance(self.unet, Curve) and len(set(self.unet.values)) == 1:
+            object.__setattr__(self, "unet", self.unet.values[0])  # it does not move
+        strengths = (self.te, *(self.unet.values if isinstance(self.unet, Curve) else (self.unet,)))
+        if not all(abs(strength) <= LARGEST for strength in strengths):  # NaN is never <=
             numbers = f"{self.unet} / {self.te}"
             raise AdapterError(
                 f"{self.adapter.name}: a strength must be a finite number, at most {LARGEST:g}, not {numbers}."
             )
-        if self.dyn is not None and self.dyn < 1:
+        if isinstance(self.dyn, int) and self.dyn < 1:
             raise AdapterError(f"{self.adapter.name}: dyn is a number of ranks, at least 1, not {self.dyn}.")
 
     @property
-    def key(self) -> tuple[str, float, float, int]:
+    def key(self) -> tuple[str, str]:
         """Sorts and compares requests without looking into the file."""
-        return self.adapter.key, self.unet, self.te, self.dyn or 0
+        rest = (self.unet, self.te, self.dyn, self.window, self.mode, sorted(self.scope or ()), self.scope is None)
+        return self.adapter.key, f"{rest} {_text(self.blocks)}"
+
+    def moves(self, part: str) -> bool:
+        """Does the strength in this part depend on the step, the row, or the text that is encoded?"""
+        if part != "unet":
+            return self.scope is not None
+        scheduled = self.window is not None or isinstance(self.unet, Curve) or isinstance(self.dyn, Curve | str)
+        return scheduled or self.scope is not None
 
     def strength(self, part: str) -> float:
-        return float(self.unet if part == "unet" else self.te)
+        """Where it does not move."""
+        strength = self.unet if part == "unet" else self.te
+        assert not isinstance(strength, Curve)
+        return float(strength)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The request that a tag makes in one pass, and what its user must know of it."""
+
+    request: Request
+    drawn: str = ""  # block weights that chance chose, written so that they are chosen again
+    notes: tuple[str, ...] = ()
+
+
+def ask(adapter: Adapter, tag: Tag, presets: Presets, *, second: bool = False, seed: str = "") -> Asked:
+    """BadTag names the token. `second`: in the second pass, where the tag may ask for something else."""
+    control = tag.of_pass(second)
+    drawn = resolve(control.wish, presets, f"{seed} {adapter.name}")
+    request = Request(
+        adapter, control.unet, control.te, control.dyn, drawn.weights, control.window, tag.mode
+    )
+    return Asked(request, drawn.text, control.notes)
+
+
+def _text(blocks: BlockWeights) -> str:
+    """Equal for equal weights; a set has no order of its own."""
+    if blocks == ALL:
+        return ""
+    rules = [(sorted(r.blocks), r.but_blocks, r.kinds, r.but_kinds, r.weight) for r in blocks.rules]
+    factors: Mapping[str, float] = dict(blocks.factors)
+    return f"{sorted(factors.items())} {blocks.others} {rules}"

@@ -19,6 +19,7 @@ Unit = Literal["share", "step", "sigma"]
 NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _POSITION = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(%|sigma|σ)?")
 MOST_POINTS = 64
+TIMESTEPS = 1000  # that every Stable Diffusion was trained with
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,19 @@ class Moment:
     step: int
     steps: int
     sigma: float | None = None
+    timestep: float | None = None  # the same noise as a model counts it: 999 the most, 0 the least
+    runs: int = 0  # of the denoiser in the whole picture, where a sampler takes more than one for a step
 
     @property
     def share(self) -> float:
         """0 in the first step, 1 in the last one: where a curve is."""
         return min(1.0, self.step / (self.steps - 1)) if self.steps > 1 else 0.0
+
+    @property
+    def clear(self) -> float:
+        """The share of the noise's scale that lies behind: 1 − t/T."""
+        left = self.timestep / TIMESTEPS if self.timestep is not None else 1.0 - self.done
+        return min(1.0, max(0.0, 1.0 - left))
 
     @property
     def done(self) -> float:

@@ -55,3 +55,20 @@ def in_order(blocks: set[str]) -> list[str]:
         return next((n for n, start in enumerate(_ORDER) if block.startswith(start)), len(_ORDER)), block
 
     return sorted(blocks, key=rank)
+
+
+_JOINT = re.compile(r"(joint_blocks|transformer_blocks|double_blocks|single_blocks) (\d+)")
+_LETTERS = {"joint_blocks": "J", "transformer_blocks": "J", "double_blocks": "D", "single_blocks": "S"}
+
+
+def weight_block(stem: Stem) -> str:
+    """As `block_of`, in the names of block weights (prompt/layouts.py): the text encoders are one block, BASE.
+
+    "" for what lies in no block.
+    """
+    if stem.part != "unet":
+        return "BASE"
+    label = block_of(stem)
+    if match := _JOINT.fullmatch(label):
+        return f"{_LETTERS[match[1]]}{match[2]}"
+    return label if re.fullmatch(r"IN\d+|OUT\d+|M00|TIME|LAST", label) else ""

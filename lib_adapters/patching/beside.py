@@ -1,0 +1,136 @@
+"""ΔW's own output beside a layer's: y += ΔW·x for deltas that do not read W, without ever building ΔW.
+
+Axis letters: n = rows of the batch, ... = what lies between them and the channels, o = out, i = in, r = ranks.
+Strengths are one number for each part, or a tensor [n, parts] where the rows of the batch differ.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lib_adapters.algorithms.base import Algorithm, LowRank
+from lib_adapters.algorithms.factored import Factored
+from lib_adapters.ops.kronecker import Kron, split
+
+Strengths = Sequence[float] | Tensor
+
+
+class Beside(Protocol):
+    count: int  # of its parts: it takes so many strengths
+
+    def add(self, module: nn.Module, x: Tensor, y: Tensor, strengths: Strengths) -> None:
+        """y += Σ strength · ΔW·x, in y's memory."""
+
+
+def is_plain(module: nn.Module | None) -> bool:
+    """A layer whose output is W·x + b and nothing else."""
+    if isinstance(module, nn.Conv2d):
+        return module.groups == 1 and module.padding_mode == "zeros"
+    return isinstance(module, nn.Linear)
+
+
+def beside(module: nn.Module, algorithms: Sequence[Algorithm], base: Tensor) -> list[Beside] | None:
+    """All of them in their order, or None where one reads W or has no such form. `base`: for its shape alone."""
+    if not is_plain(module) or any(algorithm.reads_base for algorithm in algorithms):
+        return None
+    found: list[Beside] = []
+    thin: list[LowRank] = []
+    for algorithm in algorithms:
+        low = algorithm.low_rank(base)
+        if low is not None:
+            thin.append(low)
+            continue
+        product = algorithm.product(tuple(base.shape)) if isinstance(algorithm, Factored) else None
+        if not isinstance(product, Kron):
+            return None
+        found += [*_joined(module, thin), Kronecker(product, tuple(base.shape[2:]))]
+        thin = []
+    return [*found, *_joined(module, thin)]
+
+
+def _joined(module: nn.Module, thin: Sequence[LowRank]) -> list[Beside]:
+    return [Thin(module, thin)] if thin else []
+
+
+class Thin:
+    """Low-rank deltas as one pair of thin layers: the ranks concatenated, the scale folded into `up`."""
+
+    def __init__(self, module: nn.Module, parts: Sequence[LowRank]) -> None:
+        self.count = len(parts)
+        self._ranks = torch.tensor([low.up.shape[1] for low in parts])
+        self._up = torch.cat([low.up.float() * low.scale for low in parts], dim=1)  # [o, r]
+        down = torch.cat([low.down.float() for low in parts])
+        if isinstance(module, nn.Conv2d):
+            down = down.view(len(down), module.in_channels, *module.kernel_size)
+        self._down = down
+        self._made: tuple[object, tuple[Tensor, Tensor]] | None = None
+
+    def add(self, module: nn.Module, x: Tensor, y: Tensor, strengths: Strengths) -> None:
+        up, down = self._factors(y, strengths)
+        if isinstance(module, nn.Conv2d):
+            inner = functional.conv2d(x, down, None, module.stride, module.padding, module.dilation)
+            inner = self._weighed(inner.flatten(2).mT, strengths)  # [n, h*w, r]
+            seen = y.view(len(y), len(up), -1)
+            seen.baddbmm_(up.expand(len(y), -1, -1), inner.mT)
+        else:
+            inner = self._weighed(functional.linear(x, down), strengths)
+            y.view(-1, len(up)).addmm_(inner.reshape(-1, len(down)), up.t())
+
+    def _factors(self, y: Tensor, strengths: Strengths) -> tuple[Tensor, Tensor]:
+        """As y is stored; strengths that all rows share are in `up` already."""
+        shared = None if isinstance(strengths, Tensor) else tuple(strengths)
+        kind = (y.dtype, y.device, shared)
+        if self._made is None or self._made[0] != kind:
+            up = self._up if shared is None else self._up * self._spread(torch.tensor(shared)).to(self._up)
+            self._made = kind, (up.to(y), self._down.to(y))
+        return self._made[1]
+
+    def _spread(self, strengths: Tensor) -> Tensor:
+        """[..., parts] -> [..., r]"""
+        return strengths.repeat_interleave(self._ranks.to(strengths.device), dim=-1)
+
+    def _weighed(self, inner: Tensor, strengths: Strengths) -> Tensor:
+        """inner [n, ..., r]"""
+        if not isinstance(strengths, Tensor):
+            return inner
+        factors = self._spread(strengths)
+        return inner * factors.view(len(factors), *(1 for _ in inner.shape[1:-1]), -1).to(inner)
+
+
+class Kronecker:
+    """One Kronecker product w1 ⊗ w2: first w2 on each share of the channels, then w1 over the shares."""
+
+    count = 1
+
+    def __init__(self, kron: Kron, kernel: tuple[int, ...]) -> None:
+        """`kernel`: of the layer, empty for a linear one."""
+        width = kron.w2.shape[1] // math.prod(kernel)
+        self._left, self._right = kron.w1 * kron.scale, kron.w2.view(len(kron.w2), width, *kernel)
+        self._made: tuple[object, tuple[Tensor, Tensor]] | None = None
+
+    def add(self, module: nn.Module, x: Tensor, y: Tensor, strengths: Strengths) -> None:
+        left, right = self._factors(y)
+        c = left.shape[1]
+        if isinstance(module, nn.Conv2d):
+            shares = split(x, 1, c).flatten(0, 1)  # [n*c, i/c, h, w]
+            inner = functional.conv2d(shares, right, None, module.stride, module.padding, module.dilation)
+            out = torch.matmul(left, inner.view(len(x), c, -1)).view(y.shape)
+        else:
+            inner = functional.linear(split(x, x.ndim - 1, c), right)
+            out = torch.matmul(left, inner).view(y.shape)
+        if isinstance(strengths, Tensor):
+            y.addcmul_(out, strengths.view(-1, *(1 for _ in y.shape[1:])).to(y))
+        else:
+            y.add_(out, alpha=strengths[0])
+
+    def _factors(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        kind = (y.dtype, y.device)
+        if self._made is None or self._made[0] != kind:
+            self._made = kind, (self._left.to(y), self._right.to(y))
+        return self._made[1]

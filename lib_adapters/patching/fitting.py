@@ -1,0 +1,74 @@
+"""Requests meet a model: what each changes, what it cannot and why, told to the user."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from lib_adapters.errors import AdapterError, FamilyMismatch
+from lib_adapters.files.adapter import Adapter, Loaded
+from lib_adapters.files.families import FAMILY_NAMES
+from lib_adapters.patching.dial import Dial
+from lib_adapters.patching.patch import Targets
+from lib_adapters.patching.plan import Fit, assemble, fit
+from lib_adapters.patching.report import AdapterReport
+from lib_adapters.patching.request import Request
+from lib_adapters.patching.targets import Table
+
+MOST_WORDS = 5  # that a report names
+
+
+@dataclass
+class Fitted:
+    reports: list[AdapterReport] = field(default_factory=list)
+    targets: Targets = field(default_factory=dict)
+    dials: list[Dial] = field(default_factory=list)
+
+
+def fit_all(requests: Sequence[Request], table: Table, load: Callable[[Adapter], Loaded]) -> Fitted:
+    pairs = [_fit(request, table, load) for request in requests]
+    fits = [found for _, found in pairs if found]
+    dials = [dial for found in fits for dial in found.dials.values()]
+    return Fitted([report for report, _ in pairs], assemble(fits), dials)
+
+
+def _fit(
+    request: Request, table: Table, load: Callable[[Adapter], Loaded]
+) -> tuple[AdapterReport, Fit | None]:
+    started = time.perf_counter()
+    adapter = request.adapter
+    report = AdapterReport(adapter.name, request.unet, request.te, total=len(adapter.modules))
+    report.notes = [*adapter.notes, *_words(adapter)]
+    try:
+        found = fit(request, load(adapter), table)
+        report.unmatched = found.unmatched
+        _refuse(request, found, table)
+    except AdapterError as error:
+        report.error = str(error)
+        return report, None
+    finally:
+        report.seconds = time.perf_counter() - started
+    report.matched, report.algorithms = found.matched.total(), dict(found.matched)
+    report.silenced = found.silenced
+    return report, found
+
+
+def _words(adapter: Adapter) -> Iterable[str]:
+    named = ", ".join(repr(name) for name in adapter.bundled[:MOST_WORDS])
+    more = f" and {len(adapter.bundled) - MOST_WORDS} more" if len(adapter.bundled) > MOST_WORDS else ""
+    return [f"brings embeddings for {named}{more}"] if named else []
+
+
+def _refuse(request: Request, found: Fit, table: Table) -> None:
+    """Another family's file is not half applied; but what fits this model wholly is for this model."""
+    adapter, ours = request.adapter, table.family
+    if found.missing and adapter.family != ours and "unknown" not in (adapter.family, ours):
+        made_for, model = (FAMILY_NAMES.get(family, family) for family in (adapter.family, ours))
+        raise FamilyMismatch(
+            f"{adapter.name} was made for {made_for}, but this model is {model}: "
+            "nothing of it was applied. Use a file made for this model."
+        )
+    if not found.layers:
+        why = f" ({found.unmatched[0][1]})" if found.unmatched else ""
+        raise AdapterError(f"{adapter.name}: no layer of this model fits the file{why}, so nothing of it was applied.")

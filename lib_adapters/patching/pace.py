@@ -1,0 +1,114 @@
+"""The hand on the dials: at each step, row and text, what moves is set, and no more of the model is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from lib_adapters.patching.choice import Chooser
+from lib_adapters.patching.cost import Run
+from lib_adapters.patching.live import Live
+from lib_adapters.patching.merge import exact
+from lib_adapters.patching.merged import Merged
+from lib_adapters.patching.motion import Motion
+from lib_adapters.prompt.schedule import Moment
+
+
+class Pace:
+    def __init__(self, merged: Merged, live: Live, chooser: Chooser) -> None:
+        self._merged, self._live, self._chooser = merged, live, chooser
+        self._motion = Motion({}, ())
+        self._family = ""
+        self._chosen = True  # False until the size of the picture is known
+        self._rows: tuple[int, ...] | None = None
+        self._next = 0  # row of the run that comes
+
+    def begin(self, motion: Motion, moment: Moment | None, family: str) -> None:
+        """Exactly this plan: wholly, or not at all if anything raises. Without a moment, as far as the last one was."""
+        self._rows = None if moment is not None else self._rows
+        motion.turn(moment or self._motion.moment)
+        motion.choose(self._rows)
+        motion.speak(self._motion.voice)
+        self._chooser.recall(motion, motion.moment, family)
+        with exact():
+            self._merged.apply(motion.merged())
+            self._live.apply(motion.live())
+        self._motion, self._family = motion, family
+        self._chosen = not motion.open
+
+    @property
+    def moves(self) -> bool:
+        return bool(self._motion.dials)
+
+    @property
+    def moment(self) -> Moment:
+        return self._motion.moment
+
+    def at(self, moment: Moment, rows: Sequence[int] | None) -> bool:
+        """Are other modules patched now?"""
+        self._rows, self._next = None if rows is None else tuple(rows), 0
+        self._motion.choose(self._rows)
+        return self._motion.turn(moment) and self._renew()
+
+    def speak(self, voice: int | None) -> bool:
+        return self._motion.speak(voice) and self._renew()
+
+    def before(self, given: tuple[object, ...]) -> bool:
+        """The UNet runs now, with these arguments: they tell the picture's size and how many rows it takes."""
+        latent = next((one for one in given if isinstance(one, Tensor) and one.ndim == 4), None)
+        if latent is None:
+            return False
+        if self._rows is not None:
+            self._motion.choose(self._take(len(latent)))
+        if self._chosen:
+            return False
+        self._chosen = True
+        run = Run(len(latent), *latent.shape[2:])
+        if not self._chooser.choose(self._motion, self._motion.moment, run, self._family):
+            return True  # there is something to tell
+        self._apply()
+        return True
+
+    def _take(self, count: int) -> tuple[int, ...]:
+        """The next rows; a host that runs the same batch again begins anew."""
+        assert self._rows is not None
+        if self._next + count > len(self._rows):
+            self._next = 0
+        rows = self._rows[self._next : self._next + count]
+        self._next += count
+        return rows if len(rows) == count else ()
+
+    def _renew(self) -> bool:
+        with exact():
+            if self._merged.renew(self._motion.merged()):
+                return False
+        self._apply()
+        return True
+
+    def _apply(self) -> None:
+        with exact():
+            self._merged.apply(self._motion.merged())
+            self._live.apply(self._motion.live())
+
+    def give_back(self) -> None:
+        """The model as it was."""
+        self._motion = Motion({}, ())
+        self._merged.restore()
+        self._live.restore()
+
+    def told(self) -> str:
+        """How what moves is followed, in one sentence; "" where nothing does."""
+        counts = self._motion.counts()
+        if not counts:
+            return ""
+        merge, beside = self._chooser.seconds(self._motion, self._family)
+        known = self._chosen and (merge or beside)
+        parts = []
+        if number := counts.get("merged"):
+            parts.append(f"{number} merged anew at each change" + (f" ({merge:.3f} s)" if known else ""))
+        if number := counts.get("beside"):
+            parts.append(f"{number} beside their layers" + (f" ({beside:.3f} s a run)" if known and beside else ""))
+        if number := counts.get("live"):
+            parts.append(f"{number} computed in each run")
+        return f"of the weights that change while drawing, {', '.join(parts)}{' (measured)' if known else ''}"
