@@ -101,6 +101,11 @@ class Session:
         return self._witness.holds(self._merged.pristine())
 
     @property
+    def report(self) -> Report:
+        """Of what is active now."""
+        return self._report
+
+    @property
     def family(self) -> str:
         return self._table().family
 

@@ -55,7 +55,8 @@ def test_a_tag_changes_the_picture_and_leaves_no_trace(sd1_folder, folder):
 
 def test_what_is_not_there_or_something_else_is_said(sd1_folder, folder):
     with Studio.open(sd1_folder, torch.device("cpu"), Shelf([folder])) as studio:
-        _, report, problems = studio.activate("<hypernet:nobody><lyco:one><hypernet:TWO:2>")
+        active = studio.activate("<hypernet:nobody><lyco:one><hypernet:TWO:2>")
+    report, problems = active.report, active.problems
     assert "no hypernetwork is called 'nobody'" in problems[1]
     assert "one.pt is a hypernetwork" in problems[0]
     assert "write <hypernet:NAME:1>" in problems[0]

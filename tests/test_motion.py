@@ -71,7 +71,7 @@ def untouched(unet):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kind", list(MAKERS))
 @pytest.mark.parametrize("shape", ["ramp", "window"])
-def test_a_schedule_is_a_merge_at_each_step(unet, untouched, tmp_path, kind, mode, shape):
+def test_a_schedule_is_a_merge_at_each_step(unet, untouched, tmp_path, kind, mode, shape):  # noqa: PLR0917
     some = ("middle_block", "input_blocks.1", "input_blocks.4", "output_blocks.9", "out.2")
     adapter = adapter_for(unet, tmp_path / "a.safetensors", MAKERS[kind], some)
     asked = [request(adapter, shape, mode=mode)]
@@ -211,7 +211,7 @@ def test_a_failure_in_the_middle_gives_the_model_back(unet, tmp_path, monkeypatc
             raise MemoryError("no room")
         return original(*arguments)
 
-    import lib_adapters.patching.merged as merged
+    from lib_adapters.patching import merged
 
     original = merged.merged_weight
     monkeypatch.setattr(merged, "merged_weight", broken)

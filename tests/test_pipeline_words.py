@@ -67,7 +67,8 @@ def test_a_word_of_several_vectors_is_several_tokens(studio):
 
 
 def test_the_report_names_the_words_and_what_cannot_be_had(studio):
-    _, report, problems = studio.activate("<lyco:one:0><lyco:two:0><lyco:wide:0>")
+    active = studio.activate("<lyco:one:0><lyco:two:0><lyco:wide:0>")
+    report, problems = active.report, active.problems
     assert report.adapters[0].notes == ["brings embeddings for 's1', 'zzz'"]
     assert any("two: the word 'zzz' is taken already" in problem for problem in problems)
     assert any("wide: its embedding 'www' is 5 wide, but this text encoder" in problem for problem in problems)
@@ -78,6 +79,6 @@ def test_an_own_word_of_the_pipeline_keeps_its_meaning(sd1_folder, studio):
     own.pipe.tokenizer.add_tokens(["zzz"])
     own.pipe.text_encoder.resize_token_embeddings(len(own.pipe.tokenizer))
     before = pixels(own, "a zzz")
-    _, _, problems = own.activate("<lyco:one:0>")
+    problems = own.activate("<lyco:one:0>").problems
     assert any("the word 'zzz' is taken already" in problem for problem in problems)
     assert (pixels(own, "a zzz <lyco:one:0>") == before).all()

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from files import MAKERS, adapter_for, layers, lora
+from files import MAKERS, adapter_file, adapter_for, layers, lora
 from models import clip, ldm_unet
 from test_every_algorithm import EXAMPLES, PLACE, inputs, model_of, opened
 from test_motion import close, run_unet
@@ -159,9 +159,8 @@ def test_a_scope_that_no_row_has_is_absence(unet, tmp_path):
 def test_a_text_is_encoded_with_its_own_adapters(tmp_path):
     encoder = clip(layers=2)
     shapes = layers(encoder)
-    from files import adapter_file
-
-    made = [open_adapter(adapter_file(tmp_path / f"{n}.safetensors", shapes, prefix="lora_te_", seed=n)) for n in (1, 2)]
+    files = [adapter_file(tmp_path / f"{n}.safetensors", shapes, prefix="lora_te_", seed=n) for n in (1, 2)]
+    made = [open_adapter(file) for file in files]
     ids = torch.tensor([[97, 5, 6, 98]])
 
     def run():

@@ -245,7 +245,7 @@ def test_axes_are_there_once(webui):
     before = [option.label for option in webui.grid.axis_options]
     webui.call("before_ui", backwards=True)
     assert [option.label for option in webui.grid.axis_options] == before
-    assert [option.type for option in webui.grid.axis_options[1:]] == [str, float, float, float]
+    assert [option.type for option in webui.grid.axis_options[1:]] == [str, *(kind for kind, _ in xyz.CHANGES.values())]
     webui.reload_ui()
     assert [option.label for option in webui.grid.axis_options] == before
 
@@ -254,7 +254,7 @@ def test_a_host_without_the_plot_has_no_axes(webui):
     other = Grid("scripts.xyz_grid")  # as one release names it
     webui.scripts.scripts_data[:] = [Grid("something_else.py").data(), other.data()]
     webui.call("before_ui", backwards=True)
-    assert len(other.axis_options) == 5
+    assert len(other.axis_options) == 2 + len(xyz.CHANGES)
     webui.scripts.scripts_data.clear()
     assert xyz._grid() is None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from PIL.Image import Image
@@ -16,7 +17,8 @@ from lib_adapters.hosts.pipeline.studio import Picture, Settings, Studio, chosen
 
 def studio_of(given: argparse.Namespace) -> Studio:
     shelf = options.shelf_of(given.adapters, given.model)
-    return Studio.open(given.model, options.device_of(given.device), shelf, clip=given.clip)
+    studio = Studio.open(given.model, options.device_of(given.device), shelf, clip=given.clip)
+    return replace(studio, presets=options.presets_of(given.presets))
 
 
 def settings_of(given: argparse.Namespace) -> Settings:
@@ -24,7 +26,7 @@ def settings_of(given: argparse.Namespace) -> Settings:
     small = given.model == options.MODEL
     steps = given.steps or (15 if small else 20)
     guidance = (2.5 if small else 7.5) if given.guidance is None else given.guidance
-    return Settings(given.negative, steps, chosen_seed(given.seed), guidance, given.size)
+    return Settings(given.negative, steps, chosen_seed(given.seed), guidance, given.size, given.negative_tags)
 
 
 def target(out: Path, name: str, number: int, count: int) -> Path:

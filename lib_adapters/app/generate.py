@@ -20,6 +20,9 @@ def add(commands: options.Commands) -> None:
     options.add_shelf(command)
     options.add_clip(command)
     command.add_argument("--negative", default="", metavar="TEXT", help="the negative prompt")
+    command.add_argument(
+        "--negative-tags", action="store_true", help="tags in the negative prompt act on its side; else they are words"
+    )
     command.add_argument("--steps", type=options.at_least_one, help="default 20, 15 with the bundled model")
     command.add_argument("--seed", type=int, default=1, help="a negative one asks for a new one (default 1)")
     command.add_argument("--size", type=options.picture_size, metavar="WxH", help="default: the model's own")
@@ -47,7 +50,7 @@ def run(given: argparse.Namespace) -> int:
             one = replace(settings, seed=settings.seed + number)
             picture = studio.draw(given.prompt, one, partial(reached, number * settings.steps))
             file = target(given.out, f"seed-{one.seed}", number, given.count)
-            save(picture.image, file, infotext(given.prompt, one, picture.image))
+            save(picture.image, file, infotext(picture.prompt, one, picture.image))
             if number == 0:
                 tell(picture)
             print(file)

@@ -12,12 +12,14 @@ from safetensors.torch import save_file
 from lib_adapters.app import options
 from lib_adapters.app.progress import bar
 from lib_adapters.errors import AdapterError
+from lib_adapters.hosts.pipeline.asked import requests_of
 from lib_adapters.hosts.pipeline.changes import Change, bake, changes
 from lib_adapters.hosts.pipeline.folder import DTYPES, roots_of
 from lib_adapters.hosts.pipeline.shelf import Shelf
-from lib_adapters.hosts.pipeline.studio import Studio, requests_of
+from lib_adapters.hosts.pipeline.studio import Studio
 from lib_adapters.hosts.pipeline.svd import extract
 from lib_adapters.patching.request import Request
+from lib_adapters.prompt.blocks import Presets
 from lib_adapters.prompt.tags import parse
 
 
@@ -37,7 +39,7 @@ def run(given: argparse.Namespace) -> int:
         raise AdapterError(f"{given.out}: this exists already; choose another name.")
     shelf = options.shelf_of(given.adapters, given.model)
     with Studio.open(given.model, options.device_of(given.device), shelf, torch.float32) as studio:
-        found, report = changes(studio, _requests(given.tags, shelf))
+        found, report = changes(studio, _requests(given.tags, shelf, options.presets_of(given.presets)))
         print(report)
         if not found:
             raise AdapterError("Nothing would change: no layer of this model is touched, or every strength is 0.")
@@ -48,15 +50,16 @@ def run(given: argparse.Namespace) -> int:
     return 0
 
 
-def _requests(tags: str, shelf: Shelf) -> list[Request]:
+def _requests(tags: str, shelf: Shelf, presets: Presets) -> list[Request]:
     """Here one tag that cannot be followed stops everything: what is kept must be what was asked for."""
     parsed = parse(tags)
-    requests, problems = requests_of(parsed.tags, shelf)
-    if parsed.problems or problems or not requests:
-        raise AdapterError(
-            " ".join([*parsed.problems, *problems]) or "There is no adapter tag, such as <lyco:name:0.8>."
-        )
-    return requests
+    wanted = requests_of(parsed.tags, shelf, presets)
+    moving = [request.adapter.name for request in wanted.requests if request.moves("unet")]
+    still = [f"{name}: weights that are kept have no steps, so no strength may follow them." for name in moving]
+    problems = [*parsed.problems, *wanted.problems, *still]
+    if problems or not wanted.requests:
+        raise AdapterError(" ".join(problems) or "There is no adapter tag, such as <lyco:name:0.8>.")
+    return wanted.requests
 
 
 def _folder(given: argparse.Namespace, found: list[Change]) -> None:

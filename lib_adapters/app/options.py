@@ -12,6 +12,8 @@ import torch
 
 from lib_adapters.errors import AdapterError
 from lib_adapters.hosts.pipeline.shelf import Shelf
+from lib_adapters.prompt.blocks import Presets
+from lib_adapters.prompt.presets import BUILT_IN, read_presets, together
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 DEMO = Path(__file__).resolve().parent.parent / "demo"
@@ -46,6 +48,23 @@ def add_shelf(command: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where adapters lie (default: the demo's, and folders such as lora and hypernetworks beside the model)",
     )
+
+
+    command.add_argument(
+        "--presets", type=Path, metavar="FILE", help="block weights by name for lbw=, NAME:1,0,... to a line"
+    )
+
+
+def presets_of(file: Path | None) -> Presets:
+    """The well-known ones, and the file's."""
+    if file is None:
+        return BUILT_IN
+    if not file.is_file():
+        raise AdapterError(f"{file}: there is no such file of presets.")
+    found, problems = read_presets(file.read_text(encoding="utf-8", errors="replace"))
+    if problems:
+        raise AdapterError(f"{file}: {problems[0]}")
+    return together(BUILT_IN, found)
 
 
 def device_name(word: str) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from lib_adapters.files.blocks import all_blocks, block_of, in_order
 from lib_adapters.catalogue.strengths import Block, norm_of
 from lib_adapters.files.adapter import Adapter
+from lib_adapters.files.blocks import all_blocks, block_of, in_order
 from lib_adapters.files.names import Stem
 from lib_adapters.hosts.pipeline.changes import changes
 from lib_adapters.hosts.pipeline.names import PARTS

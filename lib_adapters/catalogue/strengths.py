@@ -17,9 +17,9 @@ from torch import Tensor
 
 from lib_adapters.algorithms.base import Algorithm, LowRank, Shape
 from lib_adapters.algorithms.full import Full
-from lib_adapters.files.blocks import all_blocks, block_of, in_order
 from lib_adapters.errors import AestheticFile, HypernetworkFile, ShapeMismatch
 from lib_adapters.files.adapter import Adapter, open_adapter
+from lib_adapters.files.blocks import all_blocks, block_of, in_order
 
 
 @dataclass

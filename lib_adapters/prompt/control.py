@@ -43,6 +43,14 @@ class Control:
         return self.window is not None or isinstance(self.unet, Curve) or isinstance(self.dyn, Curve | str)
 
 
+def steady(control: Control, what: str) -> tuple[float, str]:
+    """For what has one strength in all steps: that strength, and a sentence where another was asked for."""
+    value = first_of(control.unet)
+    if not control.moves and not control.wish and control.dyn is None:
+        return value, ""
+    return value, f"{what} has one strength for all layers and steps; {value:g} is used"
+
+
 def read_control(values: Mapping[str, str], base: Control | None = None) -> Control:
     """The keys of one pass; what is missing is as in `base`. BadTag names the token.
 

@@ -93,10 +93,10 @@ def quoted(name: str) -> str:
 
 
 def _tag(match: re.Match[str], problems: list[str]) -> Tag:
-    name, items = _split(match[2])
+    name, items = items_of(match[2])
     if not name.strip():
         raise BadTag("it names no adapter")
-    values = _arguments(_rejoined(items), match[0], problems)
+    values = _arguments(items, match[0], problems)
     control = read_control(values)
     return Tag(
         match[1],
@@ -118,12 +118,24 @@ def _second(values: dict[str, str], first: Control) -> Control | None:
     return replace(read_control(own, first)) if own else None
 
 
-def split_items(inside: str) -> tuple[str, list[str]]:
-    """The name, and what follows it between colons."""
-    return _split(inside)
+def items_of(inside: str) -> tuple[str, list[tuple[str, str]]]:
+    """The name, and each item behind it with the key that it is for; "" where it is for none."""
+    name, items = _split(inside)
+    found: list[tuple[str, str]] = []
+    positional: dict[str, str] = {}
+    for item in _rejoined(items):
+        key, equals, _ = (part.strip() for part in item.partition("="))
+        if equals:
+            found.append(("lbw" if key == "w" else key, item))
+        elif item.strip() == OFF:
+            found.append((OFF, item))
+        else:
+            found.append((_place(positional, item.strip()), item))
+    return name, found
 
 
 def _split(inside: str) -> tuple[str, list[str]]:
+    """The name, and what follows it between colons."""
     quotes = re.match(QUOTED, inside + ">")
     if quotes:
         return quotes[0].rstrip()[1:-1].replace('""', '"'), inside[quotes.end() :].split(":")[1:]
@@ -158,35 +170,31 @@ def _names_blocks(text: str) -> bool:
     return block_named(word) is not None
 
 
-def _arguments(items: Sequence[str], tag: str, problems: list[str]) -> dict[str, str]:
-    positional: dict[str, str] = {}
-    named: dict[str, str] = {}
-    for item in items:
-        key, equals, value = (part.strip() for part in item.partition("="))
-        if equals and key not in KEYS:
-            problems.append(f"{tag}: the key {key!r} is unknown (known: {', '.join(KEYS)}) and was ignored.")
-        elif equals:
-            named["lbw" if key == "w" else key] = value
-        elif item.strip() == OFF:
-            named[OFF] = OFF
-        elif not _place(positional, item.strip()):
+def _arguments(items: Sequence[tuple[str, str]], tag: str, problems: list[str]) -> dict[str, str]:
+    """A named one wins over a positional one."""
+    values: dict[str, str] = {}
+    for key, item in sorted(items, key=lambda one: "=" in one[1]):
+        if key == "":
             problems.append(f"{tag}: {item.strip()!r} is one value too many and was ignored.")
-    return positional | named
+        elif key not in (*KEYS, OFF):
+            problems.append(f"{tag}: the key {key!r} is unknown (known: {', '.join(KEYS)}) and was ignored.")
+        else:
+            values[key] = item.partition("=")[2].strip() if "=" in item else item.strip()
+    return values
 
 
-def _place(positional: dict[str, str], token: str) -> bool:
-    """Numbers and curves in their order; behind the first, a word or a list of numbers is a block preset."""
-    if "lbw" in positional and "x" not in positional and NUMBER.fullmatch(token):
-        positional["x"] = token
-        return True
-    if positional and "lbw" not in positional and _is_preset(token):
-        positional["lbw"] = token
-        return True
-    free = next((key for key in _POSITIONAL if key not in positional), None)
-    if free is None or "lbw" in positional:
-        return False
-    positional[free] = token
-    return True
+def _place(positional: dict[str, str], token: str) -> str:
+    """The key that a bare item is for: numbers and curves in their order; behind the first, a word or a list of
+    numbers is a block preset, and a number behind that its `x`."""
+    if "lbw" in positional:
+        free = "x" if "x" not in positional and NUMBER.fullmatch(token) else ""
+    elif positional and _is_preset(token):
+        free = "lbw"
+    else:
+        free = next((key for key in _POSITIONAL if key not in positional), "")
+    if free:
+        positional[free] = token
+    return free
 
 
 def _is_preset(token: str) -> bool:

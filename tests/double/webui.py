@@ -94,7 +94,7 @@ class WebUI:
         self._module("shared", opts=opts, cmd_opts=flags, options_templates=templates, OptionInfo=OptionInfo)
         self.shared.loaded_hypernetworks = []
         hypernets.shared = self.shared
-        self.shared.state = types.SimpleNamespace(interrupted=False, skipped=False, textinfo=None)
+        self.shared.state = types.SimpleNamespace(interrupted=False, skipped=False, textinfo=None, job="")
         self.shared.state.interrupt = lambda: setattr(self.shared.state, "interrupted", True)
         self.shared.options_section = lambda section, options: options
         opts.data["extra_networks_default_multiplier"] = 0.5
@@ -109,7 +109,7 @@ class WebUI:
         self.monkeypatch.setitem(sys.modules, "modules.ui_extra_networks", self.pages)
         self.monkeypatch.setattr(package, "ui_extra_networks", self.pages, raising=False)
         self._module("hashes", sha256=self._sha256, sha256_from_cache=self._sha256)
-        names = ("before_ui", "ui_tabs", "app_started", "script_unloaded", "infotext_pasted")
+        names = ("before_ui", "ui_tabs", "app_started", "script_unloaded", "infotext_pasted", "cfg_denoiser")
         self._module("script_callbacks", **{f"on_{name}": self._listener(name) for name in names})
         self.script_callbacks.clear_callbacks = lambda: self._callbacks.clear()
         self.words = Words()

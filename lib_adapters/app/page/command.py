@@ -19,7 +19,7 @@ def add(commands: options.Commands) -> None:
     command.add_argument("--port", type=port_number, default=7860, help="or the next free one (default 7860)")
     command.add_argument("--no-browser", action="store_true", help="do not open a browser")
     command.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="for pictures (default: out)")
-    command.set_defaults(run=run, negative="", steps=None, seed=1, guidance=None, size=None)
+    command.set_defaults(run=run, negative="", steps=None, seed=1, guidance=None, size=None, negative_tags=False)
 
 
 def port_number(word: str) -> int:

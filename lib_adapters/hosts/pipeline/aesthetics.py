@@ -51,10 +51,18 @@ class Aesthetics:
 
     @torch.no_grad()
     def led(
-        self, text: str, negative: str, wishes: Sequence[Wish], progress: Progress | None = None
+        self,
+        text: str,
+        negative: str,
+        wishes: Sequence[Wish],
+        progress: Progress | None = None,
+        speak: Callable[[bool], None] | None = None,
     ) -> tuple[dict[str, Tensor], list[AdapterReport]]:
-        """What the pipeline takes instead of the two prompts. Several wishes are mixed in, one after the other."""
-        embeds = self._encoded(text, negative)
+        """What the pipeline takes instead of the two prompts. Several wishes are mixed in, one after the other.
+
+        `speak` is told before a text is encoded whether it is the negative one, where that makes a difference.
+        """
+        embeds = self._encoded(text, negative) if speak is None else self._apart(text, negative, speak)
         reports: list[AdapterReport] = []
         for wish in wishes:
             report = AestheticReport(wish.aesthetic.name, 0.0, wish.options.weight)
@@ -76,6 +84,13 @@ class Aesthetics:
                 f"cosine {steered.before:.2f} -> {steered.after:.2f}"
             )
         return embeds, reports
+
+    def _apart(self, text: str, negative: str, speak: Callable[[bool], None]) -> dict[str, Tensor]:
+        """As `_encoded`, one text after the other; the positive one is left to be encoded again."""
+        speak(True)
+        against = self._encoded(negative, None)
+        speak(False)
+        return self._encoded(text, None) | {f"negative_{name}": one for name, one in against.items()}
 
     def _encoded(self, text: str, negative: str | None) -> dict[str, Tensor]:
         """By the names under which the pipeline takes them; without `negative` only the positive ones."""

@@ -29,6 +29,7 @@ class Pipeline(Protocol):
     """What is used of diffusers' pipelines, whichever class a folder names."""
 
     unet: nn.Module
+    scheduler: object
     _execution_device: torch.device
 
     def __call__(self, prompt: str | None, **settings: object) -> Drawn: ...

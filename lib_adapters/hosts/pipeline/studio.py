@@ -3,40 +3,50 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL.Image import Image
+from torch import Tensor
 from typing_extensions import Self
 
-from lib_adapters.conditioning.attention import Hypernetworks, Steering
-from lib_adapters.errors import AdapterError
+from lib_adapters.conditioning.attention import Hypernetworks
 from lib_adapters.hosts.pipeline.aesthetics import Aesthetics, Wish
+from lib_adapters.hosts.pipeline.asked import Wanted, requests_of, steerings_of, wishes_of
 from lib_adapters.hosts.pipeline.folder import Pipeline, open_pipeline, session_of
 from lib_adapters.hosts.pipeline.places import Places
 from lib_adapters.hosts.pipeline.shelf import Shelf
+from lib_adapters.hosts.pipeline.steps import ROWS, Progress, Steps
 from lib_adapters.hosts.pipeline.words import Words
-from lib_adapters.patching.request import Request
 from lib_adapters.prompt import aesthetic
-from lib_adapters.prompt.tags import KINDS, Tag, parse
-from lib_adapters.session import Report, Session
+from lib_adapters.prompt.blocks import Presets
+from lib_adapters.prompt.presets import BUILT_IN
+from lib_adapters.prompt.schedule import Moment
+from lib_adapters.prompt.tags import KINDS, parse
+from lib_adapters.session import AdapterReport, Report, Session
 
 HYPERNET = "hypernet"
-Progress = Callable[[int], None]  # called with the number of steps done
+START = Moment(0, 1)
+NEGATIVE, POSITIVE = ROWS
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to draw; `size` is width and height, None the model's own."""
+    """How to draw; `size` is width and height, None the model's own. `negative_tags`: those of the negative prompt
+    act on its side alone; else they are plain words there."""
 
     negative: str = ""
     steps: int = 20
     seed: int = 0
     guidance: float = 7.5
     size: tuple[int, int] | None = None
+    negative_tags: bool = False
+
+
+DEFAULTS = Settings()
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,18 @@ class Picture:
     image: Image
     report: Report
     problems: tuple[str, ...]  # what could not be read, found or shown
+    prompt: str = ""  # as asked for, with what chance has chosen
+
+
+@dataclass(frozen=True)
+class Active:
+    """What a prompt has made active."""
+
+    text: str  # without tags
+    negative: str
+    report: Report
+    problems: tuple[str, ...]
+    prompt: str
 
 
 @dataclass(frozen=True)
@@ -56,6 +78,7 @@ class Studio:
     words: Words
     aesthetics: Aesthetics
     shelf: Shelf
+    presets: Presets = BUILT_IN
 
     @classmethod
     def open(
@@ -82,77 +105,67 @@ class Studio:
     def draw(self, prompt: str, settings: Settings, progress: Progress | None = None) -> Picture:
         """Exactly the adapters named in the prompt are active while it is drawn, and stay so until the next call."""
         parsed = aesthetic.parse(prompt)
-        text, report, problems = self.activate(parsed.text)
+        steps = Steps(self.pipe, settings.steps)
+        active = self.activate(parsed.text, settings, steps.moment(0))
         wishes, more = wishes_of(parsed.tags, self.shelf)
-        problems = (*parsed.problems, *problems, *more)
-        arguments = _arguments(settings, progress)
-        if wishes:
-            stop = (lambda _: progress(0)) if progress else None  # whoever watches may stop the picture here too
-            embeds, lines = self.aesthetics.led(text, settings.negative, wishes, stop)
-            report = replace(report, adapters=[*report.adapters, *lines])
+        problems = [*parsed.problems, *active.problems, *more]
+        rows = ROWS if settings.guidance > 1 else (POSITIVE,)
+        arguments = _arguments(settings) | {"callback_on_step_end": steps.callback(self.session, rows, progress)}
+        self.session.at(steps.moment(0), rows)
+        stop = (lambda _: progress(0)) if progress else None  # whoever watches may stop the picture here too
+        embeds, lines = self._embeds(active, settings, wishes, stop)
+        if embeds:
             result = self.pipe(None, **arguments, **embeds)
         else:
-            result = self.pipe(text, negative_prompt=settings.negative, **arguments)
+            result = self.pipe(active.text, negative_prompt=active.negative, **arguments)
         if any(getattr(result, "nsfw_content_detected", None) or ()):
-            problems = (*problems, "the model folder's own safety checker blanked this picture.")
-        return Picture(result.images[0], report, problems)
+            problems.append("the model folder's own safety checker blanked this picture.")
+        report = self.session.report
+        report = replace(report, adapters=[*report.adapters, *active.report.adapters[len(report.adapters) :], *lines])
+        return Picture(result.images[0], report, tuple(problems), prompt.replace(parsed.text, active.prompt))
 
-    def activate(self, prompt: str) -> tuple[str, Report, tuple[str, ...]]:
-        """The text without tags, what was applied, and what could not be read or found."""
+    def activate(self, prompt: str, settings: Settings = DEFAULTS, moment: Moment = START) -> Active:
+        """For the first step; what could not be read or found is told of."""
         parsed = parse(prompt, (*KINDS, HYPERNET))
-        requests, problems = requests_of([tag for tag in parsed.tags if tag.kind != HYPERNET], self.shelf)
-        steerings, more = steerings_of([tag for tag in parsed.tags if tag.kind == HYPERNET], self.shelf)
-        report = self.session.activate(requests)
+        seed, adapters = str(settings.seed), [tag for tag in parsed.tags if tag.kind != HYPERNET]
+        wanted = requests_of(adapters, self.shelf, self.presets, seed)
+        negative, more = self._negative(settings, seed)
+        steerings, problems = steerings_of([tag for tag in parsed.tags if tag.kind == HYPERNET], self.shelf)
+        requests = [*wanted.requests, *more.requests]
+        report = self.session.activate(requests, moment)
         used = [request.adapter for request, one in zip(requests, report.adapters, strict=True) if not one.error]
-        problems += self.words.sync(used)
+        problems = [*parsed.problems, *wanted.problems, *more.problems, *problems, *self.words.sync(used)]
         report = replace(report, adapters=[*report.adapters, *self.hypernetworks.activate(steerings)])
-        return parsed.text, report, (*parsed.problems, *problems, *more)
+        return Active(parsed.text, negative, report, tuple(problems), wanted.pinned(prompt))
+
+    def _negative(self, settings: Settings, seed: str) -> tuple[str, Wanted]:
+        """The negative prompt and, where they count, its tags."""
+        parsed = parse(settings.negative, KINDS)
+        if not settings.negative_tags:
+            return settings.negative, Wanted(problems=[_plain(tag.text) for tag in parsed.tags])
+        if settings.guidance <= 1 and parsed.tags:
+            idle = "without guidance (above 1) nothing is drawn of the negative prompt, so its tags do nothing."
+            return parsed.text, Wanted(problems=[idle])
+        wanted = requests_of(parsed.tags, self.shelf, self.presets, seed, frozenset({NEGATIVE}))
+        wanted.problems += parsed.problems
+        return parsed.text, wanted
+
+    def _embeds(
+        self, active: Active, settings: Settings, wishes: Sequence[Wish], stop: Progress | None
+    ) -> tuple[dict[str, Tensor], list[AdapterReport]]:
+        """The texts, encoded here where the pipeline cannot: led, or each with adapters of its own."""
+        own = any(request.scope is not None and request.te for request in self.session.active)
+        if not wishes and not own:
+            return {}, []
+
+        def speak(negative: bool) -> None:
+            self.session.speak(NEGATIVE if negative else POSITIVE)
+
+        return self.aesthetics.led(active.text, active.negative, wishes, stop, speak if own else None)
 
 
-def requests_of(tags: Sequence[Tag], shelf: Shelf) -> tuple[list[Request], list[str]]:
-    """What cannot be found or opened is said; the other tags still work."""
-    requests: list[Request] = []
-    problems: list[str] = []
-    for tag in tags:
-        try:
-            found = shelf.find(tag.name)
-            requests.append(Request(found.adapter, unet=tag.unet, te=tag.te, dyn=tag.dyn))
-        except AdapterError as error:
-            problems.append(f"{tag.text}: {error}")
-            continue
-        if found.notice:
-            problems.append(f"{tag.text}: {found.notice}")
-    return requests, problems
-
-
-def steerings_of(tags: Sequence[Tag], shelf: Shelf) -> tuple[list[Steering], list[str]]:
-    """The same for `<hypernet:NAME:strength>`, in the order of the prompt."""
-    steerings: list[Steering] = []
-    problems: list[str] = []
-    for tag in tags:
-        try:
-            found, notice = shelf.hypernetwork(tag.name)
-            steerings.append(Steering(found, tag.unet))
-        except AdapterError as error:
-            problems.append(f"{tag.text}: {error}")
-            continue
-        problems += [f"{tag.text}: {notice}"] if notice else []
-    return steerings, problems
-
-
-def wishes_of(tags: Sequence[aesthetic.AestheticTag], shelf: Shelf) -> tuple[list[Wish], list[str]]:
-    """The same for `<aesthetic:NAME:weight...>`."""
-    wishes: list[Wish] = []
-    problems: list[str] = []
-    for tag in tags:
-        try:
-            found, notice = shelf.aesthetic(tag.name)
-            wishes.append(Wish(found, tag.options))
-        except AdapterError as error:
-            problems.append(f"{tag.text}: {error}")
-            continue
-        problems += [f"{tag.text}: {notice}"] if notice else []
-    return wishes, problems
+def _plain(text: str) -> str:
+    return f"{text} stands in the negative prompt, where tags are plain words."
 
 
 def chosen_seed(seed: int) -> int:
@@ -160,7 +173,7 @@ def chosen_seed(seed: int) -> int:
     return seed if seed >= 0 else secrets.randbelow(2**32)
 
 
-def _arguments(settings: Settings, progress: Progress | None) -> dict[str, Any]:
+def _arguments(settings: Settings) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "num_inference_steps": settings.steps,
         "guidance_scale": settings.guidance,
@@ -168,14 +181,4 @@ def _arguments(settings: Settings, progress: Progress | None) -> dict[str, Any]:
     }
     if settings.size:
         arguments |= {"width": settings.size[0], "height": settings.size[1]}
-    if progress:
-        arguments["callback_on_step_end"] = _callback(settings.steps, progress)
     return arguments
-
-
-def _callback(steps: int, progress: Progress) -> Callable[..., dict[str, Any]]:
-    def after_step(pipe: object, step: int, timestep: object, kwargs: dict[str, Any]) -> dict[str, Any]:
-        progress(min(step + 1, steps))  # some schedulers take one more than they were asked for
-        return kwargs
-
-    return after_step

@@ -42,7 +42,7 @@ class Builtin:
     def take_off(self) -> None:
         self._guards.take_off()
 
-    def _before_run(self, layer: nn.Module) -> None:
+    def _before_run(self, layer: nn.Module, _: object) -> None:
         networks = host.builtin_networks()
         if networks is not None and not host.option("lora_functional", False):
             _settle(networks, layer)

@@ -21,6 +21,7 @@ from lib_adapters.hosts.webui.model import family_of, parts_of
 from lib_adapters.hosts.webui.names import Names
 from lib_adapters.hosts.webui.rounds import BATCH, BYPASSED_WHOLLY
 from lib_adapters.hosts.webui.voice import Voice
+from lib_adapters.prompt.control import steady
 from lib_adapters.prompt.tags import Tag, parse, quoted
 from lib_adapters.session import AdapterReport
 
@@ -41,9 +42,10 @@ class Hypernets:
 
     def activate(self, p: Any, params: Sequence[Any]) -> None:
         parsed = wanted.written(KIND, params)
+        second = bool(getattr(p, "is_hr_pass", False))
         added = _default(p, parsed.tags)
         problems = list(parsed.problems)
-        steerings, notes = self._found([*parsed.tags, *added], problems)
+        steerings, notes = self._found([*parsed.tags, *added], second, problems)
         model = host.current_model()
         unet = None if model is None else parts_of(model).unet
         self._leave_others(unet)
@@ -62,13 +64,17 @@ class Hypernets:
         self.reports, self.used = [], []
         self.voice.forget()
 
-    def _found(self, tags: Sequence[Tag], problems: list[str]) -> tuple[list[Steering], list[str]]:
+    def _found(
+        self, tags: Sequence[Tag], second: bool, problems: list[str]
+    ) -> tuple[list[Steering], list[str]]:
         steerings: list[Steering] = []
         notes: list[str] = []
-        for tag in tags:
+        for tag in (tag for tag in tags if not tag.off):
             try:
                 found = self.names.find(KIND, tag.name)
-                steerings.append(Steering(found.opened, tag.unet))
+                strength, note = steady(tag.of_pass(second), "a hypernetwork")
+                steerings.append(Steering(found.opened, strength))
+                notes += [f"{tag.text}: {note}."] if note else []
             except AdapterError as error:
                 problems.append(f"{tag.text}: {error}")
                 continue

@@ -44,10 +44,20 @@ def defaults(p: Any, kinds: Sequence[str], named: Mapping[str, set[str]]) -> lis
     return list(parse("".join(texts), kinds).tags)
 
 
-def add_to_prompts(p: Any, tags: Iterable[Tag]) -> None:
-    """As the built-in does, so that a picture's text has the default adapters."""
-    for tag in tags:
+def add_to_prompts(p: Any, tags: Iterable[Tag], drawn: Mapping[str, str]) -> None:
+    """So that a picture's text has the default adapters, as the built-in does, and what chance has chosen."""
+    for tag in () if getattr(p, "is_hr_pass", False) else tags:
         p.all_prompts = [prompt if tag.text in prompt else prompt + tag.text for prompt in p.all_prompts]
+    for name in ("all_prompts", "all_hr_prompts", "all_negative_prompts", "all_hr_negative_prompts"):
+        prompts = getattr(p, name, None)
+        if drawn and prompts:
+            setattr(p, name, [_pinned(prompt, drawn) for prompt in prompts])
+
+
+def _pinned(prompt: str, drawn: Mapping[str, str]) -> str:
+    for text, written in drawn.items():
+        prompt = prompt.replace(text, written)
+    return prompt
 
 
 def pasted(parameters: dict[str, Any], names: Names[Any], hashes: Hashes) -> None:

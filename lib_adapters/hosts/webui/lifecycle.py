@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from lib_adapters.hosts.webui import settings
 from lib_adapters.hosts.webui.builtin import pristine
 from lib_adapters.hosts.webui.model import Parts, is_dropped, parts_of
-from lib_adapters.session import Mode, Report, Request, Session
+from lib_adapters.prompt.schedule import Moment
+from lib_adapters.session import START, Mode, Report, Request, Session
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,14 @@ class Sessions:
     def __init__(self) -> None:
         self._entries: weakref.WeakKeyDictionary[nn.Module, Entry] = weakref.WeakKeyDictionary()
 
-    def activate(self, model: nn.Module, requests: Sequence[Request], mode: Mode) -> Report:
+    def activate(
+        self, model: nn.Module, requests: Sequence[Request], mode: Mode, moment: Moment = START
+    ) -> Report:
         """Exactly these on this model, and nothing on any other."""
         self._leave(other for other in list(self._entries) if other is not model)
         if not requests and model not in self._entries:
             return Report(mode=mode)
-        return self._session(model, mode).activate(requests)
+        return self._session(model, mode).activate(requests, moment)
 
     def restore(self) -> None:
         """Every model gets its own weights back."""
@@ -42,6 +45,14 @@ class Sessions:
         """How adapters are on this model now; None while none are."""
         entry = self._entries.get(model)
         return entry.mode if entry is not None and entry.session.active else None
+
+    def session(self, model: nn.Module) -> Session | None:
+        entry = self._entries.get(model)
+        return None if entry is None else entry.session
+
+    def is_on(self, model: nn.Module) -> bool:
+        """Are adapters active on it, or was it tried?"""
+        return model in self._entries
 
     def layers(self, model: nn.Module) -> list[nn.Module]:
         """The modules that run with adapters live on them."""

@@ -38,7 +38,7 @@ def _listen(runtime: Runtime) -> None:
     def before_ui() -> None:
         networks.register(runtime)
         page.register(runtime.cards.tab)
-        xyz.add_axes(runtime.names, lambda: choices(runtime))
+        xyz.add_axes(runtime.names, lambda: choices(runtime), runtime.cards.presets)
 
     def created() -> None:
         runtime.aesthetics.names.rescan()
@@ -65,6 +65,7 @@ def _listen(runtime: Runtime) -> None:
     callbacks.on_ui_tabs(lambda: creating.tab(created))
     callbacks.on_app_started(app_started)
     callbacks.on_script_unloaded(script_unloaded)
+    callbacks.on_cfg_denoiser(runtime.denoising)
     callbacks.on_infotext_pasted(infotext_pasted)
 
 

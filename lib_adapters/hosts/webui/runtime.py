@@ -7,17 +7,17 @@ other threads, and sometimes not at all. So each call works out everything that 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
-from lib_adapters.errors import AdapterError
 from lib_adapters.files.adapter import Adapter, open_adapter
 from lib_adapters.hosts.webui import host, infotext, settings, wanted
 from lib_adapters.hosts.webui.aesthetics import Aesthetics
 from lib_adapters.hosts.webui.builtin import Builtin
 from lib_adapters.hosts.webui.cards import Cards
+from lib_adapters.hosts.webui.denoising import moment_of
 from lib_adapters.hosts.webui.embeddings import Embeddings
 from lib_adapters.hosts.webui.hashes import Hashes
 from lib_adapters.hosts.webui.hypernets import KIND as HYPERNET
@@ -25,8 +25,9 @@ from lib_adapters.hosts.webui.hypernets import Hypernets
 from lib_adapters.hosts.webui.lifecycle import Sessions
 from lib_adapters.hosts.webui.model import parts_of
 from lib_adapters.hosts.webui.names import Names
-from lib_adapters.hosts.webui.rounds import BATCH, BYPASSED, NOBODY, Round, state
+from lib_adapters.hosts.webui.rounds import Round, Rounds, state
 from lib_adapters.hosts.webui.voice import Voice
+from lib_adapters.hosts.webui.voices import Voices
 from lib_adapters.prompt.aesthetic import KIND as AESTHETIC
 from lib_adapters.prompt.tags import Tag
 from lib_adapters.session import Report, Request
@@ -43,10 +44,15 @@ class Runtime:
         self.hypernets = Hypernets()
         self.aesthetics = Aesthetics()
         self._others: dict[str, Hypernets | Aesthetics] = {HYPERNET: self.hypernets, AESTHETIC: self.aesthetics}
+        self._rounds = Rounds(self.names, self.cards.presets)
+        self._now = Round()  # what the picture that is drawn asks for
+        self._job: Any = None  # the host's, while it samples
+        self._voices = Voices()
         self._voice = Voice()
         self._sessions = Sessions()
         self._builtin = Builtin()
         self._embeddings = Embeddings()
+        self._shared = False  # does the built-in write into the same weights?
         self._lone: dict[str, Sequence[Any]] = {}  # by kind: the last call that had nothing of a picture behind it
         self._lock = threading.RLock()
 
@@ -88,6 +94,7 @@ class Runtime:
             self._voice.forget()
 
     def _leave(self) -> None:
+        self.finished()
         self._sessions.restore()
         for other in self._others.values():
             other.restore()
@@ -97,12 +104,17 @@ class Runtime:
         kinds = ("lyco", "lora") if settings.handles_lora() else ("lyco",)
         data = wanted.data_of(p, kind, params)
         model = host.current_model()
-        now = self._round(p, kinds, self._all(kind, params, data))
-        if data is not None and not getattr(p, "is_hr_pass", False):
-            infotext.add_to_prompts(p, now.defaults)
+        if data is None and self._is_refined(model):
+            return
+        self._job = p if data is not None else None
+        self._now = now = self._rounds.of(p, kinds, self._all(kind, params, data))
+        if data is not None:
+            infotext.add_to_prompts(p, now.defaults, now.drawn)
         if model is None:
             return
-        self.report = self._apply(model, now, self._is_shared(kinds, data))
+        self._shared = self._is_shared(kinds, data)
+        self.report = self._apply(model, now)
+        self._mark_texts(p, model, data)
         if data is not None:
             self.cards.used(one.adapter.path for _, one in self._applied(now))
             self._mark(p, kinds, data, state(now, self.report))
@@ -116,7 +128,7 @@ class Runtime:
         wanted.mark(data, text, make)
         for other in wanted.all_data(p):
             if other is not data and not wanted.is_marked(other):
-                wanted.mark(other, state(self._round(p, kinds, other), Report()), make)
+                wanted.mark(other, state(self._rounds.of(p, kinds, other), Report()), make)
 
     def _all(self, kind: str, params: Sequence[Any], data: wanted.Data | None) -> dict[str, Sequence[Any]]:
         """The parameters of both kinds."""
@@ -125,34 +137,49 @@ class Runtime:
         self._lone[kind] = list(params)
         return self._lone
 
-    def _round(self, p: Any, kinds: Sequence[str], data: Mapping[str, Sequence[Any]]) -> Round:
-        now = Round()
-        tags: list[Tag] = []
-        for kind in kinds:
-            parsed = wanted.written(kind, data.get(kind, ()))
-            tags += parsed.tags
-            now.problems += parsed.problems
-        now.defaults = infotext.defaults(p, kinds, wanted.names_of(tags))
-        tags += now.defaults
-        bypassed = bool(tags) and getattr(host.optional("sd_unet"), "current_unet", None) is not None
-        now.notes += [BYPASSED] if bypassed else []
-        for tag in tags:
-            self._find(tag, now, bypassed)
-        return now
+    def _mark_texts(self, p: Any, model: nn.Module, data: wanted.Data | None) -> None:
+        """Tags leave the negative prompt; where texts have adapters of their own, each tells the row that it is for."""
+        now, session = self._now, self._sessions.session(model)
+        if now.sides is None or data is None:
+            self._voices.take_off()
+            return
+        second = data is getattr(p, "hr_extra_network_data", None)
+        prompts, negatives = ("hr_prompts", "hr_negative_prompts") if second else ("prompts", "negative_prompts")
+        if now.speaks and session is not None:
+            texts = now.sides.marked()
+            for name, marked in zip((prompts, negatives), texts, strict=True):
+                setattr(p, name, marked)
+            self._voices.put_on(model, session.speak)
+        elif settings.negative_tags():
+            setattr(p, negatives, [side.text for side in now.sides.rows if side.negative])
 
-    def _find(self, tag: Tag, now: Round, bypassed: bool) -> None:
-        if tag.name == settings.NOTHING and not self.names.has(tag.kind, tag.name):
-            now.notes.append(f"{tag.text}: {NOBODY}")
+    def _is_refined(self, model: nn.Module | None) -> bool:
+        """A model that the host loads in the middle of a picture goes on with what the picture asks for."""
+        if self._job is None or model is None or not getattr(host.module("shared").state, "job", ""):
+            return False
+        self.report = self._apply(model, self._now)
+        return True
+
+    def denoising(self, params: Any) -> None:
+        """The host is about to run its denoiser. Never raises."""
+        model, job = host.current_model(), self._job
+        if job is None or model is None or not self._now.requests:
             return
-        try:
-            found = self.names.find(tag.kind, tag.name)
-            unet = 0.0 if bypassed else tag.unet
-            now.requests.append(Request(found.opened, unet=unet, te=tag.te, dyn=tag.dyn))
-        except AdapterError as error:
-            now.problems.append(f"{tag.text}: {error}")
-            return
-        now.tags.append(tag)
-        now.notes += [found.notice] if found.notice else []
+        with self._lock:
+            try:
+                if not self._sessions.is_on(model):
+                    self.report = self._apply(model, self._now)  # a refiner that was in memory already
+                session = self._sessions.session(model)
+                if session is not None and session.moves:
+                    session.at(moment_of(params, job), self._now.rows)
+                    self._voice.late(job, session.report.motion)
+            except Exception as error:  # noqa: BLE001 - as in `activate`
+                self._failed(job, error)
+
+    def finished(self) -> None:
+        """The picture is drawn; weights can wait for the next one."""
+        self._job = None
+        self._voices.take_off()
 
     def _is_shared(self, kinds: Sequence[str], data: wanted.Data | None) -> bool:
         """Will the built-in write into the same weights?"""
@@ -160,18 +187,18 @@ class Runtime:
             return False
         return bool((data or {}).get("lora")) or host.option("sd_lora", settings.NOTHING) != settings.NOTHING
 
-    def _apply(self, model: nn.Module, now: Round, shared: bool) -> Report:
+    def _apply(self, model: nn.Module, now: Round) -> Report:
         before = self._sessions.mode(model)
-        if before == "live" and not shared:
+        if before == "live" and not self._shared:
             self._sessions.leave(model)
         parts = parts_of(model)
-        if shared:
-            report = self._sessions.activate(model, now.requests, "live")
+        if self._shared:
+            report = self._sessions.activate(model, now.requests, "live", now.moment)
             self._builtin.write_first(self._sessions.layers(model))
             return report
         if now.requests or before or settings.handles_lora():
             self._builtin.stand_down([root for root in (parts.unet, *parts.encoders) if root is not None])
-        return self._sessions.activate(model, now.requests, "merged")
+        return self._sessions.activate(model, now.requests, "merged", now.moment)
 
     def _applied(self, now: Round) -> list[tuple[Tag, Request]]:
         unused = {one.name for one in self.report.adapters if one.error}
@@ -181,11 +208,8 @@ class Runtime:
     def _tell(self, p: Any, now: Round, kinds: Sequence[str]) -> None:
         problems = list(now.problems)
         problems += [one.line() for one in self.report.adapters if one.error or one.unmatched]
-        problems += [BATCH] if wanted.differing(p, kinds) else []
-        problems += [
-            f"{text} stands in the negative prompt, where tags are plain words."
-            for text in wanted.in_negative(p, kinds)
-        ]
+        plain = [] if settings.negative_tags() else wanted.in_negative(p, kinds)
+        problems += [f"{text} stands in the negative prompt, where tags are plain words." for text in plain]
         lines = [one.line() for one in self.report.adapters if not (one.error or one.unmatched)]
         lines += [f"{one.name}: {note}" for one in self.report.adapters for note in one.notes] + now.notes
         self._voice.say(p, problems, lines)

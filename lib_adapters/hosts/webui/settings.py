@@ -45,6 +45,14 @@ def declare(names: Callable[[], Sequence[str]], rescan: Callable[[], None]) -> N
             info(REPORTS[0], "Under each picture, say", radio, {"choices": list(REPORTS)}),
             "which adapters were applied, to how many layers, and what could not be",
         ),
+        "lycoris_parts": _explained(
+            info(True, "Tags between two ANDs act on that part of the prompt alone"),
+            "off: they act on the whole picture; a prompt without AND is not concerned",
+        ),
+        "lycoris_negative": _explained(
+            info(False, "Tags in the negative prompt act on its side alone"),
+            "off: they are plain words there, as the web UI has it",
+        ),
         "lycoris_cache_mb": _explained(
             info(1024, "Memory for adapters that were used (MB)", number, {"precision": 0}),
             "an adapter that is still in memory is not read again; counts after the next change of checkpoint",
@@ -74,6 +82,14 @@ def handles(kind: str) -> bool:
     return (
         handles_lora() if kind == "lora" else kind != "hypernet" or bool(host.option("lycoris_handle_hypernet", True))
     )
+
+
+def parts_apart() -> bool:
+    return bool(host.option("lycoris_parts", True))
+
+
+def negative_tags() -> bool:
+    return bool(host.option("lycoris_negative", False))
 
 
 def default_adapters() -> list[tuple[str, str]]:

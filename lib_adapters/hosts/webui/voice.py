@@ -30,5 +30,10 @@ class Voice:
         if hasattr(p, "comment") and settings.report_level() in settings.REPORTS[: 2 if problem else 1]:
             p.comment(line)
 
+    def late(self, p: Any, line: str) -> None:
+        """The same, as often as it comes: it is said once."""
+        if line and f"{line}." not in self.lines:
+            self.add(p, f"{line}.")
+
     def forget(self) -> None:
         self.lines, self._before = [], []

@@ -64,7 +64,7 @@ def mark(data: Data, state: str, make: Callable[[list[str]], Any], kind: str = "
 
 def differing(p: Any, kinds: Sequence[str]) -> bool:
     """Do the prompts of this batch name different adapters? The host reads only the first one's tags."""
-    return len({tuple(_meaning(tag) for tag in parse(text, kinds).tags) for text in of_batch(p)}) > 1
+    return len({tuple(tag.meaning for tag in parse(text, kinds).tags) for text in of_batch(p)}) > 1
 
 
 def of_batch(p: Any) -> list[str]:
@@ -76,6 +76,15 @@ def of_batch(p: Any) -> list[str]:
     return list(prompts[start : start + size])
 
 
+def texts_of(p: Any, second: bool) -> tuple[list[str], list[str]]:
+    """Prompts and negative prompts of the present batch as they were written, tags and all."""
+    names = ("all_hr_prompts", "all_hr_negative_prompts") if second else ("all_prompts", "all_negative_prompts")
+    size = getattr(p, "batch_size", 1)
+    start = getattr(p, "iteration", 0) * size
+    prompts, negatives = (list(getattr(p, name, None) or ())[start : start + size] for name in names)
+    return prompts, negatives
+
+
 def in_negative(p: Any, kinds: Sequence[str]) -> list[str]:
     """Tags in the negative prompt: the host leaves them there as plain words."""
     prompts = getattr(p, "negative_prompts", None) or ()
@@ -85,6 +94,3 @@ def in_negative(p: Any, kinds: Sequence[str]) -> list[str]:
 def names_of(tags: Sequence[Tag]) -> Mapping[str, set[str]]:
     return {kind: {tag.name for tag in tags if tag.kind == kind} for kind in KINDS}
 
-
-def _meaning(tag: Tag) -> tuple[str, str, float, float, int | None]:
-    return tag.kind, tag.name, tag.te, tag.unet, tag.dyn

@@ -1,36 +1,66 @@
-"""Axes of the host's X/Y/Z plot: the name and the strengths of the first adapter tag of the prompt.
+"""The web UI's X/Y/Z plot gets axes for everything that a tag can say.
 
-The plot applies its axes one after the other to a copy of the job, in an order that the user chooses. So a weight that
-comes before the adapter's name leaves a tag for nobody, `<lyco:None:0.5>`, and the name is filled in by the other axis.
+They change the first tag of the prompt and nothing else in it. Numbers take the plot's own ranges: `0-1 [5]`,
+`2-10 (+2)`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
+from lib_adapters.errors import BadTag
 from lib_adapters.hosts.webui import host, settings
 from lib_adapters.hosts.webui.names import Names
+from lib_adapters.prompt.blocks import Presets, Wish, block_list, resolve
+from lib_adapters.prompt.control import MODES
+from lib_adapters.prompt.edit import edited
+from lib_adapters.prompt.schedule import read_strength, written
 from lib_adapters.prompt.tags import Tag, parse, quoted
 
-NOBODY = Tag("lyco", settings.NOTHING, 1.0, 1.0, None, "", (0, 0))
-WEIGHTS: Mapping[str, Callable[[Tag, float], Tag]] = {
-    "Weight": lambda tag, value: replace(tag, te=value, unet=value),
-    "TE weight": lambda tag, value: replace(tag, te=value),
-    "UNet weight": lambda tag, value: replace(tag, unet=value),
-}
 COST = 0.4  # less than another checkpoint or VAE, more than what changes no weights
+RANDOM = "R,R,R,R,R,R,R,R,R,R,R,R,R,R,R,R,R"
+Change = Callable[[Tag, Any], Mapping[str, str | None]]
+
+CHANGES: Mapping[str, tuple[type, Change]] = {  # by the axis' label: what its values are, and what they change
+    "Weight": (float, lambda tag, value: {"te": f"{value:g}", "unet": None}),
+    "TE weight": (float, lambda tag, value: {"te": f"{value:g}", "unet": written(tag.unet)}),
+    "UNet weight": (float, lambda tag, value: {"unet": f"{value:g}"}),
+    "Hires weight": (float, lambda tag, value: {"hr": f"{value:g}"}),
+    "Rank": (int, lambda tag, value: {"dyn": str(value)}),
+    "Start": (float, lambda tag, value: {"start": _position(value), "step": None}),
+    "Stop": (float, lambda tag, value: {"stop": _position(value), "step": None}),
+    "Schedule": (str, lambda tag, value: {"unet": value.replace(",", ";")}),
+    "Block preset": (str, lambda tag, value: {"lbw": None if value == settings.NOTHING else value}),
+    "Blocks": (str, lambda tag, value: {"lbw": f"{value}:{_weight_of(tag):g}"}),
+    "Block weight": (float, lambda tag, value: {"lbw": f"{_blocks_of(tag)}:{value:g}"}),
+    "Random blocks": (int, lambda tag, value: {"lbw": _random(value)}),
+    "Mode": (str, lambda tag, value: {"mode": value}),
+}
 
 
-def add_axes(names: Names[Any], choices: Callable[[], list[str]]) -> None:
+def add_axes(names: Names[Any], choices: Callable[[], list[str]], presets: Callable[[], Presets]) -> None:
     """Safe to repeat: the plot's script is made anew on Reload UI, but not always."""
     grid = _grid()
     if grid is None:
         return
+    offered = {
+        "Block preset": lambda: [settings.NOTHING, *presets().blocks],
+        "Mode": lambda: list(MODES),
+    }
+    confirmed = {"Schedule": _schedules, "Blocks": _blocks, "Block preset": partial(_presets, presets)}
     there = {option.label for option in grid.axis_options}
-    weights = [
-        grid.AxisOption(f"[LyCORIS] {label}", float, _weight(change), cost=COST) for label, change in WEIGHTS.items()
+    axes = [
+        grid.AxisOption(
+            f"[LyCORIS] {label}",
+            kind,
+            _apply(change),
+            confirm=confirmed.get(label),
+            cost=COST,
+            choices=offered.get(label),
+        )
+        for label, (kind, change) in CHANGES.items()
     ]
     adapter = grid.AxisOption(
         "[LyCORIS] Adapter",
@@ -40,7 +70,7 @@ def add_axes(names: Names[Any], choices: Callable[[], list[str]]) -> None:
         cost=COST,
         choices=lambda: [settings.NOTHING, *choices()],
     )
-    grid.axis_options.extend(option for option in (adapter, *weights) if option.label not in there)
+    grid.axis_options.extend(option for option in (adapter, *axes) if option.label not in there)
 
 
 def _grid() -> Any | None:
@@ -50,16 +80,52 @@ def _grid() -> Any | None:
     return next((one.module for one in named if hasattr(one.module, "axis_options")), None)
 
 
+def _position(value: float) -> str:
+    """Below 1 a share of the steps, else a number of steps, as tags have it."""
+    return f"{value:g}" if 0 < value < 1 else f"{value:.0f}"
+
+
+def _rule_of(tag: Tag) -> tuple[str, str]:
+    """`blocks:weight` of a tag whose block weights are one rule; all blocks at 0 elsewhere."""
+    text = tag.control.wish.blocks.replace("*", ":")
+    where, sign, weight = text.partition(":")
+    return (where, weight) if sign and "," not in text and ";" not in text else ("BASE-OUT11", "0")
+
+
+def _weight_of(tag: Tag) -> float:
+    try:
+        return float(_rule_of(tag)[1])
+    except ValueError:
+        return 0.0
+
+
+def _blocks_of(tag: Tag) -> str:
+    return _rule_of(tag)[0]
+
+
+def _random(number: int) -> str:
+    """The same number gives the same weights, in any cell."""
+    return resolve(Wish(RANDOM), Presets(), f"axis {number}").text.replace(",", ";")
+
+
 def _adapter(p: Any, name: str, _: Sequence[str]) -> None:
-    def named(tag: Tag) -> Tag | None:
-        return None if name == settings.NOTHING else replace(tag, name=name)
+    def named(tag: Tag) -> str:
+        if name == settings.NOTHING:
+            return ""
+        return f"<{tag.kind}:{quoted(name)}{tag.text[len(_opening(tag)) :]}"
 
     _change(p, named)
 
 
-def _weight(change: Callable[[Tag, float], Tag]) -> Callable[[Any, float, Sequence[float]], None]:
-    def apply(p: Any, value: float, _: Sequence[float]) -> None:
-        _change(p, lambda tag: change(tag, value))
+def _opening(tag: Tag) -> str:
+    """The tag's text up to the end of its name."""
+    spelled = next(name for name in (quoted(tag.name), tag.name) if tag.text[len(tag.kind) + 2 :].startswith(name))
+    return f"<{tag.kind}:{spelled}"
+
+
+def _apply(change: Change) -> Callable[[Any, Any, Sequence[Any]], None]:
+    def apply(p: Any, value: Any, _: Sequence[Any]) -> None:
+        _change(p, lambda tag: edited(tag, change(tag, value)))
 
     return apply
 
@@ -75,7 +141,27 @@ def _known(names: Names[Any]) -> Callable[[Any, Sequence[str]], None]:
     return confirm
 
 
-def _change(p: Any, change: Callable[[Tag], Tag | None]) -> None:
+def _schedules(_: Any, given: Sequence[str]) -> None:
+    _each(given, read_strength)
+
+
+def _blocks(_: Any, given: Sequence[str]) -> None:
+    _each(given, lambda text: block_list(text, "lbw"))
+
+
+def _presets(presets: Callable[[], Presets], _: Any, given: Sequence[str]) -> None:
+    _each((one for one in given if one != settings.NOTHING), lambda text: resolve(Wish(text), presets()))
+
+
+def _each(given: Any, read: Callable[[str], object]) -> None:
+    for text in given:
+        try:
+            read(text)
+        except BadTag as error:
+            raise RuntimeError(f"LyCORIS: {error}.") from error
+
+
+def _change(p: Any, change: Callable[[Tag], str]) -> None:
     """In the prompt, and in the second pass's where it has its own."""
     for field in ("prompt", "hr_prompt"):
         text = getattr(p, field, None)
@@ -85,15 +171,10 @@ def _change(p: Any, change: Callable[[Tag], Tag | None]) -> None:
             setattr(p, field, _changed(text, change))
 
 
-def _changed(prompt: str, change: Callable[[Tag], Tag | None]) -> str:
+def _changed(prompt: str, change: Callable[[Tag], str]) -> str:
+    """Where there is no tag, one for nobody is at the end: another axis may still name an adapter."""
     kinds = ("lyco", "lora") if settings.handles_lora() else ("lyco",)
-    first = next(iter(parse(prompt, kinds).tags), replace(NOBODY, span=(len(prompt), len(prompt))))
-    changed = change(first)
-    start, end = first.span
-    return prompt[:start] + (_written(changed) if changed else "") + prompt[end:]
-
-
-def _written(tag: Tag) -> str:
-    weights = f"{tag.te:g}" if tag.te == tag.unet else f"{tag.te:g}:{tag.unet:g}"
-    rank = f":dyn={tag.dyn}" if tag.dyn else ""
-    return f"<{tag.kind}:{quoted(tag.name)}:{weights}{rank}>"
+    nobody = Tag("lyco", settings.NOTHING, text=f"<lyco:{settings.NOTHING}>", span=(len(prompt), len(prompt)))
+    tag = next(iter(parse(prompt, kinds).tags), nobody)
+    start, end = tag.span
+    return prompt[:start] + change(tag) + prompt[end:]

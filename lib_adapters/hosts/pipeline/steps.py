@@ -1,0 +1,56 @@
+"""A pipeline's steps as moments: before each run of the UNet the session is told where the picture is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from lib_adapters.hosts.pipeline.folder import Pipeline
+from lib_adapters.prompt.schedule import Moment
+from lib_adapters.session import Session
+
+Progress = Callable[[int], None]  # called with the number of steps done
+ROWS = (0, 1)  # of a guided batch: the negative prompt's row, and the positive one's
+
+
+class Steps:
+    """The scheduler's own list of steps, which may be longer than the number asked for (Heun runs twice a step)."""
+
+    def __init__(self, pipe: Pipeline, steps: int) -> None:
+        self._pipe, self._steps = pipe, steps
+        scheduler: Any = pipe.scheduler
+        scheduler.set_timesteps(steps)
+        self._timesteps = [float(t) for t in scheduler.timesteps]
+        self._noise = _noise(scheduler)
+
+    def moment(self, run: int) -> Moment:
+        """Before the run of this number; the last one again behind the end."""
+        runs = len(self._timesteps)
+        timestep = self._timesteps[min(run, runs - 1)]
+        return Moment(min(run, runs - 1) * self._steps // runs, self._steps, self._noise(timestep), timestep, runs)
+
+    def callback(self, session: Session, rows: Sequence[int] | None, progress: Progress | None) -> Any:
+        """For `callback_on_step_end`."""
+
+        def after_step(pipe: object, step: int, timestep: object, kwargs: dict[str, Any]) -> dict[str, Any]:
+            session.at(self.moment(step + 1), rows)
+            if progress:
+                progress(min(step + 1, self._steps))  # some schedulers take one more than they were asked for
+            return kwargs
+
+        return after_step
+
+
+def _noise(scheduler: Any) -> Callable[[float], float | None]:
+    """Timestep -> sigma; nothing is known of schedulers that were not made for diffusion's own noise."""
+    alphas = getattr(scheduler, "alphas_cumprod", None)
+    if not isinstance(alphas, torch.Tensor):
+        return lambda timestep: None
+
+    def sigma(timestep: float) -> float:
+        alpha = float(alphas[min(len(alphas) - 1, max(0, round(timestep)))])
+        return ((1 - alpha) / alpha) ** 0.5 if alpha > 0 else float("inf")
+
+    return sigma
