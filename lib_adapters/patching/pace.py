@@ -100,15 +100,12 @@ class Pace:
     def told(self) -> str:
         """How what moves is followed, in one sentence; "" where nothing does."""
         counts = self._motion.counts()
-        if not counts:
+        if not counts or not self._chosen:  # what is not measured yet is not told of
             return ""
         merge, beside = self._chooser.seconds(self._motion, self._family)
-        known = self._chosen and (merge or beside)
-        parts = []
-        if number := counts.get("merged"):
-            parts.append(f"{number} merged anew at each change" + (f" ({merge:.3f} s)" if known else ""))
-        if number := counts.get("beside"):
-            parts.append(f"{number} beside their layers" + (f" ({beside:.3f} s a run)" if known and beside else ""))
-        if number := counts.get("live"):
-            parts.append(f"{number} computed in each run")
-        return f"of the weights that change while drawing, {', '.join(parts)}{' (measured)' if known else ''}"
+        seconds = {"merged": f" ({merge:.3f} s)" if merge else "", "beside": f" ({beside:.3f} s a run)" if beside else ""}
+        parts = [f"{number} {_WAYS[way]}{seconds.get(way, '')}" for way, number in counts.items()]
+        return f"of the weights that change while drawing, {', '.join(parts)}"
+
+
+_WAYS = {"merged": "merged anew at each change", "beside": "beside their layers", "live": "computed in each run"}
