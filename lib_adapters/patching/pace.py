@@ -35,7 +35,7 @@ class Pace:
             self._merged.apply(motion.merged())
             self._live.apply(motion.live())
         self._motion, self._family = motion, family
-        self._chosen = not motion.open
+        self._chosen = not (motion.open or motion.beside)
 
     @property
     def moves(self) -> bool:
@@ -103,8 +103,8 @@ class Pace:
         if not counts or not self._chosen:  # what is not measured yet is not told of
             return ""
         merge, beside = self._chooser.seconds(self._motion, self._family)
-        seconds = {"merged": f" ({merge:.3f} s)" if merge else "", "beside": f" ({beside:.3f} s a run)" if beside else ""}
-        parts = [f"{number} {_WAYS[way]}{seconds.get(way, '')}" for way, number in counts.items()]
+        taken = {"merged": f" ({merge:.3f} s)" if merge else "", "beside": f" ({beside:.3f} s a run)" if beside else ""}
+        parts = [f"{number} {_WAYS[way]}{taken.get(way, '')}" for way, number in counts.items()]
         return f"of the weights that change while drawing, {', '.join(parts)}"
 
 
