@@ -13,6 +13,7 @@ pytest.importorskip("fastapi")
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from lib_adapters.catalogue.presets import FILE, PresetFile
 from lib_adapters.errors import AdapterError
 from lib_adapters.hosts.tab.bodies import LARGEST
 from lib_adapters.hosts.tab.guard import guards
@@ -49,6 +50,7 @@ class Shelf:
     def __init__(self, picture: Path) -> None:
         self.asked: list[tuple] = []
         self.picture: Path | None = picture
+        self.place = picture.parent
         self.thumb: bytes | None = b"webp"
         self.refusal = ""
 
@@ -112,6 +114,8 @@ def tab_of(shelf, dependencies=()):
         folders=lambda: [("LyCORIS", Path("/folder"))],
         rescan=lambda: shelf.asked.append(("rescan",)),
         key="secret",
+        presets=PresetFile(shelf.place / FILE),
+        report=lambda: {"lines": ["ink: 3 of 3"]},
     )
 
 
@@ -288,3 +292,42 @@ def test_the_shell_escapes_what_it_is_given(shelf):
     assert 'data-name="&lt;b&gt;&#x27;"' in text
     assert json.dumps(['#a "x" > textarea']).replace('"', "&quot;").replace(">", "&gt;") in text
     assert 'data-key="secret"' in text
+
+
+def test_presets_are_listed_saved_and_told_of(client, shelf):
+    listed = client.get(f"{API}/presets").json()
+    assert {"name": "OUTS", "text": "1,0,0,0,0,0,0,0,0,0,0,0,1,1,1,1,1", "own": False} in listed["presets"]
+    assert (listed["layouts"]["sdxl"], listed["problems"]) == (listed["lists"]["20"], [])
+    given = {"presets": [{"name": " mine ", "text": "IN05:0.5"}], "elements": [{"name": "soft", "text": ":attn:0.5"}]}
+    saved = client.post(f"{API}/presets", json=given).json()
+    assert {"name": "mine", "text": "IN05:0.5", "own": True} in saved["presets"]
+    assert (shelf.place / FILE).read_text("utf-8") == "mine:IN05:0.5\n[lbwe]\nsoft::attn:0.5\n"
+    assert client.get(f"{API}/presets").json() == saved
+    assert saved["path"] == str(shelf.place / FILE)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"presets": [{"name": "bad", "text": "1,2"}], "elements": []}, "bad"),
+        ({"presets": [], "elements": [{"name": "bad", "text": "IN05:attn"}]}, "bad"),
+        (
+            {"presets": [{"name": "a", "text": "IN05"}, {"name": "a ", "text": "MID"}], "elements": []},
+            "a is there twice",
+        ),
+        ({"presets": [{"name": "long", "text": "IN05," * 9999}], "elements": []}, "long"),
+        ({"presets": [{"name": 1, "text": "IN05"}], "elements": []}, "presets"),
+        ({"presets": [1], "elements": []}, "presets"),
+        ({"presets": []}, "elements"),
+        ({}, "presets"),
+    ],
+)
+def test_a_preset_that_cannot_be_saved_is_named(client, shelf, given, named):
+    answer = client.post(f"{API}/presets", json=given)
+    assert answer.status_code == 422
+    assert named in answer.json()["error"]
+    assert not (shelf.place / FILE).exists()
+
+
+def test_the_last_report(client):
+    assert client.get(f"{API}/report").json() == {"lines": ["ink: 3 of 3"]}

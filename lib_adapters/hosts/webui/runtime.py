@@ -78,6 +78,11 @@ class Runtime:
         """What was said of the last picture."""
         return [*self._voice.lines, *(line for other in self._others.values() for line in other.voice.lines)]
 
+    @property
+    def problems(self) -> list[str]:
+        """Those of the lines that tell of one."""
+        return [*self._voice.problems, *(line for other in self._others.values() for line in other.voice.problems)]
+
     def restore(self) -> None:
         """The models as if we had never been there."""
         with self._lock:
