@@ -19,7 +19,9 @@ def add_routes(app: Any, runtime: Runtime) -> None:
     guards = guards_of(runtime.cards.tab.key, host.api_passwords())
 
     def report() -> dict[str, Any]:
-        told = report_of(runtime.report, runtime.lines, runtime.problems, runtime.hypernets.reports)
+        lines = [line for voice in runtime.voices for line in voice.lines]
+        problems = [line for voice in runtime.voices for line in voice.problems]
+        told = report_of(runtime.report, lines, problems, runtime.hypernets.reports)
         return told | {"rivals": rivals.found()}
 
     def lycos(metadata: bool = True) -> list[dict[str, Any]]:
