@@ -1,4 +1,4 @@
-/* One `<lyco:...>` or `<lora:...>`: its values by key and where each is written, as lib_adapters/prompt/tags.py reads it. */
+/* One `<lyco:...>` or `<lora:...>`: its values and where each is written, as lib_adapters/prompt/tags.py reads it. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});

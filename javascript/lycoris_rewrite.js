@@ -1,4 +1,4 @@
-/* One value of a tag is changed in its text, and nothing else: every way of writing it is read back before it counts. */
+/* One value of a tag is changed in its text, and nothing else: each way of writing it is read back first. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});
@@ -55,7 +55,9 @@
     function afresh(tag, key, value) {
         const { off, ...values } = { ...tag.values, [key]: value };
         const pairs = Object.entries(values).filter((pair) => pair[1] !== null && pair[1] !== undefined);
-        const strange = tag.items.filter((one) => one.named && !one.key).map((one) => tag.text.slice(one.start - 1, one.end));
+        const strange = tag.items
+            .filter((one) => one.named && !one.key)
+            .map((one) => tag.text.slice(one.start - 1, one.end));
         const head = tag.text.slice(0, tag.nameEnd) + (off ? ":off" : "");
         return `${head}${pairs.map((pair) => written(...pair)).join("")}${strange.join("")}>`;
     }
@@ -117,6 +119,10 @@
         while (start < most && before[start] === after[start]) start += 1;
         let tail = 0;
         while (tail < most - start && before[before.length - 1 - tail] === after[after.length - 1 - tail]) tail += 1;
-        return { start: from + start, end: from + before.length - tail, insert: after.slice(start, after.length - tail) };
+        return {
+            start: from + start,
+            end: from + before.length - tail,
+            insert: after.slice(start, after.length - tail),
+        };
     };
 })();

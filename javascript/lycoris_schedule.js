@@ -61,8 +61,7 @@
         return { unit, points };
     };
 
-    lycoris.readStrength = (token) =>
-        lycoris.isCurve(token) ? lycoris.readCurve(token) : lycoris.readNumber(token);
+    lycoris.readStrength = (token) => (lycoris.isCurve(token) ? lycoris.readCurve(token) : lycoris.readNumber(token));
 
     lycoris.firstOf = (strength) => (typeof strength === "number" ? strength : strength.points[0].value);
 
