@@ -69,6 +69,7 @@
             this.changed = changed;
             this.rows = [];
             this.list = lycoris.choice((count) => count && this.write(converted(this.text, this.lists, count)));
+            this.list.node.setAttribute("aria-label", "Length of the list");
             this.graph = new lycoris.Graph(400, 80, "lycoris-block-graph");
             this.graph.node.setAttribute("role", "img");
             this.sliders = el("div.lycoris-block-list");

@@ -6,7 +6,7 @@
     const VIEWS = [
         ["presets", "Blocks"],
         ["elements", "Layers"],
-        ["whole", "All as text"],
+        ["whole", "Whole file"],
     ];
 
     const button = (label, onclick) => el("button.lycoris-button", { type: "button", onclick }, label);
@@ -34,7 +34,7 @@
         const whole = el("textarea.lycoris-input", {
             rows: "18",
             ...text,
-            "aria-label": "All own presets as text",
+            "aria-label": "The whole file",
             oninput: () => dialog.readWhole(),
         });
         return { name, state, body, whole, form: el("div.lycoris-preset-form", {}, label, state, body) };
