@@ -7,11 +7,17 @@
     const HIGH = 2;
     const LONGEST = 60; // letters of a value that a list shows
 
-    /** A value that the user is just typing is theirs. */
+    const shown = new WeakMap();
+
+    /** What the user is just typing stays as long as the value in the prompt is the old one. */
     lycoris.show = function (input, text) {
-        const typing = input === document.activeElement && Number(input.value) === Number(text) && input.value !== "";
+        const typing = input === document.activeElement && shown.get(input) === text;
+        shown.set(input, text);
         if (!typing && input.value !== text) input.value = text;
     };
+
+    /** What was typed is handed over, or refused: the field shows again what the prompt has. */
+    lycoris.showAnew = () => shown.delete(document.activeElement);
 
     /** A list of choices: fill([[value, label]], value). Values that differ in nothing else are one choice. */
     lycoris.choice = function (pick) {

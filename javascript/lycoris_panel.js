@@ -60,6 +60,7 @@
             const found = lycoris.tagAt(this.page, this);
             const value = this.weight.valueAsNumber;
             this.stamp = "";
+            lycoris.showAnew();
             if (!found || !Number.isFinite(value)) return this.page.prompted();
             const text = lycoris.tag(found.tag.name, value, found.tag.kind);
             lycoris.edit(found.box, { start: found.tag.start, end: found.tag.end, insert: text });

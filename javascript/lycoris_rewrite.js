@@ -69,7 +69,7 @@
 
     function reads(text, tag, wanted) {
         const found = text === null ? [] : lycoris.tags(text);
-        if (found.length !== 1 || found[0].text !== text) return false;
+        if (found.length !== 1 || found[0].text !== text || (found[0].problem && !tag.problem)) return false;
         return found[0].kind === tag.kind && found[0].name === tag.name && same(found[0].values, wanted);
     }
 

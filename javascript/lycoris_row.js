@@ -137,6 +137,7 @@
 
         again() {
             this.stamp = "";
+            lycoris.showAnew();
             this.page.prompted();
         }
 

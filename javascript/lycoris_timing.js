@@ -6,7 +6,22 @@
     const HINT = "5: after 5 steps. 50%: half of all. 4.2sigma: noise.";
     const PLACE = { share: "% of all steps", step: "Step", sigma: "Noise (sigma)" };
 
-    const isPosition = (text) => /^([0-9]+\.?[0-9]*|\.[0-9]+)(%|sigma|σ)?$/.test(text);
+    const SECOND = [
+        ["hr", "Hires strength"],
+        ["hrte", "Hires TE"],
+        ["hrunet", "Hires U-Net"],
+    ];
+
+    /** `read` is one of the reader's own functions, which raise what is wrong. */
+    const readable = (read) => (text) => {
+        try {
+            read(text);
+            return true;
+        } catch (error) {
+            if (error instanceof lycoris.BadTag) return false;
+            throw error;
+        }
+    };
 
     /** A labelled field whose text becomes `key`'s value; what `wanted` refuses is not written. */
     function field(label, wanted, write) {
@@ -34,11 +49,14 @@
         constructor(row) {
             this.row = row;
             const end = (which) =>
-                field(which === "start" ? "Start" : "Stop", isPosition, (text) =>
+                field(which === "start" ? "Start" : "Stop", readable(lycoris.readPosition), (text) =>
                     row.change((tag) => lycoris.windowChange(tag, which, text)),
                 );
             [this.start, this.stop] = ["start", "stop"].map(end);
-            this.second = field("Hires strength", lycoris.isNumber, (text) => row.change(() => ({ hr: text })));
+            this.second = SECOND.map(([key, label]) => {
+                const one = field(label, readable(lycoris.readStrength), (text) => row.change(() => ({ [key]: text })));
+                return { key, ...one };
+            });
             this.elements = lycoris.presetChoice(row, "lbwe");
             this.hires = el("span.lycoris-quiet");
             this.graph = new lycoris.Graph(320, 96, "lycoris-big-graph");
@@ -50,7 +68,7 @@
 
         build() {
             const rules = el("label.lycoris-field", {}, el("span", {}, "Layers (lbwe)"), this.elements.node);
-            const fields = [this.start.node, this.stop.node, rules, this.second.node];
+            const fields = [this.start.node, this.stop.node, rules, ...this.second.map((one) => one.node)];
             const plot = el("div.lycoris-plot", {}, this.graph.node, this.axis);
             this.node = el(
                 "div.lycoris-timing",
@@ -66,10 +84,13 @@
             let ends = [undefined, undefined];
             if (!tag.problem) ends = lycoris.ends(values);
             [this.start, this.stop].forEach((one, at) => one.fill(ends[at] || ""));
-            this.second.fill(values.hr || "");
-            this.second.input.placeholder = "as first";
+            for (const { key, node, fill } of this.second) {
+                node.hidden = key !== "hr" && values[key] === undefined;
+                fill(values[key] || "");
+            }
+            this.second[0].input.placeholder = "as first";
             this.elements.fill(tag);
-            const more = Object.entries(values).filter(([key]) => key.startsWith("hr") && key !== "hr");
+            const more = Object.entries(values).filter(([key]) => /^hr(?!$|te$|unet$)/.test(key));
             this.hires.textContent = more.length
                 ? `Hires: ${more.map(([key, value]) => `${key}=${value}`).join(", ")}`
                 : "";

@@ -105,11 +105,15 @@ def test_start_stop_and_the_second_pass(view):
     commit(start, "")
     commit(view.tab.get_by_label("Hires strength"), "0.4")
     assert text(view) == "<lyco:ink:0.8:stop=80%:hr=0.4>"
-    view.write("<lyco:ink:0.8:step=5-10>")
+    view.write("<lyco:ink:0.8:hrunet=0.2:hrlbw=OUTS:step=5-10>")
     drawn(view)
     assert (start.input_value(), stop.input_value()) == ("5", "10")
     commit(stop, "")
+    commit(view.tab.get_by_label("Hires U-Net"), "0.3")
+    assert view.tab.get_by_text("Hires: hrlbw=OUTS").is_visible()
+    view.write(text(view).replace(":hrunet=0.3:hrlbw=OUTS", ""))
     assert text(view) == "<lyco:ink:0.8:step=5->"
+    view.tab.get_by_label("Hires U-Net").wait_for(state="hidden")
     view.tab.get_by_label("Layers (lbwe)").select_option("ATTNDEEPON")
     assert text(view) == "<lyco:ink:0.8:step=5-:lbwe=ATTNDEEPON>"
 
@@ -175,6 +179,25 @@ def test_the_last_report_stands_at_its_row(hundred, view):
         warned = entry(view, name).locator(".lycoris-said.lycoris-warned")
         assert warned.text_content() == f"Last picture: {said}"
     assert view.tab.locator(".lycoris-rest li").all_text_contents() == ["something else."]
+
+
+def test_what_is_being_typed_stays_when_a_report_comes(hundred, view):
+    view.write("<lyco:ink:0.8>")
+    entry(view, "ink").locator(".lycoris-schedule").click()
+    for field, typed in (
+        (view.tab.get_by_label("U-Net of ink", exact=True), "0.655"),
+        (view.tab.get_by_label("Start"), "1"),
+    ):
+        field.fill(typed)
+        hundred.report = {"adapters": [{"name": "ink", "line": f"ink: {typed}"}], "lines": []}
+        view.page.evaluate("document.querySelector('#txt2img_gallery img').src = ''")
+        entry(view, "ink").get_by_text(f"Last picture: {typed}").wait_for()
+        assert field.input_value() == typed
+        field.press("Enter")
+    assert text(view) == "<lyco:ink:0.655:start=1>"
+    commit(view.tab.get_by_label("U-Net of ink", exact=True), "")
+    drawn(view)
+    assert view.tab.get_by_label("U-Net of ink", exact=True).input_value() == "0.655"
 
 
 def test_typing_keeps_rows_their_height_and_the_focus(view):

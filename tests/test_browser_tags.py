@@ -111,7 +111,8 @@ def test_the_rest_stays_character_for_character(page):
 
 
 def test_a_value_that_cannot_be_written_changes_nothing(page):
-    assert page.evaluate(REWRITE, [["<lyco:ink:1>", {"lbw": "a>b"}], ["<lyco:ink:1>", {"lbw": " a"}]]) == [None, None]
+    changes = [{"lbw": "a>b"}, {"lbw": " a"}, {"te": "abc"}, {"start": "soon"}]
+    assert page.evaluate(REWRITE, [["<lyco:ink:1>", change] for change in changes]) == [None] * 4
 
 
 POINTS = [
