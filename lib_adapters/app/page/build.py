@@ -17,6 +17,7 @@ from lib_adapters.app.page import layout, server
 from lib_adapters.app.page.making import Maker
 from lib_adapters.app.page.painter import Painter
 from lib_adapters.catalogue import Catalogue
+from lib_adapters.catalogue.presets import FILE, PresetFile
 from lib_adapters.files.families import FAMILY_NAMES
 from lib_adapters.hosts.pipeline.folder import Pipeline, roots_of
 from lib_adapters.hosts.pipeline.places import clip_beside
@@ -58,7 +59,8 @@ def application(given: argparse.Namespace, stack: ExitStack, address: str) -> Fa
 
     maker = Maker(clip_beside(given.model), own, device, made)
     stack.callback(maker.stop)
-    tab = _tab(catalogue, painter, studio, lambda: _labels(shown(), own))
+    presets = PresetFile(given.out / FILE)
+    tab = _tab(catalogue, painter, studio, presets, lambda: _labels(shown(), own))
     defaults = layout.Defaults(FIRST_PROMPT, settings_of(given), own_size(studio.pipe))
     markup = shell(tab, prompts=layout.PROMPTS, negatives=layout.NEGATIVES, gallery=layout.GALLERY, name="page")
     page = layout.page_of(painter, maker, defaults, markup, server.addresses(files))
@@ -73,7 +75,13 @@ def own_size(pipe: Pipeline) -> tuple[int, int]:
     return side, side
 
 
-def _tab(catalogue: Catalogue, painter: Painter, studio: Studio, folders: Callable[[], list[tuple[str, Path]]]) -> Tab:
+def _tab(
+    catalogue: Catalogue,
+    painter: Painter,
+    studio: Studio,
+    presets: PresetFile,
+    folders: Callable[[], list[tuple[str, Path]]],
+) -> Tab:
     key = secrets.token_urlsafe(24)
     unet, *encoders = roots_of(studio.pipe).values()
     family = Table.of(unet, encoders).family
@@ -85,6 +93,8 @@ def _tab(catalogue: Catalogue, painter: Painter, studio: Studio, folders: Callab
         folders=folders,
         rescan=painter.rescan,
         key=key,
+        presets=presets,
+        report=painter.report,
     )
 
 

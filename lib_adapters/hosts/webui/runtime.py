@@ -80,9 +80,9 @@ class Runtime:
                 self.hypernets.restore()
 
     @property
-    def lines(self) -> list[str]:
-        """What was said of the last picture."""
-        return [*self._voice.lines, *(line for other in self._others.values() for line in other.voice.lines)]
+    def voices(self) -> list[Voice]:
+        """Who has spoken of the last picture."""
+        return [self._voice, *(other.voice for other in self._others.values())]
 
     def restore(self) -> None:
         """The models as if we had never been there."""
