@@ -18,7 +18,8 @@ from lib_adapters.hosts.pipeline.studio import Picture, Settings, Studio, chosen
 def studio_of(given: argparse.Namespace) -> Studio:
     shelf = options.shelf_of(given.adapters, given.model)
     studio = Studio.open(given.model, options.device_of(given.device), shelf, clip=given.clip)
-    return replace(studio, presets=options.presets_of(given.presets))
+    presets = options.presets_of(given.presets)
+    return replace(studio, presets=lambda: presets)
 
 
 def settings_of(given: argparse.Namespace) -> Settings:

@@ -94,6 +94,13 @@ class Motion:
                 found[key] = apart
         return found
 
+    def ways_of(self, file: str) -> str:
+        """How what a file asks for is followed, in words."""
+        items = [(key, target) for key, target in self.moving.items() if any(p.key[0] == file for p in target.patches)]
+        ways = {self.ways[key] for key, _ in items}
+        words = {"merged": "merged at each change", "beside": "live", "live": "live"}
+        return " and ".join(sorted({words[way] for way in ways})) or "merged"
+
     def counts(self) -> Mapping[Way, int]:
         """Moving parameters by the way they go."""
         ways = list(self.ways.values())

@@ -97,6 +97,9 @@ class Pace:
         self._merged.restore()
         self._live.restore()
 
+    def mode_of(self, file: str) -> str:
+        return self._motion.ways_of(file)
+
     def told(self) -> str:
         """How what moves is followed, in one sentence; "" where nothing does."""
         counts = self._motion.counts()

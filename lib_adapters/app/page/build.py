@@ -6,6 +6,7 @@ import argparse
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,9 @@ def application(given: argparse.Namespace, stack: ExitStack, address: str) -> Fa
     own = (given.out / OWN).resolve()
     files, folders = server.tab_files(), list(dict.fromkeys([*folders_of(given.model, given.adapters), own]))
     device = options.device_of(given.device)
+    presets = PresetFile(given.presets or given.out / FILE)
     studio = stack.enter_context(Studio.open(given.model, device, Shelf(folders)))
+    studio = replace(studio, presets=presets.presets)
 
     def shown() -> list[Path]:
         return [folder for folder in folders if folder != own or own.is_dir()]
@@ -59,7 +62,6 @@ def application(given: argparse.Namespace, stack: ExitStack, address: str) -> Fa
 
     maker = Maker(clip_beside(given.model), own, device, made)
     stack.callback(maker.stop)
-    presets = PresetFile(given.out / FILE)
     tab = _tab(catalogue, painter, studio, presets, lambda: _labels(shown(), own))
     defaults = layout.Defaults(FIRST_PROMPT, settings_of(given), own_size(studio.pipe))
     markup = shell(tab, prompts=layout.PROMPTS, negatives=layout.NEGATIVES, gallery=layout.GALLERY, name="page")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ class Studio:
     words: Words
     aesthetics: Aesthetics
     shelf: Shelf
-    presets: Presets = BUILT_IN
+    presets: Callable[[], Presets] = lambda: BUILT_IN
 
     @classmethod
     def open(
@@ -128,7 +128,7 @@ class Studio:
         """For the first step; what could not be read or found is told of."""
         parsed = parse(prompt, (*KINDS, HYPERNET))
         seed, adapters = str(settings.seed), [tag for tag in parsed.tags if tag.kind != HYPERNET]
-        wanted = requests_of(adapters, self.shelf, self.presets, seed)
+        wanted = requests_of(adapters, self.shelf, self.presets(), seed)
         negative, more = self._negative(settings, seed)
         steerings, problems = steerings_of([tag for tag in parsed.tags if tag.kind == HYPERNET], self.shelf)
         requests = [*wanted.requests, *more.requests]
@@ -146,7 +146,7 @@ class Studio:
         if settings.guidance <= 1 and parsed.tags:
             idle = "without guidance (above 1) nothing is drawn of the negative prompt, so its tags do nothing."
             return parsed.text, Wanted(problems=[idle])
-        wanted = requests_of(parsed.tags, self.shelf, self.presets, seed, frozenset({NEGATIVE}))
+        wanted = requests_of(parsed.tags, self.shelf, self.presets(), seed, frozenset({NEGATIVE}))
         wanted.problems += parsed.problems
         return parsed.text, wanted
 

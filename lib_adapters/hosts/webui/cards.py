@@ -17,8 +17,6 @@ from lib_adapters.hosts.tab.guard import guards
 from lib_adapters.hosts.tab.tab import Tab
 from lib_adapters.hosts.webui import host, settings
 from lib_adapters.hosts.webui.model import family_of
-from lib_adapters.prompt.blocks import Presets
-from lib_adapters.prompt.presets import BUILT_IN
 
 ONE_PICTURE = 5.0  # seconds: the host calls several times for one
 
@@ -42,10 +40,6 @@ class Cards:
         )
         self._families: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
         self._used: tuple[frozenset[Path], float] = (frozenset(), 0.0)
-
-    def presets(self) -> Presets:
-        """Block weights by name."""
-        return BUILT_IN
 
     def model(self) -> tuple[str, str]:
         """The loaded model's family and its name; nothing while none is loaded, or one is just being built."""
