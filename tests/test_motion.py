@@ -12,6 +12,7 @@ from models import diffusers_unet, ldm_unet
 from test_every_algorithm import EXAMPLES, PLACE, inputs, model_of, opened
 
 from lib_adapters import Request, Session
+from lib_adapters.algorithms import tlora
 from lib_adapters.patching import choice
 from lib_adapters.patching.cost import Cost
 from lib_adapters.prompt.schedule import Moment, read_curve, read_window, strength_at
@@ -225,6 +226,18 @@ def test_no_file_is_read_again_and_no_memory_is_taken(unet, tmp_path, monkeypatc
         run_unet(unet)
         assert {name: p.data_ptr() for name, p in unet.named_parameters()} == places
     session.deactivate()
+
+
+def test_singular_triples_are_taken_once_for_all_steps(tmp_path, monkeypatch):
+    name = next(n for n in EXAMPLES if n.startswith("tlora"))
+    model, adapter, calls = model_of(EXAMPLES[name].shape), opened(name, tmp_path), []
+    original = tlora.top_part
+    monkeypatch.setattr(tlora, "top_part", lambda *given: calls.append(1) or original(*given))
+    with Session(unet=model) as session:
+        session.activate([request(adapter, "ramp", mode="merged")], Moment(0, STEPS))
+        for moment in moments():
+            session.at(moment)
+    assert len(calls) <= 1
 
 
 def test_a_failure_in_the_middle_gives_the_model_back(unet, tmp_path, monkeypatch):

@@ -112,6 +112,10 @@ class Algorithm(ABC):
         """The adapter cut to its first `rank` components (the tag's `dyn`); itself where that means nothing."""
         return self
 
+    def settled(self, base: Tensor) -> Self:
+        """With everything computed that depends on W alone, for one that is merged again and again."""
+        return self
+
     def on(self, device: torch.device) -> Self:
         """The same tensors on `device`; itself if they are there."""
         parts = {name: part for name, part in vars(self).items() if not isinstance(part, _PLAIN)}

@@ -87,6 +87,13 @@ class TLora(Algorithm):
         mine = _pair(self.p, self.weights, self.q)
         return LowRank(torch.cat((mine[0], -up), 1), torch.cat((mine[1], down)), self.scale)
 
+    def settled(self, base: Tensor) -> Self:
+        """The singular triple of W takes a second for a large layer."""
+        if self.start_p is not None:
+            return self
+        up, down = top_part(base.flatten(1).float(), self.rank)
+        return replace(self, start_p=up, start_weights=torch.ones(1, self.rank, device=up.device), start_q=down)
+
     @property
     def rank(self) -> int:
         return self.weights.shape[1]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from lib_adapters.algorithms.tlora import TLora
 from lib_adapters.errors import AdapterError, FamilyMismatch
 from lib_adapters.files.adapter import Adapter, Loaded
 from lib_adapters.files.families import FAMILY_NAMES
@@ -16,6 +17,7 @@ from lib_adapters.patching.report import AdapterReport
 from lib_adapters.patching.request import Request
 from lib_adapters.patching.targets import Table
 
+_FEWER = "T-LoRA trains fewer ranks where there is more noise; dyn=timestep draws it so too"
 MOST_WORDS = 5  # that a report names
 
 
@@ -51,6 +53,7 @@ def _fit(
         report.seconds = time.perf_counter() - started
     report.matched, report.algorithms = found.matched.total(), dict(found.matched)
     report.silenced = found.silenced
+    report.notes += [_FEWER] if TLora.label in found.matched and request.dyn is None else []
     return report, found
 
 

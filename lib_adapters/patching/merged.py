@@ -71,6 +71,13 @@ class Merged:
         merged = merged_bias if target.patches[0].of_bias else merged_weight
         return replace(record, signature=target.signature), merged(self._base(module, name, home), target.patches, into)
 
+    def base_of(self, slot: Slot) -> Tensor | None:
+        """What deltas of this parameter are added to, whether it is patched now or not."""
+        module, record = slot.module(), self._records.get(slot.key)
+        if module is None:
+            return None
+        return self._base(module, slot.name, record.home() if record else held(module, slot.name))
+
     def restore(self) -> None:
         self.settle()
         self._run(list(self._steps(list(self._records.values()), [], False)))

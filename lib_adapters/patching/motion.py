@@ -6,17 +6,19 @@ one whose rows differ runs live: beside where that is possible, else in groups o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
+from lib_adapters.algorithms.base import Algorithm
 from lib_adapters.patching.beside import beside
 from lib_adapters.patching.dial import Dial
 from lib_adapters.patching.merge import exact
 from lib_adapters.patching.patch import Key, Target, Targets
 from lib_adapters.patching.pointer import held
-from lib_adapters.patching.targets import View
+from lib_adapters.patching.targets import Slot, View
 from lib_adapters.prompt.schedule import Moment
 
 Way = Literal["merged", "beside", "live"]  # merged anew; W' merged without it and it beside; the whole layer live
@@ -50,6 +52,16 @@ class Motion:
     def beside(self) -> dict[Key, Target]:
         """What runs beside its layer now."""
         return {key: target for key, target in self.moving.items() if self.ways[key] == "beside"}
+
+    def settle(self, base_of: Callable[[Slot], Tensor | None]) -> None:
+        """What depends on the weights alone is computed once, not at each change."""
+        for target in self.moving.values():
+            for n, patch in enumerate(target.patches):
+                if patch.dial is not None and type(patch.algorithm).settled is not Algorithm.settled:
+                    base = base_of(target.slot)
+                    if base is not None:
+                        algorithm = patch.algorithm.on(base.device).settled(patch.view.of(base))
+                        target.patches[n] = replace(patch, algorithm=algorithm)
 
     def turn(self, moment: Moment) -> bool:
         """To this step; did any strength change?"""

@@ -32,6 +32,7 @@ class Pace:
         motion.speak(self._motion.voice)
         self._chooser.recall(motion, motion.moment, family)
         with exact():
+            motion.settle(self._merged.base_of)
             self._merged.apply(motion.merged())
             self._live.apply(motion.live())
         self._motion, self._family = motion, family
