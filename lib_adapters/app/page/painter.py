@@ -75,7 +75,7 @@ class Painter:
 
         reached(number * settings.steps, count * settings.steps)
         picture = self._studio.draw(prompt, settings, progress)
-        text = infotext(picture.prompt, settings, picture.image)
+        text = infotext(picture)
         save(picture.image, target(self._out, f"seed-{settings.seed}", 0, 1), text)
         picture.image.info["parameters"] = text
         return picture
