@@ -95,7 +95,7 @@ def resolve(wish: Wish, presets: Presets, seed: str = "") -> Drawn:
     if any(_is_value(value) for value in values[:2]):
         numbers = _numbers(values, text, wish.x, random.Random(f"{seed} {text}"))
         ids = LAYOUTS[len(values)]
-        drawn = ",".join(f"{number:g}" for number in numbers) if any(v in ("R", "U") for v in values) else ""
+        drawn = ",".join(f"{number:.12g}" for number in numbers) if any(v in ("R", "U") for v in values) else ""
         return Drawn(BlockWeights(tuple(zip(ids, numbers, strict=True)), 0.0, rules), drawn)
     return Drawn(_by_name(values, presets, wish, rules, seed))
 

@@ -57,8 +57,9 @@ def requests_of(
 
 def words_only(negative: str, kinds: Sequence[str]) -> Wanted:
     """Nothing is wanted; each tag of these kinds, and each aesthetic one, is told of."""
-    tags = (*parse(negative, kinds).tags, *aesthetic.parse(negative).tags)
-    return Wanted(problems=[f"{tag.text} stands in the negative prompt, where such tags are plain words." for tag in tags])
+    texts = [tag.text for tag in parse(negative, kinds).tags] + [tag.text for tag in aesthetic.parse(negative).tags]
+    where = "stands in the negative prompt, where such tags are plain words."
+    return Wanted(problems=[f"{text} {where}" for text in texts])
 
 
 def steerings_of(tags: Sequence[Tag], shelf: Shelf) -> tuple[list[Steering], list[str]]:

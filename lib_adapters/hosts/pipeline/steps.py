@@ -44,7 +44,7 @@ class Steps:
 
 
 def _noise(scheduler: Any) -> Callable[[float], float | None]:
-    """Timestep, perhaps between two, -> sigma; nothing is known of schedulers that were not made for diffusion's own noise."""
+    """Timestep -> sigma, also between two; nothing is known of schedulers that are not for diffusion's own noise."""
     alphas = getattr(scheduler, "alphas_cumprod", None)
     if not isinstance(alphas, torch.Tensor):
         return lambda timestep: None

@@ -25,7 +25,7 @@ from lib_adapters.prompt import aesthetic
 from lib_adapters.prompt.blocks import Presets
 from lib_adapters.prompt.presets import BUILT_IN
 from lib_adapters.prompt.schedule import Moment
-from lib_adapters.prompt.tags import KINDS, parse
+from lib_adapters.prompt.tags import KINDS, Tag, parse
 from lib_adapters.session import AdapterReport, Report, Session
 
 HYPERNET = "hypernet"
@@ -44,6 +44,15 @@ class Settings:
     guidance: float = 7.5
     size: tuple[int, int] | None = None
     negative_tags: bool = False
+
+    @property
+    def against(self) -> tuple[Tag, ...]:
+        """The tags that act on the negative prompt's side."""
+        return parse(self.negative, KINDS).tags if self.negative_tags else ()
+
+    def without(self) -> Settings:
+        """The same, and no tag on the negative side."""
+        return replace(self, negative=parse(self.negative, KINDS).text) if self.negative_tags else self
 
 
 DEFAULTS = Settings()
