@@ -53,6 +53,6 @@ def _noise(scheduler: Any) -> Callable[[float], float | None]:
     def sigma(timestep: float) -> float:
         place = min(len(known) - 1.0, max(0.0, timestep))
         low, share = int(place), place % 1
-        return known[low] if not share else known[low] * (1 - share) + known[low + 1] * share
+        return known[low] if not share else known[low] ** (1 - share) * known[low + 1] ** share
 
     return sigma
