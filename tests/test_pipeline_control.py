@@ -27,6 +27,7 @@ SCHEDULERS = {
     "Euler Karras": ("EulerDiscreteScheduler", {"use_karras_sigmas": True}),
     "DPM++ 2M": ("DPMSolverMultistepScheduler", {"timestep_spacing": "linspace"}),
     "Heun": ("HeunDiscreteScheduler", {}),
+    "PLMS": ("PNDMScheduler", {"skip_prk_steps": True}),
     "LMS": ("LMSDiscreteScheduler", {"timestep_spacing": "linspace"}),
 }
 
@@ -72,18 +73,23 @@ def sigma_of(scheduler, place, timestep):
     return ((1 - kept) / kept) ** 0.5
 
 
+def step_of(scheduler, place):
+    """Heun looks twice in each step but the last one, PLMS twice in the first."""
+    known = {"HeunDiscreteScheduler": place // 2, "PNDMScheduler": max(0, place - 1)}
+    return known.get(type(scheduler).__name__, place)
+
+
 @torch.no_grad()
 def by_hand(pipe, session, requests_at, settings, text="a cat "):
     """The picture, and each answer of the UNet. `requests_at`: (step, sigma) -> what is active in this run."""
     scheduler = pipe.scheduler
     scheduler.set_timesteps(settings.steps)
-    each = 2 if "Heun" in type(scheduler).__name__ else 1  # runs in a step; the last step has one
     session.activate(requests_at(0, sigma_of(scheduler, 0, scheduler.timesteps[0])))
     positive, negative = pipe.encode_prompt(text, CPU, 1, True, settings.negative)
     answers, seed = [], torch.Generator("cpu").manual_seed(settings.seed)
     latents = torch.randn(1, 4, 8, 8, generator=seed) * scheduler.init_noise_sigma
     for place, timestep in enumerate(scheduler.timesteps):
-        session.activate(requests_at(place // each, sigma_of(scheduler, place, timestep)))
+        session.activate(requests_at(step_of(scheduler, place), sigma_of(scheduler, place, timestep)))
         given = scheduler.scale_model_input(torch.cat([latents] * 2), timestep)
         answers.append(pipe.unet(given, timestep, torch.cat([negative, positive])).sample)
         against, along = answers[-1].chunk(2)
