@@ -79,7 +79,7 @@
         part.sub.textContent = misfit ? lycoris.misfit(card, model, true) : folder;
         part.sub.title = misfit || card.dir;
         part.weight.textContent = tag
-            ? `in prompt${Number.isFinite(tag.te) ? ` · ${lycoris.number(tag.te)}` : ""}`
+            ? `in prompt${tag.off ? " · off" : Number.isFinite(tag.te) ? ` · ${lycoris.number(tag.te)}` : ""}`
             : "";
         const said = [card.name, lycoris.family(card.family), (card.algorithms || []).join(" "), reason];
         node.setAttribute(

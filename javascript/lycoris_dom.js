@@ -18,6 +18,7 @@
         copy: "M9 9h11v11H9zM5 15H4V4h11v1",
         warning: "M12 4l9 16H3zM12 10.5v4M12 17.2v.1",
         image: "M4 5h16v14H4zM4 16l5-5 4 4 3-3 4 4",
+        chain: "M10 8H7.5a4 4 0 000 8H10M14 8h2.5a4 4 0 010 8H14M9 12h6",
         size: "M4 4h7v7H4zM15 4h5v5h-5zM4 15h5v5H4zM13 13h7v7h-7z",
     };
 

@@ -55,14 +55,7 @@
 
         /** The old text comes back as one small edit, so that the caret stays near and Ctrl+Z works. */
         restore(box, before) {
-            const after = box.value;
-            let start = 0;
-            while (start < before.length && before[start] === after[start]) start += 1;
-            let tail = 0;
-            const most = Math.min(before.length, after.length) - start;
-            while (tail < most && before[before.length - 1 - tail] === after[after.length - 1 - tail]) tail += 1;
-            const insert = before.slice(start, before.length - tail);
-            lycoris.edit(box, { start, end: after.length - tail, insert });
+            lycoris.edit(box, lycoris.difference(box.value, before, 0));
         }
 
         putNegative(card) {

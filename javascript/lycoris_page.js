@@ -4,6 +4,8 @@
     const lycoris = (window.lycoris = window.lycoris || {});
     const el = (...args) => lycoris.el(...args);
     const WIDE = 820;
+    const STEPS = 20;
+    const MOST_STEPS = 1000;
 
     const selectors = (text) => {
         try {
@@ -18,21 +20,25 @@
             const { name, key, base, prompts, negatives, gallery } = shell.dataset;
             this.shell = shell;
             this.gallery = gallery;
+            this.stepping = `#${CSS.escape(name || "")}_steps`;
             this.state = lycoris.state(name);
             this.store = lycoris.store(base || "", key || "");
             this.choices = lycoris.choices();
             this.boxes = new lycoris.Boxes(selectors(prompts), selectors(negatives), () => this.prompted());
             this.inserter = new lycoris.Inserter(this.boxes, this.state, this.choices);
+            this.presets = lycoris.presets(this.store);
+            this.told = new lycoris.Told(this, () => this.prompted());
             this.tagged = [];
+            this.prompted = lycoris.perFrame(() => this.drawPrompt());
             this.build();
             this.draw = lycoris.perFrame(() => this.update());
+            this.over = new AbortController();
+            this.listen();
             this.unsubscribe = this.store.subscribe(
                 () => this.draw(),
                 () => this.visible(),
             );
-            new IntersectionObserver((seen) => seen.some((one) => one.isIntersecting) && this.store.pull()).observe(
-                shell,
-            );
+            new IntersectionObserver((seen) => seen.some((one) => one.isIntersecting) && this.seen()).observe(shell);
             this.update();
         }
 
@@ -42,7 +48,7 @@
             this.progress = lycoris.progress(this);
             this.filters = lycoris.filters(this);
             this.folders = new lycoris.Folders(this);
-            this.bar = lycoris.promptBar(this);
+            this.bar = lycoris.panel(this);
             this.status = lycoris.status(this);
             this.empty = el("div.lycoris-empty", { hidden: true });
             this.live = el("div.lycoris-live", { role: "status", "aria-live": "polite" });
@@ -55,10 +61,35 @@
             this.shell.setAttribute("data-ready", "1");
         }
 
+        /** A schedule is drawn over the steps that the tab is set to. */
+        listen() {
+            const stepped = (event) => event.target.closest && event.target.closest(this.stepping) && this.prompted();
+            for (const name of ["input", "change"])
+                document.addEventListener(name, stepped, { signal: this.over.signal });
+            this.forget = this.presets.subscribe(() => this.prompted());
+        }
+
         /** The host has drawn the tab anew: this one is gone. */
         close() {
             this.boxes.close();
+            this.told.close();
+            this.over.abort();
+            this.forget();
             this.unsubscribe();
+        }
+
+        /** How many steps a picture takes; the usual 20 where the page does not say. */
+        steps() {
+            const input = document.querySelector(`${this.stepping} input`);
+            const found = input ? Math.round(Number(input.value)) : 0;
+            return found >= 1 && found <= MOST_STEPS ? found : STEPS;
+        }
+
+        /** The tab was opened. */
+        seen() {
+            this.store.pull();
+            if (this.tagged.length) this.told.pull();
+            this.prompted();
         }
 
         visible() {
@@ -116,12 +147,12 @@
             return this.tagged.find((tag) => lycoris.means(tag, card));
         }
 
-        /** The prompt has changed: the cards in sight and the bar say so. */
-        prompted() {
+        /** The prompt has changed: the cards in sight and the panel say so, at most once in a frame. */
+        drawPrompt() {
             if (!this.bar) return;
             this.readPrompt();
             this.bar.update();
-            this.grid.draw();
+            this.grid.render();
         }
 
         say(text) {

@@ -38,7 +38,6 @@
         filters: false,
         open: [],
         inserted: {},
-        off: [],
     };
 
     /** The remembered state with `save()` and `clear()`; values of a wrong type are replaced by fresh ones. */

@@ -1,43 +1,41 @@
-/* `<lyco:NAME:te:unet:dyn>` in a prompt: the grammar of lib_adapters/prompt/tags.py, as far as a page needs it. */
+/* Tags in a prompt: where they are, and how a name is spelt in one. What stands in one is read by lycoris_reader.js. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});
     const QUOTED = '"(?:[^"]|"")*"[ \\t]*(?=[:>])';
-    const NUMBER = /^[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?$/;
+    const SPACE = "\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000";
+    const EDGES = new RegExp(`^[${SPACE}]+|[${SPACE}]+$`, "g");
 
     const pattern = () => new RegExp(`<(lyco|lora|hypernet|aesthetic):(${QUOTED}[^>]*|[^>]*)>`, "g");
 
-    function split(inside) {
+    /** What Python calls white space, which is not quite what `trim` does. */
+    lycoris.strip = (text) => text.replace(EDGES, "");
+
+    /** The name of a tag, and how many signs it takes between the kind and the first value. */
+    lycoris.nameIn = function (inside) {
         const quotes = new RegExp(`^${QUOTED}`).exec(inside + ">");
-        if (!quotes) {
-            const [name, ...items] = inside.split(":");
-            return [name, items];
-        }
-        const name = quotes[0].trimEnd().slice(1, -1).replace(/""/g, '"');
-        return [name, inside.slice(quotes[0].length).split(":").slice(1)];
+        if (quotes) return { name: quotes[0].trimEnd().slice(1, -1).replace(/""/g, '"'), length: quotes[0].length };
+        const at = inside.indexOf(":");
+        return { name: at < 0 ? inside : inside.slice(0, at), length: at < 0 ? inside.length : at };
+    };
+
+    /** An aesthetic embedding: one weight, and `plain` where it says it all. */
+    function aesthetic(inside) {
+        const { name, length } = lycoris.nameIn(inside);
+        const items = inside.slice(length).split(":").slice(1);
+        const first = items.find((item) => !item.includes("="));
+        const weight = first === undefined ? 0.9 : lycoris.numberIn(first);
+        return { name, te: weight, unet: weight, plain: items.length <= 1 && !inside.slice(length).includes("=") };
     }
 
-    function strengths(items, usual) {
-        const named = {};
-        const positional = [];
-        for (const item of items) {
-            const at = item.indexOf("=");
-            if (at < 0) positional.push(item.trim());
-            else named[item.slice(0, at).trim()] = item.slice(at + 1).trim();
-        }
-        const te = named.te !== undefined ? named.te : positional.length ? positional[0] : usual;
-        const unet = named.unet !== undefined ? named.unet : positional.length > 1 ? positional[1] : te;
-        const plain = positional.length <= 1 && Object.keys(named).length === 0;
-        return { te: NUMBER.test(te) ? Number(te) : NaN, unet: NUMBER.test(unet) ? Number(unet) : NaN, plain };
-    }
-
-    /** Every tag in order: {kind, name, te, unet, plain, text, start, end}; `plain` where one number says it all. */
+    /** Every tag in order: {kind, name, te, unet, plain, text, start, end, ...}; te is NaN where it cannot be read. */
     lycoris.tags = function (prompt) {
         return Array.from(prompt.matchAll(pattern()), (match) => {
-            const [name, items] = split(match[2]);
+            const [text, kind, inside] = match;
             const start = match.index;
-            const usual = match[1] === "aesthetic" ? "0.9" : "1";
-            return { kind: match[1], name, ...strengths(items, usual), text: match[0], start, end: start + match[0].length };
+            const full = kind === "lyco" || kind === "lora";
+            const read = kind === "aesthetic" ? aesthetic(inside) : lycoris.readTag(kind, inside);
+            return { kind, full, ...read, text, start, end: start + text.length };
         });
     };
 

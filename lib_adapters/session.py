@@ -131,8 +131,13 @@ class Session:
         self._watch()
         self._settled = True
         self._report = Report(fitted.reports, self._mode, time.perf_counter() - started)
-        self._report.motion = self._pace.told()
+        self._tell()
         return self._report
+
+    def _tell(self) -> None:
+        self._report.motion = self._pace.told()
+        for request, report in zip(self._requests, self._report.adapters, strict=True):
+            report.mode = self._pace.mode_of(request.key[0])
 
     def _go(self, work: Callable[[], bool]) -> None:
         """`work` says whether other modules are patched now."""
@@ -141,7 +146,7 @@ class Session:
         try:
             if work():
                 self._watch()
-                self._report.motion = self._pace.told()
+                self._tell()
         except BaseException:  # nothing is better than half
             self._settled, self._requests = False, []
             self._pace.give_back()

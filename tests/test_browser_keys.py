@@ -4,6 +4,8 @@ from __future__ import annotations
 
 
 def focused(view) -> str:
+    """After the frame in which the page draws what a key has changed."""
+    view.page.evaluate("() => new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
     return view.page.evaluate("document.activeElement.getAttribute('aria-label') || document.activeElement.tagName")
 
 

@@ -62,7 +62,13 @@ def test_from_a_card_to_pictures_without_and_with_it(page, tmp_path):
         assert size == [64, 64]
     assert page.locator("#page_gallery .caption-label").all_text_contents() == ["without", "with"]
     assert len(list(tmp_path.glob("seed-1*.png"))) == 2
-    page.screenshot(path=str(tmp_path / "page.png"))
+    panel = page.locator(".lycoris-prompted")
+    panel.get_by_text("Last picture: 148 of 148 layers").wait_for()
+    panel.locator(".lycoris-schedule").click()
+    panel.get_by_text("step 2", exact=True).wait_for()
+    panel.get_by_role("button", name="Make a curve").click()
+    assert prompt.input_value().endswith("<lyco:gold_lora:1:1@0%,1@100%>")
+    page.screenshot(path=str(tmp_path / "page.png"), full_page=True)
 
 
 def test_stop_and_a_second_click(page):

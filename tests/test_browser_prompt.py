@@ -157,31 +157,6 @@ def test_a_text_that_the_host_sets_without_an_event_is_seen(hundred, visit):
     view.tab.locator(".lycoris-active").get_by_text("in prompt · 0.5").wait_for()
 
 
-def test_the_bar_shows_what_is_in_the_prompt_and_turns_its_weight(hundred, visit):
-    view = visit(hundred).ready()
-    view.write("a <lora:ink:1>, <lyco:gone:1:0.5>")
-    weight = view.tab.get_by_label("Weight of ink")
-    weight.fill("0.65")
-    weight.press("Enter")
-    assert view.prompt.input_value() == "a <lora:ink:0.65>, <lyco:gone:1:0.5>"
-    view.tab.get_by_role("button", name="Take gone out of the prompt").click()
-    assert view.prompt.input_value() == "a <lora:ink:0.65>"
-
-
-def test_off_and_on_again_keeps_the_weight_and_the_words(hundred, visit):
-    view = visit(hundred).ready()
-    view.write("a cat, <lyco:ink:0.65:1> inkstyle, at night")
-    use = view.tab.get_by_label("Use ink")
-    use.uncheck()
-    assert view.prompt.input_value() == "a cat, inkstyle, at night"
-    view.page.reload()
-    view.ready().write("a cat")
-    assert not use.is_checked()
-    use.check()
-    assert view.prompt.input_value() == "a cat <lyco:ink:0.65:1>"
-    assert view.tab.locator(".lycoris-off").count() == 0
-
-
 def test_a_hypernetwork_has_its_own_kind_of_tag(own, visit):
     """An adapter of the same name is another card, with another tag."""
 

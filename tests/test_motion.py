@@ -12,6 +12,8 @@ from models import diffusers_unet, ldm_unet
 from test_every_algorithm import EXAMPLES, PLACE, inputs, model_of, opened
 
 from lib_adapters import Request, Session
+from lib_adapters.patching import choice
+from lib_adapters.patching.cost import Cost
 from lib_adapters.prompt.schedule import Moment, read_curve, read_window, strength_at
 
 STEPS = 5
@@ -181,6 +183,34 @@ def test_a_new_picture_begins_at_its_first_step(unet, tmp_path):
         run_unet(unet)
     assert torch.equal(drawn[1], drawn[2])
     session.deactivate()
+
+
+def test_another_checkpoint_in_the_same_tensors_in_the_middle(unet, tmp_path, monkeypatch):
+    """As a host does for a refiner of the same kind; and back for the next picture. Some layers run beside."""
+    adapter, calls = adapter_for(unet, tmp_path / "a.safetensors"), []
+    costs = (Cost(1.0, 0.0), Cost(1.0, 1.0), Cost(1.0, 1.0))
+    monkeypatch.setattr(choice, "measured", lambda *_: costs[len(calls) % 3] if calls.append(1) is None else None)
+    first = copy.deepcopy(unet.state_dict())
+    second = {key: value + 0.02 * torch.randn_like(value) for key, value in first.items()}
+    twin, wanted = copy.deepcopy(unet), []
+    for moment in moments():
+        twin.load_state_dict(first if moment.step < 3 else second)
+        with Session(unet=twin) as plain:
+            plain.activate([Request(adapter, unet=moment.share)])
+            wanted.append(run_unet(twin))
+    session = Session(unet=unet)
+    for _ in range(3):
+        unet.load_state_dict(first)
+        session.activate([request(adapter, "ramp")], Moment(0, STEPS))
+        for moment, expected in zip(moments(), wanted, strict=True):
+            if moment.step == 3:
+                unet.load_state_dict(second)
+            session.at(moment)
+            close(run_unet(unet), expected)
+    assert session.live_layers()
+    session.deactivate()
+    assert all(torch.equal(value, second[key]) for key, value in unet.state_dict().items())
+    unet.load_state_dict(first)
 
 
 def test_no_file_is_read_again_and_no_memory_is_taken(unet, tmp_path, monkeypatch):

@@ -43,7 +43,7 @@ def studio(sd1_folder, tmp_path_factory):
          activation_func="relu")  # fmt: skip
     presets = Presets({"DICE": "R,U,0.123456789,0,1,0,R,R,0.5,0.5,0,0"}, {})
     with Studio.open(sd1_folder, CPU, Shelf([folder]), clip=folder / "clip") as opened:
-        yield Studio(**{**vars(opened), "presets": presets})
+        yield Studio(**{**vars(opened), "presets": lambda: presets})
 
 
 @torch.no_grad()

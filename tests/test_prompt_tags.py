@@ -7,19 +7,16 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prompts import only
 
-from lib_adapters.prompt.tags import Tag, parse, quoted
+from lib_adapters.prompt.blocks import Wish
+from lib_adapters.prompt.control import Control
+from lib_adapters.prompt.schedule import Strength, read_curve, read_window
+from lib_adapters.prompt.tags import KEYS, parse, quoted
 
 NAMES = st.text(st.characters(exclude_categories=("Cs",)), min_size=1).filter(str.strip)
 PLAIN_TEXT = st.text(st.characters(exclude_characters="<"))
 STRENGTHS = st.floats(allow_nan=False, allow_infinity=False)
-
-
-def only(prompt: str) -> Tag:
-    parsed = parse(prompt)
-    assert parsed.problems == ()
-    (tag,) = parsed.tags
-    return tag
 
 
 @pytest.mark.parametrize(
@@ -29,6 +26,12 @@ def only(prompt: str) -> Tag:
         ("<lora:ink:0.8>", 0.8, 0.8, None),
         ("<lyco:ink:0.5:0.7>", 0.5, 0.7, None),
         ("<lyco:ink:0.5:0.7:8>", 0.5, 0.7, 8),
+        ("<lyco:ink:0.5:0.7:+008>", 0.5, 0.7, 8),
+        ("<lyco:ink:0.5:0.7:timestep>", 0.5, 0.7, "timestep"),
+        ("<lyco:ink:dyn=timestep>", 1.0, 1.0, "timestep"),
+        ("<lyco:ink:dyn=1@0,8@20>", 1.0, 1.0, read_curve("1@0,8@20")),
+        ("<lyco:ink:te=0.5:0:0@0,1@1>", 0.5, read_curve("0@0,1@1"), None),
+        ("<lyco:ink:0.5:0~3;1~6>", 0.5, read_curve("0@3,1@6"), None),
         ("<lyco:ink:te=0.5>", 0.5, 0.5, None),  # as in the web UI
         ("<lyco:ink:unet=0.5>", 1.0, 0.5, None),
         ("<lyco:ink:0.9:unet=0.5>", 0.9, 0.5, None),
@@ -37,7 +40,7 @@ def only(prompt: str) -> Tag:
         ("<lyco:ink:-.5:1E3>", -0.5, 1000.0, None),
     ],
 )
-def test_strengths(prompt: str, te: float, unet: float, dyn: int | None) -> None:
+def test_strengths(prompt: str, te: float, unet: Strength, dyn: object) -> None:
     tag = only(prompt)
     assert (tag.name, tag.te, tag.unet, tag.dyn) == ("ink", te, unet, dyn)
 
@@ -110,6 +113,21 @@ def test_only_the_kinds_asked_for() -> None:
         ("<lyco:ink:1:1:0>", "'0'"),
         ("<lyco:ink:dyn=2.5>", "2.5"),
         ("<lyco:ink:unet==1>", "=1"),
+        ("<lyco:ink:1:timestep>", "'timestep'"),
+        ("<lyco:ink:1:@>", "'@'"),
+        ("<lyco:ink:0@0,1@50%,1@9>", "'0@0,1@50%,1@9'"),
+        ("<lyco:ink:dyn=0>", "'0'"),
+        ("<lyco:ink:dyn=9999999999>", "'9999999999'"),
+        ("<lyco:ink:dyn=①>", "'①'"),
+        ("<lyco:ink:1:INS:x=X>", "'X'"),
+        ("<lyco:ink:start=soon>", "'soon'"),
+        ("<lyco:ink:stop=>", "''"),
+        ("<lyco:ink:step=9>", "'9'"),
+        ("<lyco:ink:mode=fast>", "'fast'"),
+        ("<lyco:ink:hr=much>", "'much'"),
+        ("<lyco:ink:hrte=0.5:hrunet=1@x>", "'1@x'"),
+        ("<lyco:ink:hrstep=->", "'-'"),
+        ("<lyco:ink" + ":1" * 70 + ">", "70 values"),
         ("<lyco:>", "no adapter"),
         ("<lyco: :1>", "no adapter"),
         ('<lyco:"":1>', "no adapter"),
@@ -125,13 +143,91 @@ def test_a_bad_tag_names_its_token_and_is_the_only_one_skipped(bad: str, token: 
 
 
 @pytest.mark.parametrize(
-    ("item", "named"), [("foo=1", "foo"), ("lbw=OUTS", "lbw"), ("TE=3", "TE"), ("0.9:1:4:7", "'7'")]
+    ("item", "named"),
+    [
+        ("foo=1", "'foo'"),
+        ("TE=3", "'TE'"),
+        ("lbw2=OUTS", "'lbw2'"),
+        ("hrmode=live", "'hrmode'"),
+        ("=1", "'=1'"),
+        ("off=1", "'off'"),
+        ("0.9:1:4:7", "'7'"),
+        ("0.9:INS:0.7:0.8", "'0.8'"),
+        ("0.9:INS:OUTS", "'OUTS'"),
+    ],
 )
 def test_what_is_not_known_is_reported_and_the_tag_still_works(item: str, named: str) -> None:
     parsed = parse(f"<lyco:ink:0.5:{item}>" if "=" in item else f"<lyco:ink:{item}>")
     (problem,) = parsed.problems
     assert named in problem
     assert [tag.name for tag in parsed.tags] == ["ink"]
+
+
+@pytest.mark.parametrize(
+    ("items", "lbw", "x"),
+    [
+        ("1:IN02", "IN02", 1.0),
+        ("1:lbw=IN02", "IN02", 1.0),
+        ("1:w=IN02", "IN02", 1.0),
+        ("1:ROUT:0.7", "ROUT", 0.7),
+        ("1:ROUT:x=0.7", "ROUT", 0.7),
+        ("1:lbw=ROUT:x=0.7", "ROUT", 0.7),
+        ("1:1:ROUT:-0.7", "ROUT", -0.7),
+        ("1:0,0,1,0,0,0,0,0,0,0,0,0,0,0,0,0,0", "0,0,1,0,0,0,0,0,0,0,0,0,0,0,0,0,0", 1.0),
+        ("1:X,R,U,0,0,0,0,0,0,0,0,0:0.7", "X,R,U,0,0,0,0,0,0,0,0,0", 0.7),
+        ("1:ALL0.5:lbw=INS", "INS", 1.0),
+        ("1:lbw=IN05-OUT03:0.5,MID:0", "IN05-OUT03:0.5,MID:0", 1.0),
+        ("1:lbw=INS,NOT IN05 mid:0.5;BASE:0:1", "INS,NOT IN05 mid:0.5;BASE:0", 1.0),
+        ("1:lbw=INS, NOT  BASE:0:1:x=3", "INS, NOT  BASE:0", 3.0),
+        ("1:lbw=IN05*0.5:1", "IN05*0.5", 1.0),
+        ("1: lbw = MID : 0 ", "MID : 0", 1.0),
+        ("1:lbw=MID", "MID", 1.0),
+        ("1:lbw=MID:off", "MID", 1.0),
+    ],
+)
+def test_block_weights(items: str, lbw: str, x: float) -> None:
+    tag = only(f"<lora:n:{items}:step=5->")
+    assert (tag.te, tag.unet, tag.dyn, tag.control.wish) == (1.0, 1.0, None, Wish(lbw, x=x))
+    assert tag.control.window == read_window("5", None, None)
+    assert tag.off == items.endswith("off")
+
+
+@pytest.mark.parametrize(
+    "lbwe",
+    ["ATTNDEEPON", "IN05-OUT05:attn:0.8", "::0", ":attn:1", "NOT IN05 IN06:NOT attn ff:2,MID::0", "MID*attn*1,BASE::0"],
+)
+def test_rules_for_kinds_of_layers(lbwe: str) -> None:
+    tag = only(f"<lora:n:lbwe={lbwe}:0.5:hrlbwe={lbwe}:0.7:stop=10:off>")
+    assert (tag.te, tag.unet, tag.off) == (0.5, 0.7, True)
+    assert tag.control.wish == tag.of_pass(True).wish == Wish(elements=lbwe)
+    assert tag.control.window == tag.of_pass(True).window == read_window(None, "10", None)
+
+
+@pytest.mark.parametrize(
+    ("items", "off"), [("0.5:off", True), ("off:0.5", True), ("0.5: off :INS:2", True), ("0.5", False)]
+)
+def test_off_keeps_the_tag_and_its_numbers(items: str, off: bool) -> None:
+    tag = only(f"<lora:off:{items}>")
+    assert (tag.name, tag.te, tag.unet, tag.off) == ("off", 0.5, 0.5, off)
+
+
+def test_a_quoted_name_with_all_keys() -> None:
+    values = {
+        "te": "0.1", "unet": "0.2", "dyn": "8", "lbw": "MID:0", "lbwe": "::0", "x": "2", "start": "1", "stop": "9",
+        "step": "2-8", "w": "IN05:0.5,MID:0", "mode": "Live", "hr": "0.5",
+    }  # fmt: skip
+    text = "".join(f":{key}={values[key if key in values else key[2:]]}" for key in KEYS)
+    tag = only(f'<lyco:"a: ""b"" > c" {text}:off>')
+    wish, window = Wish("IN05:0.5,MID:0", "::0", 2.0), read_window("2", "8", None)
+    assert tag.control == Control(0.1, 0.2, 8, wish, window)
+    assert tag.second == Control(0.1, 0.2, 8, Wish("MID:0", "::0", 2.0), window)
+    assert (tag.name, tag.mode, tag.off) == ('a: "b" > c', "live", True)
+
+
+def test_tags_that_ask_for_the_same_are_told_from_those_that_do_not() -> None:
+    assert only("<lora:n:1:0.5:IN02>").meaning == only('<lora:"n":unet=.5:w=IN02>').meaning
+    others = ["", ":0.5", ":hr=1", ":off", ":mode=live", ":IN02", ":start=1", ":dyn=8", ":lbwe=::0"]
+    assert len({only(f"<lora:n:1{more}>").meaning for more in others} | {only("<lyco:n:1>").meaning}) == 10
 
 
 def test_an_open_tag_is_reported_and_stays() -> None:

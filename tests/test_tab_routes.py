@@ -13,6 +13,7 @@ pytest.importorskip("fastapi")
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from lib_adapters.catalogue.presets import FILE, PresetFile
 from lib_adapters.errors import AdapterError
 from lib_adapters.hosts.tab.bodies import LARGEST
 from lib_adapters.hosts.tab.guard import guards
@@ -49,6 +50,7 @@ class Shelf:
     def __init__(self, picture: Path) -> None:
         self.asked: list[tuple] = []
         self.picture: Path | None = picture
+        self.place = picture.parent
         self.thumb: bytes | None = b"webp"
         self.refusal = ""
 
@@ -112,6 +114,8 @@ def tab_of(shelf, dependencies=()):
         folders=lambda: [("LyCORIS", Path("/folder"))],
         rescan=lambda: shelf.asked.append(("rescan",)),
         key="secret",
+        presets=PresetFile(shelf.place / FILE),
+        report=lambda: {"lines": ["ink: 3 of 3"]},
     )
 
 

@@ -266,3 +266,23 @@ def test_the_settings_offer_names_but_never_thousands(webui, monkeypatch):
     assert option.component.keywords == {"allow_custom_value": True}
     monkeypatch.setattr(settings, "MOST_CHOICES", 1)
     assert option.component_args()["choices"] == ["None", "blur"]
+
+
+def test_presets_are_the_users_own_and_those_of_lora_block_weight(webui):
+    data = webui.folder / "data"
+    theirs = data / "extensions" / "sd-webui-lora-block-weight" / "scripts"
+    theirs.mkdir(parents=True)
+    (theirs / "lbwpresets.txt").write_text("THEIRS:1,0,0,0,0,0,0,0,0,0,0,0,1,1,1,1,1\n", "utf-8")
+    (theirs / "elempresets.txt").write_text("LESS:IN05-OUT05:attn:0.5\n", "utf-8")
+    client = client_of(webui)
+    listed = client.get(f"{API}/presets").json()
+    assert {"THEIRS", "OUTS"} <= {one["name"] for one in listed["presets"]}
+    assert "LESS" in {one["name"] for one in listed["elements"]}
+    saved = client.post(f"{API}/presets", json={"presets": [{"name": "mine", "text": "IN05"}], "elements": []})
+    assert (saved.status_code, [one["name"] for one in saved.json()["presets"] if one["own"]]) == (200, ["mine"])
+    assert (data / "lycoris_presets.txt").read_text("utf-8") == "mine:IN05\n"
+    put(webui)
+    webui.picture("<lyco:ink:0.5>, <lyco:gone>")
+    report = client.get(f"{API}/report").json()
+    assert report["problems"][0].startswith("<lyco:gone>: ")
+    assert report["adapters"][0]["line"].startswith("ink: 15 of 15")

@@ -19,7 +19,7 @@ def studio_of(given: argparse.Namespace) -> Studio:
     shelf = options.shelf_of(given.adapters, given.model)
     presets = options.presets_of(given.presets)
     studio = Studio.open(given.model, options.device_of(given.device), shelf, clip=given.clip)
-    return replace(studio, presets=presets)
+    return replace(studio, presets=lambda: presets)
 
 
 def settings_of(given: argparse.Namespace) -> Settings:

@@ -30,7 +30,7 @@ class Chooser:
     def choose(self, motion: Motion, moment: Moment, run: Run, family: str) -> bool:
         """Did any parameter change its way?"""
         self._last = run
-        for target in motion.open.values():
+        for target in (motion.open | motion.beside).values():  # of the latter only to tell what they cost
             if (kind := kind_of(target, run, family)) not in self._costs:
                 self._costs[kind] = measured(target, run, family)
         return self._choose(motion, moment, run, family)
@@ -47,12 +47,11 @@ class Chooser:
         """Of one change of everything that is merged, and of one run of everything beside."""
         if self._last is None:
             return 0.0, 0.0
-        merge = beside_ = 0.0
-        for key, target in motion.open.items():
-            cost = self._costs.get(kind_of(target, self._last, family), Cost(0.0, 0.0))
-            merge += cost.merge * (motion.ways[key] == "merged")
-            beside_ += cost.beside * (motion.ways[key] == "beside")
-        return merge, beside_
+        run, nothing = self._last, Cost(0.0, 0.0)
+        merged = [target for key, target in motion.open.items() if motion.ways[key] == "merged"]
+        costs = [self._costs.get(kind_of(target, run, family), nothing) for target in merged]
+        apart = [self._costs.get(kind_of(target, run, family), nothing) for target in motion.beside.values()]
+        return sum(cost.merge for cost in costs), sum(cost.beside for cost in apart)
 
 
 def _times(target: Target, moment: Moment) -> tuple[int, int]:

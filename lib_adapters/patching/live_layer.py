@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lib_adapters.patching.beside import Beside, beside, is_plain
 from lib_adapters.patching.merge import exact, merged_bias, merged_weight
-from lib_adapters.patching.patch import Patch, PatchKey, Target
+from lib_adapters.patching.patch import Patch, Target
 from lib_adapters.patching.pointer import BaseOf, held, point, zero_bias
 from lib_adapters.patching.rows import rows_of
 from lib_adapters.patching.targets import View
@@ -138,8 +138,10 @@ def _substituted(module: nn.Module, made: Sequence[Kept]) -> Iterator[Tensor | N
             point(owner, name, there)
 
 
-def signature_of(targets: Sequence[Target]) -> tuple[tuple[str, str, tuple[PatchKey, ...]], ...]:
-    return tuple(sorted((t.slot.path, t.slot.name, t.signature) for t in targets))
+def signature_of(targets: Sequence[Target]) -> tuple[object, ...]:
+    """Equal only where the very same dials are read: others are turned by nobody."""
+    dials = tuple(id(patch.dial) for target in targets for patch in target.patches)
+    return tuple(sorted((t.slot.path, t.slot.name, t.signature) for t in targets)), dials
 
 
 def _path_below(module: nn.Module, target: Target) -> str:

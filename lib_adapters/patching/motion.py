@@ -46,6 +46,11 @@ class Motion:
         """Where it may be measured which way is quicker."""
         return {key: target for key, target in self.moving.items() if key in self.able and _is_open(target)}
 
+    @property
+    def beside(self) -> dict[Key, Target]:
+        """What runs beside its layer now."""
+        return {key: target for key, target in self.moving.items() if self.ways[key] == "beside"}
+
     def turn(self, moment: Moment) -> bool:
         """To this step; did any strength change?"""
         before = [dial.setting for dial in self.dials]
@@ -89,6 +94,13 @@ class Motion:
                 found[key] = apart
         return found
 
+    def ways_of(self, file: str) -> str:
+        """How what a file asks for is followed, in words."""
+        items = [(key, target) for key, target in self.moving.items() if any(p.key[0] == file for p in target.patches)]
+        ways = {self.ways[key] for key, _ in items}
+        words = {"merged": "merged at each change", "beside": "live", "live": "live"}
+        return " and ".join(sorted({words[way] for way in ways})) or "merged"
+
     def counts(self) -> Mapping[Way, int]:
         """Moving parameters by the way they go."""
         ways = list(self.ways.values())
@@ -101,9 +113,9 @@ def _has_rows(target: Target) -> bool:
 
 
 def _is_open(target: Target) -> bool:
-    """All rows have one strength, and no user has said how it is to be followed."""
-    modes = {patch.dial.request.mode for patch in target.patches if patch.dial is not None}
-    return modes == {"auto"} and not _has_rows(target)
+    """In the UNet, all rows at one strength, and no user has said how it is to be followed."""
+    dials = [patch.dial for patch in target.patches if patch.dial is not None]
+    return all(dial.part == "unet" and dial.request.mode == "auto" for dial in dials) and not _has_rows(target)
 
 
 def _can_run_beside(target: Target) -> bool:

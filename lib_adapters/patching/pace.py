@@ -35,7 +35,7 @@ class Pace:
             self._merged.apply(motion.merged())
             self._live.apply(motion.live())
         self._motion, self._family = motion, family
-        self._chosen = not motion.open
+        self._chosen = not (motion.open or motion.beside)
 
     @property
     def moves(self) -> bool:
@@ -97,18 +97,18 @@ class Pace:
         self._merged.restore()
         self._live.restore()
 
+    def mode_of(self, file: str) -> str:
+        return self._motion.ways_of(file)
+
     def told(self) -> str:
         """How what moves is followed, in one sentence; "" where nothing does."""
         counts = self._motion.counts()
-        if not counts:
+        if not counts or not self._chosen:  # what is not measured yet is not told of
             return ""
         merge, beside = self._chooser.seconds(self._motion, self._family)
-        known = self._chosen and (merge or beside)
-        parts = []
-        if number := counts.get("merged"):
-            parts.append(f"{number} merged anew at each change" + (f" ({merge:.3f} s)" if known else ""))
-        if number := counts.get("beside"):
-            parts.append(f"{number} beside their layers" + (f" ({beside:.3f} s a run)" if known and beside else ""))
-        if number := counts.get("live"):
-            parts.append(f"{number} computed in each run")
-        return f"of the weights that change while drawing, {', '.join(parts)}{' (measured)' if known else ''}"
+        taken = {"merged": f" ({merge:.3f} s)" if merge else "", "beside": f" ({beside:.3f} s a run)" if beside else ""}
+        parts = [f"{number} {_WAYS[way]}{taken.get(way, '')}" for way, number in counts.items()]
+        return f"of the weights that change while drawing, {', '.join(parts)}"
+
+
+_WAYS = {"merged": "merged anew at each change", "beside": "beside their layers", "live": "computed in each run"}

@@ -22,6 +22,7 @@ class AdapterReport:
     notes: list[str] = field(default_factory=list)
     error: str | None = None  # why nothing of it was applied
     silenced: int = 0  # layers that a block weight of 0 leaves alone
+    mode: str = "merged"  # how it is followed, in words
     seconds: float = 0.0
 
     def line(self) -> str:

@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lib_adapters.errors import BadTag
+from lib_adapters.prompt.tags import MOST_ITEMS, shown
 
 KIND = "aesthetic"
 MOST_STEPS = 1000
 _QUOTED = r'"(?:[^"]|"")*"[ \t]*(?=[:>])'
 _ITEM = re.compile(rf"(?:[^:>=\"]*=[ \t]*)?{_QUOTED}|[^:>]*")
 _TAG = re.compile(rf"<{KIND}:((?:{_ITEM.pattern})(?::(?:{_ITEM.pattern}))*)>")
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
@@ -55,12 +56,13 @@ def parse(prompt: str) -> Parsed:
     """Never raises: a tag that cannot be read is taken out of the text, reported and skipped."""
     tags: list[AestheticTag] = []
     problems: list[str] = []
-    for match in _TAG.finditer(prompt):
+    end = prompt.rfind(">") + 1  # no tag is closed behind it
+    for match in _TAG.finditer(prompt, 0, end):
         try:
             tags.append(_tag(match, problems))
         except BadTag as error:
-            problems.append(f"{match[0]}: {error}, so this tag is left out.")
-    text = _TAG.sub("", prompt)
+            problems.append(f"{shown(match[0])}: {shown(str(error))}, so this tag is left out.")
+    text = _TAG.sub("", prompt[:end]) + prompt[end:]
     unclosed = re.finditer(rf"<{KIND}:", text)
     problems += [f"{rest[0]} ... is never closed with '>', so it stays text." for rest in unclosed]
     return Parsed(text, tuple(tags), tuple(problems))
@@ -70,7 +72,9 @@ def _tag(match: re.Match[str], problems: list[str]) -> AestheticTag:
     name, *items = _split(match[1])
     if not name.strip():
         raise BadTag("it names no aesthetic embedding")
-    return AestheticTag(_unquoted(name), _options(items, match[0], problems), match[0])
+    if len(items) > MOST_ITEMS:
+        raise BadTag(f"it has {len(items)} values")
+    return AestheticTag(_unquoted(name), _options(items, shown(match[0]), problems), match[0])
 
 
 def _split(inside: str) -> list[str]:
@@ -99,11 +103,11 @@ def _options(items: Sequence[str], tag: str, problems: list[str]) -> Options:
     for item in items:
         key, equals, value = (part.strip() for part in item.partition("="))
         if equals and key not in readers:
-            problems.append(f"{tag}: the key {key!r} is unknown (known: {', '.join(readers)}) and was ignored.")
+            problems.append(f"{tag}: the key {shown(key)!r} is unknown (known: {', '.join(readers)}) and was ignored.")
         elif equals or key in ("slerp", "negative"):
             options = replace(options, **{key: readers[key](value)})
         elif weighed:
-            problems.append(f"{tag}: {key!r} is one value too many and was ignored.")
+            problems.append(f"{tag}: {shown(key)!r} is one value too many and was ignored.")
         else:
             options, weighed = replace(options, weight=_number(key)), True
     return options

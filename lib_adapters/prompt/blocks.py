@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lib_adapters.errors import BadTag
-from lib_adapters.prompt.layouts import LAYOUTS, OUTSIDE, block_named, blocks_between
-from lib_adapters.prompt.schedule import NUMBER, read_number
+from lib_adapters.prompt.layouts import INSIDE, LAYOUTS, OUTSIDE, block_named, blocks_between
+from lib_adapters.prompt.schedule import NUMBER, plain, read_number
 
 _INHERITED = re.compile(r"X(?:([+-])([0-9.]+))?")
 MOST_TERMS = 256
@@ -93,11 +93,12 @@ def resolve(wish: Wish, presets: Presets, seed: str = "") -> Drawn:
     if len(values) > MOST_TERMS:
         raise BadTag(f"lbw={text[:40]!r} ... is too long")
     if any(_is_value(value) for value in values[:2]):
-        numbers = _numbers(values, text, wish.x, random.Random(f"{seed} {text}"))
+        chance = random.Random(f"{seed} {text}".encode("utf-8", "surrogatepass"))
+        numbers = _numbers(values, text, wish.x, chance)
         ids = LAYOUTS[len(values)]
-        drawn = ",".join(f"{number:.12g}" for number in numbers) if any(v in ("R", "U") for v in values) else ""
+        drawn = ",".join(map(plain, numbers)) if any(v in ("R", "U") for v in values) else ""
         return Drawn(BlockWeights(tuple(zip(ids, numbers, strict=True)), 0.0, rules), drawn)
-    return Drawn(_by_name(values, presets, wish, rules, seed))
+    return _by_name(values, presets if text == wish.blocks else Presets(), wish, rules, seed)  # no preset names another
 
 
 def _found(word: str, names: Mapping[str, str]) -> str:
@@ -126,23 +127,30 @@ def _number(word: str, x: float, chance: random.Random) -> float:
     return read_number(word)
 
 
-def _by_name(
-    terms: Sequence[str], presets: Presets, wish: Wish, rules: tuple[ElementRule, ...], seed: str
-) -> BlockWeights:
+def _by_name(terms: Sequence[str], presets: Presets, wish: Wish, rules: tuple[ElementRule, ...], seed: str) -> Drawn:
     """Blocks and rules, perhaps behind a preset that they change."""
     factors: dict[str, float] = {}
-    others = 1.0
+    others, drawn = 1.0, False
     if (first := _found(terms[0], presets.blocks)) != terms[0]:
-        base = resolve(Wish(first, x=wish.x), Presets(), seed).weights
-        factors, others, terms = dict(base.factors), base.others, terms[1:]
+        base = resolve(Wish(first, x=wish.x), Presets(), seed)
+        factors, others, terms = dict(base.weights.factors), base.weights.others, terms[1:]
+        drawn = bool(base.text)
     pairs = [(*_range(term), term) for term in terms]
     if pairs and not factors and all(weight is None for _, weight, _ in pairs):
-        return BlockWeights(tuple((block, 1.0) for blocks, _, _ in pairs for block in blocks), 0.0, rules)
+        named = sorted({block for blocks, _, _ in pairs for block in blocks})
+        return Drawn(BlockWeights(tuple((block, 1.0) for block in named), 0.0, rules))
     for blocks, weight, term in pairs:
         if weight is None:
             raise BadTag(f"{term!r} in lbw= has no weight: write {term}:0.5")
         factors |= dict.fromkeys(blocks, weight)
-    return BlockWeights(tuple(sorted(factors.items())), others, rules)
+    weights = BlockWeights(tuple(sorted(factors.items())), others, rules)
+    return Drawn(weights, _as_rules(weights) if drawn else "")
+
+
+def _as_rules(weights: BlockWeights) -> str:
+    """A list of numbers that rules have changed: what neither names is at 0."""
+    named = [f"{block}:{plain(factor)}" for block, factor in weights.factors if factor or block in OUTSIDE]
+    return ",".join([f"NOT {' '.join(OUTSIDE)}:0", *named])
 
 
 def _range(term: str) -> tuple[list[str], float | None]:
@@ -150,7 +158,7 @@ def _range(term: str) -> tuple[list[str], float | None]:
     where, sign, weight = (part.strip() for part in term.replace("*", ":").partition(":"))
     blocks, turned = block_list(where, "lbw")
     if turned:
-        blocks = frozenset({*LAYOUTS[26], *LAYOUTS[25]} - blocks)
+        blocks = INSIDE - blocks
     return sorted(blocks), read_number(weight) if sign else None
 
 
@@ -172,7 +180,7 @@ def block_list(text: str, key: str) -> tuple[frozenset[str], bool]:
 
 def elements(text: str) -> tuple[ElementRule, ...]:
     """`blocks:kinds:weight`, parted by commas or line ends; BadTag names the rule that cannot be read."""
-    rules = [_element(rule.strip()) for rule in re.split("[,;\n]", text) if rule.strip()]
+    rules = [_element(rule.strip()) for line in text.splitlines() for rule in re.split("[,;]", line) if rule.strip()]
     if len(rules) > MOST_TERMS:
         raise BadTag(f"lbwe={text[:40]!r} ... is too long")
     return tuple(rules)

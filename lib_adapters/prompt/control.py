@@ -74,7 +74,10 @@ def read_control(values: Mapping[str, str], base: Control | None = None) -> Cont
 def _window(values: Mapping[str, str], usual: Window | None) -> Window | None:
     if values.keys().isdisjoint(("start", "stop", "step")):
         return usual
-    return read_window(values.get("start"), values.get("stop"), values.get("step"))
+    window = read_window(values.get("start"), values.get("stop"), values.get("step"))
+    if window is None or usual is None or "step" in values:
+        return window
+    return Window(window.start or usual.start, window.stop or usual.stop)
 
 
 def _wish(values: Mapping[str, str], usual: Wish) -> Wish:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from lib_adapters.prompt.tags import OFF, Tag, items_of, quoted
 
+RULES = ("lbw", "lbwe", "hrlbw", "hrlbwe")
 BARE = ("te", "unet", "dyn")  # may stand without their key
 
 
@@ -15,26 +16,36 @@ def edited(tag: Tag, changes: Mapping[str, str | None]) -> str:
     inside = tag.text[len(opening) : -1]
     name, items = items_of(inside)
     head = inside[: len(inside) - len("".join(f":{item}" for _, item in items))]
-    kept: list[str] = []
+    kept: list[tuple[str, str]] = []
     open_changes = dict(changes)
     cut = _first_cut(items, changes)
+    named = {key for key, item in items if "=" in item}
     for number, (key, item) in enumerate(items):
-        if key not in changes:
-            kept.append(item if "=" in item or number < cut or key in ("", OFF) else f"{key}={item.strip()}")
+        if key in named and "=" not in item and changes.get(key) is not None:
+            kept.append((key, item))  # the named one wins; this one keeps the places of those behind it
+        elif key not in changes:
+            stays = "=" in item or number < cut or key in ("", OFF)
+            if stays or key not in named:
+                kept.append((key, item if stays else f"{key}={item.strip()}"))
         elif (value := open_changes.pop(key, None)) is not None:
-            kept.append(_written(key, item, value, number < cut))
+            kept.append((key, _written(key, item, value, number < cut)))
     for place, key in enumerate(BARE):  # where a bare number of its own would be read as this one, it stands bare
-        bare = ["=" not in item and item.strip() != OFF for item in kept[:place]]
-        if len(bare) == place and all(bare) and open_changes.get(key) is not None:
-            kept.insert(place, str(open_changes.pop(key)))
-    kept += [OFF if key == OFF else f"{key}={value}" for key, value in open_changes.items() if value is not None]
-    return f"{opening}{head or quoted(name)}{''.join(f':{item}' for item in kept)}>"
+        before = tuple(earlier for earlier, item in kept[:place] if "=" not in item)
+        if before == BARE[:place] and open_changes.get(key) is not None:
+            kept.insert(place, (key, str(open_changes.pop(key))))
+    added = [(key, OFF if key == OFF else f"{key}={value}") for key, value in open_changes.items() if value is not None]
+    return f"{opening}{head or quoted(name)}{''.join(f':{item}' for _, item in [*kept, *added])}>"
 
 
 def _first_cut(items: list[tuple[str, str]], changes: Mapping[str, str | None]) -> int:
-    """Behind a bare item that goes or gets a key, bare ones would be read as something else: they get theirs too."""
-    bare = ((n, key) for n, (key, item) in enumerate(items) if "=" not in item and key in changes and key != OFF)
-    return next((n for n, key in bare if changes[key] is None or key not in BARE), len(items))
+    """Behind an item that goes, gets a key or could be read as an unfinished rule, bare ones get their keys too."""
+    seen: set[str] = set()
+    for number, (key, item) in enumerate(items):
+        gets_key = "=" not in item and key not in (*BARE, OFF)
+        if key in changes and (changes[key] is None or key in seen or key in RULES or gets_key):
+            return number
+        seen.add(key)
+    return len(items)
 
 
 def _written(key: str, item: str, value: str, bare: bool) -> str:

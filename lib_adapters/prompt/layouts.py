@@ -29,7 +29,8 @@ LAYOUTS: Mapping[int, tuple[str, ...]] = {  # by how many numbers there are
     61: FLUX,
 }
 _ORDER = (*WHOLE, *SD3[1:], *(name for name in FLUX if name not in ("IN", "OUT")), *OUTSIDE)
-_KNOWN = frozenset({*_ORDER, "IN", "OUT"})
+_KNOWN = frozenset({*_ORDER, *FLUX})
+INSIDE = _KNOWN - {*OUTSIDE}
 
 OFFERED: Mapping[str, tuple[str, ...]] = {  # the rows of an editor, by the model's family
     "sd1": WHOLE,

@@ -33,6 +33,7 @@ BUILT_IN = Presets(
     },
 )
 SECTION = "[lbwe]"
+BYTE_ORDER = "\ufeff"  # what some editors put in front
 MOST_BYTES = 1 << 20
 
 
@@ -41,7 +42,7 @@ def read_presets(text: str) -> tuple[Presets, list[str]]:
     found: dict[bool, dict[str, str]] = {False: {}, True: {}}
     problems: list[str] = []
     elements = False
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.removeprefix(BYTE_ORDER).splitlines(), 1):
         entry = line.strip()
         if not entry or entry.startswith("#"):
             continue
@@ -58,8 +59,11 @@ def read_presets(text: str) -> tuple[Presets, list[str]]:
 
 def trouble(name: str, value: str, elements: bool) -> str:
     """What is wrong with a preset in one sentence; "" where nothing is."""
-    if not name or set(name) & set(':,;*=<>"\n') or NUMBER.fullmatch(name):
-        return f"{name!r} cannot be a preset's name: no number, and none of : , ; * = < > and quotes."
+    odd = name.strip() != name or name.splitlines() != [name] or name.startswith(("#", BYTE_ORDER))
+    if odd or set(name) & set(':,;*=<>"') or NUMBER.fullmatch(name):
+        return f"{name!r} cannot be a preset's name: no number, no # in front, and none of : , ; * = < > and quotes."
+    if len(value.splitlines()) > 1 and not elements:
+        return f"{name}: {value!r} is more than one line."
     try:
         resolve(Wish(elements=value) if elements else Wish(value), Presets())
     except BadTag as error:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import pairwise
 from typing import Literal
 
 from lib_adapters.errors import BadTag
 
 Unit = Literal["share", "step", "sigma"]
-NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-_POSITION = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(%|sigma|σ)?")
+NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_POSITION = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(%|sigma|σ)?")
 MOST_POINTS = 64
 TIMESTEPS = 1000  # that every Stable Diffusion was trained with
 
@@ -87,7 +87,7 @@ class Position:
         here = _place(self.unit, moment, moment.done)
         if here is None:
             return False
-        return here <= self.value if self.unit == "sigma" else here >= self.value - 1e-9  # 6 of 20 is not quite 0.3
+        return here <= self.value if self.unit == "sigma" else here >= self.value
 
 
 @dataclass(frozen=True)
@@ -156,10 +156,11 @@ def _point(piece: str, token: str) -> tuple[float, float, str]:
 
 
 def _measured(match: re.Match[str]) -> tuple[float, str]:
-    number = float(match[1])
+    percent = match[2] == "%"
+    number = float(f"{match[1]}e-2" if percent else match[1])
     if not math.isfinite(number):
         raise BadTag(f"{match[0]!r} is not a finite position")
-    return (number / 100, "share") if match[2] == "%" else (number, "sigma" if match[2] else "")
+    return number, "share" if percent else "sigma" if match[2] else ""
 
 
 def read_position(token: str) -> Position:
@@ -205,13 +206,19 @@ def _place(unit: Unit, moment: Moment, share: float) -> float | None:
 
 
 def written(strength: Strength) -> str:
-    """As a tag spells it."""
+    """As a tag spells it; read again it is the same to the last bit."""
     if not isinstance(strength, Curve):
-        return f"{strength:g}"
-    mark = "sigma" if strength.unit == "sigma" else ""
-    places: Sequence[tuple[str, float]] = [(_placed(p, strength.unit, mark), v) for p, v in strength.points]
-    return ",".join(f"{value:g}@{place}" for place, value in places)
+        return plain(strength)
+    return ",".join(f"{plain(value)}@{_placed(position, strength.unit)}" for position, value in strength.points)
 
 
-def _placed(position: float, unit: Unit, mark: str) -> str:
-    return f"{position * 100:g}%" if unit == "share" else f"{position:g}{mark}"
+def plain(value: float) -> str:
+    """The short spelling of a number where that is exact, else the long one."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
+
+
+def _placed(position: float, unit: Unit) -> str:
+    """Positions have no exponent."""
+    digits = Decimal(repr(position)).scaleb(2 if unit == "share" else 0).normalize()
+    return f"{digits:f}" + {"share": "%", "step": "", "sigma": "sigma"}[unit]

@@ -14,13 +14,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from lib_adapters.errors import BadTag
-from lib_adapters.prompt.control import PASS_KEYS, Control, Mode, Ranks, read_control, read_mode
+from lib_adapters.prompt.control import PASS_KEYS, TIMESTEP, Control, Mode, Ranks, read_control, read_mode
 from lib_adapters.prompt.layouts import block_named
 from lib_adapters.prompt.schedule import NUMBER, Strength, is_curve
 
 KINDS = ("lyco", "lora")
 KEYS = (*PASS_KEYS, "w", "mode", "hr", *(f"hr{key}" for key in PASS_KEYS))
 OFF = "off"
+MOST_ITEMS = 64
+MOST_SHOWN = 500  # characters of a tag in a sentence about it
 QUOTED = r'"(?:[^"]|"")*"[ \t]*(?=[:>])'
 _POSITIONAL = ("te", "unet", "dyn")
 _FIELDS = {"lbw": 2, "w": 2, "lbwe": 3, "hrlbw": 2, "hrlbwe": 3}  # how many parts one rule of it has
@@ -75,12 +77,13 @@ def parse(prompt: str, names: Sequence[str] = KINDS) -> Parsed:
     pattern = re.compile(rf"<({opening}):({QUOTED}[^>]*|[^>]*)>")
     tags: list[Tag] = []
     problems: list[str] = []
-    for match in pattern.finditer(prompt):
+    end = prompt.rfind(">") + 1  # no tag is closed behind it
+    for match in pattern.finditer(prompt, 0, end):
         try:
             tags.append(_tag(match, problems))
         except BadTag as error:
-            problems.append(f"{match[0]}: {error}, so this tag is left out.")
-    text = pattern.sub("", prompt)
+            problems.append(f"{shown(match[0])}: {shown(str(error))}, so this tag is left out.")
+    text = pattern.sub("", prompt[:end]) + prompt[end:]
     unclosed = re.finditer(rf"<(?:{opening}):", text)
     problems += [f"{rest[0]} ... is never closed with '>', so it stays text." for rest in unclosed]
     return Parsed(text, tuple(tags), tuple(problems))
@@ -92,11 +95,18 @@ def quoted(name: str) -> str:
     return name if plain else '"' + name.replace('"', '""') + '"'
 
 
+def shown(text: str) -> str:
+    """As much of it as a sentence has room for."""
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]} ..."
+
+
 def _tag(match: re.Match[str], problems: list[str]) -> Tag:
     name, items = items_of(match[2])
     if not name.strip():
         raise BadTag("it names no adapter")
-    values = _arguments(items, match[0], problems)
+    if len(items) > MOST_ITEMS:
+        raise BadTag(f"it has {len(items)} values")
+    values = _arguments(items, shown(match[0]), problems)
     control = read_control(values)
     return Tag(
         match[1],
@@ -145,29 +155,27 @@ def _split(inside: str) -> tuple[str, list[str]]:
 
 def _rejoined(items: Sequence[str]) -> list[str]:
     """Rules have colons of their own: `lbw=IN05-OUT03:0.5,MID:0` is one value again."""
-    found: list[str] = []
+    found: list[list[str]] = []
     for item in items:
-        key = found[-1].partition("=")[0].strip() if found else ""
-        if key in _FIELDS and _is_open(found[-1].partition("=")[2], _FIELDS[key]) and "=" not in item:
-            found[-1] += f":{item}"
+        if found and "=" not in item and item.strip() != OFF and _is_open(found[-1]):
+            found[-1].append(item)
         else:
-            found.append(item)
-    return found
+            found.append([item])
+    return [":".join(parts) for parts in found]
 
 
-def _is_open(value: str, fields: int) -> bool:
+def _is_open(parts: Sequence[str]) -> bool:
     """Does the last rule of this value still want something behind a colon?"""
-    rule = re.split("[,;]", value)[-1].replace("*", ":").strip()
-    parts = rule.split(":")
-    if fields == 2:
-        first = parts[0].removeprefix("NOT ").split(" ")[0].partition("-")[0]
-        return len(parts) == 1 and block_named(first) is not None
-    return 1 <= len(parts) < fields and (len(parts) > 1 or not parts[0] or _names_blocks(parts[0]))
-
-
-def _names_blocks(text: str) -> bool:
-    word = text.removeprefix("NOT ").split(" ")[0].partition("-")[0]
-    return block_named(word) is not None
+    key, equals, first = parts[0].partition("=")
+    fields = _FIELDS.get(key.strip(), 0) if equals else 0
+    if not fields:
+        return False
+    end = parts[-fields:] if len(parts) > fields else [first, *parts[1:]]  # no rule is longer
+    rule = re.split("[,;]", ":".join(end))[-1].replace("*", ":").split(":")
+    if len(rule) > 1:
+        return len(rule) < fields
+    words = rule[0].strip().removeprefix("NOT ").split()
+    return block_named(words[0].partition("-")[0]) is not None if words else fields == 3
 
 
 def _arguments(items: Sequence[tuple[str, str]], tag: str, problems: list[str]) -> dict[str, str]:
@@ -175,9 +183,9 @@ def _arguments(items: Sequence[tuple[str, str]], tag: str, problems: list[str]) 
     values: dict[str, str] = {}
     for key, item in sorted(items, key=lambda one: "=" in one[1]):
         if key == "":
-            problems.append(f"{tag}: {item.strip()!r} is one value too many and was ignored.")
-        elif key not in (*KEYS, OFF):
-            problems.append(f"{tag}: the key {key!r} is unknown (known: {', '.join(KEYS)}) and was ignored.")
+            problems.append(f"{tag}: {shown(item.strip())!r} is one value too many and was ignored.")
+        elif key not in KEYS and item.strip() != OFF:
+            problems.append(f"{tag}: the key {shown(key)!r} is unknown (known: {', '.join(KEYS)}) and was ignored.")
         else:
             values[key] = item.partition("=")[2].strip() if "=" in item else item.strip()
     return values
@@ -198,4 +206,4 @@ def _place(positional: dict[str, str], token: str) -> str:
 
 
 def _is_preset(token: str) -> bool:
-    return bool(token) and not is_curve(token) and (token[0].isalpha() or "," in token)
+    return bool(token) and token != TIMESTEP and not is_curve(token) and (token[0].isalpha() or "," in token)

@@ -14,6 +14,7 @@ from fastapi.responses import FileResponse, HTMLResponse
 
 from browser.shelf import data_url, picture
 from lib_adapters.catalogue import Catalogue
+from lib_adapters.catalogue.presets import FILE, PresetFile
 from lib_adapters.hosts.tab.guard import guards
 from lib_adapters.hosts.tab.routes import add_routes
 from lib_adapters.hosts.tab.shell import shell
@@ -30,8 +31,10 @@ class Site:
 
     folder: Path
     catalogue: Catalogue
+    presets: PresetFile
     address: str = ""
     family: tuple[str, str] = ("sd1", "Stable Diffusion 1.x")
+    report: dict[str, Any] = field(default_factory=dict)
     _server: Any = field(default=None, repr=False)
 
     def tab(self) -> Tab:
@@ -42,6 +45,8 @@ class Site:
             folders=lambda: [("models/LyCORIS", self.folder)],
             rescan=lambda: None,
             key=KEY,
+            presets=self.presets,
+            report=lambda: self.report,
         )
 
     def page(self, dark: bool = False) -> str:
@@ -99,7 +104,7 @@ def site(folder: Path, place: Path, *, wait: bool = True) -> Site:
     catalogue.start()
     if wait:
         catalogue.wait()
-    return Site(folder, catalogue).start()
+    return Site(folder, catalogue, PresetFile(place / FILE)).start()
 
 
 def _prompts(name: str) -> str:

@@ -6,6 +6,7 @@ import argparse
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from lib_adapters.app.page import layout, server
 from lib_adapters.app.page.making import Maker
 from lib_adapters.app.page.painter import Painter
 from lib_adapters.catalogue import Catalogue
+from lib_adapters.catalogue.presets import FILE, PresetFile
 from lib_adapters.files.families import FAMILY_NAMES
 from lib_adapters.hosts.pipeline.folder import Pipeline, roots_of
 from lib_adapters.hosts.pipeline.places import clip_beside
@@ -42,7 +44,9 @@ def application(given: argparse.Namespace, stack: ExitStack, address: str) -> Fa
     own = (given.out / OWN).resolve()
     files, folders = server.tab_files(), list(dict.fromkeys([*folders_of(given.model, given.adapters), own]))
     device = options.device_of(given.device)
+    presets = PresetFile(given.presets or given.out / FILE)
     studio = stack.enter_context(Studio.open(given.model, device, Shelf(folders)))
+    studio = replace(studio, presets=presets.presets)
 
     def shown() -> list[Path]:
         return [folder for folder in folders if folder != own or own.is_dir()]
@@ -58,7 +62,7 @@ def application(given: argparse.Namespace, stack: ExitStack, address: str) -> Fa
 
     maker = Maker(clip_beside(given.model), own, device, made)
     stack.callback(maker.stop)
-    tab = _tab(catalogue, painter, studio, lambda: _labels(shown(), own))
+    tab = _tab(catalogue, painter, studio, presets, lambda: _labels(shown(), own))
     defaults = layout.Defaults(FIRST_PROMPT, settings_of(given), own_size(studio.pipe))
     markup = shell(tab, prompts=layout.PROMPTS, negatives=layout.NEGATIVES, gallery=layout.GALLERY, name="page")
     page = layout.page_of(painter, maker, defaults, markup, server.addresses(files))
@@ -73,7 +77,13 @@ def own_size(pipe: Pipeline) -> tuple[int, int]:
     return side, side
 
 
-def _tab(catalogue: Catalogue, painter: Painter, studio: Studio, folders: Callable[[], list[tuple[str, Path]]]) -> Tab:
+def _tab(
+    catalogue: Catalogue,
+    painter: Painter,
+    studio: Studio,
+    presets: PresetFile,
+    folders: Callable[[], list[tuple[str, Path]]],
+) -> Tab:
     key = secrets.token_urlsafe(24)
     unet, *encoders = roots_of(studio.pipe).values()
     family = Table.of(unet, encoders).family
@@ -85,6 +95,8 @@ def _tab(catalogue: Catalogue, painter: Painter, studio: Studio, folders: Callab
         folders=folders,
         rescan=painter.rescan,
         key=key,
+        presets=presets,
+        report=painter.report,
     )
 
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from PIL.Image import Image
 
@@ -13,6 +14,8 @@ from lib_adapters.app.drawing import infotext, save, target
 from lib_adapters.errors import AdapterError
 from lib_adapters.hosts.pipeline.shelf import Shelf
 from lib_adapters.hosts.pipeline.studio import HYPERNET, Picture, Settings, Studio
+from lib_adapters.hosts.tab.told import report_of
+from lib_adapters.patching.report import Report
 from lib_adapters.prompt.tags import KINDS, parse
 
 TAGS = (*KINDS, HYPERNET)
@@ -40,9 +43,14 @@ class Painter:
         self._studio, self._folders, self._out, self._used = studio, list(folders), out, used
         self._stop = threading.Event()
         self._busy = threading.Lock()
+        self._told = report_of(Report(), (), ())
 
     def rescan(self) -> None:
         self._studio = replace(self._studio, shelf=Shelf(self._folders))
+
+    def report(self) -> dict[str, Any]:
+        """What was done for the last picture."""
+        return self._told
 
     def stop(self) -> None:
         self._stop.set()
@@ -61,6 +69,7 @@ class Painter:
                     picture = self._one(text, how, reached, (number, len(prompts)))
                     shown.pictures.append((picture.image, title))
                     shown.lines, shown.problems = picture.report.lines(), list(picture.problems)
+                    self._told = report_of(picture.report, shown.lines, shown.problems)
             except Stopped:
                 shown.problems.append("Stopped.")
         self._note_use(prompt)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,7 @@ class Studio:
     words: Words
     aesthetics: Aesthetics
     shelf: Shelf
-    presets: Presets = BUILT_IN
+    presets: Callable[[], Presets] = lambda: BUILT_IN
 
     @classmethod
     def open(
@@ -140,7 +140,7 @@ class Studio:
         """For the first step; what could not be read or found is told of."""
         parsed = parse(prompt, (*KINDS, HYPERNET))
         seed, adapters = str(settings.seed), [tag for tag in parsed.tags if tag.kind != HYPERNET]
-        wanted = requests_of(adapters, self.shelf, self.presets, seed)
+        wanted = requests_of(adapters, self.shelf, self.presets(), seed)
         negative, more = self._against(settings, seed)
         steerings, problems = steerings_of([tag for tag in parsed.tags if tag.kind == HYPERNET], self.shelf)
         report = self.session.activate([*wanted.requests, *more.requests], moment)
@@ -158,7 +158,7 @@ class Studio:
         if parsed.tags and not self._guided(settings):
             idle = "without guidance (above 1) nothing is drawn of the negative prompt, so its tags do nothing."
             return parsed.text, Wanted(problems=[idle])
-        wanted = requests_of(parsed.tags, self.shelf, self.presets, seed, frozenset({NEGATIVE}))
+        wanted = requests_of(parsed.tags, self.shelf, self.presets(), seed, frozenset({NEGATIVE}))
         wanted.problems += [*parsed.problems, *words_only(parsed.text, (HYPERNET,)).problems]
         return parsed.text, wanted
 

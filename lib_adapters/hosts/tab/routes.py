@@ -18,6 +18,7 @@ from fastapi.responses import FileResponse
 
 from lib_adapters.errors import AdapterError
 from lib_adapters.hosts.tab.bodies import Refused, Route
+from lib_adapters.hosts.tab.control_routes import add_control
 from lib_adapters.hosts.tab.tab import Tab
 
 PREFIX = "/lycoris/api"
@@ -41,6 +42,7 @@ def add_routes(app: Any, tab: Tab) -> None:
     _add_reading(router, tab)
     _add_pictures(router, tab)
     _add_writing(router, tab)
+    add_control(router, tab)
     app.include_router(router)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_adapters.catalogue import Catalogue
+from lib_adapters.catalogue.presets import PresetFile
 
 
 @dataclass(frozen=True)
@@ -18,3 +19,5 @@ class Tab:
     folders: Callable[[], list[tuple[str, Path]]]  # label and place, in the order that a card's `root` counts
     rescan: Callable[[], None]  # what else must look at the folders again on Refresh
     key: str  # of this process, for the page's own requests
+    presets: PresetFile
+    report: Callable[[], dict[str, Any]]  # what was done for the last picture, as `report_of` tells it

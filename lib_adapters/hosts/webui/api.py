@@ -8,6 +8,7 @@ from typing import Any
 
 from lib_adapters.hosts.tab import routes
 from lib_adapters.hosts.tab.guard import guards as guards_of
+from lib_adapters.hosts.tab.told import report_of
 from lib_adapters.hosts.webui import host, rivals
 from lib_adapters.hosts.webui.names import Names, read_metadata
 from lib_adapters.hosts.webui.runtime import Runtime
@@ -18,13 +19,10 @@ def add_routes(app: Any, runtime: Runtime) -> None:
     guards = guards_of(runtime.cards.tab.key, host.api_passwords())
 
     def report() -> dict[str, Any]:
-        return {
-            "lines": list(runtime.lines),
-            "mode": runtime.report.mode,
-            "seconds": runtime.report.seconds,
-            "adapters": [dataclasses.asdict(one) for one in (*runtime.report.adapters, *runtime.hypernets.reports)],
-            "rivals": rivals.found(),
-        }
+        lines = [line for voice in runtime.voices for line in voice.lines]
+        problems = [line for voice in runtime.voices for line in voice.problems]
+        told = report_of(runtime.report, lines, problems, runtime.hypernets.reports)
+        return told | {"rivals": rivals.found()}
 
     def lycos(metadata: bool = True) -> list[dict[str, Any]]:
         """With `?metadata=false` no file is read: names and aliases are in the index."""
@@ -34,9 +32,8 @@ def add_routes(app: Any, runtime: Runtime) -> None:
         runtime.names.rescan()
         runtime.cards.catalogue.start()
 
-    routes.add_routes(app, runtime.cards.tab)
-    for path in (f"{routes.PREFIX}/report", "/lycoris/report"):
-        app.add_api_route(path, report, methods=["GET"], dependencies=guards)
+    routes.add_routes(app, dataclasses.replace(runtime.cards.tab, report=report))
+    app.add_api_route("/lycoris/report", report, methods=["GET"], dependencies=guards)
     app.add_api_route("/sdapi/v1/lycos", lycos, methods=["GET"], dependencies=guards)
     app.add_api_route("/sdapi/v1/refresh-lycos", refresh, methods=["POST"], dependencies=guards)
 

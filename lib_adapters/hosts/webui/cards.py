@@ -11,13 +11,12 @@ from pathlib import Path
 from torch import nn
 
 from lib_adapters.catalogue import Catalogue
+from lib_adapters.catalogue.presets import PresetFile
 from lib_adapters.files.families import FAMILY_NAMES
 from lib_adapters.hosts.tab.guard import guards
 from lib_adapters.hosts.tab.tab import Tab
 from lib_adapters.hosts.webui import host, settings
 from lib_adapters.hosts.webui.model import family_of
-from lib_adapters.prompt.blocks import Presets
-from lib_adapters.prompt.presets import BUILT_IN
 
 ONE_PICTURE = 5.0  # seconds: the host calls several times for one
 
@@ -27,6 +26,7 @@ class Cards:
 
     def __init__(self, rescan: Callable[[], None]) -> None:
         self.catalogue = Catalogue(lambda: [path for _, path in settings.shown()], settings.cache_folder())
+        self.presets = PresetFile(settings.preset_file(), settings.foreign_presets)
         key = secrets.token_urlsafe(24)
         self.tab = Tab(
             catalogue=self.catalogue,
@@ -35,13 +35,11 @@ class Cards:
             folders=settings.shown,
             rescan=rescan,
             key=key,
+            presets=self.presets,
+            report=dict,  # the routes are given the real one, which knows more than cards
         )
         self._families: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
         self._used: tuple[frozenset[Path], float] = (frozenset(), 0.0)
-
-    def presets(self) -> Presets:
-        """Block weights by name."""
-        return BUILT_IN
 
     def model(self) -> tuple[str, str]:
         """The loaded model's family and its name; nothing while none is loaded, or one is just being built."""

@@ -38,7 +38,7 @@ def _listen(runtime: Runtime) -> None:
     def before_ui() -> None:
         networks.register(runtime)
         page.register(runtime.cards.tab)
-        xyz.add_axes(runtime.names, lambda: choices(runtime), runtime.cards.presets)
+        xyz.add_axes(runtime.names, lambda: choices(runtime), runtime.cards.presets.presets)
 
     def created() -> None:
         runtime.aesthetics.names.rescan()

@@ -58,8 +58,8 @@ class Rounds:
     names: Names[Adapter]
     presets: Callable[[], Presets]
 
-    def of(self, p: Any, kinds: Sequence[str], data: Mapping[str, Sequence[Any]]) -> Round:
-        second = data is getattr(p, "hr_extra_network_data", None)
+    def of(self, p: Any, kinds: Sequence[str], data: Mapping[str, Sequence[Any]], second: bool) -> Round:
+        """`second`: in the second pass."""
         now = Round(moment=Moment(0, _steps(p, second)))
         tags = self._tags(p, kinds, data, second, now)
         named = wanted.names_of([tag for tag, _ in tags])

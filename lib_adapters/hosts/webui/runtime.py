@@ -44,7 +44,7 @@ class Runtime:
         self.hypernets = Hypernets()
         self.aesthetics = Aesthetics()
         self._others: dict[str, Hypernets | Aesthetics] = {HYPERNET: self.hypernets, AESTHETIC: self.aesthetics}
-        self._rounds = Rounds(self.names, self.cards.presets)
+        self._rounds = Rounds(self.names, self.cards.presets.presets)
         self._now = Round()  # what the picture that is drawn asks for
         self._job: Any = None  # the host's, while it samples
         self._voices = Voices()
@@ -80,9 +80,9 @@ class Runtime:
                 self.hypernets.restore()
 
     @property
-    def lines(self) -> list[str]:
-        """What was said of the last picture."""
-        return [*self._voice.lines, *(line for other in self._others.values() for line in other.voice.lines)]
+    def voices(self) -> list[Voice]:
+        """Who has spoken of the last picture."""
+        return [self._voice, *(other.voice for other in self._others.values())]
 
     def restore(self) -> None:
         """The models as if we had never been there."""
@@ -107,14 +107,15 @@ class Runtime:
         if data is None and self._is_refined(model):
             return
         self._job = p if data is not None else None
-        self._now = now = self._rounds.of(p, kinds, self._all(kind, params, data))
+        second = data is not None and data is getattr(p, "hr_extra_network_data", None)
+        self._now = now = self._rounds.of(p, kinds, self._all(kind, params, data), second)
         if data is not None:
             infotext.add_to_prompts(p, now.defaults, now.drawn)
         if model is None:
             return
         self._shared = self._is_shared(kinds, data)
         self.report = self._apply(model, now)
-        self._mark_texts(p, model, data)
+        self._mark_texts(p, model, second)
         if data is not None:
             self.cards.used(one.adapter.path for _, one in self._applied(now))
             self._mark(p, kinds, data, state(now, self.report))
@@ -128,7 +129,8 @@ class Runtime:
         wanted.mark(data, text, make)
         for other in wanted.all_data(p):
             if other is not data and not wanted.is_marked(other):
-                wanted.mark(other, state(self._rounds.of(p, kinds, other), Report()), make)
+                second = other is getattr(p, "hr_extra_network_data", None)
+                wanted.mark(other, state(self._rounds.of(p, kinds, other, second), Report()), make)
 
     def _all(self, kind: str, params: Sequence[Any], data: wanted.Data | None) -> dict[str, Sequence[Any]]:
         """The parameters of both kinds."""
@@ -137,13 +139,12 @@ class Runtime:
         self._lone[kind] = list(params)
         return self._lone
 
-    def _mark_texts(self, p: Any, model: nn.Module, data: wanted.Data | None) -> None:
+    def _mark_texts(self, p: Any, model: nn.Module, second: bool) -> None:
         """Tags leave the negative prompt; where texts have adapters of their own, each tells the row that it is for."""
         now, session = self._now, self._sessions.session(model)
-        if now.sides is None or data is None:
+        if now.sides is None:
             self._voices.take_off()
             return
-        second = data is getattr(p, "hr_extra_network_data", None)
         prompts, negatives = ("hr_prompts", "hr_negative_prompts") if second else ("prompts", "negative_prompts")
         if now.speaks and session is not None:
             texts = now.sides.marked()

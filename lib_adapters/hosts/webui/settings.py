@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lib_adapters.catalogue.presets import FILE, Source
 from lib_adapters.hosts.webui import host
 
 NOTHING = "None"
@@ -133,6 +134,18 @@ def shown() -> list[tuple[str, Path]]:
 def cache_folder() -> Path:
     """Where the host keeps what it can make again."""
     return Path(host.module("paths").data_path) / "cache" / "lycoris-bundle"
+
+
+def preset_file() -> Path:
+    """Beside the host's own styles and settings, where an update of the extension does not reach."""
+    return Path(host.module("paths").data_path) / FILE
+
+
+def foreign_presets() -> list[Source]:
+    """Those of lora-block-weight where it is installed, whatever its folder is called."""
+    folder = Path(host.module("paths").data_path) / "extensions"
+    kinds = (("lbwpresets.txt", False), ("elempresets.txt", True))
+    return [Source(path, elements) for name, elements in kinds for path in sorted(folder.glob(f"*/scripts/{name}"))]
 
 
 def hypernetwork_folder() -> Path:

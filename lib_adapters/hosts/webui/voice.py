@@ -13,10 +13,11 @@ class Voice:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.problems: list[str] = []  # those of the lines that tell of one
         self._before: list[str] = []  # what was said last time
 
     def say(self, p: Any, problems: Sequence[str], lines: Sequence[str]) -> None:
-        self._before, self.lines = self.lines, []
+        self._before, self.lines, self.problems = self.lines, [], []
         for line in problems:
             self.add(p, line, problem=True)
         for line in lines:
@@ -27,6 +28,7 @@ class Voice:
         if line not in (*self._before, *self.lines):
             host.say(line)
         self.lines.append(line)
+        self.problems += [line] if problem else []
         if hasattr(p, "comment") and settings.report_level() in settings.REPORTS[: 2 if problem else 1]:
             p.comment(line)
 
@@ -36,4 +38,4 @@ class Voice:
             self.add(p, f"{line}.")
 
     def forget(self) -> None:
-        self.lines, self._before = [], []
+        self.lines, self.problems, self._before = [], [], []

@@ -6,6 +6,7 @@ copy of the model is bound to the copy.
 
 from __future__ import annotations
 
+import copy
 import types
 import weakref
 from collections.abc import Callable
@@ -32,9 +33,11 @@ class Voice:
         if self.speak is None:  # taken off, but somebody has wrapped it in his own
             return encode(texts, *rest, **named)
         rows = {row_of(text) for text in texts if isinstance(text, str)}
+        plain = copy.copy(texts)  # with all that the host hangs on it
+        plain[:] = [text.lstrip(" ") if isinstance(text, str) else text for text in texts]  # SDXL looks for empty ones
         self.speak(min(rows) if len(rows) == 1 else None)
         try:
-            return encode(texts, *rest, **named)
+            return encode(plain, *rest, **named)
         finally:
             self.speak(None)
 

@@ -1,0 +1,69 @@
+"""A tag that is edited says what it said, but for what was changed."""
+
+from __future__ import annotations
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+from prompts import only
+
+from lib_adapters.prompt.edit import drawn, edited
+from lib_adapters.prompt.tags import OFF, items_of, parse
+
+ITEMS = st.sampled_from(
+    [
+        "0.5", "0.7", "8", "IN02", "off", "te=0.1", "unet=0@0,1@1", "timestep", "lbw=MID:0.5", "lbw=IN05", "w=INS",
+        "x=2", "lbwe=MID::0", "start=3", "hr=0.5", "hrlbw=OUTS", "mode=live", "1@0,0@1", "1,0,1,0,1,0,1,0,1,0,1,0",
+        " te = 0.3 ",
+    ]
+)  # fmt: skip
+VALUES = {
+    "te": "0.9", "unet": "0.25", "dyn": "4", "lbw": "NOT TIME LAST:0;IN05:0.3", "lbwe": "::1", "x": "3", "start": "1",
+    "stop": "7", "hrlbw": "MID", "off": "off", "mode": "merged",
+}  # fmt: skip
+
+
+def by_key(items: list[str]) -> dict[str, str]:
+    """What a tag says, each value by its key: named ones win."""
+    found = sorted(items_of(":".join(["n", *items]))[1], key=lambda one: "=" in one[1])
+    return {key: item.partition("=")[2].strip() if "=" in item else item.strip() for key, item in found}
+
+
+@given(st.lists(ITEMS, max_size=6), st.sampled_from(sorted(VALUES)), st.booleans())
+@example(["0.5", "IN02"], "dyn", False)
+@example(["hrlbw=OUTS", "0.5"], "hrlbw", False)
+@example(["0.5", "unet=0@0,1@1", "timestep"], "te", True)
+@example([" te = 0.3 ", "0.5", "0.5"], "te", False)
+@example(["lbw=IN05", "x=2", "0.5"], "x", True)
+@example(["lbw=IN05", "off", "0.5"], "off", True)
+def test_one_value_is_set_or_taken_out_and_all_others_stay(items: list[str], key: str, out: bool) -> None:
+    tags = parse(":".join(["<lora:n", *items]) + ">")
+    if tags.problems:
+        return
+    values = by_key(items)
+    values.pop(key, None)
+    expected = values if out else {**values, key: VALUES[key]}
+    named = "".join(f":{OFF}" if one == OFF else f":{one}={value}" for one, value in expected.items())
+    found = only(edited(tags.tags[0], {key: None if out else VALUES[key]}))
+    assert found.meaning == only(f"<lora:n{named}>").meaning
+
+
+def test_what_is_not_changed_stays_as_it_was_written() -> None:
+    tag = only('<lyco:"a: b" : 0.50 :0.7: MIDD :hr = 1:off>')
+    assert edited(tag, {"unet": "0.25"}) == '<lyco:"a: b" : 0.50 :0.25: MIDD :hr = 1:off>'
+    assert edited(tag, {"hr": "2", "off": None}) == '<lyco:"a: b" : 0.50 :0.7: MIDD :hr =2>'
+    assert edited(tag, {"mode": "live"}) == '<lyco:"a: b" : 0.50 :0.7: MIDD :hr = 1:off:mode=live>'
+    assert edited(tag, {}) == tag.text
+    assert edited(only("<lyco:n>"), {"te": "0.5", "unet": "0.7"}) == "<lyco:n:0.5:0.7>"
+
+
+def test_weights_that_were_drawn_stand_in_the_place_of_chance() -> None:
+    numbers = "0.25,1,0,1,0,1,0,1,0,1,0,1"
+    for text, second, first_pass, second_pass in [
+        ("<lora:n:1:ROUT:0.7>", False, numbers, numbers),
+        ("<lora:n:lbw=ROUT:hrlbw=RIN:0.7>", False, numbers, "RIN"),
+        ("<lora:n:lbw=ROUT:hrlbw=RIN:0.7>", True, "ROUT", numbers),
+        ("<lora:n:lbw=ROUT:hrx=2:0.7>", True, numbers, numbers),
+    ]:
+        tag, before = only(drawn(only(text), numbers, second)), only(text)
+        assert [tag.of_pass(late).wish.blocks.replace(";", ",") for late in (False, True)] == [first_pass, second_pass]
+        assert (tag.te, tag.unet) == (before.te, before.unet)
