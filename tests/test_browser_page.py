@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 
 @pytest.fixture
@@ -79,3 +80,19 @@ def test_stop_and_a_second_click(page):
     page.locator("#page_report").get_by_text("Stopped.").wait_for()
     page.locator(".lycoris-cell").filter(has_text="fog_norm").locator(".lycoris-thumb").click()
     assert page.locator("#page_prompt textarea").input_value() == "a red circle on a white background"
+
+
+def test_a_tag_in_the_negative_prompt_acts_when_its_box_is_checked(page, tmp_path):
+    page.locator("#page_neg_prompt textarea").fill("a blue square <lyco:gold_lora:1>")
+    slide(page, "steps", 1)
+    slide(page, "width", 64)
+    slide(page, "height", 64)
+    page.get_by_role("button", name="Generate").click()
+    page.locator("#page_report").get_by_text("plain words").wait_for()
+    page.get_by_label("Tags in the negative prompt act on its side").check()
+    page.get_by_role("button", name="Generate").click()
+    page.locator("#page_report").get_by_text("gold_lora: 148 of 148 layers").wait_for()
+    words, acting = (Image.open(tmp_path / f"seed-1{end}.png") for end in ("", "-2"))
+    assert words.tobytes() != acting.tobytes()
+    assert "Negative tags" not in words.info["parameters"]
+    assert acting.info["parameters"].endswith("Negative tags: True")

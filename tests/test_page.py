@@ -59,6 +59,7 @@ def test_the_page_has_the_tab_and_starts_with_what_suits_the_model(client):
     assert "#page_prompt textarea" in text
     assert '"value":15' in text.replace(" ", "")  # steps
     assert '"elem_id":"page_width"' in text.replace(" ", "")
+    assert layout.AGAINST in text
     assert "googleapis" not in text.split("gradio_config")[1].split("</script>")[0]
 
 
@@ -166,17 +167,37 @@ def test_a_press_of_the_button(painter):
         assert unit == "steps"
 
     generate = layout._generate(painter)
-    pictures, text = generate(f"a red circle {TAG}", "", True, 2, 2.5, 64, 64, 7, progress)
+    pictures, text = generate(f"a red circle {TAG}", "", True, False, 2, 2.5, 64, 64, 7, progress)
     assert len(pictures) == 2
     assert "Seed 7" in text
     assert "gold_lora: " in text
-    _, text = generate("a red circle", "", False, 1, 2.5, 64, 64, -1, progress)
+    _, text = generate("a red circle", "", False, False, 1, 2.5, 64, 64, -1, progress)
     assert "Seed -1" not in text
+
+
+def test_the_box_for_the_negative_prompts_tags(painter, tmp_path):
+    generate = layout._generate(painter)
+    press = ("a red circle", f"blue {TAG}", True)
+    rest = (2, 2.5, 64, 64, 7, lambda *_, **__: None)
+    pictures, text = generate(*press, False, *rest)
+    assert len(pictures) == 1
+    assert "tags are plain words" in text
+    both, text = generate(*press, True, *rest)
+    assert [title for _, title in both] == ["without", "with"]
+    assert "gold_lora: " in text
+    assert "plain words" not in text
+    assert [path.stem for path in painter.noted] == ["gold_lora"]
+    (without, _), (drawn, _) = both
+    assert without.tobytes() != drawn.tobytes() != pictures[0][0].tobytes()
+    assert without.info["parameters"].split("\n")[1] == "Negative prompt: blue "
+    with Image.open(tmp_path / "out" / "seed-7-3.png") as stored:
+        assert stored.info["parameters"].endswith(", Negative tags: True")
+        assert f"\nNegative prompt: blue {TAG}\n" in stored.info["parameters"]
 
 
 def test_what_goes_wrong_is_said_on_the_page(painter, monkeypatch):
     monkeypatch.setattr(painter, "draw", lambda *_: (_ for _ in ()).throw(MemoryError))
-    pictures, text = layout._generate(painter)("x", "", False, 2, 2.5, 64, 64, 7)
+    pictures, text = layout._generate(painter)("x", "", False, False, 2, 2.5, 64, 64, 7)
     assert pictures == []
     assert "There is not enough memory for this." in text
 

@@ -16,7 +16,8 @@ from lib_adapters.app.sheet import Cell, contact_sheet
 from lib_adapters.errors import AdapterError
 from lib_adapters.hosts.pipeline.studio import HYPERNET, Settings, Studio
 from lib_adapters.prompt import aesthetic
-from lib_adapters.prompt.tags import KINDS, Tag, parse, quoted
+from lib_adapters.prompt.schedule import first_of, written
+from lib_adapters.prompt.tags import KINDS, Tag, items_of, parse, quoted
 
 PAIRS_PER_ROW = 3
 
@@ -42,21 +43,26 @@ def run(given: argparse.Namespace) -> int:
 
 
 def _prompt_rows(prompt: str, settings: Settings, count: int) -> list[list[Shot]]:
-    """A column without, one with each adapter, one with all; a row per seed."""
+    """A column without, one with each adapter that is not off, one with all; a row per seed."""
     aesthetics = aesthetic.parse(prompt)
     parsed = parse(aesthetics.text, (*KINDS, HYPERNET))
-    tags = [(tag.text, _title(tag)) for tag in parsed.tags]
+    tags = [(tag.text, _title(tag)) for tag in parsed.tags if not tag.off]
     tags += [(tag.text, f"{tag.name}  {tag.options.weight:g}") for tag in aesthetics.tags]
-    if not tags:
+    against = [tag for tag in settings.against if not tag.off]
+    if not tags and not against:
         raise AdapterError("--compare needs a tag in the prompt, such as <lyco:name:0.8>, or no prompt at all.")
-    columns = [(parsed.text, "without")]
-    columns += [(f"{parsed.text} {text}", title) for text, title in tags]
-    if len(tags) > 1:
-        columns.append((prompt, "all together"))
-    seeds = range(settings.seed, settings.seed + count)
-    return [
-        [Shot(text, replace(settings, seed=seed), title, f"seed {seed}") for text, title in columns] for seed in seeds
-    ]
+    without = settings.without()
+    shots = [Shot(parsed.text, without, "without")]
+    shots += [Shot(f"{parsed.text} {text}", without, title) for text, title in tags]
+    alone = [(replace(settings, negative=f"{without.negative} {tag.text}"), tag) for tag in against]
+    shots += [Shot(parsed.text, how, f"negative: {_title(tag)}") for how, tag in alone]
+    if len(tags) + len(against) > 1:
+        shots.append(Shot(prompt, settings, "all together"))
+    return [[_with_seed(shot, settings.seed + number) for shot in shots] for number in range(count)]
+
+
+def _with_seed(shot: Shot, seed: int) -> Shot:
+    return replace(shot, settings=replace(shot.settings, seed=seed), note=f"seed {seed}")
 
 
 def _bundled_rows(settings: Settings) -> list[list[Shot]]:
@@ -99,5 +105,9 @@ def _drawn(studio: Studio, rows: Sequence[Sequence[Shot]]) -> list[list[Cell]]:
 
 
 def _title(tag: Tag) -> str:
-    strength = f"{tag.te:g}" if tag.te == tag.unet else f"te {tag.te:g}, unet {tag.unet:g}"
-    return f"{tag.name}  {strength}"
+    unet = written(tag.unet)
+    strength = unet if tag.te == first_of(tag.unet) else f"te {tag.te:g}, unet {unet}"
+    _, items = items_of(tag.text[len(tag.kind) + 2 : -1])
+    named = [(key, item.partition("=")[2] if "=" in item else item) for key, item in items]
+    more = [f"{key}={value.strip()}" for key, value in named if key and key not in ("te", "unet")]
+    return "  ".join([tag.name, strength, *more])

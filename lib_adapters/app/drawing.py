@@ -17,8 +17,8 @@ from lib_adapters.hosts.pipeline.studio import Picture, Settings, Studio, chosen
 
 def studio_of(given: argparse.Namespace) -> Studio:
     shelf = options.shelf_of(given.adapters, given.model)
-    studio = Studio.open(given.model, options.device_of(given.device), shelf, clip=given.clip)
     presets = options.presets_of(given.presets)
+    studio = Studio.open(given.model, options.device_of(given.device), shelf, clip=given.clip)
     return replace(studio, presets=lambda: presets)
 
 
@@ -50,10 +50,12 @@ def save(image: Image, file: Path, text: str) -> Path:
     return file
 
 
-def infotext(prompt: str, settings: Settings, image: Image) -> str:
+def infotext(picture: Picture) -> str:
+    settings, image = picture.settings, picture.image
     negative = f"\nNegative prompt: {settings.negative}" if settings.negative else ""
     how = f"Steps: {settings.steps}, CFG scale: {settings.guidance}, Seed: {settings.seed}"
-    return f"{prompt}{negative}\n{how}, Size: {image.width}x{image.height}"
+    tags = ", Negative tags: True" if settings.negative_tags else ""
+    return f"{picture.prompt}{negative}\n{how}, Size: {image.width}x{image.height}{tags}"
 
 
 def tell(picture: Picture) -> None:

@@ -50,7 +50,7 @@ def run(given: argparse.Namespace) -> int:
             one = replace(settings, seed=settings.seed + number)
             picture = studio.draw(given.prompt, one, partial(reached, number * settings.steps))
             file = target(given.out, f"seed-{one.seed}", number, given.count)
-            save(picture.image, file, infotext(picture.prompt, one, picture.image))
+            save(picture.image, file, infotext(picture))
             if number == 0:
                 tell(picture)
             print(file)

@@ -12,13 +12,12 @@ from safetensors.torch import save_file
 from lib_adapters.app import options
 from lib_adapters.app.progress import bar
 from lib_adapters.errors import AdapterError
-from lib_adapters.hosts.pipeline.asked import requests_of
+from lib_adapters.hosts.pipeline.asked import Wanted, requests_of
 from lib_adapters.hosts.pipeline.changes import Change, bake, changes
 from lib_adapters.hosts.pipeline.folder import DTYPES, roots_of
 from lib_adapters.hosts.pipeline.shelf import Shelf
 from lib_adapters.hosts.pipeline.studio import Studio
 from lib_adapters.hosts.pipeline.svd import extract
-from lib_adapters.patching.request import Request
 from lib_adapters.prompt.blocks import Presets
 from lib_adapters.prompt.tags import parse
 
@@ -38,19 +37,20 @@ def run(given: argparse.Namespace) -> int:
     if given.out.exists():
         raise AdapterError(f"{given.out}: this exists already; choose another name.")
     shelf = options.shelf_of(given.adapters, given.model)
+    wanted = _wanted(given.tags, shelf, options.presets_of(given.presets))
     with Studio.open(given.model, options.device_of(given.device), shelf, torch.float32) as studio:
-        found, report = changes(studio, _requests(given.tags, shelf, options.presets_of(given.presets)))
+        found, report = changes(studio, wanted.requests)
         print(report)
         if not found:
             raise AdapterError("Nothing would change: no layer of this model is touched, or every strength is 0.")
         if given.out.suffix.lower() == ".safetensors":
-            _lora_file(given, studio, found)
+            _lora_file(given, studio, found, wanted.pinned(given.tags))
         else:
             _folder(given, found)
     return 0
 
 
-def _requests(tags: str, shelf: Shelf, presets: Presets) -> list[Request]:
+def _wanted(tags: str, shelf: Shelf, presets: Presets) -> Wanted:
     """Here one tag that cannot be followed stops everything: what is kept must be what was asked for."""
     parsed = parse(tags)
     wanted = requests_of(parsed.tags, shelf, presets)
@@ -59,7 +59,7 @@ def _requests(tags: str, shelf: Shelf, presets: Presets) -> list[Request]:
     problems = [*parsed.problems, *wanted.problems, *still]
     if problems or not wanted.requests:
         raise AdapterError(" ".join(problems) or "There is no adapter tag, such as <lyco:name:0.8>.")
-    return wanted.requests
+    return wanted
 
 
 def _folder(given: argparse.Namespace, found: list[Change]) -> None:
@@ -69,11 +69,11 @@ def _folder(given: argparse.Namespace, found: list[Change]) -> None:
     print(f"{len(found) - len(homeless)} parameters changed in {given.out}")
 
 
-def _lora_file(given: argparse.Namespace, studio: Studio, found: list[Change]) -> None:
+def _lora_file(given: argparse.Namespace, studio: Studio, found: list[Change], tags: str) -> None:
     roots = roots_of(studio.pipe)
     with bar(len(found), "Cutting to rank", "layer") as reached:
         result = extract(found, roots, given.rank, DTYPES[given.dtype], partial(reached, 0))
-    metadata = {"ss_network_module": "networks.lora", "ss_network_dim": str(given.rank), "merged_from": given.tags}
+    metadata = {"ss_network_module": "networks.lora", "ss_network_dim": str(given.rank), "merged_from": tags}
     given.out.parent.mkdir(parents=True, exist_ok=True)
     save_file({key: tensor.cpu() for key, tensor in result.tensors.items()}, str(given.out), metadata)
     worst, name = result.worst

@@ -48,8 +48,6 @@ def add_shelf(command: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where adapters lie (default: the demo's, and folders such as lora and hypernetworks beside the model)",
     )
-
-
     command.add_argument(
         "--presets", type=Path, metavar="FILE", help="block weights by name for lbw=, NAME:1,0,... to a line"
     )

@@ -15,10 +15,11 @@ from lib_adapters.files.adapter import Loaded
 from lib_adapters.files.blocks import weight_block
 from lib_adapters.files.names import Stem
 from lib_adapters.patching.dial import Dial
-from lib_adapters.patching.patch import Patch, PatchKey, Target, Targets
+from lib_adapters.patching.patch import Key, Patch, PatchKey, Target, Targets
 from lib_adapters.patching.request import ALL, Request
-from lib_adapters.patching.spelling import to_diffusers
-from lib_adapters.patching.targets import Layer, Slot, Table, View, flat
+from lib_adapters.patching.targets import Layer, Slot, Table, View
+
+Place = tuple[Key, tuple[int, int] | None]  # a layer, or the rows of a fused one
 
 
 @dataclass
@@ -30,6 +31,7 @@ class Fit:
     unmatched: list[tuple[str, str]] = field(default_factory=list)
     patches: list[tuple[Slot, Patch]] = field(default_factory=list)
     dials: dict[str, Dial] = field(default_factory=dict)  # by part: "unet", "te"
+    names: Mapping[Place, list[str]] = field(default_factory=dict)  # where rules ask for kinds of layers
     layers: int = 0  # modules that fit a layer; `matched` has those whose strength is not 0
     silenced: int = 0  # of them, by a block weight of 0
     missing: int = 0  # modules that are no layer of this model, or have another shape
@@ -39,6 +41,7 @@ def fit(request: Request, loaded: Loaded, table: Table) -> Fit:
     """Find the layer of every module of the file; what has none is named with its reason."""
     result = Fit(request, unmatched=[*request.adapter.unusable, *loaded.problems])
     result.dials = {part: Dial(request, part) for part in ("unet", "te") if request.moves(part)}
+    result.names = _spellings(table) if request.blocks.rules else {}
     names = {module.stem: module.name for module in request.adapter.modules}
     for stem, algorithm in loaded.algorithms.items():
         layer, reason = _place(stem, algorithm, table)
@@ -56,7 +59,8 @@ def fit(request: Request, loaded: Loaded, table: Table) -> Fit:
 def _add(result: Fit, stem: Stem, algorithm: Algorithm, layer: Layer) -> None:
     """A strength of 0 is the absence of the adapter, to the bit."""
     request = result.request
-    factor = 1.0 if request.blocks is ALL else request.blocks.of(weight_block(stem), _names(stem, layer))
+    names = [stem.name.lower(), *result.names.get(_at(layer), ())]
+    factor = 1.0 if request.blocks is ALL else request.blocks.of(weight_block(stem), names)
     result.silenced += not factor
     dial = result.dials.get("unet" if stem.part == "unet" else "te")
     strength = factor if dial is not None else request.strength(stem.part) * factor
@@ -65,9 +69,16 @@ def _add(result: Fit, stem: Stem, algorithm: Algorithm, layer: Layer) -> None:
         result.patches.extend(_patches(result, (stem, algorithm, layer), strength, dial))
 
 
-def _names(stem: Stem, layer: Layer) -> tuple[str, ...]:
-    """What rules for kinds of layers are compared with: the layer in each spelling that is at hand."""
-    return stem.name, flat(layer.path), flat(to_diffusers(layer.path) or "")
+def _spellings(table: Table) -> Mapping[Place, list[str]]:
+    """What rules for kinds of layers are compared with: each layer as any model and any file calls it."""
+    found: dict[Place, list[str]] = {}
+    for name, layer in (pair for names in (table.unet, *table.text_encoders) for pair in names.items()):
+        found.setdefault(_at(layer), []).append(name.lower())
+    return found
+
+
+def _at(layer: Layer) -> Place:
+    return layer.weight.key, layer.view.rows
 
 
 def assemble(fits: Sequence[Fit]) -> Targets:

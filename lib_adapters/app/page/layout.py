@@ -18,6 +18,7 @@ FONTS = ["ui-sans-serif", "system-ui", "sans-serif"]
 MONO = ["ui-monospace", "Consolas", "monospace"]
 PROMPTS, NEGATIVES, GALLERY = ["#page_prompt textarea"], ["#page_neg_prompt textarea"], "#page_gallery"
 LARGEST_SEED = 2**32 - 1
+AGAINST = "Tags in the negative prompt act on its side"
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ def page_of(painter: Painter, maker: making.Maker, defaults: Defaults, shell: st
                 button = gr.Button("Generate", variant="primary", elem_id="page_generate")
                 stop = gr.Button("Stop", elem_id="page_stop")
                 compare = gr.Checkbox(False, label="Compare: without, with", elem_id="page_compare")
+                against = gr.Checkbox(False, label=AGAINST, elem_id="page_negative_tags")
         with gr.Row():
             with gr.Column(scale=3):
                 gr.HTML(shell)
@@ -52,7 +54,7 @@ def page_of(painter: Painter, maker: making.Maker, defaults: Defaults, shell: st
                 settings = _settings(defaults)
                 making.accordion(maker)
         said = gr.State("")  # not the report itself, which would show the progress a second time
-        inputs, generate = [prompt, negative, compare, *settings], _generate(painter)
+        inputs, generate = [prompt, negative, compare, against, *settings], _generate(painter)
         for event in (button.click, prompt.submit, negative.submit):
             drawn = event(generate, inputs, [gallery, said], api_name=False)
             drawn.then(lambda text: text, said, report, show_progress="hidden", api_name=False)
@@ -79,6 +81,7 @@ def _generate(painter: Painter) -> Callable[..., tuple[list[tuple[Any, str]], st
         prompt: str,
         negative: str,
         compare: bool,
+        against: bool,
         steps: float,
         guidance: float,
         width: float,
@@ -87,7 +90,7 @@ def _generate(painter: Painter) -> Callable[..., tuple[list[tuple[Any, str]], st
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - how gradio is asked for one
     ) -> tuple[list[tuple[Any, str]], str]:
         chosen = min(chosen_seed(int(-1 if seed is None else seed)), LARGEST_SEED)
-        settings = Settings(negative, int(steps), chosen, float(guidance), (int(width), int(height)))
+        settings = Settings(negative, int(steps), chosen, float(guidance), (int(width), int(height)), against)
 
         def reached(done: int, total: int) -> None:
             progress((done, total), desc="Drawing", unit="steps")

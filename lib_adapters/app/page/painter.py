@@ -58,20 +58,22 @@ class Painter:
     def draw(self, prompt: str, settings: Settings, compare: bool, reached: Reached) -> Shown:
         """With `compare`, the same seed without the tags comes first."""
         parsed = parse(prompt, TAGS)
-        both = compare and bool(parsed.tags)
-        prompts = [(parsed.text, "without"), (prompt, "with")] if both else [(prompt, "")]
+        both = compare and bool(parsed.tags or settings.against)
+        without = [(parsed.text, settings.without(), "without")] if both else []
+        prompts = [*without, (prompt, settings, "with" if both else "")]
         shown = Shown()
         with self._busy:
             self._stop.clear()
             try:
-                for number, (text, title) in enumerate(prompts):
-                    picture = self._one(text, settings, reached, (number, len(prompts)))
+                for number, (text, how, title) in enumerate(prompts):
+                    picture = self._one(text, how, reached, (number, len(prompts)))
                     shown.pictures.append((picture.image, title))
                     shown.lines, shown.problems = picture.report.lines(), list(picture.problems)
                     self._told = report_of(picture.report, shown.lines, shown.problems)
             except Stopped:
                 shown.problems.append("Stopped.")
         self._note_use(prompt)
+        self._note_use("".join(tag.text for tag in settings.against))
         return shown
 
     def _one(self, prompt: str, settings: Settings, reached: Reached, place: tuple[int, int]) -> Picture:
@@ -84,7 +86,7 @@ class Painter:
 
         reached(number * settings.steps, count * settings.steps)
         picture = self._studio.draw(prompt, settings, progress)
-        text = infotext(picture.prompt, settings, picture.image)
+        text = infotext(picture)
         save(picture.image, target(self._out, f"seed-{settings.seed}", 0, 1), text)
         picture.image.info["parameters"] = text
         return picture

@@ -15,7 +15,7 @@ from lib_adapters.prompt import aesthetic
 from lib_adapters.prompt.blocks import Presets
 from lib_adapters.prompt.control import steady
 from lib_adapters.prompt.edit import drawn
-from lib_adapters.prompt.tags import Tag
+from lib_adapters.prompt.tags import Tag, parse
 
 Found = TypeVar("Found")
 Scope = frozenset[int]
@@ -53,6 +53,13 @@ def requests_of(
         if asked.drawn:
             wanted.texts[tag.text] = drawn(tag, asked.drawn)
     return wanted
+
+
+def words_only(negative: str, kinds: Sequence[str]) -> Wanted:
+    """Nothing is wanted; each tag of these kinds, and each aesthetic one, is told of."""
+    texts = [tag.text for tag in parse(negative, kinds).tags] + [tag.text for tag in aesthetic.parse(negative).tags]
+    where = "stands in the negative prompt, where such tags are plain words."
+    return Wanted(problems=[f"{text} {where}" for text in texts])
 
 
 def steerings_of(tags: Sequence[Tag], shelf: Shelf) -> tuple[list[Steering], list[str]]:

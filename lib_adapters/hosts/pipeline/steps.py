@@ -44,13 +44,15 @@ class Steps:
 
 
 def _noise(scheduler: Any) -> Callable[[float], float | None]:
-    """Timestep -> sigma; nothing is known of schedulers that were not made for diffusion's own noise."""
+    """Timestep -> sigma, also between two; nothing is known of schedulers that are not for diffusion's own noise."""
     alphas = getattr(scheduler, "alphas_cumprod", None)
     if not isinstance(alphas, torch.Tensor):
         return lambda timestep: None
+    known: list[float] = ((1 - alphas.double()) / alphas.double()).sqrt().tolist()
 
     def sigma(timestep: float) -> float:
-        alpha = float(alphas[min(len(alphas) - 1, max(0, round(timestep)))])
-        return ((1 - alpha) / alpha) ** 0.5 if alpha > 0 else float("inf")
+        place = min(len(known) - 1.0, max(0.0, timestep))
+        low, share = int(place), place % 1
+        return known[low] if not share else known[low] ** (1 - share) * known[low + 1] ** share
 
     return sigma

@@ -15,7 +15,7 @@ from typing_extensions import Self
 
 from lib_adapters.conditioning.attention import Hypernetworks
 from lib_adapters.hosts.pipeline.aesthetics import Aesthetics, Wish
-from lib_adapters.hosts.pipeline.asked import Wanted, requests_of, steerings_of, wishes_of
+from lib_adapters.hosts.pipeline.asked import Wanted, requests_of, steerings_of, wishes_of, words_only
 from lib_adapters.hosts.pipeline.folder import Pipeline, open_pipeline, session_of
 from lib_adapters.hosts.pipeline.places import Places
 from lib_adapters.hosts.pipeline.shelf import Shelf
@@ -25,7 +25,7 @@ from lib_adapters.prompt import aesthetic
 from lib_adapters.prompt.blocks import Presets
 from lib_adapters.prompt.presets import BUILT_IN
 from lib_adapters.prompt.schedule import Moment
-from lib_adapters.prompt.tags import KINDS, parse
+from lib_adapters.prompt.tags import KINDS, Tag, parse
 from lib_adapters.session import AdapterReport, Report, Session
 
 HYPERNET = "hypernet"
@@ -45,6 +45,15 @@ class Settings:
     size: tuple[int, int] | None = None
     negative_tags: bool = False
 
+    @property
+    def against(self) -> tuple[Tag, ...]:
+        """The tags that act on the negative prompt's side."""
+        return parse(self.negative, KINDS).tags if self.negative_tags else ()
+
+    def without(self) -> Settings:
+        """The same, and no tag on the negative side."""
+        return replace(self, negative=parse(self.negative, KINDS).text) if self.negative_tags else self
+
 
 DEFAULTS = Settings()
 
@@ -54,7 +63,8 @@ class Picture:
     image: Image
     report: Report
     problems: tuple[str, ...]  # what could not be read, found or shown
-    prompt: str = ""  # as asked for, with what chance has chosen
+    prompt: str  # as asked for, with what chance has chosen
+    settings: Settings  # likewise
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,8 @@ class Active:
     negative: str
     report: Report
     problems: tuple[str, ...]
-    prompt: str
+    wanted: Wanted
+    against: Wanted  # by the negative prompt
 
 
 @dataclass(frozen=True)
@@ -109,7 +120,7 @@ class Studio:
         active = self.activate(parsed.text, settings, steps.moment(0))
         wishes, more = wishes_of(parsed.tags, self.shelf)
         problems = [*parsed.problems, *active.problems, *more]
-        rows = ROWS if settings.guidance > 1 else (POSITIVE,)
+        rows = ROWS if self._guided(settings) else (POSITIVE,)
         arguments = _arguments(settings) | {"callback_on_step_end": steps.callback(self.session, rows, progress)}
         self.session.at(steps.moment(0), rows)
         stop = (lambda _: progress(0)) if progress else None  # whoever watches may stop the picture here too
@@ -122,33 +133,39 @@ class Studio:
             problems.append("the model folder's own safety checker blanked this picture.")
         report = self.session.report
         report = replace(report, adapters=[*report.adapters, *active.report.adapters[len(report.adapters) :], *lines])
-        return Picture(result.images[0], report, tuple(problems), prompt.replace(parsed.text, active.prompt))
+        used = replace(settings, negative=active.against.pinned(settings.negative))
+        return Picture(result.images[0], report, tuple(problems), active.wanted.pinned(prompt), used)
 
     def activate(self, prompt: str, settings: Settings = DEFAULTS, moment: Moment = START) -> Active:
         """For the first step; what could not be read or found is told of."""
         parsed = parse(prompt, (*KINDS, HYPERNET))
         seed, adapters = str(settings.seed), [tag for tag in parsed.tags if tag.kind != HYPERNET]
         wanted = requests_of(adapters, self.shelf, self.presets(), seed)
-        negative, more = self._negative(settings, seed)
+        negative, more = self._against(settings, seed)
         steerings, problems = steerings_of([tag for tag in parsed.tags if tag.kind == HYPERNET], self.shelf)
-        requests = [*wanted.requests, *more.requests]
-        report = self.session.activate(requests, moment)
-        used = [request.adapter for request, one in zip(requests, report.adapters, strict=True) if not one.error]
+        report = self.session.activate([*wanted.requests, *more.requests], moment)
+        pairs = zip(self.session.active, report.adapters, strict=True)  # perhaps in an earlier prompt's order
+        used = [request.adapter for request, one in pairs if not one.error]
         problems = [*parsed.problems, *wanted.problems, *more.problems, *problems, *self.words.sync(used)]
         report = replace(report, adapters=[*report.adapters, *self.hypernetworks.activate(steerings)])
-        return Active(parsed.text, negative, report, tuple(problems), wanted.pinned(prompt))
+        return Active(parsed.text, negative, report, tuple(problems), wanted, more)
 
-    def _negative(self, settings: Settings, seed: str) -> tuple[str, Wanted]:
-        """The negative prompt and, where they count, its tags."""
-        parsed = parse(settings.negative, KINDS)
+    def _against(self, settings: Settings, seed: str) -> tuple[str, Wanted]:
+        """The negative prompt's text, and what its tags ask for on its side."""
         if not settings.negative_tags:
-            return settings.negative, Wanted(problems=[_plain(tag.text) for tag in parsed.tags])
-        if settings.guidance <= 1 and parsed.tags:
+            return settings.negative, words_only(settings.negative, (*KINDS, HYPERNET))
+        parsed = parse(settings.negative, KINDS)
+        if parsed.tags and not self._guided(settings):
             idle = "without guidance (above 1) nothing is drawn of the negative prompt, so its tags do nothing."
             return parsed.text, Wanted(problems=[idle])
         wanted = requests_of(parsed.tags, self.shelf, self.presets(), seed, frozenset({NEGATIVE}))
-        wanted.problems += parsed.problems
+        wanted.problems += [*parsed.problems, *words_only(parsed.text, (HYPERNET,)).problems]
         return parsed.text, wanted
+
+    def _guided(self, settings: Settings) -> bool:
+        """Does the UNet see the negative prompt? One that was distilled to have guidance in it never does."""
+        config: Any = self.pipe.unet.config
+        return settings.guidance > 1 and getattr(config, "time_cond_proj_dim", None) is None
 
     def _embeds(
         self, active: Active, settings: Settings, wishes: Sequence[Wish], stop: Progress | None
@@ -162,10 +179,6 @@ class Studio:
             self.session.speak(NEGATIVE if negative else POSITIVE)
 
         return self.aesthetics.led(active.text, active.negative, wishes, stop, speak if own else None)
-
-
-def _plain(text: str) -> str:
-    return f"{text} stands in the negative prompt, where tags are plain words."
 
 
 def chosen_seed(seed: int) -> int:
