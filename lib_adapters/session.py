@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Literal
 
-import torch
 from torch import nn
 from typing_extensions import Self
 
@@ -24,7 +23,7 @@ from lib_adapters.patching.pace import Pace
 from lib_adapters.patching.pointer import BaseOf
 from lib_adapters.patching.report import AdapterReport, Report
 from lib_adapters.patching.request import Request
-from lib_adapters.patching.targets import Table
+from lib_adapters.patching.roots import Roots
 from lib_adapters.prompt.schedule import Moment
 
 __all__ = ["AdapterReport", "Report", "Request", "Session"]
@@ -50,8 +49,7 @@ class Session:
 
         `base_of`: where a host keeps a more exact copy of a weight than the one in the model.
         """
-        self._unet = None if unet is None else weakref.ref(unet, self._model_died)
-        self._text_encoders = [weakref.ref(encoder, self._model_died) for encoder in text_encoders]
+        self._roots = Roots(unet, text_encoders, self._model_died)
         self._mode: Mode = mode
         self._cache = LoadedCache(cache_bytes)
         self._witness = Witness()
@@ -107,7 +105,7 @@ class Session:
 
     @property
     def family(self) -> str:
-        return self._table().family
+        return self._roots.table().family
 
     @property
     def active(self) -> tuple[Request, ...]:
@@ -156,13 +154,13 @@ class Session:
     def _fitted(self, requests: list[Request]) -> tuple[Fitted, str]:
         if not requests:
             return Fitted(), ""
-        table = self._table()
-        return fit_all(requests, table, lambda adapter: self._cache.get(adapter, self._device())), table.family
+        table, device = self._roots.table(), self._roots.device()
+        return fit_all(requests, table, lambda adapter: self._cache.get(adapter, device)), table.family
 
     def _watch(self) -> None:
         self._guards.take_off()
         if len(self._merged) or self._pace.moves:
-            self._guards.put_on(self._roots(), self._before_run)
+            self._guards.put_on(self._roots.all(), self._before_run)
             self._guards.watch_loading(self._merged.modules(), self._before_load)
 
     def live_layers(self) -> list[nn.Module]:
@@ -175,7 +173,7 @@ class Session:
             self._merged.settle()  # moved only, as a host short of memory does before every run?
         if not self._in_place():
             self._apply(self._requests)
-        if self._unet is not None and root is self._unet():
+        if root is self._roots.unet():
             self._go(lambda: self._pace.before(given))
 
     def _before_load(self, module: nn.Module) -> None:
@@ -183,19 +181,6 @@ class Session:
 
     def _in_place(self) -> bool:
         return self._merged.in_place() and self._live.in_place()
-
-    def _table(self) -> Table:
-        encoders = [encoder for ref in self._text_encoders if (encoder := ref()) is not None]
-        return Table.of(None if self._unet is None else self._unet(), encoders)
-
-    def _roots(self) -> list[nn.Module]:
-        refs = [*([] if self._unet is None else [self._unet]), *self._text_encoders]
-        return [root for ref in refs if (root := ref()) is not None]
-
-    def _device(self) -> torch.device:
-        """Where the factors are wanted: on the UNet's device; a text encoder elsewhere gets its own copy."""
-        parameters = (p for root in self._roots() for p in root.parameters() if not p.is_meta)
-        return next(parameters, torch.empty(0)).device
 
     def _model_died(self, _: weakref.ref[nn.Module]) -> None:
         self._merged.bury()

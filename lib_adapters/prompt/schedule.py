@@ -190,13 +190,13 @@ def changes(strength: Strength, window: Window | None, steps: int) -> int:
     """How often the value changes between neighbouring steps; noise is taken to fall with each step."""
     if isinstance(strength, float | int) and window is None:
         return 0
-    if _uses_noise(strength, window):
+    if uses_noise(strength, window):
         return max(0, steps - 1)
     values = [strength_at(strength, window, Moment(step, steps)) for step in range(steps)]
     return sum(one != other for one, other in pairwise(values))
 
 
-def _uses_noise(strength: Strength, window: Window | None) -> bool:
+def uses_noise(strength: Strength, window: Window | None) -> bool:
     ends = () if window is None else (window.start, window.stop)
     return (isinstance(strength, Curve) and strength.unit == "sigma") or any(e and e.unit == "sigma" for e in ends)
 

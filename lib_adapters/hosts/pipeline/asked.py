@@ -15,6 +15,7 @@ from lib_adapters.prompt import aesthetic
 from lib_adapters.prompt.blocks import Presets
 from lib_adapters.prompt.control import steady
 from lib_adapters.prompt.edit import drawn
+from lib_adapters.prompt.schedule import Moment, uses_noise
 from lib_adapters.prompt.tags import Tag, parse
 
 Found = TypeVar("Found")
@@ -60,6 +61,14 @@ def words_only(negative: str, kinds: Sequence[str]) -> Wanted:
     texts = [tag.text for tag in parse(negative, kinds).tags] + [tag.text for tag in aesthetic.parse(negative).tags]
     where = "stands in the negative prompt, where such tags are plain words."
     return Wanted(problems=[f"{text} {where}" for text in texts])
+
+
+def blind(requests: Sequence[Request], moment: Moment) -> list[str]:
+    """Schedules over noise with a scheduler that tells none."""
+    if moment.sigma is not None or not moment.runs:
+        return []
+    names = [request.adapter.name for request in requests if uses_noise(request.unet, request.window)]
+    return [f"{name}: this scheduler does not tell its noise, so what follows it stays as at the start." for name in names]
 
 
 def steerings_of(tags: Sequence[Tag], shelf: Shelf) -> tuple[list[Steering], list[str]]:

@@ -15,7 +15,7 @@ from typing_extensions import Self
 
 from lib_adapters.conditioning.attention import Hypernetworks
 from lib_adapters.hosts.pipeline.aesthetics import Aesthetics, Wish
-from lib_adapters.hosts.pipeline.asked import Wanted, requests_of, steerings_of, wishes_of, words_only
+from lib_adapters.hosts.pipeline.asked import Wanted, blind, requests_of, steerings_of, wishes_of, words_only
 from lib_adapters.hosts.pipeline.folder import Pipeline, open_pipeline, session_of
 from lib_adapters.hosts.pipeline.places import Places
 from lib_adapters.hosts.pipeline.shelf import Shelf
@@ -147,6 +147,7 @@ class Studio:
         pairs = zip(self.session.active, report.adapters, strict=True)  # perhaps in an earlier prompt's order
         used = [request.adapter for request, one in pairs if not one.error]
         problems = [*parsed.problems, *wanted.problems, *more.problems, *problems, *self.words.sync(used)]
+        problems += blind(self.session.active, moment)
         report = replace(report, adapters=[*report.adapters, *self.hypernetworks.activate(steerings)])
         return Active(parsed.text, negative, report, tuple(problems), wanted, more)
 

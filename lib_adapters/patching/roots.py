@@ -1,0 +1,39 @@
+"""The parts of a model that adapters change; weakly, so that an old checkpoint can be freed."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from lib_adapters.patching.targets import Table
+
+Died = Callable[["weakref.ref[nn.Module]"], None]
+
+
+class Roots:
+    def __init__(self, unet: nn.Module | None, text_encoders: Sequence[nn.Module], died: Died) -> None:
+        """`died` is called when one of them is gone."""
+        self._unet = None if unet is None else weakref.ref(unet, died)
+        self._text_encoders = [weakref.ref(encoder, died) for encoder in text_encoders]
+
+    def unet(self) -> nn.Module | None:
+        return None if self._unet is None else self._unet()
+
+    def encoders(self) -> list[nn.Module]:
+        return [encoder for ref in self._text_encoders if (encoder := ref()) is not None]
+
+    def all(self) -> list[nn.Module]:
+        unet = self.unet()
+        return [*([] if unet is None else [unet]), *self.encoders()]
+
+    def table(self) -> Table:
+        """Made anew each time: a host may exchange what is inside."""
+        return Table.of(self.unet(), self.encoders())
+
+    def device(self) -> torch.device:
+        """Where the factors are wanted: on the UNet's device; a text encoder elsewhere gets its own copy."""
+        parameters = (p for root in self.all() for p in root.parameters() if not p.is_meta)
+        return next(parameters, torch.empty(0)).device
