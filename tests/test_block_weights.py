@@ -15,7 +15,8 @@ from lib_adapters.files.names import Stem
 from lib_adapters.prompt.blocks import Presets, Wish, resolve
 from lib_adapters.prompt.layouts import LAYOUTS, OFFERED
 from lib_adapters.prompt.presets import BUILT_IN
-from lib_adapters.prompt.schedule import Moment, read_curve
+from lib_adapters.prompt.schedule import Moment
+from lib_adapters.prompt.schedule_text import read_curve
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what other people's packages say about each other
 UNETS = {

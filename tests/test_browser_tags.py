@@ -8,8 +8,9 @@ import re
 import pytest
 from browser import tags
 
+from lib_adapters.prompt.items import QUOTED
 from lib_adapters.prompt.schedule import Moment, strength_at
-from lib_adapters.prompt.tags import QUOTED, Tag, _arguments, _rejoined, parse, split_items
+from lib_adapters.prompt.tags import Tag, _arguments, _rejoined, parse, split_items
 
 MANY = tags.tags(1500)
 REWRITE = "pairs => pairs.map(([text, changes]) => lycoris.rewritten(text, changes))"

@@ -15,7 +15,8 @@ from lib_adapters import Request, Session
 from lib_adapters.algorithms import tlora
 from lib_adapters.patching import choice
 from lib_adapters.patching.cost import Cost
-from lib_adapters.prompt.schedule import Moment, read_curve, read_window, strength_at
+from lib_adapters.prompt.schedule import Moment, strength_at
+from lib_adapters.prompt.schedule_text import read_curve, read_window
 
 STEPS = 5
 SHAPES = {

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from prompts import only
 
 from lib_adapters.prompt.edit import drawn, edited
-from lib_adapters.prompt.tags import OFF, items_of, parse
+from lib_adapters.prompt.items import OFF, items_of
+from lib_adapters.prompt.tags import parse
 
 ITEMS = st.sampled_from(
     [

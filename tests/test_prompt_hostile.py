@@ -16,7 +16,8 @@ from lib_adapters.prompt.aesthetic import Parsed as AestheticParsed
 from lib_adapters.prompt.aesthetic import parse as parse_aesthetic
 from lib_adapters.prompt.blocks import Wish, resolve
 from lib_adapters.prompt.presets import BUILT_IN, read_presets
-from lib_adapters.prompt.schedule import Moment, changes, read_strength, strength_at, written
+from lib_adapters.prompt.schedule import Moment, changes, strength_at
+from lib_adapters.prompt.schedule_text import read_strength, written
 from lib_adapters.prompt.tags import KEYS, Parsed, parse, quoted
 
 VALID = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from prompts import only
 
-from lib_adapters.prompt.schedule import read_strength, read_window
+from lib_adapters.prompt.schedule_text import read_strength, read_window
 
 RISE = "0.5@0,1@1"
 

@@ -13,20 +13,14 @@ from hypothesis import strategies as st
 from prompts import read_or_named
 
 from lib_adapters.errors import BadTag
-from lib_adapters.prompt.schedule import (
-    Curve,
-    Moment,
-    Position,
-    Window,
-    changes,
-    first_of,
+from lib_adapters.prompt.schedule import Curve, Moment, Position, Window, changes, first_of, strength_at
+from lib_adapters.prompt.schedule_text import (
     is_curve,
     read_curve,
     read_number,
     read_position,
     read_strength,
     read_window,
-    strength_at,
     written,
 )
 

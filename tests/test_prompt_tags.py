@@ -11,7 +11,8 @@ from prompts import only
 
 from lib_adapters.prompt.blocks import Wish
 from lib_adapters.prompt.control import Control
-from lib_adapters.prompt.schedule import Strength, read_curve, read_window
+from lib_adapters.prompt.schedule import Strength
+from lib_adapters.prompt.schedule_text import read_curve, read_window
 from lib_adapters.prompt.tags import KEYS, parse, quoted
 
 NAMES = st.text(st.characters(exclude_categories=("Cs",)), min_size=1).filter(str.strip)

@@ -12,7 +12,8 @@ from test_every_algorithm import EXAMPLES, PLACE, inputs, model_of, opened
 from test_motion import close, run_unet
 
 from lib_adapters import Request, Session, open_adapter
-from lib_adapters.prompt.schedule import Moment, read_curve
+from lib_adapters.prompt.schedule import Moment
+from lib_adapters.prompt.schedule_text import read_curve
 
 FIRST, SECOND, NEGATIVE = 0, 1, 2
 NOW = Moment(0, 4)

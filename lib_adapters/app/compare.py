@@ -16,8 +16,10 @@ from lib_adapters.app.sheet import Cell, contact_sheet
 from lib_adapters.errors import AdapterError
 from lib_adapters.hosts.pipeline.studio import HYPERNET, Settings, Studio
 from lib_adapters.prompt import aesthetic
-from lib_adapters.prompt.schedule import first_of, written
-from lib_adapters.prompt.tags import KINDS, Tag, items_of, parse, quoted
+from lib_adapters.prompt.items import items_of
+from lib_adapters.prompt.schedule import first_of
+from lib_adapters.prompt.schedule_text import written
+from lib_adapters.prompt.tags import KINDS, Tag, parse, quoted
 
 PAIRS_PER_ROW = 3
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from lib_adapters.prompt.schedule import Strength, written
+from lib_adapters.prompt.schedule import Strength
+from lib_adapters.prompt.schedule_text import written
 
 MOST_REASONS = 3  # different reasons that a line of text names
 

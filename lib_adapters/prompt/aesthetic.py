@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lib_adapters.errors import BadTag
-from lib_adapters.prompt.tags import MOST_ITEMS, shown
+from lib_adapters.prompt.items import MOST_ITEMS
+from lib_adapters.prompt.tags import shown
 
 KIND = "aesthetic"
 MOST_STEPS = 1000

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from lib_adapters.errors import BadTag
 from lib_adapters.prompt.layouts import INSIDE, LAYOUTS, OUTSIDE, block_named, blocks_between
-from lib_adapters.prompt.schedule import NUMBER, plain, read_number
+from lib_adapters.prompt.schedule_text import NUMBER, plain, read_number
 
 _INHERITED = re.compile(r"X(?:([+-])([0-9.]+))?")
 MOST_TERMS = 256

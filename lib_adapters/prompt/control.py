@@ -8,17 +8,8 @@ from typing import Literal
 
 from lib_adapters.errors import BadTag
 from lib_adapters.prompt.blocks import Wish
-from lib_adapters.prompt.schedule import (
-    Curve,
-    Strength,
-    Window,
-    first_of,
-    is_curve,
-    read_curve,
-    read_number,
-    read_strength,
-    read_window,
-)
+from lib_adapters.prompt.schedule import Curve, Strength, Window, first_of
+from lib_adapters.prompt.schedule_text import is_curve, read_curve, read_number, read_strength, read_window
 
 Mode = Literal["auto", "merged", "live"]
 MODES: tuple[Mode, ...] = ("auto", "merged", "live")

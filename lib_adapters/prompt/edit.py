@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lib_adapters.prompt.tags import OFF, Tag, items_of, quoted
+from lib_adapters.prompt.items import OFF, items_of
+from lib_adapters.prompt.tags import Tag, quoted
 
 RULES = ("lbw", "lbwe", "hrlbw", "hrlbwe")
 BARE = ("te", "unet", "dyn")  # may stand without their key

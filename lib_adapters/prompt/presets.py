@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from lib_adapters.errors import BadTag
 from lib_adapters.prompt.blocks import Presets, Wish, resolve
 from lib_adapters.prompt.layouts import LAYOUTS
-from lib_adapters.prompt.schedule import NUMBER
+from lib_adapters.prompt.schedule_text import NUMBER
 
 BUILT_IN = Presets(
     {

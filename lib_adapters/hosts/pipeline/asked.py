@@ -68,7 +68,7 @@ def blind(requests: Sequence[Request], moment: Moment) -> list[str]:
     if moment.sigma is not None or not moment.runs:
         return []
     names = [request.adapter.name for request in requests if uses_noise(request.unet, request.window)]
-    return [f"{name}: this scheduler does not tell its noise, so what follows it stays as at the start." for name in names]
+    return [f"{name}: this scheduler tells no noise, so what follows it stays as at the start." for name in names]
 
 
 def steerings_of(tags: Sequence[Tag], shelf: Shelf) -> tuple[list[Steering], list[str]]:

@@ -16,7 +16,7 @@ from lib_adapters.hosts.webui.names import Names
 from lib_adapters.prompt.blocks import Presets, Wish, block_list, resolve
 from lib_adapters.prompt.control import MODES
 from lib_adapters.prompt.edit import edited
-from lib_adapters.prompt.schedule import read_strength, written
+from lib_adapters.prompt.schedule_text import read_strength, written
 from lib_adapters.prompt.tags import Tag, parse, quoted
 
 COST = 0.4  # less than another checkpoint or VAE, more than what changes no weights
