@@ -29,7 +29,7 @@ STEPS, START = 20, 5
 RAMP: dict[str, Any] = {"unet": read_curve("0.2@0,1@1")}
 LATE: dict[str, Any] = {"window": Window(Position(START, "step"))}
 NEVER: dict[str, Any] = {"window": Window(Position(STEPS, "step"))}
-TRIES = 3  # of each layer
+TRIES = 2  # of each layer
 Times = dict[str, list[float]]
 Run = Callable[[Tensor], object]
 
@@ -108,12 +108,12 @@ class Follower:
             self._time(f"{name} run", self._stand.call)
 
     def _more(self, name: str) -> None:
-        """Of all touched layers in one run, what they take beside what they take as they are."""
+        """Of all layers with something beside them, what they take more in one run; merged ones take nothing more."""
         more = plain = 0.0
         for (_, shape), modules in self._alike.items():
-            for group in _by_way(modules):
-                one, other = self._pair(group, shape)
-                more, plain = more + one * len(group), plain + other * len(group)
+            if live := [module for module in modules if "forward" in module.__dict__]:
+                one, other = self._pair(live, shape)
+                more, plain = more + one * len(live), plain + other * len(live)
         self._seconds[f"{name} more"].append(more - plain)
         self._seconds[f"{name} layers"].append(plain)
 
@@ -128,8 +128,3 @@ class Follower:
                 for times, work in turns if number % 2 else turns[::-1]:  # who comes second finds x in the cache
                     times.append(self._stand.timed(partial(work, x)))
         return min(taken[1:]), min(plain[1:])
-
-
-def _by_way(modules: Sequence[nn.Module]) -> list[list[nn.Module]]:
-    live = [module for module in modules if "forward" in module.__dict__]
-    return [group for group in (live, [module for module in modules if module not in live]) if group]

@@ -43,7 +43,7 @@ def ramp(one: Found) -> Mapping[str, float]:
     return {
         "merged": s["merged first"] + changes * s["merged change"],
         "live": s["live first"] + changes * s["live change"] + STEPS * max(0.0, s["live more"]),
-        "auto": s["auto first"] + changes * s["auto change"] + STEPS * max(0.0, _beside(one, "auto")),
+        "auto": s["auto first"] + changes * s["auto change"] + STEPS * max(0.0, s["auto more"]),
         "choice": s["auto choice"],
     }
 
@@ -54,14 +54,9 @@ def late(one: Found) -> Mapping[str, float]:
     return {
         "merged": s["merged first"],
         "live": s["live first"] + s["live change"] + left * max(0.0, s["live more"]),
-        "auto": s["late first"] + s["late change"] + left * max(0.0, _beside(one, "late")),
+        "auto": s["late first"] + s["late change"] + left * max(0.0, s["late more"]),
         "choice": s["late choice"],
     }
-
-
-def _beside(one: Found, way: str) -> float:
-    """Without what is the clock's own noise: a merged layer does nothing more."""
-    return one.seconds[f"{way} more"] - one.seconds["merged more"]
 
 
 def _schedule(of: Callable[[Found], Mapping[str, float]]) -> list[Cell]:
@@ -87,7 +82,7 @@ _RUNS: list[Cell] = [
 _LAYERS: list[Cell] = [
     ("layers", lambda one: str(one.layers)),
     ("plain s", lambda one: one.seconds["live layers"]),
-    *((f"{way} +", _times(f"{way} more", f"{way} layers")) for way in _WAYS),
+    *((f"{way} +", _times(f"{way} more", "live layers")) for way in _WAYS[1:]),
 ]
 _CHANGES: list[Cell] = [
     ("touched MB", lambda one: f"{one.touched_bytes / 1e6:.0f}"),
