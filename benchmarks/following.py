@@ -93,9 +93,18 @@ class Follower:
         session.activate(self._requests({"unet": 0.8}, scope=frozenset({0})), now)
         session.at(now, rows)
         self._stand.hooks()
-        self._bytes = memory.of(lambda: self._more("rows"), self._stand.setting.device)
+        self._bytes = memory.of(self._each, self._stand.setting.device)
+        self._more("rows")
         session.at(now, rows)
         self._run("rows")
+
+    def _each(self) -> None:
+        """All touched layers once: what the first run makes stays for the next ones."""
+        with torch.no_grad():
+            for (_, shape), modules in self._alike.items():
+                x = noise(shape, self._stand.setting)
+                for module in modules:
+                    module(x)
 
     def _requests(self, schedule: Mapping[str, Any], **more: Any) -> list[Request]:
         return [Request(adapter, **schedule, **more) for adapter in self._adapters]
