@@ -5,6 +5,7 @@ Where the numbers alone leave it open, it is measured on this machine, once for 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from lib_adapters.patching.cost import Kind, Run, beside_seconds, expected, kind_of, merge_seconds
@@ -14,16 +15,21 @@ from lib_adapters.prompt.schedule import Moment, changes
 
 MARGIN = 0.95  # what is merged stays so where it is as good as even
 CLEAR = 4.0  # times the work: no processor is so much better at the one than at the other
+ROUGHLY, WELL = 1, 3  # tries
 USUAL = {"sdxl": Run(2, 128, 128), "sdxl-refiner": Run(2, 128, 128)}
 FIRST = Run(2, 64, 64)  # a picture of usual size under guidance
+
+
+NOT = (0, 0.0)
+Known = dict[Kind, tuple[int, float]]  # tries, seconds
 
 
 class Chooser:
     """Remembers what was measured, and for which size of picture."""
 
     def __init__(self) -> None:
-        self._merge: dict[Kind, float] = {}  # seconds
-        self._beside: dict[Kind, float] = {}
+        self._merge: Known = {}
+        self._beside: Known = {}
         self._expected: dict[Kind, tuple[int, int]] = {}
         self._last: Run | None = None
 
@@ -45,21 +51,24 @@ class Chooser:
         """Without measuring anything now."""
         kind = kind_of(target, run, family)
         runs, renewals = _times(target, moment)
-        if kind in self._merge and kind in self._beside:
-            return _better(self._merge[kind] * renewals, self._beside[kind] * runs)
+        (merged, merge_s), (tried, beside_s) = self._merge.get(kind, NOT), self._beside.get(kind, NOT)
+        if min(merged, tried) == WELL:
+            return _better(merge_s * renewals, beside_s * runs)
         merge, beside = self._work(kind, target, run, family)
         return _better(merge * renewals, beside * runs)
 
     def _measured(self, target: Target, moment: Moment, run: Run, family: str) -> Way:
-        """Of two that are far apart only the better one is measured, to be told."""
+        """Of two that are far apart the better one is measured roughly, to be told."""
         kind = kind_of(target, run, family)
         runs, renewals = _times(target, moment)
         merge, beside = self._work(kind, target, run, family)
-        clear = CLEAR if _on_cpu(target) else float("inf")  # a GPU has no time for anything small
-        if beside * runs < merge * renewals * clear:
-            _once(self._beside, kind, lambda: beside_seconds(target, run, family))
-        if merge * renewals < beside * runs * clear:
-            _once(self._merge, kind, lambda: merge_seconds(target))
+        clear = CLEAR if _on_cpu(target) else math.inf  # a GPU has no time for anything small
+        merges, besides = merge * renewals < beside * runs * clear, beside * runs < merge * renewals * clear
+        tries = WELL if merges and besides else ROUGHLY
+        if besides:
+            _at_least(tries, self._beside, kind, lambda: beside_seconds(target, tries, run, family))
+        if merges:
+            _at_least(tries, self._merge, kind, lambda: merge_seconds(target, tries))
         return self._guess(target, moment, run, family)
 
     def _work(self, kind: Kind, target: Target, run: Run, family: str) -> tuple[int, int]:
@@ -74,8 +83,8 @@ class Chooser:
         merge = beside = 0.0
         for key, target in motion.open.items():
             kind = kind_of(target, self._last, family)
-            merge += self._merge.get(kind, 0.0) * (motion.ways[key] == "merged")
-            beside += self._beside.get(kind, 0.0) * (motion.ways[key] == "beside")
+            merge += self._merge.get(kind, NOT)[1] * (motion.ways[key] == "merged")
+            beside += self._beside.get(kind, NOT)[1] * (motion.ways[key] == "beside")
         return merge, beside
 
 
@@ -83,9 +92,9 @@ def _better(merge: float, beside: float) -> Way:
     return "beside" if beside < merge * MARGIN else "merged"
 
 
-def _once(known: dict[Kind, float], kind: Kind, measure: Callable[[], float]) -> None:
-    if kind not in known:
-        known[kind] = measure()
+def _at_least(tries: int, known: Known, kind: Kind, measure: Callable[[], float]) -> None:
+    if known.get(kind, NOT)[0] < tries:
+        known[kind] = tries, measure()
 
 
 def _on_cpu(target: Target) -> bool:

@@ -20,7 +20,6 @@ from lib_adapters.patching.pointer import held
 from lib_adapters.patching.targets import flat
 
 TEXT = 77  # tokens of a text
-TRIES = 2
 Kind = tuple[object, ...]
 
 
@@ -75,20 +74,20 @@ def expected(target: Target, run: Run, family: str) -> tuple[int, int]:
     return work.whole + still * PASS * base.numel(), work.place * places(module, x)
 
 
-def merge_seconds(target: Target) -> float:
+def merge_seconds(target: Target, tries: int) -> float:
     _, base, _ = _parts(target)
     into, patches = torch.empty_like(base), [_full(patch) for patch in target.patches]
     with exact():
-        return _timed(lambda: merged_weight(base, patches, into), base)
+        return _timed(lambda: merged_weight(base, patches, into), base, tries)
 
 
-def beside_seconds(target: Target, run: Run, family: str) -> float:
+def beside_seconds(target: Target, tries: int, run: Run, family: str) -> float:
     module, base, besides = _parts(target)
     shape = _shape(module, base, run.rows, _place(target.slot.path, run, family))
     x = torch.ones(shape, dtype=base.dtype, device=base.device)
     with exact():
         y = torch.empty(_output_shape(module, base, shape), dtype=base.dtype, device=base.device)
-        return _timed(lambda: add_all(besides, module, x, y, [1.0] * sum(one.count for one in besides)), base)
+        return _timed(lambda: add_all(besides, module, x, y, [1.0] * sum(one.count for one in besides)), base, tries)
 
 
 def _parts(target: Target) -> tuple[nn.Module, Tensor, Sequence[Beside]]:
@@ -123,11 +122,10 @@ def _output_shape(module: nn.Module, base: Tensor, shape: tuple[int, ...]) -> tu
     return *shape[:-1], len(base)
 
 
-def _timed(work: Callable[[], object], like: Tensor) -> float:
+def _timed(work: Callable[[], object], like: Tensor, tries: int) -> float:
     """The quickest of some tries; the first one makes what later ones find made."""
-    work()
     taken = []
-    for _ in range(TRIES):
+    for _ in range(tries):
         _settle(like)
         started = time.perf_counter()
         work()
