@@ -1,4 +1,4 @@
-"""`python -m benchmarks apply` or `catalogue`: table to stdout, progress to stderr, JSON and chart into a folder."""
+"""`python -m benchmarks apply`, `live` or `catalogue`: table to stdout, progress to stderr, JSON into a folder."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import apply, catalogue, results
+from benchmarks import apply, catalogue, live, results
 from benchmarks.case import Setting
+from benchmarks.following import Found
 from benchmarks.layers import PLANS
 from benchmarks.recipes import RECIPES
 from benchmarks.results import Row
+from benchmarks.stand import KINDS
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 QUICK = ("lora", "lokr", "loha", "dora-rows", "oft")
@@ -46,6 +48,18 @@ def _apply(options: argparse.Namespace) -> None:
             apply.save(rows, setting, rounds, options.out)
 
 
+def _live(options: argparse.Namespace) -> None:
+    torch.set_num_threads(options.threads)
+    device, dtype = torch.device(options.device), DTYPES[options.dtype]
+    setting = Setting(options.family, 32, device, dtype, 1, options.clock == "processor")
+    found: list[Found] = []
+    for one in live.run(setting, options.size, options.kinds or tuple(KINDS), options.runs, calls=not options.layers):
+        found.append(one)
+        if options.out:
+            live.save(found, setting, options.size, options.runs, options.out)
+    print(live.tables(found))
+
+
 def _share(options: argparse.Namespace, device: torch.device) -> int:
     """SDXL in float32 and its copies want 30 GB; a part of its layers tells as much."""
     if options.quick:
@@ -59,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_apply(commands)
+    _add_live(commands)
     listing = commands.add_parser("catalogue", help="from a folder of adapter files to the tab's cards")
     listing.add_argument("--files", type=int, default=10_000)
     listing.add_argument("--modules", type=int, default=16, help="layers of each (a full SD 1 LoRA: 264)")
@@ -75,13 +90,29 @@ def _add_apply(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     command.add_argument("--rank", type=int, default=32)
     command.add_argument("--runs", type=int, help="rounds whose median counts (default: 5, quick: 3)")
     command.add_argument("--every", type=int, help="one in so many of the layers (default: 1; SDXL on the CPU: 4)")
+    _add_machine(command)
+    command.add_argument("--quick", action="store_true", help="five algorithms on a share of the layers")
+    command.add_argument("--out", type=Path, help="folder for the JSON and the chart")
+    command.set_defaults(run=_apply)
+
+
+def _add_live(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("live", help="strengths that change while sampling: runs, changes, whole pictures")
+    command.add_argument("--family", choices=["sd1", "tiny"], default="sd1")
+    command.add_argument("--kinds", nargs="+", choices=sorted(KINDS), metavar="NAME", help=", ".join(KINDS))
+    command.add_argument("--size", type=int, default=64, help="of the latent picture")
+    command.add_argument("--runs", type=int, default=3, help="rounds whose median counts")
+    command.add_argument("--layers", action="store_true", help="time layers alone, no whole runs")
+    _add_machine(command)
+    command.add_argument("--out", type=Path, help="folder for the JSON")
+    command.set_defaults(run=_live)
+
+
+def _add_machine(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", default="cpu", help="cpu or cuda")
     command.add_argument("--threads", type=int, default=torch.get_num_threads(), help="on the CPU")
     command.add_argument("--clock", choices=("wall", "processor"), default="wall", help="processor: on a busy machine")
     command.add_argument("--dtype", choices=sorted(DTYPES), default="fp32")
-    command.add_argument("--quick", action="store_true", help="five algorithms on a share of the layers")
-    command.add_argument("--out", type=Path, help="folder for the JSON and the chart")
-    command.set_defaults(run=_apply)
 
 
 if __name__ == "__main__":

@@ -49,10 +49,15 @@ class Case:
 def make_case(name: str, setting: Setting, folder: Path) -> Case:
     torch.manual_seed(0)
     recipe = RECIPES[name]
+    shapes = touched(recipe, setting)
+    paths = [folder / f"{name}-{letter}.safetensors" for letter in "ab"]
+    a, b = (adapter_file(path, recipe, shapes, setting.rank) for path in paths)
+    return Case(name, recipe, setting, shapes, _model(shapes, setting), (a, b))
+
+
+def touched(recipe: Recipe, setting: Setting) -> dict[str, Shape]:
     found = [(path, shape) for path, shape in unet(setting.family).items() if _wanted(recipe.where, path, shape)]
-    shapes = dict(found[:: setting.every])
-    files = tuple(_file(folder / f"{name}-{letter}.safetensors", recipe, shapes, setting.rank) for letter in "ab")
-    return Case(name, recipe, setting, shapes, _model(shapes, setting), (files[0], files[1]))
+    return dict(found[:: setting.every])
 
 
 def weights(model: nn.Module, paths: Mapping[str, Shape]) -> dict[str, nn.Parameter]:
@@ -69,7 +74,7 @@ def _wanted(where: str, path: str, shape: Shape) -> bool:
     return where == "all" or ".attentions." in path
 
 
-def _file(path: Path, recipe: Recipe, shapes: Mapping[str, Shape], rank: int) -> Path:
+def adapter_file(path: Path, recipe: Recipe, shapes: Mapping[str, Shape], rank: int) -> Path:
     tensors: dict[str, Tensor] = {}
     for layer, shape in shapes.items():
         for leaf, tensor in recipe.make(shape, rank).items():

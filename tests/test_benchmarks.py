@@ -8,7 +8,7 @@ from itertools import chain
 import pytest
 import torch
 
-from benchmarks import apply, catalogue, results
+from benchmarks import apply, catalogue, live, results
 from benchmarks.case import Setting
 from benchmarks.layers import unet
 from benchmarks.recipes import RECIPES
@@ -68,3 +68,18 @@ def test_the_catalogue_beside_just_looking(tmp_path):
     catalogue.save(rows, 60, 4, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "catalogue-60x4.json").read_text())["rows"][0]["walks"] == 1.0
     assert catalogue.table(rows).count("\n") == 6
+
+
+def test_following_a_strength_in_each_way(setting, tmp_path):
+    found = list(live.run(setting, 16, ["2 lokr", "dora"], 1))
+    live.save(found, setting, 16, 1, tmp_path)
+    (file,) = tmp_path.glob("live-*.json")
+    kept = json.loads(file.read_text())
+    assert kept["size"] == 16
+    for one in kept["found"]:
+        ways = {f"{way} {what}" for way in ("merged", "live", "auto") for what in ("first", "change", "more", "run")}
+        assert ways | {"clone", "plain run", "rows run", "late change"} <= one["seconds"].keys()
+        assert one["layers"] > 0
+    for one in found:
+        assert live.ramp(one).keys() == live.late(one).keys() == {"merged", "live", "auto", "choice"}
+    assert live.tables(found).count("| dora |") == 6

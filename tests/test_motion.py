@@ -14,7 +14,6 @@ from test_every_algorithm import EXAMPLES, PLACE, inputs, model_of, opened
 from lib_adapters import Request, Session
 from lib_adapters.algorithms import tlora
 from lib_adapters.patching import choice
-from lib_adapters.patching.cost import Cost
 from lib_adapters.prompt.schedule import Moment, strength_at
 from lib_adapters.prompt.schedule_text import read_curve, read_window
 
@@ -189,9 +188,9 @@ def test_a_new_picture_begins_at_its_first_step(unet, tmp_path):
 
 def test_another_checkpoint_in_the_same_tensors_in_the_middle(unet, tmp_path, monkeypatch):
     """As a host does for a refiner of the same kind; and back for the next picture. Some layers run beside."""
-    adapter, calls = adapter_for(unet, tmp_path / "a.safetensors"), []
-    costs = (Cost(1.0, 0.0), Cost(1.0, 1.0), Cost(1.0, 1.0))
-    monkeypatch.setattr(choice, "measured", lambda *_: costs[len(calls) % 3] if calls.append(1) is None else None)
+    adapter = adapter_for(unet, tmp_path / "a.safetensors")
+    beside = lambda _, target, *rest: "beside" if "attn" in target.slot.path else "merged"  # noqa: E731
+    monkeypatch.setattr(choice.Chooser, "_guess", beside)
     first = copy.deepcopy(unet.state_dict())
     second = {key: value + 0.02 * torch.randn_like(value) for key, value in first.items()}
     twin, wanted = copy.deepcopy(unet), []

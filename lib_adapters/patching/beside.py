@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -19,10 +20,21 @@ from lib_adapters.algorithms.factored import Factored
 from lib_adapters.ops.kronecker import Kron, split
 
 Strengths = Sequence[float] | Tensor
+PASS = 64  # products in the time in which a number of a large tensor is read and written
+
+
+@dataclass(frozen=True)
+class Work:
+    """In products of two numbers."""
+
+    place: int  # beside the layer, for each place of its output
+    whole: int  # added to the weight
+    outputs: int = 0
 
 
 class Beside(Protocol):
     count: int  # of its parts: it takes so many strengths
+    work: Work
 
     def add(self, module: nn.Module, x: Tensor, y: Tensor, strengths: Strengths) -> None:
         """y += Σ strength · ΔW·x, in y's memory."""
@@ -58,6 +70,26 @@ def _joined(module: nn.Module, thin: Sequence[LowRank]) -> list[Beside]:
     return [Thin(module, thin)] if thin else []
 
 
+def places(module: nn.Module, x: Tensor) -> int:
+    """Of the output for this input; at the edges of a picture it may be a few more or less."""
+    if isinstance(module, nn.Conv2d):
+        return x.numel() // (x.shape[1] * math.prod(module.stride))
+    return x.numel() // x.shape[-1]
+
+
+def total(besides: Sequence[Beside]) -> Work:
+    works = [one.work for one in besides]
+    return Work(sum(w.place for w in works), sum(w.whole for w in works), max((w.outputs for w in works), default=0))
+
+
+def add_all(besides: Sequence[Beside], module: nn.Module, x: Tensor, y: Tensor, strengths: Strengths) -> None:
+    start = 0
+    for one in besides:
+        stop = start + one.count
+        one.add(module, x, y, strengths[:, start:stop] if isinstance(strengths, Tensor) else strengths[start:stop])
+        start = stop
+
+
 class Thin:
     """Low-rank deltas as one pair of thin layers: the ranks concatenated, the scale folded into `up`."""
 
@@ -69,6 +101,8 @@ class Thin:
         if isinstance(module, nn.Conv2d):
             down = down.view(len(down), module.in_channels, *module.kernel_size)
         self._down = down
+        ranks, outputs, inputs = len(down), len(self._up), down[0].numel()
+        self.work = Work(ranks * (inputs + outputs) + PASS * outputs, (ranks + PASS) * outputs * inputs, outputs)
         self._made: tuple[object, tuple[Tensor, Tensor]] | None = None
 
     def add(self, module: nn.Module, x: Tensor, y: Tensor, strengths: Strengths) -> None:
@@ -111,6 +145,8 @@ class Kronecker:
     def __init__(self, kron: Kron, kernel: tuple[int, ...]) -> None:
         """`kernel`: of the layer, empty for a linear one."""
         width = kron.w2.shape[1] // math.prod(kernel)
+        (a, c), (b, d) = kron.w1.shape, kron.w2.shape
+        self.work = Work(b * c * (a + d) + 2 * PASS * a * b, PASS * a * b * c * d, a * b)
         self._left, self._right = kron.w1 * kron.scale, kron.w2.view(len(kron.w2), width, *kernel)
         self._made: tuple[object, tuple[Tensor, Tensor]] | None = None
 

@@ -9,17 +9,17 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lib_adapters.files.blocks import ROWS, weight_block
 from lib_adapters.files.names import Stem
-from lib_adapters.patching.beside import Beside, beside
+from lib_adapters.patching.beside import PASS, Beside, add_all, beside, places, total
 from lib_adapters.patching.merge import exact, merged_weight
 from lib_adapters.patching.patch import Patch, Target
 from lib_adapters.patching.pointer import held
 from lib_adapters.patching.targets import flat
 
 TEXT = 77  # tokens of a text
-TRIES = 3
 Kind = tuple[object, ...]
 
 
@@ -30,14 +30,6 @@ class Run:
     rows: int
     height: int
     width: int
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Seconds."""
-
-    merge: float
-    beside: float
 
 
 def kind_of(target: Target, run: Run, family: str) -> Kind:
@@ -73,7 +65,32 @@ def _level(block: str, family: str) -> int:
     return max(0, (number - 1) // 3) if match[1] == "IN" else max(0, deepest - number // 3)
 
 
-def measured(target: Target, run: Run, family: str) -> Cost:
+def expected(target: Target, run: Run, family: str) -> tuple[int, int]:
+    """The work of one merge and of one run beside, as a first idea of what they take."""
+    module, base, besides = _parts(target)
+    work = total(besides)
+    x = torch.empty(_shape(module, base, run.rows, _place(target.slot.path, run, family)), device="meta")
+    still = max(0, len(target.patches) - sum(one.count for one in besides))
+    return work.whole + still * PASS * base.numel(), work.place * places(module, x)
+
+
+def merge_seconds(target: Target, tries: int) -> float:
+    _, base, _ = _parts(target)
+    into, patches = torch.empty_like(base), [_full(patch) for patch in target.patches]
+    with exact():
+        return _timed(lambda: merged_weight(base, patches, into), base, tries)
+
+
+def beside_seconds(target: Target, tries: int, run: Run, family: str) -> float:
+    module, base, besides = _parts(target)
+    shape = _shape(module, base, run.rows, _place(target.slot.path, run, family))
+    x = torch.ones(shape, dtype=base.dtype, device=base.device)
+    with exact():
+        y = torch.empty(_output_shape(module, base, shape), dtype=base.dtype, device=base.device)
+        return _timed(lambda: add_all(besides, module, x, y, [1.0] * sum(one.count for one in besides)), base, tries)
+
+
+def _parts(target: Target) -> tuple[nn.Module, Tensor, Sequence[Beside]]:
     module, moving = target.slot.module(), target.parted()[1]
     base = held(module, target.slot.name)
     assert module is not None
@@ -81,12 +98,8 @@ def measured(target: Target, run: Run, family: str) -> Cost:
     assert base is not None
     with exact():
         besides = beside(module, [patch.algorithm for patch in moving.patches], base)
-        assert besides is not None
-        into, patches = torch.empty_like(base), [_full(patch) for patch in target.patches]
-        x = _input(module, base, run.rows, _place(target.slot.path, run, family))
-        y = type(module).forward(module, x)
-        merge = _timed(lambda: merged_weight(base, patches, into), base)
-        return Cost(merge, _timed(lambda: _add(besides, module, x, y), base))
+    assert besides is not None
+    return module, base, besides
 
 
 def _full(patch: Patch) -> Patch:
@@ -94,23 +107,25 @@ def _full(patch: Patch) -> Patch:
     return patch if patch.dial is None else replace(patch, dial=None, strength=1.0)
 
 
-def _input(module: nn.Module, base: Tensor, rows: int, place: tuple[int, int]) -> Tensor:
+def _shape(module: nn.Module, base: Tensor, rows: int, place: tuple[int, int]) -> tuple[int, ...]:
     height, width = place
     if isinstance(module, nn.Conv2d):
-        return torch.ones(rows, module.in_channels, height, width, dtype=base.dtype, device=base.device)
-    return torch.ones(rows, height * width, base.shape[1], dtype=base.dtype, device=base.device)
+        return rows, module.in_channels, height, width
+    return rows, height * width, base.shape[1]
 
 
-def _add(besides: Sequence[Beside], module: nn.Module, x: Tensor, y: Tensor) -> None:
-    for part in besides:
-        part.add(module, x, y, [1.0] * part.count)
+def _output_shape(module: nn.Module, base: Tensor, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Without the layer's own work."""
+    if isinstance(module, nn.Conv2d):
+        x, weight = torch.empty(shape, device="meta"), torch.empty(base.shape, device="meta")
+        return functional.conv2d(x, weight, None, module.stride, module.padding, module.dilation).shape
+    return *shape[:-1], len(base)
 
 
-def _timed(work: Callable[[], object], like: Tensor) -> float:
+def _timed(work: Callable[[], object], like: Tensor, tries: int) -> float:
     """The quickest of some tries; the first one makes what later ones find made."""
-    work()
     taken = []
-    for _ in range(TRIES):
+    for _ in range(tries):
         _settle(like)
         started = time.perf_counter()
         work()

@@ -17,6 +17,7 @@ from torch import nn
 from lib_adapters.patching.live_layer import LiveLayer, signature_of
 from lib_adapters.patching.patch import Key, Target
 from lib_adapters.patching.pointer import BaseOf
+from lib_adapters.patching.substitute import Scratch
 
 
 class Live:
@@ -24,6 +25,7 @@ class Live:
 
     def __init__(self, base_of: BaseOf | None = None) -> None:
         self._base_of = base_of
+        self._scratch = Scratch()
         self._layers: dict[int, tuple[weakref.ref[nn.Module], LiveLayer]] = {}
 
     def apply(self, targets: Mapping[Key, Target]) -> None:
@@ -42,9 +44,11 @@ class Live:
             raise
         kept = {key: layer for key, layer in self._layers.items() if key not in old}
         self._layers = {**kept, **fresh}
+        if not self._layers:
+            self._scratch.clear()
 
     def _layer(self, key: int, module: nn.Module, group: list[Target]) -> LiveLayer:
-        return LiveLayer(module, group, _foreign_forward(module, self._layers.get(key)), self._base_of)
+        return LiveLayer(module, group, _foreign_forward(module, self._layers.get(key)), self._base_of, self._scratch)
 
     def restore(self) -> None:
         self.apply({})

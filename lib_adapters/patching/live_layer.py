@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lib_adapters.patching.beside import Beside, beside, is_plain
-from lib_adapters.patching.merge import exact, merged_bias, merged_weight
+from lib_adapters.patching.beside import PASS, Beside, add_all, beside, places, total
+from lib_adapters.patching.merge import exact
 from lib_adapters.patching.patch import Patch, Target
-from lib_adapters.patching.pointer import BaseOf, held, point, zero_bias
-from lib_adapters.patching.rows import rows_of
+from lib_adapters.patching.pointer import BaseOf, held
+from lib_adapters.patching.rows import Group, Rows, Spread, rows_of
+from lib_adapters.patching.substitute import Kept, Lend, Scratch, can_hold, patched, substituted
 from lib_adapters.patching.targets import View
-
-Kept = tuple[str, str, Tensor]  # where, below the module; which parameter; what it is for the run
-Group = tuple[int, Tensor]
 
 
 class LiveLayer:
     """Bound to a module as its `forward`; knows the module only by being told which one calls."""
 
     def __init__(
-        self, module: nn.Module, targets: Sequence[Target], before: Any, base_of: BaseOf | None = None
+        self, module: nn.Module, targets: Sequence[Target], before: Any, base_of: BaseOf | None, scratch: Scratch
     ) -> None:
         self.before = before
-        self._base_of = base_of
+        self._base_of, self._scratch = base_of, scratch
         self.retired = False
         self.signature = signature_of(targets)
         self._targets = [(_path_below(module, target), target) for target in targets]
         self._patches = [patch for target in targets for patch in target.patches]
         self._besides = _besides(module, targets)
+        self._work = total(self._besides or ())
+        self._spread: tuple[object, Spread | None] | None = None
         self._kept: dict[object, list[Kept]] = {}  # W' of rows that differ, while their strengths stay
         self.lost = False  # a run whose rows could not be told apart: it went without what is for some of them
 
@@ -40,12 +39,12 @@ class LiveLayer:
         if self.retired:
             return self._forward(module, *args, **kwargs)
         single = len(args) == 1 and not kwargs
-        if single and self._besides is not None:
-            return self._beside(module, args[0], self._besides)
         rows = rows_of(self._patches)
+        if single and self._besides is not None:
+            return self._all_alike(module, args[0]) if rows is None else self._row_by_row(module, args[0], rows)
         if rows is None:
             return self._with(module, self._now(None), *args, **kwargs)
-        groups = rows.groups(len(args[0])) if single else None
+        groups = rows.groups(len(args[0]), args[0].device) if single else None
         return self._by_group(module, groups, *args, **kwargs)
 
     def _forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -53,25 +52,58 @@ class LiveLayer:
             return self.before(*args, **kwargs)
         return type(module).forward(module, *args, **kwargs)
 
-    def _beside(self, module: nn.Module, x: Tensor, besides: Sequence[Beside]) -> Tensor:
-        """Where the strengths are 0 for all rows it is the layer's own output, to the bit."""
-        y: Tensor = self._forward(module, x)
-        rows = rows_of(self._patches)
-        strengths = _shared(self._patches) if rows is None else rows.strengths(self._patches, len(x))
-        self.lost = self.lost or strengths is None
-        if strengths is None or (not isinstance(strengths, Tensor) and not any(strengths)):
-            return y
-        if torch.is_grad_enabled() or self.before is not None or not y.is_contiguous():
-            y = y.clone(memory_format=torch.contiguous_format)
-        x, start = x.to(y.dtype), 0
-        for one in besides:
-            stop = start + one.count
-            part = strengths[:, start:stop].to(y.device) if isinstance(strengths, Tensor) else strengths[start:stop]
-            one.add(module, x, y, part)
-            start = stop
+    def _all_alike(self, module: nn.Module, x: Tensor) -> Tensor:
+        """With deltas that can run beside the layer. Where all strengths are 0 it is its own output, to the bit."""
+        besides, strengths = self._besides or (), _shared(self._patches)
+        if not any(strengths):
+            return self._forward(module, x)  # type: ignore[no-any-return]
+        if self._work.whole < self._work.place * places(module, x) and self._can_hold(module, x):
+            return self._with(module, self._now(None), x)  # type: ignore[no-any-return]
+        y = self._own(module, x)
+        add_all(besides, module, x.to(y.dtype), y, strengths)
         return y
 
-    def _by_group(self, module: nn.Module, groups: Sequence[Group] | None, *args: Any, **kwargs: Any) -> Any:
+    def _row_by_row(self, module: nn.Module, x: Tensor, rows: Rows) -> Tensor:
+        """The same where rows differ: those without a strength are left alone."""
+        besides, spread = self._besides or (), self._spread_of(rows, x)
+        self.lost = self.lost or spread is None
+        if spread is None or not spread.runs:
+            return self._forward(module, x)  # type: ignore[no-any-return]
+        each = places(module, x) // len(x)
+        joined = PASS * self._work.outputs * each * len(x)
+        by_group = self._work.whole * spread.kinds + joined < self._work.place * each * spread.acting
+        if by_group and self._can_hold(module, x):
+            return self._by_group(module, spread.groups, x, keep=False)  # type: ignore[no-any-return]
+        y = self._own(module, x)
+        x = x.to(y.dtype)
+        for run in spread.runs:
+            add_all(besides, module, x[run], y[run], spread.strengths[run])
+        return y
+
+    def _own(self, module: nn.Module, x: Tensor) -> Tensor:
+        """The layer's own output, in memory that may be added to."""
+        y: Tensor = self._forward(module, x)
+        if torch.is_grad_enabled() or self.before is not None or not y.is_contiguous():
+            y = y.clone(memory_format=torch.contiguous_format)
+        return y
+
+    def _can_hold(self, module: nn.Module, x: Tensor) -> bool:
+        """May W' be in its weight's place, and is the sum then what it is beside?"""
+        ((_, target),) = self._targets
+        if self.before is not None or not can_hold(held(module, target.slot.name), x):
+            return False
+        return self._base_of is None or self._base_of(module, target.slot.name) is None
+
+    def _spread_of(self, rows: Rows, x: Tensor) -> Spread | None:
+        """Kept while the strengths stay: making it waits for the GPU."""
+        now = (len(x), x.device, tuple(patch.dial.setting for patch in self._patches if patch.dial is not None))
+        if self._spread is None or self._spread[0] != now:
+            self._spread = now, rows.spread(self._patches, len(x), x.device)
+        return self._spread[1]
+
+    def _by_group(
+        self, module: nn.Module, groups: Sequence[Group] | None, *args: Any, keep: bool = True, **kwargs: Any
+    ) -> Any:
         """Rows of equal strengths run together with their own W'; those without any run on the layer as it is."""
         if groups is None:
             self.lost = True
@@ -79,16 +111,22 @@ class LiveLayer:
         (x,) = args
         used: dict[object, list[Kept]] = {}
         y: Tensor | None = None
-        for row, places in groups:
+        for row, where in groups:
             targets = self._now(row)
-            key = tuple(target.signature for _, target in targets)
-            used[key] = self._kept[key] if key in self._kept else self._computed(module, targets)
-            self._kept = self._kept if key in self._kept else {}  # other strengths: none of the old is needed again
-            part = self._with(module, targets, x[places.to(x.device)], made=used[key])
+            made = self._remembered(module, targets, used) if keep else None
+            part = self._with(module, targets, x[where], made=made)
             y = part.new_empty((len(x), *part.shape[1:])) if y is None else y
-            y[places.to(y.device)] = part
+            y[where] = part
         self._kept = used
         return y
+
+    def _remembered(
+        self, module: nn.Module, targets: Sequence[tuple[str, Target]], used: dict[object, list[Kept]]
+    ) -> list[Kept]:
+        key = tuple(target.signature for _, target in targets)
+        used[key] = self._kept[key] if key in self._kept else self._computed(module, targets, lambda base: None)
+        self._kept = self._kept if key in self._kept else {}  # other strengths: none of the old is needed again
+        return used[key]
 
     def _now(self, row: int | None) -> list[tuple[str, Target]]:
         return [(path, found) for path, target in self._targets if (found := target.now(row)) is not None]
@@ -102,40 +140,19 @@ class LiveLayer:
         **kwargs: Any,
     ) -> Any:
         """The call with W' in the weight's place."""
-        with _substituted(module, self._computed(module, targets) if made is None else made) as bias:
-            y = self._forward(module, *args, **kwargs)
+        with self._scratch.lent() as lend:
+            found = self._computed(module, targets, lend) if made is None else made
+            with substituted(module, found) as bias:
+                y = self._forward(module, *args, **kwargs)
         return y if bias is None else y + (bias if isinstance(module, nn.Linear) else bias[:, None, None]).to(y.dtype)
 
-    def _computed(self, module: nn.Module, targets: Sequence[tuple[str, Target]]) -> list[Kept]:
+    def _computed(self, module: nn.Module, targets: Sequence[tuple[str, Target]], lend: Lend) -> list[Kept]:
         found = []
         for path, target in targets:
             owner = module.get_submodule(path)
             with exact():
-                found.append((path, target.slot.name, _patched(owner, target, self._base_of)))
+                found.append((path, target.slot.name, patched(owner, target, self._base_of, lend)))
         return found
-
-
-@contextmanager
-def _substituted(module: nn.Module, made: Sequence[Kept]) -> Iterator[Tensor | None]:
-    """The call computes with W'; afterwards every parameter holds what it held.
-
-    Yields the bias for a layer that has none: another writer takes a parameter that was not there for damage.
-    """
-    before: list[tuple[nn.Module, str, Tensor | None]] = []
-    bias: Tensor | None = None
-    try:
-        for path, name, patched in made:
-            owner = module.get_submodule(path)
-            there = held(owner, name)
-            if there is None and owner is module and is_plain(module):
-                bias = patched
-                continue
-            before.append((owner, name, there))
-            point(owner, name, patched)
-        yield bias
-    finally:
-        for owner, name, there in reversed(before):
-            point(owner, name, there)
 
 
 def signature_of(targets: Sequence[Target]) -> tuple[object, ...]:
@@ -148,19 +165,6 @@ def _path_below(module: nn.Module, target: Target) -> str:
     """Where the parameter's owner is, seen from the module: a copy of the module has its own."""
     owner = target.slot.module()
     return next(str(path) for path, candidate in module.named_modules() if candidate is owner)
-
-
-def _patched(owner: nn.Module, target: Target, base_of: BaseOf | None) -> Tensor:
-    name = target.slot.name
-    base = held(owner, name)
-    if target.patches[0].of_bias:
-        return merged_bias(zero_bias(owner, name) if base is None else base, target.patches)
-    assert base is not None
-    pristine = base_of(owner, name) if base_of else None
-    if pristine is None:
-        return merged_weight(base, target.patches)
-    pristine = pristine.to(base.device).float()  # somebody else's delta is in `base`: ours is that of the weight itself
-    return (merged_weight(pristine, target.patches) - pristine + base.float()).to(base.dtype)
 
 
 def _besides(module: nn.Module, targets: Sequence[Target]) -> list[Beside] | None:

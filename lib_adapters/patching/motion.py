@@ -37,7 +37,7 @@ class Motion:
         self.voice: int | None = None
 
     def _first_way(self, key: Key, target: Target, live: bool) -> Way:
-        """What must be; else merged, until it has been measured what is quicker."""
+        """What must be; else merged, until somebody chooses what is quicker."""
         asked = {patch.dial.request.mode for patch in target.patches if patch.dial is not None}
         if not live and not _has_rows(target) and "live" not in asked:
             return "merged"

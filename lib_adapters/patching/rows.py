@@ -6,6 +6,7 @@ A layer may see each row several times, one after the other (a host that cuts at
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,6 +15,19 @@ from lib_adapters.patching.dial import Dial
 from lib_adapters.patching.patch import Patch
 
 Factors = tuple[float, ...]
+Places = slice | Tensor  # of rows in a batch
+Group = tuple[int, Places]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Strengths over the rows of one batch."""
+
+    strengths: Tensor  # [n, patches]
+    groups: list[Group]
+    runs: list[slice]  # of neighbouring rows with any strength
+    acting: int  # rows with any
+    kinds: int  # groups with any
 
 
 class Rows:
@@ -36,18 +50,32 @@ class Rows:
         base = patch.strength * patch.dial.value
         return [base * factor for factor in patch.dial.rows or (1.0,) * self.count]
 
-    def groups(self, n: int) -> list[tuple[int, Tensor]] | None:
-        """Rows that are alike: one of them, and the places [m] of all; None where n rows cannot be told apart."""
+    def groups(self, n: int, device: torch.device) -> list[Group] | None:
+        """Rows that are alike: one of them, and the places of all; None where n rows cannot be told apart."""
         if n % self.count:
             return None
         found: dict[Factors, list[int]] = {}
         for row in range(self.count):
             found.setdefault(tuple(dial.rows[row] for dial in self._dials if dial.rows), []).append(row)
+        return [(rows[0], _places(rows, n // self.count, device)) for rows in found.values()]
+
+    def spread(self, patches: Sequence[Patch], n: int, device: torch.device) -> Spread | None:
+        strengths, groups = self.strengths(patches, n), self.groups(n, device)
+        if strengths is None or groups is None:
+            return None
+        acts = strengths.any(dim=1).tolist()
+        starts = [row for row in range(n) if acts[row] and not (row and acts[row - 1])]
+        stops = [row + 1 for row in range(n) if acts[row] and not (row + 1 < n and acts[row + 1])]
         each = n // self.count
-        spread = torch.arange(each)
-        return [
-            (rows[0], (torch.tensor(rows).unsqueeze(1) * each + spread).flatten()) for rows in found.values()
-        ]
+        kinds = sum(acts[row * each] for row, _ in groups)
+        return Spread(strengths.to(device), groups, list(map(slice, starts, stops)), sum(acts), kinds)
+
+
+def _places(rows: Sequence[int], each: int, device: torch.device) -> Places:
+    """Neighbours are taken without a copy."""
+    if rows[-1] - rows[0] == len(rows) - 1:
+        return slice(rows[0] * each, (rows[-1] + 1) * each)
+    return (torch.tensor(rows).unsqueeze(1) * each + torch.arange(each)).flatten().to(device)
 
 
 def rows_of(patches: Sequence[Patch]) -> Rows | None:

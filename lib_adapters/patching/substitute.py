@@ -1,0 +1,103 @@
+"""A module's call with W' in the place of its weights, for as long as the call takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from lib_adapters.patching.beside import is_plain
+from lib_adapters.patching.merge import merged_bias, merged_weight
+from lib_adapters.patching.patch import Target
+from lib_adapters.patching.pointer import BaseOf, held, point, zero_bias
+
+Kept = tuple[str, str, Tensor]  # where, below the module; which parameter; what it is for the run
+Lend = Callable[[Tensor], Tensor | None]  # memory like this tensor's, if there is any to lend
+
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def can_hold(base: Tensor | None, x: Tensor) -> bool:
+    """Is a call with W' in this weight's place one with W + ΔW?"""
+    if base is None or base.dtype not in FLOATS or base.device != x.device:
+        return False
+    return not torch.is_grad_enabled() and not _casts(x.device)  # both keep a parameter, whatever it holds later
+
+
+def _casts(device: torch.device) -> bool:
+    try:
+        return torch.is_autocast_enabled(device.type)
+    except TypeError:  # older releases of torch ask for the GPU and the CPU by different names
+        return torch.is_autocast_cpu_enabled() if device.type == "cpu" else torch.is_autocast_enabled()
+
+
+class Scratch:
+    """Memory for the W' of the call that is under way, as large as the largest: on the CPU fresh memory is slow."""
+
+    def __init__(self) -> None:
+        self._free: list[Tensor] = []
+
+    @contextmanager
+    def lent(self) -> Iterator[Lend]:
+        """What is lent is nobody else's until the end, in calls within calls and in other threads too."""
+        taken: list[Tensor] = []
+        remembered = torch.is_grad_enabled()  # then W' must outlive the call
+
+        def lend(base: Tensor) -> Tensor | None:
+            if remembered or base.device.type != "cpu" or not base.is_contiguous():
+                return None
+            try:
+                buffer = self._free.pop()
+            except IndexError:
+                buffer = base.new_empty(0, dtype=torch.uint8)
+            if buffer.numel() < base.nbytes:
+                buffer = torch.empty(base.nbytes, dtype=torch.uint8)
+            taken.append(buffer)
+            return buffer[: base.nbytes].view(base.dtype).view(base.shape)
+
+        try:
+            yield lend
+        finally:
+            self._free += taken
+
+    def clear(self) -> None:
+        self._free.clear()
+
+
+@contextmanager
+def substituted(module: nn.Module, made: Sequence[Kept]) -> Iterator[Tensor | None]:
+    """The call computes with W'; afterwards every parameter holds what it held.
+
+    Yields the bias for a layer that has none: another writer takes a parameter that was not there for damage.
+    """
+    before: list[tuple[nn.Module, str, Tensor | None]] = []
+    bias: Tensor | None = None
+    try:
+        for path, name, patched in made:
+            owner = module.get_submodule(path)
+            there = held(owner, name)
+            if there is None and owner is module and is_plain(module):
+                bias = patched
+                continue
+            before.append((owner, name, there))
+            point(owner, name, patched)
+        yield bias
+    finally:
+        for owner, name, there in reversed(before):
+            point(owner, name, there)
+
+
+def patched(owner: nn.Module, target: Target, base_of: BaseOf | None, lend: Lend) -> Tensor:
+    name = target.slot.name
+    base = held(owner, name)
+    if target.patches[0].of_bias:
+        return merged_bias(zero_bias(owner, name) if base is None else base, target.patches)
+    assert base is not None
+    pristine = base_of(owner, name) if base_of else None
+    if pristine is None:
+        return merged_weight(base, target.patches, lend(base))
+    pristine = pristine.to(base.device).float()  # somebody else's delta is in `base`: ours is that of the weight itself
+    return (merged_weight(pristine, target.patches) - pristine + base.float()).to(base.dtype)
