@@ -59,6 +59,7 @@ class Drawing:
         return caches[0][1]
 
     def _conds(self, texts, steps, caches, data, hires_steps=None):
+        self.encoded_texts = texts
         prompts, negatives = SdConditioning(texts[0]), SdConditioning(texts[1], is_negative_prompt=True)
         one, many = prompt_parser.get_learned_conditioning, prompt_parser.get_multicond_learned_conditioning
         uncond = self.get_conds_with_caching(one, negatives, steps, caches[1], data, hires_steps)
