@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from double.models import checkpoint
-from double.shelf import put
+from double.sampling import Noise
+from double.shelf import put, put_text
 from double.webui import WebUI
+from files import adapter_for
 from plainly import Plan, Use, close, drawn, part_of, picture
 
 from lib_adapters.hosts.webui import settings
@@ -82,8 +84,6 @@ def test_windows_and_curves(webui, untouched, written, values):
 
 def by_noise(model, written):
     """The same curves over the noise of each step, by hand."""
-    from double.sampling import Noise
-
     sigmas = [float(sigma) for sigma in Noise(model).get_sigmas(STEPS)[:-1]]
     if written.startswith("stop"):
         return [float(sigma > 3) for sigma in sigmas]
@@ -108,8 +108,6 @@ def test_a_stack_of_what_moves_and_what_stays(webui, untouched):
 
 
 def test_the_text_encoder_takes_the_first_value(webui, untouched):
-    from double.shelf import put_text
-
     adapter, unet = put_text(webui), put(webui)
     job = webui.draw("3 4 <lyco:words:0.7@0,0@1><lyco:ink:0:0@0,1@1>", "5", steps=STEPS)
     close(job.image, drawn(plan(untouched, [Use(adapter, 0.0, 0.7), Use(unet, RAMP, 0.0)])))
@@ -164,17 +162,14 @@ BLOCKS = {
 @pytest.mark.parametrize("place", ["lbw={}", "{}"])
 @pytest.mark.parametrize("written", BLOCKS)
 def test_block_weights(webui, untouched, written, place):
-    from files import adapter_for
-
     path = webui.folder / "LyCORIS" / "wide.safetensors"
     adapter = adapter_for(webui.model.unet, path, only=("input_blocks.1.1.", "output_blocks.9.1."))
     if place == "{}" and ":" in written:
         pytest.skip("only values of a key have colons")
     job = webui.draw(f"3 4 <lyco:wide:1:0.8:{place.format(written)}>", "5", steps=STEPS)
     if written == "IN01-MID:0.5":
-        parts = [part_of(adapter, lambda key: "input_blocks" in key, "a"),
-                 part_of(adapter, lambda key: "output_blocks" in key, "b")]
-        uses = [Use(parts[0], 0.4), Use(parts[1], 0.8)]
+        first, last = (part_of(adapter, lambda key, n=n: n in key, n) for n in ("input_blocks", "output_blocks"))
+        uses = [Use(first, 0.4), Use(last, 0.8)]
     else:
         wanted = BLOCKS[written]
         uses = [Use(part_of(adapter, wanted, "a"), 0.8)] if "IN01" in written or written.startswith("0,1") else []
@@ -182,11 +177,10 @@ def test_block_weights(webui, untouched, written, place):
 
 
 def test_blocks_and_a_schedule(webui, untouched):
-    from files import adapter_for
-
     path = webui.folder / "LyCORIS" / "wide.safetensors"
     adapter = adapter_for(webui.model.unet, path, only=("input_blocks.1.1.", "output_blocks.9.1."))
     job = webui.draw("3 4 <lyco:wide:1:0@0,1@1:lbw=OUT09:0.5:lbwe=:attn1:0>", "5", steps=STEPS)
-    parts = [part_of(adapter, lambda key, n=name: n in key and "attn1" not in key, name) for name in ("input_blocks", "output_blocks")]
-    uses = [Use(parts[0], RAMP), Use(parts[1], [value / 2 for value in RAMP])]
+    names = "input_blocks", "output_blocks"
+    first, last = (part_of(adapter, lambda key, n=n: n in key and "attn1" not in key, n) for n in names)
+    uses = [Use(first, RAMP), Use(last, [value / 2 for value in RAMP])]
     close(job.image, drawn(plan(untouched, uses)))

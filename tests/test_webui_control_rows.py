@@ -9,6 +9,8 @@ from double.shelf import put, put_text
 from plainly import Picture, Plan, Row, Use, close, drawn, picture
 from test_webui_control import is_clean
 
+from lib_adapters.hosts.webui import settings
+
 
 @pytest.fixture(scope="module")
 def untouched():
@@ -145,7 +147,8 @@ def test_hashes_of_the_negative_side(webui):
     webui.shared.opts.lycoris_negative = True
     job = webui.draw("3", "5 <lyco:ink:1>")
     assert job.extra_generation_params["Lyco hashes"].startswith("ink: ")
-    pasted = {"Prompt": "3", "Negative prompt": "5 <lyco:old:1>", "Lyco hashes": f"old: {job.extra_generation_params['Lyco hashes'][5:]}"}
+    short = job.extra_generation_params["Lyco hashes"].removeprefix("ink: ")
+    pasted = {"Prompt": "3", "Negative prompt": "5 <lyco:old:1>", "Lyco hashes": f"old: {short}"}
     webui.call("infotext_pasted", "", pasted)
     assert pasted["Negative prompt"] == "5 <lyco:ink:1>"
 
@@ -176,15 +179,7 @@ def test_the_default_adapter_is_for_every_part(webui, untouched):
     job = webui.draw("3 <lyco:blur:1> AND 4", "5", n_iter=2)
     parts = (Row("3", (Use(ink, 0.5, 0.5), Use(blur))), Row("4", (Use(ink, 0.5, 0.5),)))
     for number, image in enumerate(job.images):
-        found = torch.stack([image])
-        with_it = [Picture(parts, Row("5", uses)) for uses in ((), (Use(ink, 0.5, 0.5),))]
-        close(found, drawn(Plan(with_it[:1], [untouched], seed=1 + number)))
-    webui.shared.opts.lycoris_default = settings_nothing()
+        close(image[None], drawn(Plan([Picture(parts, Row("5"))], [untouched], seed=1 + number)))
+    webui.shared.opts.lycoris_default = settings.NOTHING
     again = webui.draw(job.all_prompts[0], "5")
     close(again.image[0], job.images[0])
-
-
-def settings_nothing():
-    from lib_adapters.hosts.webui import settings
-
-    return settings.NOTHING

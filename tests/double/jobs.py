@@ -1,4 +1,4 @@
-"""A whole job: batches, two passes, conditionings out of the host's caches, the sampler; in the host's order of calls."""
+"""A whole job in the host's order of calls: batches, two passes, conditionings out of its caches, the sampler."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ class Drawing:
     def cached_params(self, required_prompts, steps, extra_network_data, hires_steps=None, use_old_scheduling=False):
         return required_prompts, steps, hires_steps, self.host.model.sd_checkpoint_info, extra_network_data
 
-    def get_conds_with_caching(self, function, required_prompts, steps, caches, extra_network_data, hires_steps=None):
+    def get_conds_with_caching(  # noqa: PLR0917
+        self, function, required_prompts, steps, caches, extra_network_data, hires_steps=None
+    ):
         key = self.cached_params(required_prompts, steps, extra_network_data, hires_steps)
         for cache in caches:
             if cache[0] is not None and cache[0] == key:
@@ -124,7 +126,8 @@ class Drawing:
             for script in self.host.always_on:
                 script.process(self)
             with torch.no_grad():
-                for self.iteration in range(self.n_iter):
+                for number in range(self.n_iter):
+                    self.iteration = number
                     if state.interrupted:
                         break
                     self._batch()

@@ -49,7 +49,7 @@ def shortened(steps, strength):
     return int(steps / min(strength, 0.999)), steps - 1
 
 
-def run(name, model, denoise, x, steps, *, noise=None, strength=0.0, callback=lambda _: None):  # noqa: PLR0917
+def run(name, model, denoise, x, steps, *, noise=None, strength=0.0, callback=lambda _: None):
     """`denoise(x, noise or timestep)`; with `noise` a second pass over the picture x."""
     alphas = model.alphas_cumprod
     total, taken = (steps, steps) if noise is None else shortened(steps, strength)

@@ -123,7 +123,7 @@ class CFGDenoiser(nn.Module):
 
     def _skips(self, sigma, s_min_uncond, opts):
         early = opts.skip_early_cond != 0 and self.step / self.total_steps <= opts.skip_early_cond
-        return early or ((self.step % 2 or opts.s_min_uncond_all) and 0 < s_min_uncond and sigma[0] < s_min_uncond)
+        return early or ((self.step % 2 or opts.s_min_uncond_all) and s_min_uncond > 0 and sigma[0] < s_min_uncond)
 
     def _run(self, x, sigma, texts, size, skip):
         """All rows at once, or a few after the other."""

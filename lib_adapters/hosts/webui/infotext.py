@@ -52,7 +52,8 @@ def add_to_prompts(p: Any, tags: Iterable[Tag], drawn: Mapping[str, str]) -> Non
     for name in ("all_prompts", "all_hr_prompts", "all_negative_prompts", "all_hr_negative_prompts"):
         prompts = getattr(p, name, None)
         if drawn and prompts:
-            setattr(p, name, [*prompts[: some.start], *(_pinned(t, drawn) for t in prompts[some]), *prompts[some.stop :]])
+            pinned = [_pinned(prompt, drawn) for prompt in prompts[some]]
+            setattr(p, name, [*prompts[: some.start], *pinned, *prompts[some.stop :]])
 
 
 def _pinned(prompt: str, drawn: Mapping[str, str]) -> str:

@@ -17,7 +17,7 @@ from lib_adapters.prompt.tags import Tag, parse
 
 AND = re.compile(r"\bAND\b")  # as the host's prompt_parser parts a prompt
 MOST_NAMED = 3
-_NO_WORDS = re.compile(r"\s*(:\s*[-+]?(\d+\.?|\d*\.\d+)\s*)?")  # only a weight: of such a part the host drops all spaces
+_NO_WORDS = re.compile(r"\s*(:\s*[-+]?(\d+\.?|\d*\.\d+)\s*)?")  # at most a weight: there the host drops all spaces
 _SAYS_NOTHING = "[::0]"  # prompt editing from nothing to nothing
 
 
