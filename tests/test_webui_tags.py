@@ -180,6 +180,7 @@ def test_a_model_thrown_away_is_freed(webui):
     webui.picture("x <lyco:ink>")
     gone = weakref.ref(webui.model)
     webui.model.to("meta")
+    webui.sd_models.model_data.loaded_sd_models.clear()
     webui.model = webui.sd_models.model_data.sd_model = checkpoint()
     webui.conds.clear()
     webui.picture("x <lyco:ink>")

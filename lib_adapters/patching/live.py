@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from lib_adapters.patching.live_layer import LiveLayer, signature_of
+from lib_adapters.patching.live_layer import LiveLayer
 from lib_adapters.patching.patch import Key, Target
 from lib_adapters.patching.pointer import BaseOf
 from lib_adapters.patching.substitute import Scratch
@@ -67,7 +67,7 @@ class Live:
             return False
         ref, layer = self._layers[key]
         module = ref()
-        return module is not None and _runs(module, layer) and layer.signature == signature_of(group)
+        return module is not None and _runs(module, layer) and layer.is_of(group)
 
 
 def _grouped(targets: Mapping[Key, Target]) -> dict[int, tuple[nn.Module, list[Target]]]:

@@ -35,6 +35,12 @@ class LiveLayer:
         self._kept: dict[object, list[Kept]] = {}  # W' of rows that differ, while their strengths stay
         self.lost = False  # a run whose rows could not be told apart: it went without what is for some of them
 
+    def is_of(self, targets: Sequence[Target]) -> bool:
+        """Does it do just this, turned by the very same dials?"""
+        patches = [patch for target in targets for patch in target.patches]
+        same = self.signature == signature_of(targets)
+        return same and all(mine.dial is new.dial for mine, new in zip(self._patches, patches, strict=True))
+
     def __call__(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if self.retired:
             return self._forward(module, *args, **kwargs)

@@ -55,7 +55,6 @@ def _written(key: str, item: str, value: str, bare: bool) -> str:
     return value if bare and key in BARE else OFF if key == OFF else f"{key}={value}"
 
 
-def drawn(tag: Tag, weights: str, second: bool = False) -> str:
+def drawn(tag: Tag, weights: str, key: str = "lbw") -> str:
     """With these block weights in the place of those in which chance had a part."""
-    own = second and any(key == "hrlbw" for key, _ in items_of(tag.text[len(tag.kind) + 2 : -1])[1])
-    return edited(tag, {"hrlbw" if own else "lbw": weights.replace(",", ";")})
+    return edited(tag, {key: weights.replace(",", ";")})

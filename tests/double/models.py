@@ -26,6 +26,8 @@ class Checkpoint(nn.Module):
         self.model = Holder(diffusion_model=unet)
         self.cond_stage_model = Embedder(Holder(transformer=clip))
         self.sd_checkpoint_info = SimpleNamespace(title="first")
+        betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+        self.alphas_cumprod = (1 - betas).cumprod(0)
         self._named_for_builtin()
 
     def _named_for_builtin(self):
@@ -44,6 +46,12 @@ class Checkpoint(nn.Module):
     def text(self, prompts=("",)):
         return self.cond_stage_model(prompts)
 
+    def get_learned_conditioning(self, c):
+        return self.cond_stage_model(c)
+
+    def apply_model(self, x, timesteps, cond):
+        return self.unet(x, timesteps, context=cond)
+
     def denoise(self, cond):
         torch.manual_seed(3)
         return self.unet(torch.randn(1, 4, 8, 8), torch.tensor([7]), context=cond)
@@ -52,20 +60,20 @@ class Checkpoint(nn.Module):
         """The text side gets new wrappers around the same tower."""
         self.cond_stage_model = Embedder(self.cond_stage_model.wrapped)
 
-    def load_in_place(self, state, title):
+    def load_in_place(self, state, info):
         """Another checkpoint of the same kind: the same Parameters, overwritten; keys that are missing stay."""
         self.rehijack()
         self.load_state_dict(state, strict=False)
-        self.sd_checkpoint_info = SimpleNamespace(title=title)
+        self.sd_checkpoint_info = info
 
 
 def checkpoint() -> Checkpoint:
     return Checkpoint(real.ldm_unet(), real.clip())
 
 
-def other_state(model: nn.Module) -> dict:
+def other_state(model: nn.Module, seed: int = 11) -> dict:
     """Another checkpoint's weights for the same model."""
-    generator = torch.Generator().manual_seed(11)
+    generator = torch.Generator().manual_seed(seed)
     return {
         name: tensor + 0.02 * torch.randn(tensor.shape, generator=generator).to(tensor)
         for name, tensor in model.state_dict().items()

@@ -10,10 +10,13 @@ from pathlib import Path
 
 import torch
 
-from double import builtin, extra_networks, hypernets
+from double import builtin, extra_networks, hypernets, prompt_parser, sampling
 from double.embedders import SdConditioning
+from double.jobs import Drawing
+from double.loading import FIRST, Loader, ModelData
 from double.models import checkpoint
 from double.pages import Grid, Pages
+from double.state import State
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -65,12 +68,17 @@ class WebUI:
         self.folder, self.has_builtin, self.monkeypatch = folder, builtin_lora, monkeypatch
         self.release = release
         self.reports: list = []
-        self.conds: list = []  # the one slot of the host's conditioning cache
+        self.conds: list = []  # the one slot of the host's conditioning cache, for jobs of a single run
+        self.caches = [[None, None] for _ in range(4)]  # and its slots for whole ones
+        self.encoded = 0  # how often conditioning was made for these
+        self.interrupt_after = None  # the step behind which the user presses Interrupt
+        self.loader = Loader(self)
         (folder / "Lora").mkdir(parents=True)
         self._callbacks: dict = {}
         self._install()
         self.model = checkpoint()
-        self.sd_models.model_data.sd_model = self.model
+        self.model.sd_checkpoint_info = FIRST
+        self.sd_models.model_data.set_sd_model(self.model)
         self.load_scripts()
 
     def _module(self, name, **content):
@@ -94,12 +102,14 @@ class WebUI:
         self._module("shared", opts=opts, cmd_opts=flags, options_templates=templates, OptionInfo=OptionInfo)
         self.shared.loaded_hypernetworks = []
         hypernets.shared = self.shared
-        self.shared.state = types.SimpleNamespace(interrupted=False, skipped=False, textinfo=None, job="")
-        self.shared.state.interrupt = lambda: setattr(self.shared.state, "interrupted", True)
+        self.shared.state = State()
         self.shared.options_section = lambda section, options: options
-        opts.data["extra_networks_default_multiplier"] = 0.5
+        opts.data |= {"extra_networks_default_multiplier": 0.5, "batch_cond_uncond": True}
+        opts.data |= {"skip_early_cond": 0.0, "s_min_uncond_all": False}
         self._module("paths", models_path=str(self.folder), data_path=str(self.folder / "data"))
-        self._module("sd_models", model_data=types.SimpleNamespace(sd_model=None))
+        loader = {name: getattr(self.loader, name) for name in ("load_model", "reload_model_weights")}
+        self._module("sd_models", model_data=ModelData(sd_model=None, loaded_sd_models=[]), **loader)
+        self._install_sampling()
         self._module("sd_unet", current_unet=None)
         self._module("errors", report=self._report, display=lambda e, task, *, full_traceback=False: None)
         self._module("call_queue", queue_lock=threading.Lock(), wrap_gradio_gpu_call=wrap_gradio_gpu_call)
@@ -112,6 +122,7 @@ class WebUI:
         names = ("before_ui", "ui_tabs", "app_started", "script_unloaded", "infotext_pasted", "cfg_denoiser")
         self._module("script_callbacks", **{f"on_{name}": self._listener(name) for name in names})
         self.script_callbacks.clear_callbacks = lambda: self._callbacks.clear()
+        self.script_callbacks.CFGDenoiserParams = sampling.params_of(self.release)
         self.words = Words()
         self._module("sd_hijack", model_hijack=types.SimpleNamespace(embedding_db=self.words))
         self._module("textual_inversion")
@@ -125,6 +136,19 @@ class WebUI:
         if not self.has_builtin:
             self.monkeypatch.delitem(sys.modules, "networks")
         builtin.reset(self)
+
+    def _install_sampling(self):
+        exception, refiner = sampling.InterruptedException, self.loader.apply_refiner
+        self._module("sd_samplers_common", InterruptedException=exception, apply_refiner=refiner)
+        self._module("sd_samplers_cfg_denoiser", CFGDenoiser=sampling.CFGDenoiser)
+        self._module("shared_state", State=State)
+        names = ("get_learned_conditioning", "get_multicond_learned_conditioning")
+        self._module("prompt_parser", SdConditioning=SdConditioning, **{n: getattr(prompt_parser, n) for n in names})
+
+    def denoiser_params(self, *given):
+        """Only from 1.8 on with the denoiser."""
+        make = self.script_callbacks.CFGDenoiserParams
+        return make(*(given[:-1] if make is sampling.OldCFGDenoiserParams else given))
 
     def _listener(self, name):
         def on(callback, *, name=None):
@@ -144,6 +168,18 @@ class WebUI:
     def call(self, event, *arguments, backwards=False):
         for callback in list(self._callbacks.get(event, []))[:: -1 if backwards else 1]:
             callback(*arguments)
+
+    def swallowing(self, event, *arguments):
+        """What a callback raises is printed, and the job goes on."""
+        for callback in list(self._callbacks.get(event, [])):
+            try:
+                callback(*arguments)
+            except Exception:  # noqa: BLE001 - the host does
+                self.errors.report(f"Error executing callback {event}", exc_info=True)
+
+    def draw(self, prompt, negative_prompt="", **options):
+        """One whole job."""
+        return Drawing(self, prompt, negative_prompt, **options).run()
 
     def load_scripts(self):
         """Executed with the file's name as `__name__`; registries are emptied after it; the built-in comes last."""

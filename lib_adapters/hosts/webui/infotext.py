@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lib_adapters.hosts.webui import host, settings
+from lib_adapters.hosts.webui import host, settings, sides, wanted
 from lib_adapters.hosts.webui.hashes import Hashes
 from lib_adapters.hosts.webui.names import Names
 from lib_adapters.prompt.tags import Tag, parse, quoted
@@ -45,13 +45,15 @@ def defaults(p: Any, kinds: Sequence[str], named: Mapping[str, set[str]]) -> lis
 
 
 def add_to_prompts(p: Any, tags: Iterable[Tag], drawn: Mapping[str, str]) -> None:
-    """So that a picture's text has the default adapters, as the built-in does, and what chance has chosen."""
+    """So that a picture's text has the default adapters, as the built-in does, and what chance chose for its batch."""
     for tag in () if getattr(p, "is_hr_pass", False) else tags:
-        p.all_prompts = [prompt if tag.text in prompt else prompt + tag.text for prompt in p.all_prompts]
+        p.all_prompts = [sides.with_tag(prompt, tag, tuple(KEYS)) for prompt in p.all_prompts]
+    some = wanted.batch_of(p)
     for name in ("all_prompts", "all_hr_prompts", "all_negative_prompts", "all_hr_negative_prompts"):
         prompts = getattr(p, name, None)
         if drawn and prompts:
-            setattr(p, name, [_pinned(prompt, drawn) for prompt in prompts])
+            pinned = [_pinned(prompt, drawn) for prompt in prompts[some]]
+            setattr(p, name, [*prompts[: some.start], *pinned, *prompts[some.stop :]])
 
 
 def _pinned(prompt: str, drawn: Mapping[str, str]) -> str:
@@ -62,15 +64,20 @@ def _pinned(prompt: str, drawn: Mapping[str, str]) -> str:
 
 def pasted(parameters: dict[str, Any], names: Names[Any], hashes: Hashes) -> None:
     """A name that is not here is found by its hash, if exactly one file has it; a name that is here stays."""
-    prompt = str(parameters.get("Prompt", ""))
+    fields = ("Prompt", "Hires prompt")
+    for field in (*fields, "Negative prompt", "Hires negative prompt") if settings.negative_tags() else fields:
+        if field in parameters:
+            parameters[field] = _found(str(parameters[field]), parameters, names, hashes)
+
+
+def _found(prompt: str, parameters: Mapping[str, Any], names: Names[Any], hashes: Hashes) -> str:
     for tag in reversed(parse(prompt, tuple(KEYS) if settings.handles_lora() else ("lyco",)).tags):
         short = _read(str(parameters.get(KEYS[tag.kind], ""))).get(tag.name.translate(_REMOVED), "")
         if names.has(tag.kind, tag.name) or (path := hashes.find(short)) is None:
             continue
         start, end = tag.span
         prompt = prompt[:start] + _renamed(tag, names.shortest(path)) + prompt[end:]
-    if "Prompt" in parameters:
-        parameters["Prompt"] = prompt
+    return prompt
 
 
 def _renamed(tag: Tag, name: str) -> str:

@@ -15,7 +15,7 @@ from lib_adapters.patching.request import Request, ask
 from lib_adapters.prompt.blocks import Presets
 from lib_adapters.prompt.edit import drawn
 from lib_adapters.prompt.schedule import Moment
-from lib_adapters.prompt.tags import Tag
+from lib_adapters.prompt.tags import Tag, parse
 from lib_adapters.session import Report
 
 BATCH = (
@@ -37,7 +37,9 @@ class Round:
     defaults: list[Tag] = field(default_factory=list)  # what the settings add to what the prompt names
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    second: bool = False  # the second pass
     sides: Sides | None = None  # where not all rows of the batch ask for the same
+    negatives: list[str] | None = None  # the negative prompts without tags, where these count
     drawn: dict[str, str] = field(default_factory=dict)  # tags with a part of chance -> written without it
     moment: Moment = field(default_factory=lambda: Moment(0, 1))
 
@@ -50,6 +52,15 @@ class Round:
         """Must texts be encoded with adapters of their own?"""
         return any(one.scope is not None and one.te for one in self.requests)
 
+    def write_texts(self, p: Any) -> None:
+        """What the host is to encode: no tags on the negative side; where it matters, whose a text is."""
+        positive, negative = ("hr_prompts", "hr_negative_prompts") if self.second else ("prompts", "negative_prompts")
+        if self.sides is not None and self.speaks:
+            for name, marked in zip((positive, negative), self.sides.marked(), strict=True):
+                setattr(p, name, marked)
+        elif self.negatives is not None:
+            setattr(p, negative, self.negatives)
+
 
 @dataclass(frozen=True)
 class Rounds:
@@ -58,38 +69,35 @@ class Rounds:
     names: Names[Adapter]
     presets: Callable[[], Presets]
 
-    def of(self, p: Any, kinds: Sequence[str], data: Mapping[str, Sequence[Any]], second: bool) -> Round:
-        """`second`: in the second pass."""
-        now = Round(moment=Moment(0, _steps(p, second)))
-        tags = self._tags(p, kinds, data, second, now)
-        named = wanted.names_of([tag for tag, _ in tags])
-        now.defaults = infotext.defaults(p, kinds, named)
-        tags += [(tag, None) for tag in now.defaults]
+    def of(self, p: Any, kinds: Sequence[str], data: Mapping[str, Sequence[Any]]) -> Round:
+        second = data is getattr(p, "hr_extra_network_data", None)
+        now = Round(moment=Moment(0, _steps(p, second)), second=second)
+        tags = self._tags(p, kinds, data, now)
         bypassed = bool(tags) and getattr(host.optional("sd_unet"), "current_unet", None) is not None
         now.notes += [BYPASSED] if bypassed else []
         for tag, scope in tags:
-            self._find(tag, scope, now, (second, bypassed, _seed(p)))
+            self._find(tag, scope, now, (bypassed, _seed(p)))
         return now
 
     def _tags(
-        self, p: Any, kinds: Sequence[str], data: Mapping[str, Sequence[Any]], second: bool, now: Round
+        self, p: Any, kinds: Sequence[str], data: Mapping[str, Sequence[Any]], now: Round
     ) -> list[tuple[Tag, Scope]]:
-        """Those of the host's data; of the prompts as they were written where rows ask for different things."""
+        """Those of the prompts as they were written, with the rows that ask for them; else those of the host's data."""
+        read = {kind: wanted.written(kind, data.get(kind, ())) for kind in kinds}
+        tags = [tag for kind in kinds for tag in read[kind].tags]
+        found = None
         if getattr(p, "all_prompts", None) is not None:
-            choices = {"parts": settings.parts_apart(), "negative": settings.negative_tags()}
-            now.sides = sides.read(p, kinds, second, **choices)
-        if now.sides is not None:
-            now.problems += now.sides.problems
-            return now.sides.scopes()
-        tags: list[tuple[Tag, Scope]] = []
-        for kind in kinds:
-            parsed = wanted.written(kind, data.get(kind, ()))
-            tags += [(tag, None) for tag in parsed.tags]
-            now.problems += parsed.problems
-        return tags
+            prompts = wanted.texts_of(p, now.second)[0]
+            written = [tag for text in prompts for tag in parse(text, kinds).tags]
+            now.defaults = infotext.defaults(p, kinds, wanted.names_of([*tags, *written]))
+            found = sides.read(p, kinds, now.second, tags, now.defaults)
+        now.problems += found.problems if found else [one for kind in kinds for one in read[kind].problems]
+        now.negatives = found.negatives() if found and settings.negative_tags() else None
+        now.sides = found if found and found.differ else None
+        return found.scopes() if found else [(tag, None) for tag in (*tags, *now.defaults)]
 
-    def _find(self, tag: Tag, scope: Scope, now: Round, how: tuple[bool, bool, str]) -> None:
-        second, bypassed, seed = how
+    def _find(self, tag: Tag, scope: Scope, now: Round, how: tuple[bool, str]) -> None:
+        bypassed, seed = how
         if tag.off:
             return
         if tag.name == settings.NOTHING and not self.names.has(tag.kind, tag.name):
@@ -97,7 +105,8 @@ class Rounds:
             return
         try:
             found = self.names.find(tag.kind, tag.name)
-            asked = ask(found.opened, tag, self.presets(), second=second, seed=seed)
+            asked = ask(found.opened, tag, self.presets(), second=now.second, seed=seed)
+            now.drawn |= self._drawn(found.opened, tag, seed)
         except AdapterError as error:
             now.problems.append(f"{tag.text}: {error}")
             return
@@ -108,8 +117,15 @@ class Rounds:
         now.notes += [found.notice] if found.notice else []
         if scope is not None and now.sides is not None:
             now.notes.append(f"{tag.text} acts on {now.sides.named(scope)} alone.")
-        if asked.drawn:
-            now.drawn[tag.text] = drawn(tag, asked.drawn, second)
+
+    def _drawn(self, adapter: Adapter, tag: Tag, seed: str) -> dict[str, str]:
+        """The tag's text -> what chance has drawn for it, of both passes at once: the picture's text is one."""
+        text = tag.text
+        for second in (False, True):
+            weights = ask(adapter, tag, self.presets(), second=second, seed=seed).drawn
+            if weights and (not second or tag.of_pass(second).wish != tag.control.wish):
+                text = drawn(parse(text, (tag.kind,)).tags[0], weights, "hrlbw" if second else "lbw")
+        return {} if text == tag.text else {tag.text: text}
 
 
 def _steps(p: Any, second: bool) -> int:

@@ -7,15 +7,18 @@ in the host's order: each picture's parts, picture after picture, then each pict
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lib_adapters.hosts.webui import wanted
+from lib_adapters.hosts.webui import settings, wanted
 from lib_adapters.prompt.tags import Tag, parse
 
 AND = re.compile(r"\bAND\b")  # as the host's prompt_parser parts a prompt
 MOST_NAMED = 3
+_NO_WORDS = re.compile(r"\s*(:\s*[-+]?(\d+\.?|\d*\.\d+)\s*)?")  # at most a weight: there the host drops all spaces
+_SAYS_NOTHING = "[::0]"  # prompt editing from nothing to nothing
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,21 @@ class Sides:
     rows: tuple[Side, ...]
     problems: tuple[str, ...]
 
+    @property
+    def differ(self) -> bool:
+        return any(scope is not None for _, scope in self.scopes())
+
+    def negatives(self) -> list[str]:
+        return [side.text for side in self.rows if side.negative]
+
     def scopes(self) -> list[tuple[Tag, frozenset[int] | None]]:
-        """Each thing that is asked for, once, and the rows that ask for it; None for all of them."""
+        """Each thing that is asked for, as often as one row asks for it, and the rows that do; None for all of them."""
         asked: dict[object, tuple[Tag, set[int]]] = {}
         for number, side in enumerate(self.rows):
+            often: Counter[object] = Counter()
             for tag in side.tags:
-                rows = asked.setdefault(tag.meaning, (tag, set()))[1]
+                often[tag.meaning] += 1
+                rows = asked.setdefault((tag.meaning, often[tag.meaning]), (tag, set()))[1]
                 rows |= {number, *(self._negatives(side.picture) if side.whole else ())}
         everyone = set(range(len(self.rows)))
         return [(tag, None if rows == everyone else frozenset(rows)) for tag, rows in asked.values()]
@@ -60,7 +72,7 @@ class Sides:
 
         CLIP's tokenizers do not see them, and the host encodes equal texts only once.
         """
-        texts = [f"{' ' * (number + 1)}{side.text.strip()}" for number, side in enumerate(self.rows)]
+        texts = [_marked(number, side) for number, side in enumerate(self.rows)]
         count = 1 + max(side.picture for side in self.rows)
         mine = [[texts[n] for n, s in enumerate(self.rows) if s.picture == i and not s.negative] for i in range(count)]
         return [" AND".join(parts) for parts in mine], [
@@ -68,49 +80,76 @@ class Sides:
         ]
 
 
-def row_of(text: str) -> int:
-    """The row that a marked text was made for."""
-    return len(text) - len(text.lstrip(" ")) - 1
+def _marked(number: int, side: Side) -> str:
+    text = side.text.strip()
+    if not side.negative and _NO_WORDS.fullmatch(text):
+        text = f"{_SAYS_NOTHING} {text}".strip()
+    return " " * (number + 1) + text
 
 
-def read(p: Any, kinds: Sequence[str], second: bool, *, parts: bool, negative: bool) -> Sides | None:
-    """None where all rows ask for the same, and the host's own reading says everything.
+def spoken(texts: Iterable[object]) -> int | None:
+    """The row that marked texts were made for; None where that is not one."""
+    rows = {len(text) - len(text.lstrip(" ")) - 1 for text in texts if isinstance(text, str)}
+    return min(rows) if len(rows) == 1 else None
 
-    `parts`: tags between two ANDs are for that part alone; `negative`: tags in the negative prompt count.
+
+def read(p: Any, kinds: Sequence[str], second: bool, tags: Sequence[Tag], defaults: Sequence[Tag]) -> Sides | None:
+    """`tags`: what the host has read of the first prompt; `defaults`: what every prompt is to get besides.
+
+    None where another extension has given the host other prompts than those that are kept.
     """
     prompts, negatives = wanted.texts_of(p, second)
-    if not prompts:
+    if not prompts or _named(tags) - _named(parse(prompts[0], kinds).tags):
         return None
     problems: list[str] = []
     rows: list[Side] = []
     for picture, prompt in enumerate(prompts):
-        rows += _positive(prompt, kinds, (picture, len(prompts)), parts, problems)
+        rows += _positive(prompt, kinds, (picture, len(prompts)), tuple(defaults), problems)
     for picture in range(len(prompts)):
         text = negatives[picture] if picture < len(negatives) else ""
         parsed = parse(text, kinds)
-        problems += parsed.problems if negative else ()
-        found = (parsed.text, parsed.tags) if negative else (text, ())
+        problems += parsed.problems if settings.negative_tags() else ()
+        found = (parsed.text, parsed.tags) if settings.negative_tags() else (text, ())
         rows.append(Side(*found, _name("the negative side", picture, len(prompts)), picture, True, False))
-    sides = Sides(tuple(rows), tuple(dict.fromkeys(problems)))
-    return sides if any(scope is not None for _, scope in sides.scopes()) else None
+    return Sides(tuple(rows), tuple(dict.fromkeys(problems)))
+
+
+def _named(tags: Iterable[Tag]) -> Counter[tuple[str, str]]:
+    return Counter((tag.kind, tag.name) for tag in tags)
 
 
 def _positive(
-    prompt: str, kinds: Sequence[str], place: tuple[int, int], parts: bool, problems: list[str]
+    prompt: str, kinds: Sequence[str], place: tuple[int, int], defaults: tuple[Tag, ...], problems: list[str]
 ) -> list[Side]:
     whole = parse(prompt, kinds)
-    pieces = [parse(piece, kinds) for piece in AND.split(prompt)]
     problems += whole.problems
-    tags = sum(len(piece.tags) for piece in pieces)
-    apart = parts and len(pieces) > 1 and bool(tags) and tags == len(whole.tags)  # no tag has an AND inside
+    pieces = [parse(piece, kinds) for piece in parts_of(prompt, kinds)]
     picture, count = place
-    texts = AND.split(whole.text)
-    if not apart or len(texts) != len(pieces):
-        return [Side(text, whole.tags, _name("", picture, count), picture) for text in texts]
+    if len(pieces) == 1 or not (whole.tags or defaults):
+        tags = whole.tags + defaults
+        return [Side(text, tags, _name("", picture, count), picture) for text in AND.split(whole.text)]
     return [
-        Side(piece.text, piece.tags, _name(f"part {n}", picture, count), picture, False, False)
+        Side(piece.text, piece.tags + defaults, _name(f"part {n}", picture, count), picture, False, False)
         for n, piece in enumerate(pieces, 1)
     ]
+
+
+def parts_of(prompt: str, kinds: Sequence[str]) -> list[str]:
+    """The pieces whose tags act on them alone: the whole prompt, where there are no such."""
+    pieces = AND.split(prompt)
+    tags = [tag.text for piece in pieces for tag in parse(piece, kinds).tags]
+    cut = tags != [tag.text for tag in parse(prompt, kinds).tags]  # a tag has an AND inside
+    return pieces if settings.parts_apart() and not cut else [prompt]
+
+
+def with_tag(prompt: str, tag: Tag, kinds: Sequence[str]) -> str:
+    """In each of those pieces that has it not."""
+    pieces = parts_of(prompt, kinds)
+    if len(pieces) == 1:
+        return prompt if tag.text in prompt else prompt + tag.text
+    return "AND".join(
+        piece if tag.text in piece else piece.rstrip() + tag.text + piece[len(piece.rstrip()) :] for piece in pieces
+    )
 
 
 def _name(what: str, picture: int, count: int) -> str:

@@ -1,7 +1,7 @@
-"""The host encodes its texts: before each, the session is told whose it is.
+"""The host encodes its texts: before each, and after it, somebody is told.
 
-In the place of the model's `get_learned_conditioning` while texts are marked (sides.py), as a bound method, so that a
-copy of the model is bound to the copy.
+In the place of a model's `get_learned_conditioning` while texts are marked (sides.py) or a refiner may come, as a bound
+method, so that a copy of the model is bound to the copy.
 """
 
 from __future__ import annotations
@@ -14,57 +14,65 @@ from typing import Any
 
 from torch import nn
 
-from lib_adapters.hosts.webui.sides import row_of
-
 ENCODE = "get_learned_conditioning"
-Speak = Callable[[int | None], None]
+Listen = Callable[[nn.Module, Any], None]  # the texts, and None when they are encoded
 
 
-class Voice:
-    def __init__(self, speak: Speak, before: Any) -> None:
-        self.speak: Speak | None = speak
+class Ear:
+    def __init__(self, listen: Listen, before: Any) -> None:
+        self.listen: Listen | None = listen
         self.before = before  # another extension's, put there before
 
-    def __deepcopy__(self, _: Any) -> Voice:
+    def __deepcopy__(self, _: Any) -> Ear:
         return self
 
     def __call__(self, model: Any, texts: Any, *rest: Any, **named: Any) -> Any:
         encode = self.before or types.MethodType(getattr(type(model), ENCODE), model)
-        if self.speak is None:  # taken off, but somebody has wrapped it in his own
+        if self.listen is None:  # taken off, but somebody has wrapped it in his own
             return encode(texts, *rest, **named)
-        rows = {row_of(text) for text in texts if isinstance(text, str)}
-        plain = copy.copy(texts)  # with all that the host hangs on it
-        plain[:] = [text.lstrip(" ") if isinstance(text, str) else text for text in texts]  # SDXL looks for empty ones
-        self.speak(min(rows) if len(rows) == 1 else None)
+        self.listen(model, texts)
         try:
-            return encode(plain, *rest, **named)
+            return encode(_without_marks(texts), *rest, **named)
         finally:
-            self.speak(None)
+            if self.listen is not None:
+                self.listen(model, None)
+
+
+def _without_marks(texts: Any) -> Any:
+    """The host looks for empty texts with SDXL. Its list has things of its own hanging on it."""
+    if not isinstance(texts, list) or not any(isinstance(text, str) and text.startswith(" ") for text in texts):
+        return texts
+    plain = copy.copy(texts)
+    plain[:] = [text.lstrip(" ") if isinstance(text, str) else text for text in texts]
+    return plain
 
 
 class Voices:
-    """On one model at a time, weakly."""
+    """On some models, weakly."""
 
-    def __init__(self) -> None:
-        self._on: tuple[weakref.ref[nn.Module], Voice] | None = None
+    def __init__(self, listen: Listen) -> None:
+        self._listen = listen
+        self._on: list[tuple[weakref.ref[nn.Module], Ear]] = []
 
-    def put_on(self, model: nn.Module, speak: Speak) -> None:
-        self.take_off()
-        if not hasattr(type(model), ENCODE):
-            return
-        voice = Voice(speak, model.__dict__.get(ENCODE))
-        model.__dict__[ENCODE] = types.MethodType(voice, model)
-        self._on = weakref.ref(model), voice
+    def put_on(self, model: nn.Module) -> None:
+        """Safe to repeat."""
+        if hasattr(type(model), ENCODE) and not any(_hears(model, ear) for _, ear in self._on):
+            ear = Ear(self._listen, model.__dict__.get(ENCODE))
+            model.__dict__[ENCODE] = types.MethodType(ear, model)
+            self._on.append((weakref.ref(model), ear))
 
     def take_off(self) -> None:
-        if self._on is None:
-            return
-        (ref, voice), self._on = self._on, None
-        voice.speak = None
-        model = ref()
-        if model is None or getattr(model.__dict__.get(ENCODE), "__func__", None) is not voice:
-            return
-        if voice.before is None:
-            del model.__dict__[ENCODE]
-        else:
-            model.__dict__[ENCODE] = voice.before
+        on, self._on = self._on, []
+        for ref, ear in on:
+            ear.listen = None
+            model = ref()
+            if model is None or not _hears(model, ear):
+                continue
+            if ear.before is None:
+                del model.__dict__[ENCODE]
+            else:
+                model.__dict__[ENCODE] = ear.before
+
+
+def _hears(model: nn.Module, ear: Ear) -> bool:
+    return getattr(model.__dict__.get(ENCODE), "__func__", None) is ear

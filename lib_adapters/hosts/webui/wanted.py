@@ -69,20 +69,22 @@ def differing(p: Any, kinds: Sequence[str]) -> bool:
 
 def of_batch(p: Any) -> list[str]:
     """The prompts of the present batch as they were written, in the first pass."""
-    prompts, size = getattr(p, "all_prompts", None), getattr(p, "batch_size", 1)
-    if not prompts or getattr(p, "is_hr_pass", False):
-        return []
-    start = getattr(p, "iteration", 0) * size
-    return list(prompts[start : start + size])
+    prompts = getattr(p, "all_prompts", None)
+    return [] if not prompts or getattr(p, "is_hr_pass", False) else list(prompts[batch_of(p)])
 
 
 def texts_of(p: Any, second: bool) -> tuple[list[str], list[str]]:
     """Prompts and negative prompts of the present batch as they were written, tags and all."""
     names = ("all_hr_prompts", "all_hr_negative_prompts") if second else ("all_prompts", "all_negative_prompts")
+    prompts, negatives = (list(getattr(p, name, None) or ())[batch_of(p)] for name in names)
+    return prompts, negatives
+
+
+def batch_of(p: Any) -> slice:
+    """Where the present batch is among all pictures of the job."""
     size = getattr(p, "batch_size", 1)
     start = getattr(p, "iteration", 0) * size
-    prompts, negatives = (list(getattr(p, name, None) or ())[start : start + size] for name in names)
-    return prompts, negatives
+    return slice(start, start + size)
 
 
 def in_negative(p: Any, kinds: Sequence[str]) -> list[str]:
