@@ -30,7 +30,7 @@ def test_a_mode_says_how_and_not_what(webui, untouched, mode):
     job = webui.draw(f"3 <lyco:ink:0.7:1@0,0@1:mode={mode}>", "5")
     close(job.image, drawn(Plan([picture("3", [Use(ink, RAMP, 0.7)], "5")], [untouched])))
     (said,) = [line for line in job.comments if "change while drawing" in line]
-    assert {"auto": "(measured)", "merged": "15 merged anew", "live": "15 beside"}[mode] in said
+    assert {"auto": " s", "merged": "15 merged anew", "live": "15 beside"}[mode] in said
 
 
 @pytest.mark.parametrize("mode", ["auto", "live"])
