@@ -9,7 +9,7 @@ from double.sampling import Noise
 from double.shelf import put, put_text
 from double.webui import WebUI
 from files import adapter_for
-from plainly import Plan, Use, close, drawn, part_of, picture
+from plainly import Picture, Plan, Row, Use, close, drawn, part_of, picture
 
 from lib_adapters.hosts.webui import settings
 
@@ -131,9 +131,10 @@ def test_however_the_batch_is_cut(webui, untouched, cut):
     least = options.pop("s_min_uncond", 0.0)
     webui.shared.opts.data |= options
     text = "3 4 5 6 7 8 9 10" if "longer" in cut else "3 4"
-    prompts = [f"{text} <lyco:ink:0.5:0@0,1@1>", f"{text} <lyco:blur:0.5:0.8>"]
+    prompts = [f"{text} <lyco:ink:0:0@0,1@1> AND 6", f"{text} <lyco:blur:0.5:0.8>"]
     job = webui.draw(prompts, "5", batch_size=2, steps=STEPS, s_min_uncond=least)
-    pictures = [picture(text, [Use(first, RAMP, 0.5)], "5"), picture(text, [Use(second, 0.8, 0.5)], "5")]
+    parts = Picture((Row(text, (Use(first, RAMP),)), Row("6")), Row("5"))
+    pictures = [parts, picture(text, [Use(second, 0.8, 0.5)], "5")]
     skipped = frozenset({0, 1} if "first" in cut else {1, 3} if "between" in cut else ())
     close(job.image, drawn(Plan(pictures, [untouched], steps=STEPS, skipped=skipped)))
 

@@ -108,6 +108,19 @@ def test_the_next_batch_is_a_first_pass_again(webui, untouched):
         close(image[None], two_passes(untouched, *passes, seed=1 + number))
 
 
+@pytest.mark.parametrize("kind", ["lyco", "lora"])
+@pytest.mark.parametrize("hires", ["<{}:words:0.4>", "", "<{}:ink:1> AND 6 <{}:words:0.4>"])
+def test_both_conditionings_made_at_once_where_memory_is_short(webui, untouched, kind, hires):
+    ink, words = put(webui), put_text(webui)
+    options = {"enable_hr": True, "lowvram": True, "hr_prompt": f"6 {hires.replace('{}', kind)}"}
+    job = webui.draw(f"3 <{kind}:words:0.9><{kind}:ink:0.8:1@0,0@1>", "5", **options)
+    first = picture("3", [Use(words, 0, 0.9), Use(ink, (1, 0.5, 0), 0)], "5")
+    second = picture("6", [Use(words, 0, 0.4)] if hires else [], "5")
+    if "AND" in hires:
+        second = Picture((Row("6", (Use(ink),)), Row("6", (Use(words, 0, 0.4),))), Row("5"))
+    close(job.image, two_passes(untouched, first, second))
+
+
 WAYS = ("the same object", "a new object", "a new object beside it", "one in memory")
 
 
@@ -190,6 +203,8 @@ def test_a_job_that_failed_does_not_go_on_in_the_next_ones_load(webui, untouched
         with pytest.raises(ZeroDivisionError):
             webui.draw("3 <lyco:words:1>")
     webui.loader.chosen = ELSE
+    job = webui.draw("3 4", "5", disable_extra_networks=True)
+    close(job.image, drawn(Plan([picture("3 4", [], "5")], [ELSE.made()])))
     webui.draw("3 4", "5")
     assert torch.equal(webui.model.cond_stage_model_empty_prompt, ELSE.made().get_learned_conditioning([""]).detach())
     assert is_clean(webui)

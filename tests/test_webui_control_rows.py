@@ -39,6 +39,15 @@ def test_parts_have_their_own(webui, untouched, texts, whole):
     assert is_clean(webui)
 
 
+def test_parts_whose_texts_the_host_reads_as_they_are(webui, untouched):
+    """Nothing is for the text encoder, so no text is marked."""
+    ink, blur = put(webui), put(webui, "blur", seed=5)
+    job = webui.draw("3 4 <lyco:ink:0:0.8> AND 6 AND 3 4 <lyco:blur:0:1@0,0@1>", "5")
+    parts = (Row("3 4", (Use(ink, 0.8),)), Row("6"), Row("3 4", (Use(blur, (1, 0.5, 0)),)))
+    close(job.image, drawn(Plan([Picture(parts, Row("5"))], [untouched])))
+    assert job.encoded_texts[0] == ["3 4  AND 6 AND 3 4 "]
+
+
 def test_equal_words_in_two_parts_with_other_text_encoders(webui, untouched):
     words, more = put_text(webui), put_text(webui, "more")
     job = webui.draw("3 4 <lyco:words:0.9> AND 3 4 <lyco:more:-0.6> AND 3 4", "3 4")

@@ -23,6 +23,7 @@ class Drawing:
         self.enable_hr, self.hr_prompt, self.hr_negative_prompt = False, "", ""
         self.hr_second_pass_steps, self.denoising_strength, self.hr_checkpoint_info = 0, 0.7, None
         self.refiner_checkpoint_info = self.refiner_switch_at = None
+        self.disable_extra_networks = self.lowvram = False
         vars(self).update(options)
         self.scripts, self.sampler, self.is_hr_pass, self.iteration = None, None, False, 0
         self.all_prompts = self.all_negative_prompts = self.extra_network_data = self.hr_extra_network_data = None
@@ -69,14 +70,22 @@ class Drawing:
 
     def setup_conds(self):
         if self.is_hr_pass:
+            self.hr_c = None
             self.calculate_hr_conds()
             return
         self.firstpass_steps = self.steps * ORDERS[self.sampler_name]
         caches = [self.cached_c], [self.cached_uc]
         texts = self.prompts, self.negative_prompts
         self.c, self.uc = self._conds(texts, self.firstpass_steps, caches, self.extra_network_data)
+        self.hr_c = self.hr_uc = None
+        if self.enable_hr and self.lowvram:  # before the text encoder leaves the device
+            extra_networks.activate(self, self.hr_extra_network_data)
+            self.calculate_hr_conds()
+            extra_networks.activate(self, self.extra_network_data)
 
     def calculate_hr_conds(self):
+        if self.hr_c is not None:
+            return
         caches = [self.cached_hr_c, self.cached_c], [self.cached_hr_uc, self.cached_uc]
         texts, steps = (self.hr_prompts, self.hr_negative_prompts), self.hr_steps * ORDERS[self.sampler_name]
         self.hr_c, self.hr_uc = self._conds(texts, self.firstpass_steps, caches, self.hr_extra_network_data, steps)
@@ -131,7 +140,7 @@ class Drawing:
                     if state.interrupted:
                         break
                     self._batch()
-            if self.extra_network_data:
+            if self.extra_network_data and not self.disable_extra_networks:
                 extra_networks.deactivate(self, self.extra_network_data)
         finally:
             state.end()
@@ -142,7 +151,8 @@ class Drawing:
         self.prompts, self.negative_prompts = self.of_batch(self.all_prompts), self.of_batch(self.all_negative_prompts)
         self.seeds = self.of_batch(self.all_seeds)
         self.parse_extra_network_prompts()
-        extra_networks.activate(self, self.extra_network_data)
+        if not self.disable_extra_networks:
+            extra_networks.activate(self, self.extra_network_data)
         self.setup_conds()
         if self.n_iter > 1:
             self.host.shared.state.job = f"Batch {self.iteration + 1} out of {self.n_iter}"

@@ -42,6 +42,7 @@ class Runtime:
         self._voice = Voice()
         self._applying = Applying()
         self._embeddings = Embeddings()
+        self._data: wanted.Data | None = None  # that the last call was for
         self._lone: dict[str, Sequence[Any]] = {}  # by kind: the last call that had nothing of a picture behind it
         self._lock = threading.RLock()
         self._following = Following(self._applying, self._voice, self._broke, self._lock)
@@ -106,7 +107,7 @@ class Runtime:
 
     def _reconcile(self, kind: str, p: Any, params: Sequence[Any]) -> None:
         kinds = ("lyco", "lora") if settings.handles_lora() else ("lyco",)
-        data = wanted.data_of(p, kind, params)
+        self._data = data = wanted.data_of(p, kind, params, self._data)
         model = host.current_model()
         if data is None and self._following.goes_on(model):
             return

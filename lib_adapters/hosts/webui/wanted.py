@@ -16,12 +16,14 @@ KINDS = ("lyco", "lora")
 Data = dict[str, list[Any]]
 
 
-def data_of(p: Any, kind: str, params: Sequence[Any]) -> Data | None:
-    """The data of `p` that this call is for; None for a call with nothing behind it (a model being loaded)."""
-    for data in all_data(p):
-        if _bare(data.get(kind, [])) == _bare(params):
-            return data
-    return None
+def data_of(p: Any, kind: str, params: Sequence[Any], last: Data | None = None) -> Data | None:
+    """The data of `p` that this call is for; None for a call with nothing behind it (a model being loaded).
+
+    Where both passes' could be meant it goes on with `last`: the host calls for all kinds, one after the other.
+    """
+    found = [data for data in all_data(p) if _bare(data.get(kind, [])) == _bare(params)]
+    same = [data for data in found if data is last and not getattr(p, "is_hr_pass", False)]
+    return next(iter(same or found), None)
 
 
 def all_data(p: Any) -> list[Data]:
