@@ -145,6 +145,7 @@ def test_the_negative_side_has_its_own(webui, untouched, positive, negative):
     close(job.image, drawn(Plan([one], [untouched])))
     assert [text.strip() for text in job.encoded_texts[1]] == ["5"]
     assert job.infotext == (f"3 4 {positive}", f"5 {negative}")
+    assert job.extra_generation_params["Lyco negative tags"] is True
     if "much" in negative or "nobody" in negative:
         assert any("much" in line or "nobody" in line for line in job.comments)
     webui.draw("3")

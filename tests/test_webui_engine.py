@@ -54,7 +54,8 @@ def test_weights_that_only_moved_are_not_computed_again(tmp_path, monkeypatch):
         session.activate([Request(adapter_for(unet, tmp_path / "ink.safetensors", only=ONLY))])
         for parameter in unet.parameters():
             parameter.data = parameter.data.clone()
-        monkeypatch.setattr("lib_adapters.patching.roots.Roots.table", lambda _: (_ for _ in ()).throw(AssertionError("computed again")))
+        table = "lib_adapters.patching.roots.Roots.table"
+        monkeypatch.setattr(table, lambda _: (_ for _ in ()).throw(AssertionError("computed again")))
         with torch.no_grad():
             unet(torch.zeros(1, 4, 8, 8), torch.tensor([1]), context=torch.zeros(1, 8, models.CONTEXT))
         monkeypatch.undo()

@@ -30,6 +30,22 @@ def write(p: Any, hashed: Iterable[tuple[Tag, str]]) -> None:
             parameters.pop(key, None)
 
 
+def write_choices(p: Any, kinds: Sequence[str]) -> None:
+    """The settings without which the same text would give another picture; the host takes them back on pasting."""
+    parameters = getattr(p, "extra_generation_params", None)
+    if parameters is None or getattr(p, "is_hr_pass", False):
+        return
+    prompts, negatives = wanted.texts_of(p, False)
+    joined = any(sides.AND.search(prompt) and parse(prompt, kinds).tags for prompt in prompts)
+    against = any(parse(text, kinds).tags for text in negatives)
+    for key in (settings.PARTS, settings.NEGATIVE):
+        parameters.pop(key, None)
+    if joined and not settings.parts_apart():
+        parameters[settings.PARTS] = False
+    if against and settings.negative_tags():
+        parameters[settings.NEGATIVE] = True
+
+
 def defaults(p: Any, kinds: Sequence[str], named: Mapping[str, set[str]]) -> list[Tag]:
     """The adapters of the settings that the prompt does not name itself; none for a call without a picture."""
     if getattr(p, "all_prompts", None) is None:

@@ -120,6 +120,7 @@ class Runtime:
         self._applying.share(kinds, data)
         report = self._applying.put_on(model, now)
         if data is not None:
+            infotext.write_choices(p, kinds)
             now.write_texts(p)
             self.cards.used(one.adapter.path for _, one in self._applied(now))
             self._mark(p, kinds, data, state(now, report))

@@ -11,6 +11,7 @@ from lib_adapters.catalogue.presets import FILE, Source
 from lib_adapters.hosts.webui import host
 
 NOTHING = "None"
+PARTS, NEGATIVE = "Lyco AND parts", "Lyco negative tags"  # in a picture's text, where they made a difference
 REPORTS = ("everything", "problems only", "nothing")
 MOST_CHOICES = 500
 CLIP_FOLDER = "CLIP folder for aesthetic gradients"
@@ -47,11 +48,11 @@ def declare(names: Callable[[], Sequence[str]], rescan: Callable[[], None]) -> N
             "which adapters were applied, to how many layers, and what could not be",
         ),
         "lycoris_parts": _explained(
-            info(True, "Tags between two ANDs act on that part of the prompt alone"),
+            info(True, "Tags between two ANDs act on that part of the prompt alone", infotext=PARTS),
             "off: they act on the whole picture; a prompt without AND is not concerned",
         ),
         "lycoris_negative": _explained(
-            info(False, "Tags in the negative prompt act on its side alone"),
+            info(False, "Tags in the negative prompt act on its side alone", infotext=NEGATIVE),
             "off: they are plain words there, as the web UI has it",
         ),
         "lycoris_cache_mb": _explained(
