@@ -37,7 +37,7 @@ def write_choices(p: Any, kinds: Sequence[str]) -> None:
         return
     prompts, negatives = wanted.texts_of(p, False)
     joined = any(sides.AND.search(prompt) and parse(prompt, kinds).tags for prompt in prompts)
-    against = any(parse(text, kinds).tags for text in negatives)
+    against = any(parse(text, kinds).text != text for text in negatives)  # even a tag that cannot be read is no words
     for key in (settings.PARTS, settings.NEGATIVE):
         parameters.pop(key, None)
     if joined and not settings.parts_apart():
