@@ -141,7 +141,7 @@ class Session:
         try:
             if work():
                 self._watch()
-                self._report.motion = self._pace.told()
+                self._report.motion, self._report.lost = self._pace.told(), self._pace.lost
         except BaseException:  # nothing is better than half
             self._settled, self._requests = False, []
             self._pace.give_back()
