@@ -133,7 +133,7 @@ class Session:
         return self._report
 
     def _tell(self) -> None:
-        self._report.motion = self._pace.told()
+        self._report.motion, self._report.lost = self._pace.told(), self._pace.lost
         for request, report in zip(self._requests, self._report.adapters, strict=True):
             report.mode = self._pace.mode_of(request.key[0])
 

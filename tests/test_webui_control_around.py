@@ -208,3 +208,20 @@ def test_twice_the_same_tag_counts_twice(webui, untouched):
     twice = (Use(ink, [2 * value for value in RAMP], 0),)
     pictures = [picture("3", twice, "5"), Picture((Row("3", twice), Row("4")), Row("5"))]
     close(job.image, drawn(Plan(pictures, [untouched])))
+
+
+def test_rows_that_cannot_be_told_apart_go_without_and_it_is_said(webui, untouched):
+    """As where another extension adds rows of its own to the batch."""
+    put(webui)
+    run = webui.model.apply_model
+
+    def longer(x, timesteps, cond):
+        return run(*(torch.cat([one, one[:1]]) for one in (x, timesteps, cond)))[:-1]
+
+    webui.model.apply_model = longer
+    job = webui.draw("3 <lyco:ink:0:1@0,0@1> AND 4", "5")
+    del webui.model.apply_model
+    close(job.image, drawn(Plan([Picture((Row("3"), Row("4")), Row("5"))], [untouched])))
+    assert sum("could not be told apart" in line for line in job.comments) == 1
+    again = webui.draw("3 <lyco:ink:0:1@0,0@1> AND 4", "5")
+    assert not any("could not be told apart" in line for line in again.comments)

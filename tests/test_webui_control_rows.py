@@ -42,10 +42,10 @@ def test_parts_have_their_own(webui, untouched, texts, whole):
 def test_parts_whose_texts_the_host_reads_as_they_are(webui, untouched):
     """Nothing is for the text encoder, so no text is marked."""
     ink, blur = put(webui), put(webui, "blur", seed=5)
-    job = webui.draw("3 4 <lyco:ink:0:0.8> AND 6 AND 3 4 <lyco:blur:0:1@0,0@1>", "5")
-    parts = (Row("3 4", (Use(ink, 0.8),)), Row("6"), Row("3 4", (Use(blur, (1, 0.5, 0)),)))
+    job = webui.draw("3 4 <lyco:ink:0:0.8> AND 6 AND 7 8 <lyco:blur:0:1@0,0@1>", "5")
+    parts = (Row("3 4", (Use(ink, 0.8),)), Row("6"), Row("7 8", (Use(blur, (1, 0.5, 0)),)))
     close(job.image, drawn(Plan([Picture(parts, Row("5"))], [untouched])))
-    assert job.encoded_texts[0] == ["3 4  AND 6 AND 3 4 "]
+    assert job.encoded_texts[0] == ["3 4  AND 6 AND 7 8 "]
 
 
 def test_equal_words_in_two_parts_with_other_text_encoders(webui, untouched):

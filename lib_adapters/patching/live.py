@@ -56,6 +56,15 @@ class Live:
     def in_place(self) -> bool:
         return all((module := ref()) is not None and _runs(module, layer) for ref, layer in self._layers.values())
 
+    @property
+    def lost(self) -> bool:
+        """Did one run whose rows could not be told apart?"""
+        return any(layer.lost for _, layer in self._layers.values())
+
+    def begin(self) -> None:
+        for _, layer in self._layers.values():
+            layer.lost = False
+
     def modules(self) -> list[nn.Module]:
         return [module for ref, _ in self._layers.values() if (module := ref()) is not None]
 

@@ -23,6 +23,7 @@ class Pace:
         self._chosen = True  # False until the size of the picture is known
         self._rows: tuple[int, ...] | None = None
         self._next = 0  # row of the run that comes
+        self.lost = False  # a run whose rows could not be told apart
 
     def begin(self, motion: Motion, moment: Moment | None, family: str) -> None:
         """Exactly this plan: wholly, or not at all if anything raises. Without a moment, as far as the last one was."""
@@ -37,6 +38,7 @@ class Pace:
             self._live.apply(motion.live())
         self._motion, self._family = motion, family
         self._chosen = not (motion.open or motion.beside)
+        self._forget()
 
     @property
     def moves(self) -> bool:
@@ -47,10 +49,17 @@ class Pace:
         return self._motion.moment
 
     def at(self, moment: Moment, rows: Sequence[int] | None) -> bool:
-        """Are other modules patched now?"""
+        """Are other modules patched now, or is there something else to tell? Without rows a picture begins."""
         self._rows, self._next = None if rows is None else tuple(rows), 0
         self._motion.choose(self._rows)
-        return self._motion.turn(moment) and self._renew()
+        found = self.lost and rows is None
+        if rows is None:
+            self._forget()
+        return (self._motion.turn(moment) and self._renew()) or found
+
+    def _forget(self) -> None:
+        self.lost = False
+        self._live.begin()
 
     def speak(self, voice: int | None) -> bool:
         return self._motion.speak(voice) and self._renew()
@@ -60,10 +69,12 @@ class Pace:
         latent = next((one for one in given if isinstance(one, Tensor) and one.ndim == 4), None)
         if latent is None:
             return False
+        before = self.lost
         if self._rows is not None:
-            self._motion.choose(self._take(len(latent)))
+            self._motion.choose(rows := self._take(len(latent)))
+            self.lost = before or not rows or self._live.lost
         if self._chosen:
-            return False
+            return self.lost != before
         self._chosen = True
         run = Run(len(latent), *latent.shape[2:])
         if not self._chooser.choose(self._motion, self._motion.moment, run, self._family):

@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 from lib_adapters.prompt.schedule import Strength
 from lib_adapters.prompt.schedule_text import written
 
+LOST = (
+    "In some runs of the UNet the rows could not be told apart: what is for single parts, sides or pictures "
+    "was left out of them."
+)
 MOST_REASONS = 3  # different reasons that a line of text names
 
 
@@ -42,11 +46,12 @@ class Report:
     mode: str = "merged"
     seconds: float = 0.0
     motion: str = ""  # how strengths that change while drawing are followed
+    lost: bool = False  # runs whose rows could not be told apart
 
     def lines(self) -> list[str]:
         """One line for each adapter, and its notes behind it."""
         lines = [text for one in self.adapters for text in (one.line(), *(f"{one.name}: {n}" for n in one.notes))]
-        return [*lines, *([f"{self.motion}."] if self.motion else [])]
+        return [*lines, *([f"{self.motion}."] if self.motion else []), *([LOST] if self.lost else [])]
 
     def __str__(self) -> str:
         return "\n".join(self.lines())

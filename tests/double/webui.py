@@ -15,50 +15,12 @@ from double.embedders import SdConditioning
 from double.jobs import Drawing
 from double.loading import FIRST, Loader, ModelData
 from double.models import checkpoint
+from double.options import OptionInfo, Options
 from double.pages import Grid, Pages
 from double.state import State
+from double.words import Words, create_embedding_from_data
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-class OptionInfo:
-    def __init__(  # noqa: PLR0917
-        self,
-        default=None,
-        label="",
-        component=None,
-        component_args=None,
-        onchange=None,
-        section=None,
-        refresh=None,
-        comment_before="",
-        comment_after="",
-        infotext=None,
-        restrict_api=False,
-        category_id=None,
-    ):
-        self.default, self.label, self.section = default, label, section
-        self.component, self.component_args = component, component_args
-
-    def info(self, info):
-        return self
-
-
-class Options:
-    """Unknown keys raise, declared ones have their default."""
-
-    def __init__(self, templates):
-        self.__dict__["templates"], self.__dict__["data"] = templates, {}
-
-    def __getattr__(self, key):
-        if key in self.data:
-            return self.data[key]
-        if key in self.templates:
-            return self.templates[key].default
-        raise AttributeError(key)
-
-    def __setattr__(self, key, value):
-        self.data[key] = value
 
 
 class WebUI:
@@ -237,31 +199,6 @@ class Script:
 
     def elem_id(self, item_id):
         return f"script_{item_id}"
-
-
-class Words:
-    """The host's table of textual inversions."""
-
-    expected_shape = -1
-
-    def __init__(self):
-        self.word_embeddings = {}
-
-    def register_embedding(self, embedding, model):
-        return self.register_embedding_by_name(embedding, model, embedding.name)
-
-    def register_embedding_by_name(self, embedding, model, name):
-        if embedding is None:
-            self.word_embeddings.pop(name, None)
-        else:
-            self.word_embeddings[name] = embedding
-
-
-def create_embedding_from_data(data, name, filename="unknown embedding file", filepath=None):
-    if "string_to_param" not in data:
-        raise Exception(f"Couldn't identify {filename}")
-    (vector,) = data["string_to_param"].values()
-    return types.SimpleNamespace(name=name, vec=vector, shape=vector.shape[-1])
 
 
 class App:

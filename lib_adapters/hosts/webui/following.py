@@ -19,6 +19,7 @@ from lib_adapters.hosts.webui.rounds import Round
 from lib_adapters.hosts.webui.sides import spoken
 from lib_adapters.hosts.webui.voice import Voice
 from lib_adapters.hosts.webui.voices import Voices
+from lib_adapters.patching.report import LOST
 from lib_adapters.session import Session
 
 Failed = Callable[[Any, Exception], None]
@@ -81,6 +82,8 @@ class Following:
         if self._run is not None and self._run is not self._said:
             self._voice.late(self._job, self._run.report.motion)
             self._said = self._run
+        if self._run is not None and self._run.report.lost:
+            self._voice.late(self._job, LOST.removesuffix("."))
 
     def _listen(self, model: nn.Module, texts: Any) -> None:
         """Before the host encodes texts, and with None afterwards. Never raises."""
