@@ -8,9 +8,9 @@ import re
 import pytest
 from browser import tags
 
-from lib_adapters.prompt.items import QUOTED
+from lib_adapters.prompt.items import QUOTED, items_of
 from lib_adapters.prompt.schedule import Moment, strength_at
-from lib_adapters.prompt.tags import Tag, _arguments, _rejoined, parse, split_items
+from lib_adapters.prompt.tags import Tag, _arguments, parse
 
 MANY = tags.tags(1500)
 REWRITE = "pairs => pairs.map(([text, changes]) => lycoris.rewritten(text, changes))"
@@ -68,8 +68,8 @@ def values_of(text: str) -> tuple[str, dict[str, str]]:
     """The name and the values by key, as the parser sees them before it reads any: they decide all that follows."""
     inside = re.fullmatch(rf"<(?:lyco|lora):({QUOTED}[^>]*|[^>]*)>", text)
     assert inside
-    name, items = split_items(inside[1])
-    return name, _arguments(_rejoined(items), text, [])
+    name, items = items_of(inside[1])
+    return name, _arguments(items, text, [])
 
 
 @pytest.mark.parametrize("seed", [1, 2])

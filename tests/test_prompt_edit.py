@@ -59,12 +59,12 @@ def test_what_is_not_changed_stays_as_it_was_written() -> None:
 
 def test_weights_that_were_drawn_stand_in_the_place_of_chance() -> None:
     numbers = "0.25,1,0,1,0,1,0,1,0,1,0,1"
-    for text, second, first_pass, second_pass in [
-        ("<lora:n:1:ROUT:0.7>", False, numbers, numbers),
-        ("<lora:n:lbw=ROUT:hrlbw=RIN:0.7>", False, numbers, "RIN"),
-        ("<lora:n:lbw=ROUT:hrlbw=RIN:0.7>", True, "ROUT", numbers),
-        ("<lora:n:lbw=ROUT:hrx=2:0.7>", True, numbers, numbers),
+    for text, key, first_pass, second_pass in [
+        ("<lora:n:1:ROUT:0.7>", "lbw", numbers, numbers),
+        ("<lora:n:lbw=ROUT:hrlbw=RIN:0.7>", "lbw", numbers, "RIN"),
+        ("<lora:n:lbw=ROUT:hrlbw=RIN:0.7>", "hrlbw", "ROUT", numbers),
+        ("<lora:n:lbw=ROUT:hrx=2:0.7>", "hrlbw", "ROUT", numbers),
     ]:
-        tag, before = only(drawn(only(text), numbers, second)), only(text)
+        tag, before = only(drawn(only(text), numbers, key)), only(text)
         assert [tag.of_pass(late).wish.blocks.replace(";", ",") for late in (False, True)] == [first_pass, second_pass]
         assert (tag.te, tag.unet) == (before.te, before.unet)

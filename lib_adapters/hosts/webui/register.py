@@ -7,7 +7,19 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-from lib_adapters.hosts.webui import accordion, api, creating, host, infotext, networks, page, rivals, settings, xyz
+from lib_adapters.hosts.webui import (
+    accordion,
+    api,
+    creating,
+    host,
+    infotext,
+    networks,
+    options,
+    page,
+    rivals,
+    settings,
+    xyz,
+)
 from lib_adapters.hosts.webui.runtime import Runtime
 
 
@@ -22,7 +34,7 @@ def start(package: ModuleType, folder: str) -> type | None:
     with contextlib.suppress(OSError):  # a read-only place has no files to find
         settings.own_folder().mkdir(parents=True, exist_ok=True)
     runtime = Runtime()
-    settings.declare(lambda: choices(runtime), runtime.names.rescan)
+    options.declare(lambda: choices(runtime), runtime.names.rescan)
     _listen(runtime)
     return accordion.script_of(host.module("scripts"), runtime.aesthetics)
 

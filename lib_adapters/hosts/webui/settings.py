@@ -1,11 +1,8 @@
-"""The section `LyCORIS` of the settings page, and how the rest of the code reads it."""
+"""What the user has chosen on the settings page (options.py) and on the command line, and which folders that means."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from lib_adapters.catalogue.presets import FILE, Source
 from lib_adapters.hosts.webui import host
@@ -13,66 +10,8 @@ from lib_adapters.hosts.webui import host
 NOTHING = "None"
 PARTS, NEGATIVE = "Lyco AND parts", "Lyco negative tags"  # in a picture's text, where they made a difference
 REPORTS = ("everything", "problems only", "nothing")
-MOST_CHOICES = 500
 CLIP_FOLDER = "CLIP folder for aesthetic gradients"
 _OLD_EXTENSION = "stable-diffusion-webui-aesthetic-gradients"
-_SECTION = ("lycoris", "LyCORIS")
-
-
-def declare(names: Callable[[], Sequence[str]], rescan: Callable[[], None]) -> None:
-    """Add our options to the host's; `names` is called when the page is built."""
-    shared = host.module("shared")
-    radio, dropdown, number = _components()
-    info = shared.OptionInfo
-
-    def choices() -> dict[str, Any]:
-        """All of ten thousand names would be sent with every page; others can be typed. The host also puts this into
-        an update of the component, and that knows no more than choices."""
-        return {"choices": [NOTHING, *names()[:MOST_CHOICES]]}
-
-    options = {
-        "lycoris_handle_lora": _explained(
-            info(True, "Handle <lora:...> as well"),
-            "every kind of adapter in either tag; off: <lora:...> stays with the built-in Lora",
-        ),
-        "lycoris_handle_hypernet": _explained(
-            info(True, "Handle <hypernet:...> as well"),
-            "only on the kind of model a file was made for, and with a line under the picture; off: as ever",
-        ),
-        "lycoris_default": _explained(
-            info(NOTHING, "Add adapter to every prompt", dropdown, choices, refresh=rescan),
-            'with the weight of "Default multiplier for extra networks"',
-        ),
-        "lycoris_report": _explained(
-            info(REPORTS[0], "Under each picture, say", radio, {"choices": list(REPORTS)}),
-            "which adapters were applied, to how many layers, and what could not be",
-        ),
-        "lycoris_parts": _explained(
-            info(True, "Tags between two ANDs act on that part of the prompt alone", infotext=PARTS),
-            "off: they act on the whole picture; a prompt without AND is not concerned",
-        ),
-        "lycoris_negative": _explained(
-            info(False, "Tags in the negative prompt act on its side alone", infotext=NEGATIVE),
-            "off: they are plain words there, as the web UI has it",
-        ),
-        "lycoris_cache_mb": _explained(
-            info(1024, "Memory for adapters that were used (MB)", number, {"precision": 0}),
-            "an adapter that is still in memory is not read again; counts after the next change of checkpoint",
-        ),
-        "lycoris_folders": _explained(
-            info("", "More folders with adapters"),
-            "separated by ; (models/LyCORIS and models/Lora are always looked into)",
-        ),
-        "lycoris_show_lora": _explained(
-            info(True, "Show the files of the Lora folder in the LyCORIS tab as well"),
-            "counts from the tab's next Refresh; the tags find them in any case",
-        ),
-        "lycoris_clip_folder": _explained(
-            info("", CLIP_FOLDER),
-            "openai/clip-vit-large-patch14 on this machine; empty: models/CLIP, or Hugging Face's cache. SD 1 needs it",
-        ),
-    }
-    shared.options_templates.update(shared.options_section(_SECTION, options))
 
 
 def handles_lora() -> bool:
@@ -184,13 +123,3 @@ def _models() -> Path:
 def _flagged(name: str) -> list[Path]:
     value = host.flag(name)
     return [Path(value)] if value else []
-
-
-def _components() -> tuple[Any, Any, Any]:
-    import gradio
-
-    return gradio.Radio, partial(gradio.Dropdown, allow_custom_value=True), gradio.Number
-
-
-def _explained(option: Any, text: str) -> Any:
-    return option.info(text) if hasattr(option, "info") else option
