@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import types
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -30,6 +30,10 @@ class Live:
 
     def apply(self, targets: Mapping[Key, Target]) -> None:
         """Make exactly these targets live: wholly, or not at all if anything raises."""
+        self.prepare(targets)()
+
+    def prepare(self, targets: Mapping[Key, Target]) -> Callable[[], None]:
+        """All that may run out of memory; what comes back only exchanges the layers' forwards."""
         wanted = _grouped(targets)
         fresh = {
             key: (weakref.ref(module), self._layer(key, module, group))
@@ -37,6 +41,9 @@ class Live:
             if not self._has(key, group)
         }
         old = {key: layer for key, layer in self._layers.items() if key in fresh or key not in wanted}
+        return lambda: self._exchange(old, fresh)
+
+    def _exchange(self, old: Layers, fresh: Layers) -> None:
         try:
             _swap(old, fresh)
         except BaseException:

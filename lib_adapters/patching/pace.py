@@ -34,8 +34,7 @@ class Pace:
         self._chooser.recall(motion, motion.moment, family)
         with exact():
             motion.settle(self._merged.base_of)
-            self._merged.apply(motion.merged())
-            self._live.apply(motion.live())
+            self._put_on(motion)
         self._motion, self._family = motion, family
         self._chosen = not (motion.open or motion.beside)
         self._forget()
@@ -100,8 +99,13 @@ class Pace:
 
     def _apply(self) -> None:
         with exact():
-            self._merged.apply(self._motion.merged())
-            self._live.apply(self._motion.live())
+            self._put_on(self._motion)
+
+    def _put_on(self, motion: Motion) -> None:
+        """Wholly, or not at all: what may fail comes before the first weight moves."""
+        exchange = self._live.prepare(motion.live())
+        self._merged.apply(motion.merged())
+        exchange()
 
     def give_back(self) -> None:
         """The model as it was."""

@@ -1,0 +1,75 @@
+"""A failure while strengths move leaves the model wholly as it was, or wholly its own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from files import MAKERS, adapter_for
+from models import ldm_unet
+from test_motion import STEPS, moments, request, run_unet
+
+from lib_adapters import Request, Session
+from lib_adapters.patching import live, merged
+from lib_adapters.prompt.schedule import Moment
+
+SOME = ("middle_block", "input_blocks.4", "out.2")
+
+
+@pytest.fixture(scope="module")
+def unet():
+    return ldm_unet()
+
+
+def failing(original, calls, last):
+    def call(*given, **named):
+        calls.append(1)
+        if len(calls) > last:
+            raise MemoryError("no room")
+        return original(*given, **named)
+
+    return call
+
+
+def requests_of(unet, tmp_path):
+    """On layers of their own: some in groups of rows, some merged at each step, some beside."""
+    kinds = zip(("LoRA", "OFT", "LoRA"), SOME, strict=True)
+    made = [adapter_for(unet, tmp_path / f"{n}.safetensors", MAKERS[k], (at,)) for n, (k, at) in enumerate(kinds)]
+    rows = Request(made[2], unet=0.5, scope=frozenset({1}))
+    return [rows, request(made[1], "bump", mode="merged"), request(made[0], "bump", mode="live")]
+
+
+@pytest.mark.parametrize("last", [0, 5])
+@pytest.mark.parametrize("place", ["LiveLayer", "merged_weight"])
+def test_an_activation_that_fails_changes_nothing(unet, tmp_path, monkeypatch, place, last):
+    """Whichever half of it fails: what was active before is active still."""
+    before = adapter_for(unet, tmp_path / "before.safetensors", MAKERS["LoKr"], SOME)
+    plain = run_unet(unet)
+    session = Session(unet=unet)
+    session.activate([Request(before, unet=0.7)])
+    there = run_unet(unet)
+    module = live if place == "LiveLayer" else merged
+    monkeypatch.setattr(module, place, failing(getattr(module, place), [], last))
+    with pytest.raises(MemoryError):
+        session.activate(requests_of(unet, tmp_path), Moment(0, STEPS))
+    assert torch.equal(run_unet(unet), there)
+    monkeypatch.undo()
+    session.activate(requests_of(unet, tmp_path), Moment(0, STEPS))
+    assert not torch.equal(run_unet(unet), there)
+    session.deactivate()
+    assert torch.equal(run_unet(unet), plain)
+
+
+@pytest.mark.parametrize("step", range(1, STEPS))
+def test_a_step_that_fails_gives_the_model_back(unet, tmp_path, monkeypatch, step):
+    plain = run_unet(unet)
+    session = Session(unet=unet)
+    session.activate(requests_of(unet, tmp_path), Moment(0, STEPS))
+    for moment in moments()[:step]:
+        session.at(moment, [0, 1])
+        run_unet(unet)
+    monkeypatch.setattr(merged, "merged_weight", failing(merged.merged_weight, [], 3))
+    with pytest.raises(MemoryError):
+        session.at(moments()[step], [0, 1])
+    assert torch.equal(run_unet(unet), plain)
+    assert session.active == ()
+    assert not any("forward" in module.__dict__ or module._forward_pre_hooks for module in unet.modules())
