@@ -21,14 +21,16 @@
         return BLOCKS.has(short ? `${short[1]}0${short[2]}` : name);
     }
 
-    const namesBlocks = (text) => isBlock(text.replace(/^NOT /, "").split(" ")[0].split("-")[0]);
-
     /** Does the last rule of this value still want something behind a colon? */
     function isOpen(value, fields) {
-        const rule = lycoris.strip(value.split(/[,;]/).pop().replace(/\*/g, ":"));
-        const parts = rule.split(":");
-        if (fields === 2) return parts.length === 1 && namesBlocks(parts[0]);
-        return parts.length < fields && (parts.length > 1 || !parts[0] || namesBlocks(parts[0]));
+        const parts = value
+            .split(/[,;]/)
+            .pop()
+            .replace(/\*/g, ":")
+            .split(":");
+        if (parts.length > 1) return parts.length < fields;
+        const word = lycoris.strip(lycoris.strip(parts[0]).replace(/^NOT /, "")).split(/\s/)[0];
+        return word ? isBlock(word.split("-")[0]) : fields === 3;
     }
 
     const split = (text) => {
@@ -51,14 +53,17 @@
             const end = colon < 0 ? text.length - 1 : colon; // the last sign is ">"
             const last = found[found.length - 1];
             if (end < start + 1) break;
-            if (last && !text.slice(start + 1, end).includes("=") && wantsMore(text.slice(...last))) last[1] = end;
+            const next = text.slice(start + 1, end);
+            const bare = !next.includes("=") && lycoris.strip(next) !== "off";
+            if (last && bare && wantsMore(text.slice(...last))) last[1] = end;
             else found.push([start + 1, end]);
             start = end === text.length - 1 ? text.length : end;
         }
         return found;
     }
 
-    const isPreset = (token) => token && !lycoris.isCurve(token) && (/^\p{L}/u.test(token) || token.includes(","));
+    const isPreset = (token) =>
+        token && token !== "timestep" && !lycoris.isCurve(token) && (/^\p{L}/u.test(token) || token.includes(","));
 
     /** What a value without a key is: numbers in their order, then a block preset, then its x; null: too many. */
     function place(taken, token) {
@@ -90,6 +95,14 @@
         throw new lycoris.BadTag(`“${token}” is not a whole number above 0`);
     }
 
+    /** An end that is not named is as in the pass before, unless `step=` names both. */
+    function readEnds(values, usual) {
+        if (!["start", "stop", "step"].some((key) => key in values)) return usual;
+        const own = lycoris.readWindow(values);
+        if (!own || !usual || values.step !== undefined) return own;
+        return { start: own.start || usual.start, stop: own.stop || usual.stop };
+    }
+
     /** The keys of one pass; what is missing is as in the pass before, and the U-Net without one is as te. */
     function readPass(values, before) {
         const given = (key, read, usual) => (values[key] === undefined ? usual : read(values[key]));
@@ -100,7 +113,7 @@
             unet: given("unet", lycoris.readStrength, before ? before.unet : te),
             dyn: given("dyn", readRanks, usual.dyn),
             x: given("x", lycoris.readNumber, usual.x),
-            window: ["start", "stop", "step"].some((key) => key in values) ? lycoris.readWindow(values) : usual.window,
+            window: readEnds(values, usual.window),
         };
     }
 

@@ -99,7 +99,7 @@
 
     function passed(end, step, steps) {
         if (end.unit === "sigma") return false; // the page does not know the noise
-        return (end.unit === "share" ? step / steps : step) >= end.value - 1e-9;
+        return (end.unit === "share" ? step / steps : step) >= end.value;
     }
 
     lycoris.holds = (window, step, steps) =>

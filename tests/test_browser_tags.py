@@ -95,7 +95,7 @@ EXACT = [
     ("<lyco:ink:0.8:OUTS>", {"unet": "0.5"}, "<lyco:ink:0.8:0.5:OUTS>"),
     ("<lyco:ink:unet=0.5>", {"te": "0.2"}, "<lyco:ink:te=0.2:unet=0.5>"),
     ("<lyco:ink:0.8>", {"off": "off"}, "<lyco:ink:0.8:off>"),
-    ("<lyco:ink:0.8:lbw=IN05>", {"off": "off"}, "<lyco:ink:off:0.8:lbw=IN05>"),
+    ("<lyco:ink:0.8:lbw=IN05>", {"off": "off"}, "<lyco:ink:0.8:lbw=IN05:off>"),
     ("<lyco:ink:off:0.8: OFF=1>", {"off": None}, "<lyco:ink:0.8: OFF=1>"),
     ("<lyco:ink:0.8:OUTS:0.3>", {"lbw": None}, "<lyco:ink:0.8:x=0.3>"),
     ("<lyco:ink:0.8:lbw=IN05-OUT03:0.5,MID:0:te=1>", {"lbw": "OUTS"}, "<lyco:ink:0.8:lbw=OUTS:te=1>"),

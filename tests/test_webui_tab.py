@@ -18,7 +18,7 @@ pytest.importorskip("fastapi")
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from lib_adapters.hosts.webui import settings, xyz
+from lib_adapters.hosts.webui import options, settings, xyz
 
 API = "/lycoris/api"
 
@@ -264,7 +264,7 @@ def test_the_settings_offer_names_but_never_thousands(webui, monkeypatch):
     option = webui.shared.options_templates["lycoris_default"]
     assert option.component_args() == {"choices": ["None", "blur", "ink"]}  # the host updates the component with it
     assert option.component.keywords == {"allow_custom_value": True}
-    monkeypatch.setattr(settings, "MOST_CHOICES", 1)
+    monkeypatch.setattr(options, "MOST_CHOICES", 1)
     assert option.component_args()["choices"] == ["None", "blur"]
 
 

@@ -11,6 +11,10 @@ from typing import Any, BinaryIO
 from lib_adapters.errors import BrokenFile
 
 _MOST_INSTRUCTIONS = 1_000_000  # each may make an object of 64 bytes or so; ten thousand tensors need 300,000
+_DAMAGE = (
+    ValueError, IndexError, KeyError, TypeError, AttributeError, RecursionError, OverflowError,
+    DeprecationWarning,  # where warnings are errors: an escape that no Python writes
+)  # fmt: skip
 _CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": list}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
@@ -53,7 +57,7 @@ class Machine:
                 if count > _MOST_INSTRUCTIONS:
                     raise BrokenFile("is an absurdly large pickle; it was not opened")
                 self._step(opcode.name, argument)
-        except (ValueError, IndexError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        except _DAMAGE as error:
             raise BrokenFile(f"is a damaged PyTorch file ({str(error)[:100]}); download it again") from error
         raise BrokenFile("is a damaged PyTorch file (it ends too early); download it again")
 
