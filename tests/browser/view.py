@@ -61,7 +61,8 @@ class View:
         self.prompt.fill(text)
         at = len(text) if caret is None else caret
         self.prompt.evaluate("(box, at) => { box.focus(); box.setSelectionRange(at, at); }", at)
-        self.page.evaluate("() => new Promise(requestAnimationFrame)")  # selectionchange comes a frame later
+        # selectionchange comes a frame later, and what it changes is drawn one more later
+        self.page.evaluate("() => new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
 
     def note(self, text: str) -> None:
         """Waits until the dialog says so."""
