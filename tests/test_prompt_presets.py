@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lib_adapters.prompt.blocks import Presets, Wish, resolve
 from lib_adapters.prompt.layouts import LAYOUTS
-from lib_adapters.prompt.presets import BUILT_IN, layout_of, read_presets, together, trouble, written
+from lib_adapters.prompt.presets import BUILT_IN, read_presets, together, trouble, written
 
 # what lora-block-weight writes into its two files when there are none: in each preset, by its meaning
 LISTS_17 = {
@@ -118,11 +118,6 @@ def test_later_presets_win() -> None:
     assert found.blocks == {**BUILT_IN.blocks, **mine.blocks}
     assert found.elements == {**BUILT_IN.elements, **mine.elements}
     assert together() == Presets()
-
-
-@pytest.mark.parametrize(("value", "length"), [("1,0", None), (",".join("1" * 12), 12), (",".join("R" * 61), 61)])
-def test_the_blocks_of_a_list(value: str, length: int | None) -> None:
-    assert layout_of(value) == (LAYOUTS[length] if length else None)
 
 
 NAMES = st.text(min_size=1, max_size=8) | st.sampled_from(["MID", "NOT", "[lbwe]", "#x", "R", "off", "インク"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from lib_adapters.algorithms.base import Algorithm
 from lib_adapters.files.names import Stem
@@ -64,9 +64,6 @@ class Target:
         still = [patch for patch in self.patches if patch.dial is None]
         moving = [patch for patch in self.patches if patch.dial is not None]
         return (Target(self.slot, still) if still else None), (Target(self.slot, moving) if moving else None)
-
-    def with_more(self, patches: Sequence[Patch]) -> Target:
-        return replace(self, patches=_in_order([*self.patches, *patches]))
 
 
 Targets = dict[Key, Target]

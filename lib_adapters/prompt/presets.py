@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 
 from lib_adapters.errors import BadTag
 from lib_adapters.prompt.blocks import Presets, Wish, resolve
-from lib_adapters.prompt.layouts import LAYOUTS
 from lib_adapters.prompt.schedule_text import NUMBER
 
 BUILT_IN = Presets(
@@ -93,8 +92,3 @@ def _merged(parts: Iterable[Mapping[str, str]]) -> dict[str, str]:
 
 def _one_line(value: str) -> str:
     return ",".join(line.strip() for line in value.splitlines() if line.strip())
-
-
-def layout_of(value: str) -> tuple[str, ...] | None:
-    """The blocks that a list of numbers stands for."""
-    return LAYOUTS.get(value.count(",") + 1)

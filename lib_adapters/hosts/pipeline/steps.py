@@ -19,7 +19,7 @@ class Steps:
     """The scheduler's own list of steps, which may be longer than the number asked for (Heun runs twice a step)."""
 
     def __init__(self, pipe: Pipeline, steps: int) -> None:
-        self._pipe, self._steps = pipe, steps
+        self._steps = steps
         scheduler: Any = pipe.scheduler
         scheduler.set_timesteps(steps)
         self._timesteps = [float(t) for t in scheduler.timesteps]
