@@ -9,8 +9,12 @@ import torch
 from browser.fixtures import chrome, hundred, own, visit  # noqa: F401 - fixtures of the tests in a browser
 from double.webui import WebUI
 from folders import model_folder
+from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)  # the models are tiny: threads that wait for each other cost more than they give
+# no test asserts a time, not even by hypothesis's default: a busy machine is no reason to be red
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
