@@ -10,6 +10,7 @@ from browser.fixtures import chrome, hundred, own, visit  # noqa: F401 - fixture
 from double.webui import WebUI
 from folders import model_folder
 from hypothesis import HealthCheck, settings
+from tally import Tried, opened, summed
 
 torch.set_num_threads(1)  # the models are tiny: threads that wait for each other cost more than they give
 # no test asserts a time, not even by hypothesis's default: a busy machine is no reason to be red
@@ -36,3 +37,17 @@ def webui(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WebUI:
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WebUI:
     """The web UI with its built-in Lora disabled."""
     return WebUI(tmp_path / "models", monkeypatch, builtin_lora=False)
+
+
+@pytest.fixture
+def tried(request: pytest.FixtureRequest) -> Tried:
+    """Counts what a harness tries: `tried("faults", "points").add()`; the sums stand at the end of the run."""
+    return lambda harness, unit: opened(request.node, harness, unit)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, ()) if r.when == "call"]
+    if lines := summed(reports):
+        terminalreporter.section("tried")
+        for line in lines:
+            terminalreporter.write_line(line)
