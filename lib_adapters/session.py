@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from types import TracebackType
+from functools import partial
 from typing import Literal
 
 from torch import nn
 from typing_extensions import Self
 
 from lib_adapters.files.cache import LoadedCache
+from lib_adapters.patching.change import Change
 from lib_adapters.patching.checksum import Witness
 from lib_adapters.patching.choice import Chooser
 from lib_adapters.patching.fitting import Fitted, fit_all
@@ -56,7 +57,7 @@ class Session:
         self._merged = Merged(self._witness, offload, base_of)
         self._live = Live(base_of)
         self._pace = Pace(self._merged, self._live, Chooser())
-        self._guards = Guards()
+        self._guards = Guards(self._before_run, self._before_load)
         self._requests: list[Request] = []
         self._settled = True  # False while, and after, an activation that did not come to its end
         self._report = Report(mode=mode)
@@ -67,7 +68,7 @@ class Session:
         `moment`: the first step that is to come, where strengths change with the steps.
         """
         requests = list(requests)
-        if self._settled and _keys(requests) == _keys(self._requests) and self._in_place():
+        if self._settled and self._is_active(requests) and self._in_place():
             self.at(moment)
             return self._report
         return self._apply(requests, moment)
@@ -114,9 +115,7 @@ class Session:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.deactivate()
 
     def _apply(self, requests: list[Request], moment: Moment | None = None) -> Report:
@@ -124,13 +123,27 @@ class Session:
         started = time.perf_counter()
         self._settled = False
         fitted, family = self._fitted(requests)
-        self._pace.begin(Motion(fitted.targets, fitted.dials, self._mode == "live"), moment, family)
-        self._requests = requests
-        self._watch()
+        with Change() as change:
+            self._watch(fitted, change)
+            self._pace.begin(Motion(fitted.targets, fitted.dials, self._mode == "live"), moment, family, change)
+            change.back(partial(self._remember, self._requests, self._report))
+            self._remember(requests, Report(fitted.reports, self._mode, time.perf_counter() - started))
+            self._tell()
         self._settled = True
-        self._report = Report(fitted.reports, self._mode, time.perf_counter() - started)
-        self._tell()
         return self._report
+
+    def _remember(self, requests: list[Request], report: Report) -> None:
+        self._requests, self._report = requests, report
+
+    def _watch(self, fitted: Fitted, change: Change) -> None:
+        """Before the first weight moves; what need not be watched any more is left after the last."""
+        targets = fitted.targets.values() if fitted.dials or self._mode == "merged" else ()
+        slots = [target.slot.twin or target.slot for target in targets]
+        owners = [module for slot in slots if (module := slot.module()) is not None]
+        roots = self._roots.all() if owners else []
+        change.back(partial(self._guards.leave, self._guards.places()))
+        self._guards.put_on(roots, owners)
+        change.then(partial(self._guards.leave, [*roots, *owners]))
 
     def _tell(self) -> None:
         self._report.motion, self._report.lost = self._pace.told(), self._pace.lost
@@ -143,12 +156,11 @@ class Session:
             return
         try:
             if work():
-                self._watch()
                 self._tell()
         except BaseException:  # nothing is better than half
             self._settled, self._requests = False, []
             self._pace.give_back()
-            self._guards.take_off()
+            self._guards.leave()
             raise
 
     def _fitted(self, requests: list[Request]) -> tuple[Fitted, str]:
@@ -156,12 +168,6 @@ class Session:
             return Fitted(), ""
         table, device = self._roots.table(), self._roots.device()
         return fit_all(requests, table, lambda adapter: self._cache.get(adapter, device)), table.family
-
-    def _watch(self) -> None:
-        self._guards.take_off()
-        if len(self._merged) or self._pace.moves:
-            self._guards.put_on(self._roots.all(), self._before_run)
-            self._guards.watch_loading(self._merged.modules(), self._before_load)
 
     def live_layers(self) -> list[nn.Module]:
         """The modules whose forward adds a delta while it runs."""
@@ -178,6 +184,11 @@ class Session:
 
     def _before_load(self, module: nn.Module) -> None:
         self._merged.release(module)
+
+    def _is_active(self, requests: list[Request]) -> bool:
+        """A file that could not be read may be there again."""
+        failed = any(one.error for one in self._report.adapters)
+        return not failed and _keys(requests) == _keys(self._requests)
 
     def _in_place(self) -> bool:
         return self._merged.in_place() and self._live.in_place()

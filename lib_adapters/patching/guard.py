@@ -8,11 +8,10 @@ pickles of a model get hooks that do nothing.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 
 class Hook:
@@ -50,24 +49,54 @@ class _Run(Hook):
 
 
 class Guards:
-    """The hooks that are on the model now; none while nothing is active."""
+    """The hooks that are on the model now; none while nothing is active.
 
-    def __init__(self) -> None:
-        self._handles: list[RemovableHandle] = []
+    They are found by what they are, not by their handles: a handle may be lost to whatever is raised.
+    """
 
-    def put_on(self, roots: Iterable[nn.Module], before_run: Callable[[nn.Module, Any], None]) -> None:
-        self._handles += [root.register_forward_pre_hook(_Run(before_run), with_kwargs=True) for root in roots]
+    def __init__(self, before_run: Callable[..., None], before_load: Callable[..., None] | None = None) -> None:
+        self._run, self._load = _Run(before_run), _Load(before_load)
+        self._places: dict[int, weakref.ref[nn.Module]] = {}
 
-    def watch_loading(self, modules: Iterable[nn.Module], before_load: Callable[[nn.Module], None]) -> None:
-        hook = _Load(before_load)
-        for module in modules:
-            register: Any = module._register_load_state_dict_pre_hook  # public only since torch 2.5
-            self._handles.append(register(hook, with_module=True))
+    def put_on(self, roots: Iterable[nn.Module], loading: Iterable[nn.Module] = ()) -> None:
+        """On these as well; safe to repeat. `loading`: the modules that somebody may load over."""
+        for root in roots:
+            self._note(root)
+            if not _numbers(root._forward_pre_hooks, self._run):
+                root.register_forward_pre_hook(self._run, with_kwargs=True)
+        for module in loading:
+            self._note(module)
+            if not _numbers(module._load_state_dict_pre_hooks, self._load):
+                register: Any = module._register_load_state_dict_pre_hook  # public only since torch 2.5
+                register(self._load, with_module=True)
 
-    def take_off(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+    def leave(self, kept: Iterable[nn.Module] = ()) -> None:
+        """Off all modules but these."""
+        stays = {id(module) for module in kept}
+        for key in [key for key in self._places if key not in stays]:
+            if (module := self._places[key]()) is not None:
+                _take_off(module, self._run, self._load)
+            del self._places[key]
+
+    def places(self) -> list[nn.Module]:
+        return [module for ref in self._places.values() if (module := ref()) is not None]
+
+    def _note(self, module: nn.Module) -> None:
+        self._places[id(module)] = weakref.ref(module)
 
     def __len__(self) -> int:
-        return len(self._handles)
+        runs = sum(len(_numbers(module._forward_pre_hooks, self._run)) for module in self.places())
+        return runs + sum(len(_numbers(module._load_state_dict_pre_hooks, self._load)) for module in self.places())
+
+
+def _numbers(table: Mapping[int, Any], hook: Hook) -> list[int]:
+    """Where in a module's table of hooks this one is; torch wraps those for loading."""
+    return [number for number, found in table.items() if getattr(found, "hook", found) is hook]
+
+
+def _take_off(module: nn.Module, run: Hook, load: Hook) -> None:
+    for number in _numbers(module._forward_pre_hooks, run):
+        del module._forward_pre_hooks[number]  # first: without the other it would be called in another way
+        module._forward_pre_hooks_with_kwargs.pop(number, None)
+    for number in _numbers(module._load_state_dict_pre_hooks, load):
+        del module._load_state_dict_pre_hooks[number]

@@ -5,7 +5,7 @@ The module's own parameters are taken out of it and put in again, the same objec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -33,10 +33,18 @@ def lent(root: nn.Module, wanted: Callable[[str], bool]) -> Iterator[list[nn.Par
             module._buffers[leaf] = copy
         yield [copy for copy in copies.values() if copy.requires_grad]
     finally:
-        for (module, leaf), value in parameters:
-            module._parameters[leaf] = value
-        for (module, leaf), buffer in buffers:
-            module._buffers[leaf] = buffer
+        try:
+            _give_back(parameters, buffers)
+        except BaseException:  # once more: nobody else knows what these were
+            _give_back(parameters, buffers)
+            raise
+
+
+def _give_back(parameters: Sequence[tuple[Place, nn.Parameter]], buffers: Sequence[tuple[Place, Tensor]]) -> None:
+    for (module, leaf), value in parameters:
+        module._parameters[leaf] = value
+    for (module, leaf), buffer in buffers:
+        module._buffers[leaf] = buffer
 
 
 def _place(root: nn.Module, name: str) -> Place:

@@ -14,10 +14,15 @@ from typing import Any
 
 from torch import nn
 
+from lib_adapters.patching.change import Change
 from lib_adapters.patching.live_layer import LiveLayer
 from lib_adapters.patching.patch import Key, Target
 from lib_adapters.patching.pointer import BaseOf
 from lib_adapters.patching.substitute import Scratch
+
+
+Place = tuple[weakref.ref[nn.Module], LiveLayer]
+Layers = Mapping[int, Place]
 
 
 class Live:
@@ -26,13 +31,9 @@ class Live:
     def __init__(self, base_of: BaseOf | None = None) -> None:
         self._base_of = base_of
         self._scratch = Scratch()
-        self._layers: dict[int, tuple[weakref.ref[nn.Module], LiveLayer]] = {}
+        self._layers: dict[int, Place] = {}
 
-    def apply(self, targets: Mapping[Key, Target]) -> None:
-        """Make exactly these targets live: wholly, or not at all if anything raises."""
-        self.prepare(targets)()
-
-    def prepare(self, targets: Mapping[Key, Target]) -> Callable[[], None]:
+    def prepare(self, targets: Mapping[Key, Target]) -> Callable[[Change], None]:
         """All that may run out of memory; what comes back only exchanges the layers' forwards."""
         wanted = _grouped(targets)
         fresh = {
@@ -41,24 +42,26 @@ class Live:
             if not self._has(key, group)
         }
         old = {key: layer for key, layer in self._layers.items() if key in fresh or key not in wanted}
-        return lambda: self._exchange(old, fresh)
+        return lambda change: self._exchange(old, fresh, change)
 
-    def _exchange(self, old: Layers, fresh: Layers) -> None:
-        try:
-            _swap(old, fresh)
-        except BaseException:
-            _swap(fresh, old)
-            raise
-        kept = {key: layer for key, layer in self._layers.items() if key not in old}
-        self._layers = {**kept, **fresh}
-        if not self._layers:
-            self._scratch.clear()
+    def _exchange(self, old: Layers, fresh: Layers, change: Change) -> None:
+        before = self._layers
+        after = {**{key: layer for key, layer in before.items() if key not in old}, **fresh}
+        change.back(lambda: self._swap(fresh, old, before))
+        self._swap(old, fresh, after)
+        if not after:
+            change.then(self._scratch.clear)
+
+    def _swap(self, old: Layers, new: Layers, after: dict[int, Place]) -> None:
+        _swap(old, new)
+        self._layers = after
 
     def _layer(self, key: int, module: nn.Module, group: list[Target]) -> LiveLayer:
         return LiveLayer(module, group, _foreign_forward(module, self._layers.get(key)), self._base_of, self._scratch)
 
     def restore(self) -> None:
-        self.apply({})
+        with Change() as change:
+            self.prepare({})(change)
 
     def in_place(self) -> bool:
         return all((module := ref()) is not None and _runs(module, layer) for ref, layer in self._layers.values())
@@ -95,9 +98,6 @@ def _grouped(targets: Mapping[Key, Target]) -> dict[int, tuple[nn.Module, list[T
     return groups
 
 
-Layers = Mapping[int, tuple[weakref.ref[nn.Module], LiveLayer]]
-
-
 def _swap(old: Layers, new: Layers) -> None:
     for ref, layer in old.values():
         if (module := ref()) is not None:
@@ -122,7 +122,7 @@ def _runs(module: nn.Module, layer: LiveLayer) -> bool:
     return getattr(module.__dict__.get("forward"), "__func__", None) is layer
 
 
-def _foreign_forward(module: nn.Module, ours: tuple[weakref.ref[nn.Module], LiveLayer] | None) -> Any:
+def _foreign_forward(module: nn.Module, ours: Place | None) -> Any:
     """An instance-level forward that somebody else had put there before us."""
     if ours is not None and _runs(module, ours[1]):
         return ours[1].before

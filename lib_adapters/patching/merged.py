@@ -8,9 +8,11 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 from torch import Tensor, nn
 
+from lib_adapters.patching.change import Change
 from lib_adapters.patching.checksum import Witness, samples
 from lib_adapters.patching.memory import is_short, let_go, to_host
 from lib_adapters.patching.merge import merged_bias, merged_weight
@@ -29,15 +31,15 @@ class Merged:
         self._records: dict[Key, Record] = {}
         self._whole = True  # False once a part of what was applied has been given back or lost
 
-    def apply(self, targets: Mapping[Key, Target]) -> None:
-        """Make exactly these targets patched: wholly, or not at all if anything raises."""
+    def apply(self, targets: Mapping[Key, Target], change: Change) -> None:
+        """Make exactly these targets patched."""
         self.settle()
         targets = by_parameter(targets)
         changed = [t for key, t in targets.items() if not self._has(key, t)]
         short = self._offload if self._offload is not None else is_short(t.slot for t in changed)
         steps = self._steps([r for key, r in self._records.items() if key not in targets], changed, short)
         # A list: every sum is done before the first pointer moves. Short of memory, one parameter at a time.
-        self._run(steps if short else list(steps))
+        self._run(steps if short else list(steps), change)
         self._whole = True
 
     def renew(self, targets: Mapping[Key, Target]) -> bool:
@@ -80,19 +82,23 @@ class Merged:
 
     def restore(self) -> None:
         self.settle()
-        self._run(list(self._steps(list(self._records.values()), [], False)))
+        self._back_from(list(self._records.values()))
 
     def release(self, module: nn.Module) -> None:
         """Give one module its own weights back: something is about to write into it."""
-        self._give_back([record for key, record in self._records.items() if key[0] == id(module)])
+        self._lose([record for key, record in self._records.items() if key[0] == id(module)])
 
     def bury(self) -> None:
         """A model was dropped: keep none of its weights; parts of it that live on get their own back."""
-        self._give_back([record for record in self._records.values() if record.slot.root() is None])
+        self._lose([record for record in self._records.values() if record.slot.root() is None])
 
-    def _give_back(self, records: list[Record]) -> None:
-        self._run(list(self._steps(records, [], False)))
+    def _lose(self, records: list[Record]) -> None:
+        self._back_from(records)
         self._whole = self._whole and not records
+
+    def _back_from(self, records: list[Record]) -> None:
+        with Change() as change:
+            self._run(list(self._steps(records, [], False)), change)
 
     def settle(self) -> None:
         """Compare the records with the model: what was moved is still ours, what was replaced is not."""
@@ -154,24 +160,22 @@ class Merged:
         exact = self._base_of(module, name) if self._base_of else None
         return pristine if exact is None else exact.to(pristine.device)
 
-    def _run(self, steps: Iterable[Step]) -> None:
-        """Move the pointers; on any exception all of them go back."""
-        journal: list[tuple[Slot, Tensor | None]] = []
-        done = []
-        try:
-            for step in steps:
-                journal.append((step.slot, self._before(step)))
-                if (module := step.slot.module()) is not None:
-                    point(module, step.slot.name, step.tensor)
-                done.append(step)
-            replaced = [before for slot, before in journal if slot.key in self._records and before is not None]
-            self._records = self._after(done)
-        except BaseException:
-            for slot, before in reversed(journal):
-                if (module := slot.module()) is not None:
-                    point(module, slot.name, before)
-            raise
-        let_go(replaced)
+    def _run(self, steps: Iterable[Step], change: Change) -> None:
+        """Move the pointers."""
+        done, replaced, records = [], [], self._records
+        change.back(lambda: self._remember(records))
+        for step in steps:
+            before = self._before(step)
+            change.back(partial(_point, step.slot, before))
+            _point(step.slot, step.tensor)
+            done.append(step)
+            if step.slot.key in records and before is not None:
+                replaced.append(before)
+        self._records = self._after(done)
+        change.then(lambda: let_go(replaced))
+
+    def _remember(self, records: dict[Key, Record]) -> None:
+        self._records = records
 
     def _before(self, step: Step) -> Tensor | None:
         """What rolling back gives the parameter; off the GPU where `step` took the pristine tensor off it."""
@@ -189,3 +193,7 @@ class Merged:
                 records[step.slot.key] = Record(step.slot, step.pristine, signature, *known)
         return records
 
+
+def _point(slot: Slot, tensor: Tensor | None) -> None:
+    if (module := slot.module()) is not None:
+        point(module, slot.name, tensor)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor
 
+from lib_adapters.patching.change import Change
 from lib_adapters.patching.choice import Chooser
 from lib_adapters.patching.cost import Run
 from lib_adapters.patching.live import Live
@@ -25,19 +27,22 @@ class Pace:
         self._next = 0  # row of the run that comes
         self.lost = False  # a run whose rows could not be told apart
 
-    def begin(self, motion: Motion, moment: Moment | None, family: str) -> None:
-        """Exactly this plan: wholly, or not at all if anything raises. Without a moment, as far as the last one was."""
-        self._rows = None if moment is not None else self._rows
+    def begin(self, motion: Motion, moment: Moment | None, family: str, change: Change) -> None:
+        """Exactly this plan. Without a moment, as far as the last one was."""
+        rows = None if moment is not None else self._rows
         motion.turn(moment or self._motion.moment)
-        motion.choose(self._rows)
+        motion.choose(rows)
         motion.speak(self._motion.voice)
         self._chooser.recall(motion, motion.moment, family)
         with exact():
             motion.settle(self._merged.base_of)
-            self._put_on(motion)
-        self._motion, self._family = motion, family
-        self._chosen = not (motion.open or motion.beside)
+            self._put_on(motion, change)
+        change.back(partial(self._follow, self._motion, self._family, self._rows, self._chosen))
+        self._follow(motion, family, rows, not (motion.open or motion.beside))
         self._forget()
+
+    def _follow(self, motion: Motion, family: str, rows: tuple[int, ...] | None, chosen: bool) -> None:
+        self._motion, self._family, self._rows, self._chosen = motion, family, rows, chosen
 
     @property
     def moves(self) -> bool:
@@ -98,14 +103,14 @@ class Pace:
         return True
 
     def _apply(self) -> None:
-        with exact():
-            self._put_on(self._motion)
+        with exact(), Change() as change:
+            self._put_on(self._motion, change)
 
-    def _put_on(self, motion: Motion) -> None:
-        """Wholly, or not at all: what may fail comes before the first weight moves."""
+    def _put_on(self, motion: Motion, change: Change) -> None:
+        """What may run out of memory comes before the first weight moves."""
         exchange = self._live.prepare(motion.live())
-        self._merged.apply(motion.merged())
-        exchange()
+        self._merged.apply(motion.merged(), change)
+        exchange(change)
 
     def give_back(self) -> None:
         """The model as it was."""

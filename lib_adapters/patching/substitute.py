@@ -86,8 +86,17 @@ def substituted(module: nn.Module, made: Sequence[Kept]) -> Iterator[Tensor | No
             point(owner, name, patched)
         yield bias
     finally:
-        for owner, name, there in reversed(before):
-            point(owner, name, there)
+        try:
+            _give_back(before)
+        except BaseException:  # once more from there: nobody else knows what these were
+            _give_back(before)
+            raise
+
+
+def _give_back(before: list[tuple[nn.Module, str, Tensor | None]]) -> None:
+    while before:
+        point(*before[-1])
+        before.pop()
 
 
 def patched(owner: nn.Module, target: Target, base_of: BaseOf | None, lend: Lend) -> Tensor:

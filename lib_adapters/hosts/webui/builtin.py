@@ -22,7 +22,7 @@ class Builtin:
     """Asks the built-in to write or to restore; has one hook per shared layer while both are active."""
 
     def __init__(self) -> None:
-        self._guards = Guards()
+        self._guards = Guards(self._before_run)
 
     def stand_down(self, roots: Iterable[nn.Module]) -> None:
         """Nothing of it is wanted: its list is emptied, its deltas are taken out of the weights."""
@@ -37,10 +37,10 @@ class Builtin:
     def write_first(self, layers: Iterable[nn.Module]) -> None:
         """Before each run of these it writes its delta, so that ours, added live, finds it there and leaves it."""
         self.take_off()
-        self._guards.put_on((layer for layer in layers if isinstance(layer, _PATCHED)), self._before_run)
+        self._guards.put_on(layer for layer in layers if isinstance(layer, _PATCHED))
 
     def take_off(self) -> None:
-        self._guards.take_off()
+        self._guards.leave()
 
     def _before_run(self, layer: nn.Module, _: object) -> None:
         networks = host.builtin_networks()

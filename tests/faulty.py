@@ -1,0 +1,139 @@
+"""Raises at every point of a piece of work in turn: at each call and return of ours, and at each operation of torch.
+
+A point is a place in our code where something is called (Python's or C's functions: reads, allocations, swaps, hooks,
+plain list appends) or has just come back, so a fault meets a thing undone and a thing done. In loops the first two
+rounds and the last stand for all. Only where something is called can an error or an interruption come from; leaving a
+generator is left out, because Python itself, not the code, would lose what a `finally` there does.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+from torch.utils._python_dispatch import TorchDispatchMode
+
+OURS = str(Path(__file__).resolve().parents[1] / "lib_adapters")
+Place = tuple[str, int, str, str]  # file, line, event, what is called
+Work = Callable[[], object]
+
+
+class Interruption(BaseException):
+    """As `KeyboardInterrupt` and the web UI's `InterruptedException`: no error, and not to be swallowed."""
+
+
+KINDS: dict[str, type[BaseException]] = {
+    "MemoryError": MemoryError,
+    "RuntimeError": RuntimeError,
+    "OSError": OSError,
+    "interruption": Interruption,
+}
+
+
+MOVING = frozenset({"pointer.py", "merged.py", "live.py", "guard.py", "substitute.py", "lend.py", "attention.py"})
+
+
+class Calls:
+    """Sees every call of our code; raises at one of them, once."""
+
+    def __init__(self, at: int | None = None, error: type[BaseException] = Interruption) -> None:
+        self.places: list[Place] = []
+        self._left, self._error = -1 if at is None else at, error
+        self._ours: dict[CodeType, bool] = {}
+
+    def __enter__(self) -> Calls:
+        sys.setprofile(self._record if self._left < 0 else self._count_down)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+
+    def _is_point(self, code: CodeType, event: str) -> bool:
+        if (ours := self._ours.get(code)) is None:
+            ours = self._ours[code] = code.co_filename.startswith(OURS)
+        return ours and event != "c_exception" and (event.startswith("c_") or not code.co_flags & inspect.CO_GENERATOR)
+
+    def _record(self, frame: FrameType, event: str, argument: Any) -> None:
+        code = frame.f_code
+        if self._is_point(code, event):
+            called = getattr(argument, "__name__", "") if event.startswith("c_") else code.co_name
+            self.places.append((code.co_filename, frame.f_lineno, event, called))
+
+    def _count_down(self, frame: FrameType, event: str, _: Any) -> None:
+        if not self._is_point(frame.f_code, event):
+            return
+        if self._left == 0:
+            sys.setprofile(None)  # one fault: what it sets off is left alone
+            raise self._error("a fault of the test")
+        self._left -= 1
+
+
+class Operations(TorchDispatchMode):
+    """Sees every operation of torch, whoever asks for it; raises before or after one of them."""
+
+    def __init__(self, at: int | None = None, error: type[BaseException] = RuntimeError, after: bool = False) -> None:
+        super().__init__()
+        self.count = 0
+        self._at, self._error, self._after = at, error, after
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        now, self.count = self.count == self._at, self.count + 1
+        if now and not self._after:
+            raise self._error("a fault of the test")
+        result = function(*args, **(kwargs or {}))
+        if now:
+            raise self._error("a fault of the test")
+        return result
+
+
+def chosen(places: list[Place]) -> list[int]:
+    """Of each place the first two and the last time that it is met."""
+    met: dict[Place, list[int]] = defaultdict(list)
+    for n, place in enumerate(places):
+        met[place].append(n)
+    return sorted({n for numbers in met.values() for n in (*numbers[:2], numbers[-1])})
+
+
+def kinds_at(file: str, turn: int) -> list[tuple[str, type[BaseException]]]:
+    """All of them where something moves; elsewhere they take turns, or all of them where that is asked for."""
+    kinds = list(KINDS.items())
+    everywhere = Path(file).name in MOVING or os.environ.get("FAULTS") == "all"
+    return kinds if everywhere else [kinds[turn % len(kinds)]]
+
+
+def faults(prepare: Work, work: Work) -> Iterator[tuple[str, Callable[[], BaseException | None]]]:
+    """Every fault of `work` by a name, and what makes it happen: it prepares, works, and gives what came out of it."""
+    prepare()
+    with Calls() as seen:
+        work()
+    for turn, at in enumerate(chosen(seen.places)):
+        file, line, event, called = seen.places[at]
+        for kind, error in kinds_at(file, turn):
+            name = f"{kind} at {Path(file).name}:{line} {event} {called} ({at})"
+            yield name, _bound(prepare, work, lambda at=at, error=error: Calls(at, error))
+    prepare()
+    with Operations() as operations:
+        work()
+    for at in range(operations.count):
+        for after in (False, True):
+            name = f"out of memory {'after' if after else 'before'} operation {at}"
+            yield name, _bound(prepare, work, lambda at=at, after=after: Operations(at, MemoryError, after))
+
+
+def _bound(prepare: Work, work: Work, injector: Callable[[], Any]) -> Callable[[], BaseException | None]:
+    def run() -> BaseException | None:
+        prepare()
+        try:
+            with injector():
+                work()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is looked at
+            return error
+        return None
+
+    return run
