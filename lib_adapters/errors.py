@@ -44,3 +44,8 @@ class BadTag(AdapterError):
 
 class BrokenModel(AdapterError):
     """The model folder is missing, incomplete or of another kind."""
+
+
+def brief(text: object, most: int = 80) -> str:
+    """What a file calls something, in a sentence: on one line, and no longer than that."""
+    return " ".join(str(text)[:most].split())

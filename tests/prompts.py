@@ -8,7 +8,12 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from lib_adapters.errors import BadTag
-from lib_adapters.prompt.tags import Tag, parse
+from lib_adapters.prompt.aesthetic import Parsed as AestheticParsed
+from lib_adapters.prompt.blocks import Wish, resolve
+from lib_adapters.prompt.presets import BUILT_IN
+from lib_adapters.prompt.schedule import Moment, changes, strength_at
+from lib_adapters.prompt.schedule_text import read_strength, written
+from lib_adapters.prompt.tags import Parsed, Tag, parse
 
 Read = TypeVar("Read")
 _LITERAL = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
@@ -36,3 +41,41 @@ def read_or_named(read: Callable[[], Read], text: str) -> Read | None:
         if not quotes_part_of(str(error), text):
             raise AssertionError(f"{error} names nothing in {text!r}") from error
         return None
+
+
+WITHOUT_TOKEN = ("it names no ", "so it stays text", " values, so this")
+
+
+def check_prompt(prompt: str) -> None:
+    """Whatever stands in it: tags are read or named, and what is read can be used."""
+    parsed = parse(prompt)
+    check_problems(prompt, parsed)
+    for tag in parsed.tags:
+        assert prompt[slice(*tag.span)] == tag.text
+        assert [again.meaning for again in parse(tag.text).tags] == [tag.meaning]
+        for control in (tag.of_pass(False), tag.of_pass(True)):
+            for step in range(3):
+                assert isinstance(strength_at(control.unet, control.window, Moment(step, 3, 5.0 - step)), float)
+            assert 0 <= changes(control.unet, control.window, 3) <= 2
+            assert read_strength(written(control.unet)) == control.unet
+            check_resolved(control.wish)
+
+
+def check_problems(prompt: str, parsed: Parsed | AestheticParsed) -> None:
+    """Each sentence begins with what was written, or the beginning of it, and then names the piece that is wrong."""
+    for problem in parsed.problems:
+        start = problem.partition(">: ")[0]
+        assert start.partition(" ...")[0][:500] in prompt
+        assert problem.endswith(".")
+        assert len(problem) < 7000  # what is shown of a tag, as Python escapes it
+        if len(problem) < 500 and not any(words in problem for words in WITHOUT_TOKEN):
+            assert quotes_part_of(problem.rpartition(">: ")[2], prompt)
+    assert len(parsed.problems) <= 64 * (prompt.count("<") + 1)
+
+
+def check_resolved(wish: Wish) -> None:
+    found = read_or_named(lambda: resolve(wish, BUILT_IN, "7"), f"{wish.blocks} {wish.elements}")
+    if found is not None:
+        assert resolve(wish, BUILT_IN, "7") == found
+        assert isinstance(found.weights.of("IN05", ["attn"]), float)
+        hash(found)

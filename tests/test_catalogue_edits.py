@@ -12,8 +12,10 @@ import zlib
 
 import pytest
 from files import adapter_file, oft
+from fuzz.bounds import patience, within
 from PIL import Image
 from shelves import adapter, cards, data_url, opened, picture, scan, sidecar
+from skeletons.producers import write
 
 from lib_adapters.catalogue import sidecars, thumbnails
 from lib_adapters.errors import AdapterError
@@ -87,6 +89,15 @@ def test_what_is_no_sidecar_is_never_overwritten(path, catalogue, card, content)
     with pytest.raises(AdapterError, match=r"ink\.json is not .*left as it is"):
         catalogue.save(card, {"notes": "n"})
     assert beside.read_text("utf-8") == content
+
+
+def test_a_sidecar_that_would_grow_without_end_is_never_overwritten(path, catalogue, card):
+    """Each level is written with an indent of its own."""
+    beside = sidecar(path, '{"a":' + "[" * 300 + "1," * 200_000 + "1" + "]" * 300 + "}")
+    before = beside.read_bytes()
+    with pytest.raises(AdapterError, match="nested too deeply"):
+        catalogue.save(card, {"notes": "mine"})
+    assert beside.read_bytes() == before
 
 
 def test_a_huge_sidecar_is_never_overwritten(path, catalogue, card):
@@ -283,3 +294,25 @@ def test_the_block_chart(root, catalogue):
     assert rows["IN01"]["strength"] > 0
     turned = {row["block"]: row["strength"] for row in catalogue.strengths(found["turn"]["id"])}
     assert turned["M00"] is None
+
+
+WIDE = 1 << 15
+
+
+@pytest.mark.parametrize(
+    "leaves",
+    [
+        {"lora_up.weight": (1 << 20, 1), "lora_down.weight": (1, 1 << 20)},
+        {"lora_up.weight": (1, WIDE), "lora_down.weight": (WIDE, 1)},
+        {"hada_w1_a": (WIDE, 1), "hada_w1_b": (1, WIDE), "hada_w2_a": (WIDE, 1), "hada_w2_b": (1, WIDE)},
+        {"lokr_w1_a": (WIDE, 1), "lokr_w1_b": (1, WIDE), "lokr_w2": (1, WIDE)},
+    ],
+    ids=["wide", "rank", "product", "kronecker"],
+)
+def test_a_small_file_makes_no_large_chart(root, catalogue, leaves):
+    """Thin factors stand for weights of any size: 260 kB for minutes and gigabytes."""
+    write(root / "x.safetensors", {f"lora_unet_x.{leaf}": shape for leaf, shape in leaves.items()}, dtype="F8_E4M3")
+    number = scan(catalogue)["x"]["id"]
+    with patience(), within(300 << 20):
+        (row,) = [row for row in catalogue.strengths(number) if row["layers"]]
+    assert row["strength"] == (0.0 if leaves.get("lora_up.weight") == (1, WIDE) else None)

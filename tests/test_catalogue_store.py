@@ -43,12 +43,23 @@ def test_nothing_is_made_before_it_is_needed(root, place):
     assert (place / NAME).exists()
 
 
-@pytest.mark.parametrize("damage", ["text", "zeros", "cut", "pages"])
+@pytest.mark.parametrize(
+    "damage", ["text", "zeros", "cut", "pages", "a path", "a text", "a page of the table", "a column"]
+)
 def test_a_damaged_index_is_made_anew(root, place, damage, caplog):
     before = starred(root, place)
     file = place / NAME
     content = file.read_bytes()
-    new = {"text": b"not a database" * 99, "zeros": bytes(len(content)), "cut": content[: len(content) // 2]}
+    new = {
+        "text": b"not a database" * 99,
+        "zeros": bytes(len(content)),
+        "cut": content[: len(content) // 2],
+        "a path": content.replace(b"root/x.safe", b"root/x.sofe", 1),  # in the table or its index, not in both
+        "a text": content.replace(b'"name":"x"', b'"name":"\xff"'),
+        "a page of the table": content.replace(b"sqlite_sequence", b"\xa3qlite_sequence"),
+        "a column": content.replace(b"mtime_ns INTEGER", b"mtime_ms INTEGER"),
+    }
+    assert new.get(damage) != content
     file.write_bytes(new.get(damage, content[:4096] + b"\xff" * (len(content) - 4096)))
     with opened(root, place=place) as catalogue:
         after = scan(catalogue)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from lib_adapters.catalogue.presets import FILE, PresetFile
 from lib_adapters.hosts.tab.guard import guards
 from lib_adapters.hosts.tab.routes import add_routes
 from lib_adapters.hosts.tab.tab import Tab
+from lib_adapters.hosts.tab.told import report_of
+from lib_adapters.patching.report import AdapterReport, Report
 
 API = "/lycoris/api"
 
@@ -62,6 +65,8 @@ def test_presets_are_listed_saved_and_told_of(client, tmp_path):
             "a is there twice",
         ),
         ({"presets": [{"name": "long", "text": "IN05," * 9999}], "elements": []}, "long"),
+        ({"presets": [{"name": "half \ud83d", "text": "IN05:0.5"}], "elements": []}, "half"),
+        ({"presets": [], "elements": [{"name": "half", "text": "IN05:\ud83d:0.5"}]}, "half"),
         ({"presets": [{"name": 1, "text": "IN05"}], "elements": []}, "presets"),
         ({"presets": [1], "elements": []}, "presets"),
         ({"presets": []}, "elements"),
@@ -89,3 +94,10 @@ def test_only_who_may_ask_is_answered(tmp_path):
     foreign = {"Origin": "http://evil.example"}
     assert client_of(tmp_path).post(f"{API}/presets", json=given, headers=foreign).status_code == 403
     assert not (tmp_path / FILE).exists()
+
+
+def test_a_report_is_fit_to_be_sent():
+    row = AdapterReport("ink \ud83d", 1.0, 1.0, seconds=float("nan"))
+    told = report_of(Report([row]), ["line \ud83d"], ["problem \udcff"])
+    json.dumps(told, ensure_ascii=False, allow_nan=False).encode()
+    assert told["lines"] == ["line ?"]

@@ -12,8 +12,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
+from skeletons.producers import write
 
-from lib_adapters.errors import AdapterError
+from lib_adapters.catalogue.layouts import Layouts
+from lib_adapters.conditioning.embeddings import words_of
+from lib_adapters.errors import AdapterError, BrokenFile
 from lib_adapters.files.adapter import open_adapter
 
 NAME = "lora_unet_mid_block_attentions_0_proj_in"
@@ -208,3 +211,58 @@ def test_one_damaged_module_leaves_the_rest_working(tmp_path):
     assert "should be one number" in reasons[NAME.replace("proj_in", "long")]
     assert "lora_unet_odd" in reasons
     assert any("do nothing" in note for note in adapter.notes)
+
+
+def test_half_a_letter_is_no_name(tmp_path):
+    raw = json.dumps({"lora_unet_x\ud83d.alpha": ENTRY}).encode()
+    assert "is absurdly long, or no text" in refused(tmp_path, container(None, b"x" * 8, raw=raw))
+
+
+def test_metadata_nested_as_deep_as_can_be_read_are_told_or_refused_by_all(tmp_path):
+    """Writing JSON takes more of the stack than reading it."""
+    for depth in range(900, 1010):
+        raw = b'{"__metadata__":{"a":' + b"[" * depth + b"]" * depth + b"}}"
+        (tmp_path / "x.safetensors").write_bytes(container(None, raw=raw))
+        for read in (open_adapter, Layouts().content):
+            with pytest.raises(AdapterError):
+                read(tmp_path / "x.safetensors")
+
+
+WIDE = 1 << 16
+
+
+@pytest.mark.parametrize(
+    "leaves",
+    [
+        {"lora_up.0.weight": (1, WIDE), "lora_up.1.weight": (WIDE, 1), "lora_down.0.weight": (WIDE, 1),
+         "lora_down.1.weight": (1, 1)},
+        {"lora_up.0.weight": (4, 2), "lora_up.1.weight": (4, 2), "lora_down.0.weight": (2, 8),
+         "lora_down.1.weight": (2, 4)},
+        {"lora_up.0.weight": (4,), "lora_down.0.weight": (2,)},
+        {"lora_up.weight": (8, 2), "lora_down.weight": (2, 8), "bias_indices": (2, 1)},
+        {"lora_up.weight": (8, 2), "lora_down.weight": (2, 8), "bias_indices": (2, 1), "bias_values": (1,)},
+    ],
+)  # fmt: skip
+def test_parts_that_do_not_belong_together_are_no_module(leaves, tmp_path):
+    write(tmp_path / "x.safetensors", {f"{NAME}.{leaf}": shape for leaf, shape in leaves.items()})
+    with pytest.raises(BrokenFile, match="holds nothing that can be used"):
+        open_adapter(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.uint64, torch.float32])
+@pytest.mark.parametrize("size", [torch.tensor(8), torch.ones(9000), torch.tensor([2**62, 2**62])])
+def test_a_sparse_residual_that_lies_nowhere_is_told(dtype, size, tmp_path):
+    sparse = {"bias_indices": torch.tensor([[1.0], [2.0]]).to(dtype), "bias_values": torch.ones(1), "bias_size": size}
+    save_file(GOOD | {f"{NAME}.{leaf}": tensor for leaf, tensor in sparse.items()}, tmp_path / "x.safetensors")
+    loaded = open_adapter(tmp_path / "x.safetensors").load()
+    assert len(loaded.algorithms) + len(loaded.problems) == 1
+    assert all(len(reason) < 300 for _, reason in loaded.problems)
+
+
+def test_an_embedding_that_is_no_list_of_vectors_is_no_word(tmp_path):
+    odd = {"bundle_emb.a.clip_l": torch.tensor(1.0), "bundle_emb.b.clip_l": torch.ones(2, 2, 2)}
+    good = {"bundle_emb.c.clip_l": torch.ones(2, 4)}
+    save_file(GOOD | odd | good, tmp_path / "x.safetensors")
+    assert {word.token: list(word.vectors) for word in words_of(open_adapter(tmp_path / "x.safetensors"))} == {
+        "a": [], "b": [], "c": ["clip_l"]
+    }  # fmt: skip

@@ -221,3 +221,22 @@ def test_any_bytes_as_a_pickle_never_raise_anything_but_ours(raw, tmp_path):
         read_pickle(zipped_pickle(tmp_path / "x.pt", b"\x80\x02" + raw + b"."))
     except AdapterError:
         return
+
+
+def test_a_table_of_numbers_that_are_not_whole_is_no_adapter(tmp_path):
+    torch.save({1.5: torch.ones(2)}, tmp_path / "x.pt")
+    with pytest.raises(AdapterError, match=r"^x\.pt "):
+        open_adapter(tmp_path / "x.pt")
+
+
+def test_what_a_file_calls_something_stays_on_one_line(tmp_path):
+    texts = []
+    for name, content in {"global": b"\x80\x02X\x03\x00\x00\x00a\nbX\x03\x00\x00\x00c\x1cd\x93."}.items():
+        with pytest.raises(BrokenFile) as caught:
+            open_adapter(zipped_pickle(tmp_path / f"{name}.pt", content))
+        texts.append(str(caught.value))
+    with zipfile.ZipFile(tmp_path / "z.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x\n/data.pkl", b"")
+    with pytest.raises(BrokenFile) as caught:
+        open_adapter(tmp_path / "z.pt")
+    assert [len(text.splitlines()) for text in [*texts, str(caught.value)]] == [1, 1]

@@ -68,3 +68,8 @@ def test_weights_that_were_drawn_stand_in_the_place_of_chance() -> None:
         tag, before = only(drawn(only(text), numbers, key)), only(text)
         assert [tag.of_pass(late).wish.blocks.replace(";", ",") for late in (False, True)] == [first_pass, second_pass]
         assert (tag.te, tag.unet) == (before.te, before.unet)
+
+
+def test_a_value_that_counts_no_more_is_not_read_as_the_end_of_a_rule() -> None:
+    tag = parse("<lora:n:stop=0.5:0.7:lbw=INS:stop=0.5:IN02:lbw=IN05>").tags[0]
+    assert only(edited(tag, {"stop": "7", "lbw": "MID"})).meaning == only("<lora:n:0.7:lbw=MID:stop=7>").meaning

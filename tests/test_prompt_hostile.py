@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-
 import pytest
+from fuzz.bounds import counted, patience
 from hypothesis import example, given
 from hypothesis import strategies as st
-from prompts import quotes_part_of, read_or_named
+from prompts import check_problems, check_prompt, check_resolved
 
-from lib_adapters.prompt.aesthetic import Parsed as AestheticParsed
 from lib_adapters.prompt.aesthetic import parse as parse_aesthetic
-from lib_adapters.prompt.blocks import Wish, resolve
-from lib_adapters.prompt.presets import BUILT_IN, read_presets
-from lib_adapters.prompt.schedule import Moment, changes, strength_at
-from lib_adapters.prompt.schedule_text import read_strength, written
-from lib_adapters.prompt.tags import KEYS, Parsed, parse, quoted
+from lib_adapters.prompt.blocks import Wish
+from lib_adapters.prompt.presets import read_presets
+from lib_adapters.prompt.tags import KEYS, parse, quoted
 
 VALID = [
     "<lora:ink:0.8>",
@@ -51,40 +44,7 @@ LBW = st.lists(st.sampled_from([*PIECES, "1", "0.5", "IN05-OUT03:0.5", "INS", "J
 @given(MUTATED | SOUP | WILD)
 @example("<lora:n:lbw=1,\ud800>")
 def test_any_tag_is_read_or_named_and_what_is_read_can_be_used(prompt: str) -> None:
-    parsed = parse(prompt)
-    check_problems(prompt, parsed)
-    for tag in parsed.tags:
-        assert prompt[slice(*tag.span)] == tag.text
-        assert [again.meaning for again in parse(tag.text).tags] == [tag.meaning]
-        for control in (tag.of_pass(False), tag.of_pass(True)):
-            for step in range(3):
-                assert isinstance(strength_at(control.unet, control.window, Moment(step, 3, 5.0 - step)), float)
-            assert 0 <= changes(control.unet, control.window, 3) <= 2
-            assert read_strength(written(control.unet)) == control.unet
-            check_resolved(control.wish)
-
-
-WITHOUT_TOKEN = ("it names no ", "so it stays text", " values, so this")
-
-
-def check_problems(prompt: str, parsed: Parsed | AestheticParsed) -> None:
-    """Each sentence begins with what was written, or the beginning of it, and then names the piece that is wrong."""
-    for problem in parsed.problems:
-        start = problem.partition(">: ")[0]
-        assert start.partition(" ...")[0][:500] in prompt
-        assert problem.endswith(".")
-        assert len(problem) < 2000
-        if len(problem) < 500 and not any(words in problem for words in WITHOUT_TOKEN):
-            assert quotes_part_of(problem.rpartition(">: ")[2], prompt)
-    assert len(parsed.problems) <= 64 * (prompt.count("<") + 1)
-
-
-def check_resolved(wish: Wish) -> None:
-    found = read_or_named(lambda: resolve(wish, BUILT_IN, "7"), f"{wish.blocks} {wish.elements}")
-    if found is not None:
-        assert resolve(wish, BUILT_IN, "7") == found
-        assert isinstance(found.weights.of("IN05", ["attn"]), float)
-        hash(found)
+    check_prompt(prompt)
 
 
 @given(LBW | WILD, LBW | WILD, st.floats(-9, 9))
@@ -135,39 +95,6 @@ LONG = {
 }  # fmt: skip
 
 
-@contextmanager
-def patience(seconds: int) -> Iterator[None]:
-    """Of a thousand times what is needed, so that a pattern that runs wild fails instead of never ending."""
-
-    def over(*_: object) -> None:
-        raise AssertionError(f"not done after {seconds} seconds")
-
-    before = signal.signal(signal.SIGALRM, over)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def calls(work: Callable[[], object]) -> int:
-    """How many functions are called, Python's own among them."""
-    count = 0
-
-    def called(*_: object) -> None:
-        nonlocal count
-        count += 1
-
-    before = sys.getprofile()
-    sys.setprofile(called)
-    try:
-        work()
-    finally:
-        sys.setprofile(before)
-    return count
-
-
 def everything(prompt: str) -> None:
     for tag in parse(prompt).tags:
         check_resolved(tag.control.wish)
@@ -181,4 +108,4 @@ def test_long_texts_are_read_at_once(prompt: str) -> None:
             parsed = read(text)
             check_problems(text, parsed)
             assert sum(map(len, parsed.problems)) < 40 * len(text) + 2000
-        assert calls(lambda: everything(prompt)) < 100 * len(prompt) + 5000
+        counted(lambda: everything(prompt), 100 * len(prompt) + 5000)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prompts import only
 
+from lib_adapters.prompt.aesthetic import parse as parse_aesthetic
 from lib_adapters.prompt.blocks import Wish
 from lib_adapters.prompt.control import Control
 from lib_adapters.prompt.schedule import Strength
@@ -256,3 +257,10 @@ def test_what_is_written_is_read_back(pieces: list[tuple[str, str, float, float]
     assert parsed.problems == ()
     assert parsed.text == "".join(text for text, *_ in pieces) + tail
     assert [(tag.name, tag.te, tag.unet) for tag in parsed.tags] == [piece[1:] for piece in pieces]
+
+
+@pytest.mark.parametrize(("read", "kind"), [(parse, "lora"), (parse_aesthetic, "aesthetic")])
+def test_what_stands_together_only_without_a_tag_is_no_tag_that_is_not_closed(read, kind):
+    parsed = read(f"<{kind}<{kind}:n>:m>")
+    assert (parsed.text, parsed.problems) == (f"<{kind}:m>", ())
+    assert len(read(f"<{kind}:n> <{kind}:m").problems) == 1

@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("fastapi")
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from shelves import opened
 
 from lib_adapters.catalogue.presets import FILE, PresetFile
 from lib_adapters.errors import AdapterError
@@ -106,7 +107,7 @@ def shelf(tmp_path):
     return Shelf(picture)
 
 
-def tab_of(shelf, dependencies=()):
+def tab_of(shelf, dependencies=(), place=None):
     return Tab(
         catalogue=shelf,
         guards=dependencies,
@@ -114,14 +115,14 @@ def tab_of(shelf, dependencies=()):
         folders=lambda: [("LyCORIS", Path("/folder"))],
         rescan=lambda: shelf.asked.append(("rescan",)),
         key="secret",
-        presets=PresetFile(shelf.place / FILE),
+        presets=PresetFile((place or shelf.place) / FILE),
         report=lambda: {"lines": ["ink: 3 of 3"]},
     )
 
 
-def client_of(shelf, dependencies=()):
+def client_of(shelf, dependencies=(), place=None):
     app = FastAPI()
-    add_routes(app, tab_of(shelf, dependencies))
+    add_routes(app, tab_of(shelf, dependencies, place))
     return TestClient(app)
 
 
@@ -168,6 +169,27 @@ def test_nothing_but_a_number_names_a_card(client, shelf, rest):
     answer = client.get(f"{API}/cards/{rest}")
     assert answer.status_code in (404, 422) or answer.content == PNG
     assert "root" not in answer.text
+
+
+@pytest.mark.parametrize("number", ["9" * 19, "9" * 40, "-" + "9" * 40])
+def test_numbers_that_the_index_cannot_hold(tmp_path, number):
+    with opened(tmp_path / "shelf", place=tmp_path / "index") as catalogue:
+        client = client_of(catalogue, place=tmp_path)
+        assert client.get(f"{API}/cards/{number}").status_code == 404
+        assert client.post(f"{API}/cards/{number}/star", json={"on": True}).status_code == 404
+        assert client.get(f"{API}/cards?since={number}").json()["cards"] == []
+
+
+@pytest.mark.parametrize("length", ["²", "9" * 5000, "-1", "x"])
+def test_an_announced_length_that_is_none(client, length):
+    headers = {"Content-Type": "application/json", "Content-Length": length.encode("latin-1")}
+    answer = client.post(f"{API}/cards/1/star", content=b'{"on": true}', headers=headers)
+    assert answer.status_code in (200, 413)
+
+
+def test_half_a_letter_in_a_sentence(client, shelf):
+    shelf.refusal = "\ud83d is wrong."
+    assert client.get(f"{API}/cards/1").json() == {"error": "? is wrong."}
 
 
 def test_writing_reaches_the_catalogue(client, shelf):
@@ -280,7 +302,7 @@ def test_another_sites_page_cannot_write(shelf):
     assert client.get(f"{API}/cards").status_code == 200
     assert client.post(star, json=on).status_code == 200
     assert client.post(star, json=on, headers={"Origin": "http://testserver"}).status_code == 200
-    for origin in ("http://evil.example", "null", "http://testserver.evil.example", ""):
+    for origin in ("http://evil.example", "null", "http://testserver.evil.example", "http://[", ""):
         assert client.post(star, json=on, headers={"Origin": origin}).status_code == 403, origin
     key = {"Origin": "https://tunnel.example", "X-Lycoris-Key": "secret"}
     assert client.post(star, json=on, headers=key).status_code == 200

@@ -150,11 +150,12 @@ def _sparse(leaves: Leaves) -> tuple[Tensor | None, Tensor | None, Shape]:
     if "bias_indices" not in leaves:
         return None, None, ()
     places, values = leaves["bias_indices"], leaves["bias_values"]
-    size = tuple(int(n) for n in leaves["bias_size"].tolist())
+    size = tuple(leaves["bias_size"].flatten().long().tolist())
     if len(size) != 2 or tuple(places.shape) != (2, values.numel()) or not _inside(places, size):
-        raise ShapeMismatch(f"bias_indices of {list(places.shape)} do not fit a sparse residual of {list(size)}")
+        raise ShapeMismatch(f"bias_indices of {list(places.shape)} do not fit a sparse residual of {list(size[:4])}")
     return places, values, size
 
 
 def _inside(places: Tensor, size: Shape) -> bool:
-    return bool(((places >= 0) & (places < torch.tensor(size, device=places.device).unsqueeze(1))).all())
+    spots = places.long()  # not every type that a file may have can be compared
+    return bool(((spots >= 0) & (spots < torch.tensor(size, device=places.device).unsqueeze(1))).all())

@@ -18,6 +18,7 @@ READERS = 4  # at once; more wait
 NAME = "catalogue.sqlite"
 DECIDING = ("algorithms", "catalogue", "conditioning", "files")  # the code that a card depends on
 
+_PARTS = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name"
 Mark = tuple[bytes, int, int]  # path, star, used
 
 
@@ -39,11 +40,23 @@ def _is_ours(file: Path) -> bool:
     try:
         with contextlib.closing(sqlite3.connect(file)) as connection:
             schema = connection.execute("PRAGMA user_version").fetchone()[0]
-            return bool(schema == SCHEMA and connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok")
+            return bool(schema == SCHEMA and _is_sound(connection))
     except sqlite3.OperationalError:
         raise
-    except sqlite3.DatabaseError:
+    except (sqlite3.DatabaseError, UnicodeDecodeError):  # the sentence about damage may be damaged itself
         return False
+
+
+def _is_sound(connection: sqlite3.Connection) -> bool:
+    """Its tables are ours, they and their indexes agree, and every text in them is one."""
+    connection.text_factory = bytes.decode
+    with contextlib.closing(sqlite3.connect(":memory:")) as fresh:
+        fresh.executescript(TABLES)
+        ours = fresh.execute(_PARTS).fetchall()
+    if connection.execute(_PARTS).fetchall() != ours:
+        return False
+    rows = connection.execute("SELECT * FROM cards")
+    return connection.execute("PRAGMA integrity_check(1)").fetchone()[0] == "ok" and all(rows)
 
 
 def _rebuild(file: Path) -> None:
@@ -59,7 +72,7 @@ def _marks(file: Path) -> list[Mark]:
     try:
         with contextlib.closing(sqlite3.connect(file)) as connection:
             return connection.execute("SELECT path, star, used FROM cards WHERE star OR used").fetchall()
-    except sqlite3.DatabaseError:
+    except (sqlite3.DatabaseError, UnicodeDecodeError):
         return []
 
 

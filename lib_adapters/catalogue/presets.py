@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lib_adapters.catalogue.atomic import write
 from lib_adapters.errors import AdapterError
+from lib_adapters.files.header import is_text
 from lib_adapters.prompt.blocks import Presets
 from lib_adapters.prompt.presets import BUILT_IN, MOST_BYTES, SECTION, read_presets, together, trouble, written
 
@@ -112,6 +113,8 @@ def _text(path: Path) -> str:
 
 def _check(name: str, text: str, elements: bool) -> None:
     """What is written must be read back as the same: a name may look like a comment, a text may have a second line."""
+    if not is_text(name + text):
+        raise AdapterError(f"{name!r} holds half a letter, which no file can.")
     one = Presets({}, {name: text}) if elements else Presets({name: text})
     if problem := trouble(name, text, elements):
         raise AdapterError(problem)

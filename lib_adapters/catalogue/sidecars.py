@@ -16,6 +16,7 @@ WEIGHT = "preferred weight"
 TEXTS = ("description", "sd version", "activation text", "negative text", "notes")
 KEYS = (*TEXTS, WEIGHT)
 LARGEST = 4_000_000  # bytes
+DEEPEST = 20  # tables and lists within each other
 
 
 def read(near: Beside) -> dict[str, Any]:
@@ -69,7 +70,15 @@ def _stored(sidecar: Path) -> dict[str, Any]:
         raise AdapterError(f"{sidecar.name} is not valid JSON; repair or remove it, it is left as it is.") from error
     if not isinstance(found, dict):
         raise AdapterError(f"{sidecar.name} is not a JSON object, so not the web UI's; it is left as it is.")
+    if _is_deeper(found, DEEPEST):
+        raise AdapterError(f"{sidecar.name} is nested too deeply to be the web UI's; it is left as it is.")
     return found
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    """Each level is written with an indent of its own: four megabytes could become gigabytes."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return not levels or any(_is_deeper(item, levels - 1) for item in inner if isinstance(item, (dict, list)))
 
 
 def _bytes(table: dict[str, Any]) -> bytes:

@@ -35,6 +35,7 @@ ON CONFLICT (path) DO UPDATE SET
     head = excluded.head, card = excluded.card, alias = excluded.alias, hash = excluded.hash, gone = 0
 """
 _LISTED = "SELECT version, id, star, used, head, card FROM cards WHERE version > ? AND NOT gone ORDER BY version, id"
+LARGEST = (1 << 63) - 1  # number that SQLite knows
 
 
 class Row(NamedTuple):
@@ -69,7 +70,7 @@ class Store:
             connection.execute("BEGIN")  # one state for both questions
             try:
                 newest = int(connection.execute("SELECT coalesce(max(version), 0) FROM cards").fetchone()[0])
-                since = since if since <= newest else 0
+                since = since if 0 <= since <= newest else 0
                 cards = [_text(*row[1:]) for row in connection.execute(_LISTED, (since,))]
                 gone = "SELECT id FROM cards WHERE version > ? AND gone AND ?"
                 removed = [row[0] for row in connection.execute(gone, (since, since))]
@@ -82,6 +83,8 @@ class Store:
         return _text(*found[0]) if found else None
 
     def path(self, card: int) -> str | None:
+        if not 0 <= card <= LARGEST:
+            return None
         found = self._all("SELECT path FROM cards WHERE id = ? AND NOT gone", card)
         return os.fsdecode(found[0][0]) if found else None
 
@@ -107,7 +110,7 @@ class Store:
         try:
             with self._pool.connection() as connection:
                 yield connection
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise AdapterError(f"The index of adapters cannot be used: {error}. Is the disk full?") from error
 
     @contextmanager

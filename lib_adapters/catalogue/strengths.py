@@ -21,6 +21,8 @@ from lib_adapters.errors import AestheticFile, HypernetworkFile, ShapeMismatch
 from lib_adapters.files.adapter import Adapter, open_adapter
 from lib_adapters.files.blocks import all_blocks, block_of, in_order
 
+LARGEST_WEIGHT = 1 << 27  # numbers; no layer has as many, and thin factors of a small file can ask for any
+
 
 @dataclass
 class Block:
@@ -72,9 +74,9 @@ def blocks_of(adapter: Adapter) -> dict[str, Block]:
 def _norm(algorithm: Algorithm, shape: Shape | None) -> float | None:
     if isinstance(algorithm, Full):
         return norm_of(algorithm.weight) if algorithm.weight is not None else norm_of(algorithm.bias)
-    if shape is None or algorithm.reads_base:
+    if shape is None or algorithm.reads_base or math.prod(shape) > LARGEST_WEIGHT:
         return None
-    base = torch.zeros(shape)
+    base = torch.zeros(()).expand(shape)
     try:
         algorithm.check(shape)
         pair = algorithm.low_rank(base)
@@ -88,8 +90,10 @@ def norm_of(tensor: Tensor | None) -> float:
 
 
 def _of_product(pair: LowRank) -> float:
-    """‖up @ down‖² = Σ (upᵀup ⊙ down downᵀ): two r x r products instead of an o x i one."""
+    """‖up @ down‖² = Σ (upᵀup ⊙ down downᵀ): two r x r products instead of an o x i one, where those are smaller."""
     up, down = pair.up.double(), pair.down.double()
+    if up.shape[1] ** 2 > up.shape[0] * down.shape[1]:
+        return abs(pair.scale) * float((up @ down).norm())
     return abs(pair.scale) * math.sqrt(max(0.0, float(((up.T @ up) * (down @ down.T)).sum())))
 
 

@@ -57,7 +57,11 @@ def tensors_of(adapter: Adapter, name: str) -> Iterator[tuple[str, Tensor]]:
 def words_of(adapter: Adapter) -> list[Word]:
     found = []
     for name in adapter.bundled:
-        vectors = {leaf: tensor.float().reshape(-1, tensor.shape[-1]) for leaf, tensor in tensors_of(adapter, name)}
+        vectors = {
+            leaf: tensor.float().reshape(-1, tensor.shape[-1])
+            for leaf, tensor in tensors_of(adapter, name)
+            if tensor.numel() and tensor.ndim in (1, 2)
+        }
         found.append(Word(f"<{name}>" if "" in vectors else name, vectors))
     return found
 

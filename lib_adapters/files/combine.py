@@ -6,6 +6,7 @@ scale is alpha over the rank of one part.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -24,11 +25,11 @@ _UP, _DOWN = "lora_up", "lora_down"
 def combined(shapes: dict[str, Shape]) -> dict[str, Shape]:
     """Shapes as they will be once `join` has run; the same object where nothing is split."""
     ups, downs = _parts(shapes, _UP), _parts(shapes, _DOWN)
-    if not 0 < len(ups) == len(downs) <= _MOST_PARTS:
+    if not _are_alike(ups, downs):
         return shapes
     rest = {leaf: shape for leaf, shape in shapes.items() if leaf not in ups and leaf not in downs}
-    rank = sum(shape[0] for shape in downs.values() if shape)
-    rows = sum(shape[0] for shape in ups.values() if shape)
+    rank = sum(shape[0] for shape in downs.values())
+    rows = sum(shape[0] for shape in ups.values())
     rest[f"{_UP}.weight"] = (rows, rank)
     rest[f"{_DOWN}.weight"] = (rank, *next(iter(downs.values()))[1:])
     return rest
@@ -37,7 +38,7 @@ def combined(shapes: dict[str, Shape]) -> dict[str, Shape]:
 def join(leaves: dict[str, Tensor]) -> dict[str, Tensor]:
     """Block-diagonal up, stacked down, and alpha times the number of parts; the same object where nothing is split."""
     ups, downs = _parts(leaves, _UP), _parts(leaves, _DOWN)
-    if not 0 < len(ups) == len(downs) <= _MOST_PARTS:
+    if not _are_alike(*({leaf: tuple(part.shape) for leaf, part in parts.items()} for parts in (ups, downs))):
         return leaves
     rest = {leaf: tensor for leaf, tensor in leaves.items() if leaf not in ups and leaf not in downs}
     rest[f"{_UP}.weight"] = _diagonal([up.flatten(1) for up in ups.values()])
@@ -45,6 +46,15 @@ def join(leaves: dict[str, Tensor]) -> dict[str, Tensor]:
     if "alpha" in rest:
         rest["alpha"] = rest["alpha"] * len(ups)
     return rest
+
+
+def _are_alike(ups: Mapping[str, Shape], downs: Mapping[str, Shape]) -> bool:
+    """Of one rank and one input, as trainers make them: so the diagonal is but a few times as large as its parts."""
+    shapes = set(downs.values())
+    if not 0 < len(ups) == len(downs) <= _MOST_PARTS or len(shapes) != 1:
+        return False
+    (shape,) = shapes
+    return len(shape) > 1 and all(len(up) > 1 and math.prod(up[1:]) == shape[0] for up in ups.values())
 
 
 def _diagonal(blocks: list[Tensor]) -> Tensor:

@@ -35,8 +35,7 @@ def read_header(file: BinaryIO, size: int, length: int) -> tuple[dict[str, Entry
     if length > size - 8:
         raise BrokenFile(f"is incomplete: {size} of at least {length + 8} bytes; download it again")
     file.seek(8)
-    table = _parse(file.read(length))
-    metadata = _metadata(table.pop("__metadata__", None))
+    table, metadata = _parse(file.read(length))
     entries = {name: _entry(name, raw, 8 + length) for name, raw in table.items()}
     _check_cover(entries, 8 + length, size)
     return entries, metadata
@@ -52,21 +51,22 @@ def split_metadata(raw: bytes) -> tuple[dict[str, str], str] | None:
         if not text.startswith(_START):
             return ({}, text.rstrip()) if '"__metadata__"' not in text else None
         table, end = _DECODER.raw_decode(text, len(_START))
+        return (_metadata(table), text[end:].rstrip()) if isinstance(table, dict) else None
     except (ValueError, RecursionError):
         return None
-    return (_metadata(table), text[end:].rstrip()) if isinstance(table, dict) else None
 
 
-def _parse(raw: bytes) -> dict[str, Any]:
+def _parse(raw: bytes) -> tuple[dict[str, Any], dict[str, str]]:
     if len(raw) > LARGEST_STRUCTURE and _structure(raw) > LARGEST_STRUCTURE:
         raise BrokenFile("has an absurdly large header; it is not a usable safetensors file")
     try:
         table = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        metadata = _metadata(table.pop("__metadata__", None)) if isinstance(table, dict) else {}
     except (ValueError, RecursionError) as error:
         raise BrokenFile(f"has a damaged safetensors header ({_brief(error)}); download it again") from error
     if not isinstance(table, dict):
         raise BrokenFile("has a damaged safetensors header (it is not a table of tensors); download it again")
-    return table
+    return table, metadata
 
 
 def _brief(error: Exception) -> str:
@@ -106,8 +106,8 @@ def _metadata(raw: object) -> dict[str, str]:
 
 
 def _entry(name: str, raw: object, data_start: int) -> Entry:
-    if len(name) > LONGEST_NAME:
-        raise BrokenFile("has a damaged header: a tensor's name is absurdly long")
+    if len(name) > LONGEST_NAME or not is_text(name):
+        raise BrokenFile("has a damaged header: a tensor's name is absurdly long, or no text")
     try:
         dtype, shape, (first, last) = raw["dtype"], raw["shape"], raw["data_offsets"]  # type: ignore[index]
     except (TypeError, KeyError, ValueError) as error:
@@ -120,6 +120,11 @@ def _entry(name: str, raw: object, data_start: int) -> Entry:
     if size is not None and numel(tuple(shape)) * size != last - first:
         raise BrokenFile(f"has a damaged header: {name[:120]!r} needs another number of bytes than it has")
     return Entry(dtype, tuple(shape), data_start + first, data_start + last)
+
+
+def is_text(name: str) -> bool:
+    """Halves of emojis are letters to Python's JSON, but nothing that can be written anywhere."""
+    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _is_shape(shape: object) -> bool:

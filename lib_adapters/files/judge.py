@@ -22,6 +22,7 @@ _TOGETHER = (
     ("q_layer.weight", "p_layer.weight"),
     ("lora_up1.weight", "lora_down1.weight", "lora_up2.weight", "lora_down2.weight"),
     ("S_p", "S_q", "P_basis", "Q_basis"),
+    ("bias_indices", "bias_values", "bias_size"),
 )
 
 

@@ -8,7 +8,7 @@ import pickletools
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
-from lib_adapters.errors import BrokenFile
+from lib_adapters.errors import BrokenFile, brief
 
 _MOST_INSTRUCTIONS = 1_000_000  # each may make an object of 64 bytes or so; ten thousand tensors need 300,000
 _DAMAGE = (
@@ -58,7 +58,7 @@ class Machine:
                     raise BrokenFile("is an absurdly large pickle; it was not opened")
                 self._step(opcode.name, argument)
         except _DAMAGE as error:
-            raise BrokenFile(f"is a damaged PyTorch file ({str(error)[:100]}); download it again") from error
+            raise BrokenFile(f"is a damaged PyTorch file ({brief(error, 100)}); download it again") from error
         raise BrokenFile("is a damaged PyTorch file (it ends too early); download it again")
 
     def _step(self, name: str, argument: Any) -> None:
@@ -167,7 +167,7 @@ class Machine:
 
     def _name(self, path: str) -> Name:
         if path not in self._names:
-            raise BrokenFile(f"contains code ({path[:100]}); it was not run")
+            raise BrokenFile(f"contains code ({brief(path, 100)}); it was not run")
         return Name(path, self._names[path])
 
 

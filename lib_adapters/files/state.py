@@ -62,8 +62,8 @@ def _unwrapped(root: Any) -> Any:
     return root
 
 
-def _is_vector(key: str, value: Pickled) -> bool:
-    return key.startswith("<") and len(value.shape) in (1, 2)
+def _is_vector(key: object, value: Pickled) -> bool:
+    return isinstance(key, str) and key.startswith("<") and len(value.shape) in (1, 2)
 
 
 def _leaves(node: Any, name: str, depth: int) -> Iterator[tuple[str, Any]]:

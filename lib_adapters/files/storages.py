@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lib_adapters.errors import BrokenFile
+from lib_adapters.errors import BrokenFile, brief
 from lib_adapters.files.entries import ITEM_SIZES, Entry, numel
 from lib_adapters.files.opcodes import Maker, Name
 
@@ -45,7 +45,7 @@ class Pickled:
     def entry(self, starts: Mapping[str, tuple[int, int]]) -> Entry:
         """Where in the file; `starts`: storage -> (first byte, one past the last)."""
         if self.storage.key not in starts:
-            raise BrokenFile(f"is a damaged PyTorch file: the data record {self.storage.key[:40]} is missing")
+            raise BrokenFile(f"is a damaged PyTorch file: the data record {brief(self.storage.key, 40)} is missing")
         low, high = starts[self.storage.key]
         size = ITEM_SIZES[self.dtype]
         start = low + (self.storage.first + self.offset) * size

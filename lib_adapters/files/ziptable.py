@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from typing import BinaryIO, NamedTuple
 
-from lib_adapters.errors import BrokenFile
+from lib_adapters.errors import BrokenFile, brief
 from lib_adapters.files.entries import read_exactly
 
 _END, _END64, _LOCATOR = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
@@ -63,10 +63,10 @@ def _members(file: BinaryIO, directory: bytes, size: int) -> dict[str, Member]:
         position = name_end + extra_length + comment_length
         if flags & 1 or method != 0 or packed != plain:
             raise BrokenFile(
-                f"is a compressed or locked archive ({name[:80]}); PyTorch writes neither, so it was not opened"
+                f"is a compressed or locked archive ({brief(name)}); PyTorch writes neither, so it was not opened"
             )
         if name in found:
-            raise BrokenFile(f"is a damaged zip file: {name[:80]} is in it twice")
+            raise BrokenFile(f"is a damaged zip file: {brief(name)} is in it twice")
         found[name] = _member(file, name, offset, plain, size)
     return found
 
@@ -90,7 +90,7 @@ def _wide(extra: bytes, packed: int, plain: int, offset: int) -> tuple[int, int,
 def _member(file: BinaryIO, name: str, offset: int, length: int, size: int) -> Member:
     local = read_exactly(file, min(offset, size), 30)
     if len(local) != 30 or not local.startswith(b"PK\x03\x04"):
-        raise BrokenFile(f"is a damaged zip file: {name[:80]} is not where it should be")
+        raise BrokenFile(f"is a damaged zip file: {brief(name)} is not where it should be")
     name_length, extra_length = struct.unpack_from("<HH", local, 26)
     start = offset + 30 + name_length + extra_length
     if start + length > size:

@@ -23,7 +23,7 @@ def edited(tag: Tag, changes: Mapping[str, str | None]) -> str:
     named = {key for key, item in items if "=" in item}
     for number, (key, item) in enumerate(items):
         if key in named and "=" not in item and changes.get(key) is not None:
-            kept.append((key, item))  # the named one wins; this one keeps the places of those behind it
+            kept += [(key, item)] * (number < cut)  # the named one wins; this one keeps the places of those behind it
         elif key not in changes:
             stays = "=" in item or number < cut or key in ("", OFF)
             if stays or key not in named:

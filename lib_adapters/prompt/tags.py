@@ -79,7 +79,8 @@ def parse(prompt: str, names: Sequence[str] = KINDS) -> Parsed:
         except BadTag as error:
             problems.append(f"{shown(match[0])}: {shown(str(error))}, so this tag is left out.")
     text = pattern.sub("", prompt[:end]) + prompt[end:]
-    unclosed = re.finditer(rf"<(?:{opening}):", text)
+    apart = pattern.sub(" ", prompt[:end]) + prompt[end:]  # what tags kept apart is not the start of one
+    unclosed = re.finditer(rf"<(?:{opening}):", apart)
     problems += [f"{rest[0]} ... is never closed with '>', so it stays text." for rest in unclosed]
     return Parsed(text, tuple(tags), tuple(problems))
 

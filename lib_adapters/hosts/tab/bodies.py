@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
+from lib_adapters.catalogue.cards import whole
 from lib_adapters.errors import AdapterError
 
 LARGEST = 44 << 20  # a picture of 32 MB, as base64
@@ -43,13 +44,13 @@ class Route(APIRoute):
 
 
 def _sentence(status: int, text: str) -> Response:
-    return JSONResponse({"error": text}, status)
+    return JSONResponse({"error": whole(text)}, status)
 
 
 async def _read(request: Request) -> Request:
     """The same request with its body in memory; fastapi itself would read one of any size."""
     announced = request.headers.get("content-length", "")
-    size, parts = int(announced) if announced.isdigit() else 0, []
+    size, parts = int(announced[:20]) if announced.isdecimal() else 0, []
     more = True
     while more and size <= LARGEST:
         message = await request.receive()

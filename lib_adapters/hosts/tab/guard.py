@@ -34,7 +34,10 @@ def guards(key: str, allowed: Sequence[tuple[str, str]]) -> list[Any]:
 def _is_foreign(request: Request) -> bool:
     """A browser says which page a writing request comes from; other programs say nothing."""
     origin = request.headers.get("origin")
-    return origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+    try:
+        return origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+    except ValueError:  # an address that is none
+        return True
 
 
 def _known(credentials: Any, allowed: Sequence[tuple[str, str]]) -> bool:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from lib_adapters.catalogue.details import clean
 from lib_adapters.patching.report import AdapterReport, Report
 
 
@@ -13,13 +14,17 @@ def report_of(
     report: Report, lines: Sequence[str], problems: Sequence[str], more: Iterable[AdapterReport] = ()
 ) -> dict[str, Any]:
     """`more`: what was done by something else than the session, such as hypernetworks."""
-    return {
-        "lines": list(lines),
-        "problems": list(problems),
-        "mode": report.mode,
-        "seconds": report.seconds,
-        "adapters": [_row(one, report.mode) for one in (*report.adapters, *more)],
-    }
+    told = clean(
+        {
+            "lines": list(lines),
+            "problems": list(problems),
+            "mode": report.mode,
+            "seconds": report.seconds,
+            "adapters": [_row(one, report.mode) for one in (*report.adapters, *more)],
+        }
+    )
+    assert isinstance(told, dict)
+    return told
 
 
 def _row(one: AdapterReport, mode: str) -> dict[str, Any]:

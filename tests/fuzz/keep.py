@@ -1,0 +1,76 @@
+"""python -m tests.fuzz.keep FOLDER: of what a search left in FOLDER (`--keep`), the little that is worth keeping.
+
+For each target the smallest inputs of which each reaches a step from line to line of lib_adapters that none before it
+does. They replace those in corpus/, which are looked through with the others.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]  # as pytest has them
+
+from fuzz.inputs import KEPT, kept  # noqa: E402
+from fuzz.targets import NAMES, Target, load  # noqa: E402
+
+MOST = 24_000  # bytes for one target
+OURS = str(Path(__file__).parents[2] / "lib_adapters")
+Step = tuple[str, int, int]
+
+
+def main(work: Path) -> None:
+    for name in NAMES:
+        target = load(name)
+        target.warm()
+        found = [path.read_bytes() for path in (work / name / "corpus").glob("*")]
+        chosen = least(target, [*kept(target), *found])
+        shutil.rmtree(KEPT / name, ignore_errors=True)
+        (KEPT / name).mkdir(parents=True)
+        for number, data in enumerate(chosen):
+            (KEPT / name / f"{number:03}").write_bytes(data)
+        print(f"{name}: {len(chosen)} of {len(found)} inputs, {sum(map(len, chosen)):,} bytes", flush=True)
+
+
+def least(target: Target, inputs: list[bytes]) -> list[bytes]:
+    """What the seeds reach is reached anyway."""
+    known: set[Step] = set()
+    for data in target.seeds():
+        known |= steps(target, data)
+    chosen: list[bytes] = []
+    for data in sorted({*inputs}, key=lambda one: (len(one), one)):
+        new = steps(target, data) - known
+        if new and sum(map(len, chosen)) + len(data) < MOST:
+            known |= new
+            chosen.append(data)
+    return chosen
+
+
+def steps(target: Target, data: bytes) -> set[Step]:
+    found: set[Step] = set()
+    last: dict[FrameType, int] = {}
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        if not frame.f_code.co_filename.startswith(OURS):
+            return None
+        if event == "line":
+            found.add((frame.f_code.co_filename, last.get(frame, 0), frame.f_lineno))
+            last[frame] = frame.f_lineno
+        return trace
+
+    sys.settrace(trace)
+    try:
+        target.run(data)
+    except Exception as error:  # noqa: BLE001 - what does not hold has a place of its own
+        print(f"{target.name}: {error!r} by {data[:60]!r}")
+        return set()
+    finally:
+        sys.settrace(None)
+    return found
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
