@@ -1,4 +1,4 @@
-"""python -m tests.fuzz.keep FOLDER: of what a search left in FOLDER (`--keep`), the little that is worth keeping.
+"""python -m tests.fuzz.keep FOLDER [TARGET...]: what a search left in FOLDER (`--keep`), if it is worth keeping.
 
 For each target the smallest inputs of which each reaches a step from line to line of lib_adapters that none before it
 does. They replace those in corpus/, which are looked through with the others.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import shutil
 import sys
+import threading
+from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,8 +24,8 @@ OURS = str(Path(__file__).parents[2] / "lib_adapters")
 Step = tuple[str, int, int]
 
 
-def main(work: Path) -> None:
-    for name in NAMES:
+def main(work: Path, names: Iterable[str]) -> None:
+    for name in names:
         target = load(name)
         target.warm()
         found = [path.read_bytes() for path in (work / name / "corpus").glob("*")]
@@ -61,6 +63,7 @@ def steps(target: Target, data: bytes) -> set[Step]:
             last[frame] = frame.f_lineno
         return trace
 
+    threading.settrace(trace)  # routes are served beside the event loop
     sys.settrace(trace)
     try:
         target.run(data)
@@ -69,8 +72,9 @@ def steps(target: Target, data: bytes) -> set[Step]:
         return set()
     finally:
         sys.settrace(None)
+        threading.settrace(None)  # type: ignore[arg-type]
     return found
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:] or NAMES)
