@@ -136,14 +136,10 @@ class Session:
         self._requests, self._report = requests, report
 
     def _watch(self, fitted: Fitted, change: Change) -> None:
-        """Before the first weight moves; what need not be watched any more is left after the last."""
         targets = fitted.targets.values() if fitted.dials or self._mode == "merged" else ()
         slots = [target.slot.twin or target.slot for target in targets]
         owners = [module for slot in slots if (module := slot.module()) is not None]
-        roots = self._roots.all() if owners else []
-        change.back(partial(self._guards.leave, self._guards.places()))
-        self._guards.put_on(roots, owners)
-        change.then(partial(self._guards.leave, [*roots, *owners]))
+        self._guards.move(self._roots.all() if owners else (), owners, change)
 
     def _tell(self) -> None:
         self._report.motion, self._report.lost = self._pace.told(), self._pace.lost
@@ -173,16 +169,16 @@ class Session:
         """The modules whose forward adds a delta while it runs."""
         return self._live.modules()
 
-    def _before_run(self, root: nn.Module, given: tuple[object, ...]) -> None:
+    def _before_run(self, root: nn.Module, given: tuple[object, ...], named: dict[str, object]) -> None:
         """The host has changed the model behind our back: put the adapters on what it has now."""
         if not self._in_place():
             self._merged.settle()  # moved only, as a host short of memory does before every run?
         if not self._in_place():
             self._apply(self._requests)
         if root is self._roots.unet():
-            self._go(lambda: self._pace.before(given))
+            self._go(lambda: self._pace.before((*given, *named.values())))
 
-    def _before_load(self, module: nn.Module) -> None:
+    def _before_load(self, module: nn.Module, *_: object) -> None:
         self._merged.release(module)
 
     def _is_active(self, requests: list[Request]) -> bool:

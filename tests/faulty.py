@@ -1,9 +1,9 @@
 """Raises at every point of a piece of work in turn: at each call and return of ours, and at each operation of torch.
 
-A point is a place in our code where something is called (Python's or C's functions: reads, allocations, swaps, hooks,
-plain list appends) or has just come back, so a fault meets a thing undone and a thing done. In loops the first two
-rounds and the last stand for all. Only where something is called can an error or an interruption come from; leaving a
-generator is left out, because Python itself, not the code, would lose what a `finally` there does.
+A point is a place in our code where something is called (Python's, torch's or C's functions: reads, allocations, swaps,
+hooks, plain list appends) or has just come back, so a fault meets a thing undone and a thing done. In loops the first
+two rounds and the last stand for all. Only where something is called can an error or an interruption come from; leaving
+a generator is left out, because Python itself, not the code, would lose what a `finally` there does.
 """
 
 from __future__ import annotations
@@ -54,19 +54,30 @@ class Calls:
     def __exit__(self, *_: object) -> None:
         sys.setprofile(None)
 
-    def _is_point(self, code: CodeType, event: str) -> bool:
+    def _is_ours(self, frame: FrameType | None) -> bool:
+        if frame is None:
+            return False
+        code = frame.f_code
         if (ours := self._ours.get(code)) is None:
             ours = self._ours[code] = code.co_filename.startswith(OURS)
-        return ours and event != "c_exception" and (event.startswith("c_") or not code.co_flags & inspect.CO_GENERATOR)
+        return ours
+
+    def _is_point(self, frame: FrameType, event: str) -> bool:
+        """Of ours, or called by ours."""
+        if event.startswith("c_"):
+            return event != "c_exception" and self._is_ours(frame)
+        if frame.f_code.co_flags & inspect.CO_GENERATOR:
+            return False
+        return self._is_ours(frame) or self._is_ours(frame.f_back)
 
     def _record(self, frame: FrameType, event: str, argument: Any) -> None:
-        code = frame.f_code
-        if self._is_point(code, event):
-            called = getattr(argument, "__name__", "") if event.startswith("c_") else code.co_name
-            self.places.append((code.co_filename, frame.f_lineno, event, called))
+        if self._is_point(frame, event):
+            called = getattr(argument, "__name__", "") if event.startswith("c_") else frame.f_code.co_name
+            where = frame if self._is_ours(frame) or frame.f_back is None else frame.f_back
+            self.places.append((where.f_code.co_filename, where.f_lineno, event, called))
 
     def _count_down(self, frame: FrameType, event: str, _: Any) -> None:
-        if not self._is_point(frame.f_code, event):
+        if not self._is_point(frame, event):
             return
         if self._left == 0:
             sys.setprofile(None)  # one fault: what it sets off is left alone

@@ -47,12 +47,12 @@ def lent(monkeypatch):
     """The calls with W'."""
     calls = []
 
-    def counted(module, made):
+    def counted(module, made, moved):
         calls.append(len(made))
-        return original(module, made)
+        return original(module, made, moved)
 
-    original = live_layer.substituted
-    monkeypatch.setattr(live_layer, "substituted", counted)
+    original = live_layer.put_in
+    monkeypatch.setattr(live_layer, "put_in", counted)
     return calls
 
 

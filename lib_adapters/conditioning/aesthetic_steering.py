@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 
 from lib_adapters.errors import AdapterError
 from lib_adapters.ops.sphere import slerp
-from lib_adapters.patching.lend import lent
+from lib_adapters.patching.lend import with_copies
 from lib_adapters.prompt.aesthetic import Options
 
 Progress = Callable[[int], None]  # called with the number of steps done; may raise to stop
@@ -88,18 +88,23 @@ def steer(
 ) -> Steered:
     """`target`: unit vectors [n, d]. The tower is bit for bit what it was, whatever happens in between."""
     device = next(tower.parameters()).device
-    with _gradients(device), lent(tower, lambda name: name.split(".")[0] not in _NOT_TRAINED) as weights:
+
+    def led(weights: list[nn.Parameter]) -> Steered:
         aim = target.clone().to(device, torch.float32)
         with torch.no_grad():
             before = float(_cosine(prompt.feature(), aim))
         _train(weights, lambda: _cosine(prompt.feature(), aim), options, progress)
         with torch.no_grad():
             after, states = float(_cosine(prompt.feature(), aim)), tuple(one.clone() for one in prompt.states())
-    if not all(bool(torch.isfinite(one).all()) for one in states):
+        return Steered(states, before, after)
+
+    with _gradients(device):
+        steered = with_copies(tower, lambda name: name.split(".")[0] not in _NOT_TRAINED, led)
+    if not all(bool(torch.isfinite(one).all()) for one in steered.states):
         raise AdapterError(
             f"the text left all bounds in {options.steps} steps; take a learning rate below {options.lr:g}"
         )
-    return Steered(states, before, after)
+    return steered
 
 
 def _train(

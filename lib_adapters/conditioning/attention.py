@@ -11,21 +11,22 @@ import math
 import time
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from lib_adapters.algorithms.base import LARGEST
 from lib_adapters.conditioning.hypernetwork import Hypernetwork
 from lib_adapters.conditioning.nets import Net
 from lib_adapters.errors import AdapterError, FamilyMismatch, ShapeMismatch
 from lib_adapters.files.families import FAMILY_NAMES
+from lib_adapters.patching.hooks import Hooks
 from lib_adapters.patching.report import AdapterReport
 
 KEYS, VALUES = 0, 1
+Chain = list[tuple[Net, float]]  # and the strength of each
 
 
 @dataclass(frozen=True)
@@ -54,29 +55,13 @@ class SteeringReport(AdapterReport):
         return f"{self.name}: {self.matched} of {self.total} attentions ({kind}), strength {self.unet:g}"
 
 
-class Branch:
-    """A forward pre-hook of one `to_k` or `to_v`. A copy of the model gets one that does nothing."""
+@dataclass
+class _Active:
+    """All that changes when other hypernetworks are wanted: it changes in one stroke."""
 
-    def __init__(self, chain: Sequence[tuple[Net, float]] = ()) -> None:
-        self._chain = list(chain)
-
-    def __reduce__(self) -> tuple[type[Branch], tuple[()]]:
-        return Branch, ()
-
-    def __call__(self, _: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        if not self._chain or not inputs:
-            return None
-        return (self._steered(inputs[0]), *inputs[1:])
-
-    def _steered(self, x: Tensor) -> Tensor:
-        """In float32, whatever the host's autocast says, and back in x's own type."""
-        if self._chain[0][0].device != x.device:  # a host short of memory moves layers while it draws
-            self._chain = [(net.on(x.device), strength) for net, strength in self._chain]
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            out = x.float()
-            for net, strength in self._chain:
-                out = out + strength * net(out)
-        return out.to(x.dtype)
+    keys: list[tuple[str, float]] = field(default_factory=list)
+    reports: list[AdapterReport] = field(default_factory=list)
+    chains: dict[int, Chain] = field(default_factory=dict)  # by the layer's id; the hooks know which layers live
 
 
 class Hypernetworks:
@@ -85,16 +70,15 @@ class Hypernetworks:
     def __init__(self, unet: nn.Module, family: str = "unknown") -> None:
         self._unet = weakref.ref(unet)
         self._family = family
-        self._handles: list[RemovableHandle] = []
-        self._active: list[tuple[str, float]] = []
-        self._reports: list[AdapterReport] = []
+        self._hooks = Hooks("run", self._before_run, weak=False)  # a copy of the model gets hooks that do nothing
+        self._active = _Active()
 
     def activate(self, wanted: Sequence[Steering]) -> list[AdapterReport]:
         """Exactly these, in this order, are active afterwards; safe to repeat."""
         keys = [one.key for one in wanted]
         unet = self._unet()
-        if unet is None or keys == self._active:
-            return self._reports
+        if unet is None or keys == self._active.keys:
+            return self._active.reports
         layers = attention_inputs(unet)
         used, reports = [], []
         for one in wanted:
@@ -102,19 +86,40 @@ class Hypernetworks:
             reports.append(report)
             if report.matched and one.strength != 0:
                 used.append(one)
-        fresh = _branches(used, layers)
-        self.deactivate()
-        self._handles = [layer.register_forward_pre_hook(branch) for layer, branch in fresh]
-        self._active, self._reports = keys, reports
+        chains = _chains(used, layers)
+        self._put_on([one.layer for one in layers if id(one.layer) in chains], _Active(keys, reports, chains))
         return reports
 
     def deactivate(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles, self._active, self._reports = [], [], []
+        self._put_on([], _Active())
 
     def __len__(self) -> int:
-        return len(self._handles)
+        return len(self._hooks)
+
+    def _put_on(self, layers: list[nn.Module], active: _Active) -> None:
+        """A hook without a chain does nothing, so those that come and those that go do not matter."""
+        self._hooks.put_on(layers)
+        self._active = active
+        self._hooks.leave(layers)
+
+    def _before_run(
+        self, layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        chains = self._active.chains
+        if not inputs or (chain := chains.get(id(layer))) is None:
+            return None
+        if chain[0][0].device != inputs[0].device:  # a host short of memory moves layers while it draws
+            chain = chains[id(layer)] = [(net.on(inputs[0].device), strength) for net, strength in chain]
+        return (_steered(inputs[0], chain), *inputs[1:]), named
+
+
+def _steered(x: Tensor, chain: Chain) -> Tensor:
+    """In float32, whatever the host's autocast says, and back in x's own type."""
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        out = x.float()
+        for net, strength in chain:
+            out = out + strength * net(out)
+    return out.to(x.dtype)
 
 
 @dataclass(frozen=True)
@@ -138,14 +143,14 @@ def attention_inputs(unet: nn.Module) -> list[Input]:
     return found
 
 
-def _branches(used: Sequence[Steering], layers: Sequence[Input]) -> list[tuple[nn.Module, Branch]]:
-    branches = []
+def _chains(used: Sequence[Steering], layers: Sequence[Input]) -> dict[int, Chain]:
+    chains = {}
     for one in layers:
         pairs = [(steering.hypernetwork.pairs.get(one.width), steering.strength) for steering in used]
         chain = [(pair[one.which], strength) for pair, strength in pairs if pair is not None]
         if chain:
-            branches.append((one.layer, Branch(chain)))
-    return branches
+            chains[id(one.layer)] = chain
+    return chains
 
 
 def _fit(one: Steering, layers: Sequence[Input], family: str) -> AdapterReport:

@@ -5,18 +5,21 @@ The module's own parameters are taken out of it and put in again, the same objec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 Place = tuple[nn.Module, str]
+T = TypeVar("T")
 
 
-@contextmanager
-def lent(root: nn.Module, wanted: Callable[[str], bool]) -> Iterator[list[nn.Parameter]]:
-    """Yields trainable copies of the parameters whose names are `wanted`; the others are only made float32."""
+def with_copies(root: nn.Module, wanted: Callable[[str], bool], work: Callable[[list[nn.Parameter]], T]) -> T:
+    """`work` gets trainable copies of the parameters whose names are `wanted`; the others are only made float32.
+
+    No context manager: of one that is interrupted as it opens or closes, Python runs the end whenever it likes.
+    """
     parameters = [(_place(root, name), value) for name, value in root.named_parameters(remove_duplicate=False)]
     buffers = [(_place(root, name), value) for name, value in root.named_buffers(remove_duplicate=False)]
     names = [name for name, _ in root.named_parameters(remove_duplicate=False)]
@@ -31,7 +34,7 @@ def lent(root: nn.Module, wanted: Callable[[str], bool]) -> Iterator[list[nn.Par
             module._parameters[leaf] = copies.get(id(value), value)
         for (module, leaf), copy in replaced:
             module._buffers[leaf] = copy
-        yield [copy for copy in copies.values() if copy.requires_grad]
+        return work([copy for copy in copies.values() if copy.requires_grad])
     finally:
         try:
             _give_back(parameters, buffers)

@@ -13,6 +13,7 @@ from lib_adapters.patching.merge import merged_bias, merged_weight
 from lib_adapters.patching.patch import Target
 from lib_adapters.patching.pointer import BaseOf, held, point, zero_bias
 
+Moved = tuple[nn.Module, str, Tensor | None]  # whose, which, and what it held
 Kept = tuple[str, str, Tensor]  # where, below the module; which parameter; what it is for the run
 Lend = Callable[[Tensor], Tensor | None]  # memory like this tensor's, if there is any to lend
 
@@ -67,36 +68,29 @@ class Scratch:
         self._free.clear()
 
 
-@contextmanager
-def substituted(module: nn.Module, made: Sequence[Kept]) -> Iterator[Tensor | None]:
-    """The call computes with W'; afterwards every parameter holds what it held.
+def put_in(module: nn.Module, made: Sequence[Kept], moved: list[Moved]) -> Tensor | None:
+    """W' in the place of the weights; `moved` is what `give_back` needs, told before each of them moves.
 
-    Yields the bias for a layer that has none: another writer takes a parameter that was not there for damage.
+    Gives the bias for a layer that has none: another writer takes a parameter that was not there for damage. No context
+    manager: of one that is interrupted as it opens or closes, Python runs the end whenever it likes.
     """
-    before: list[tuple[nn.Module, str, Tensor | None]] = []
     bias: Tensor | None = None
-    try:
-        for path, name, patched in made:
-            owner = module.get_submodule(path)
-            there = held(owner, name)
-            if there is None and owner is module and is_plain(module):
-                bias = patched
-                continue
-            before.append((owner, name, there))
-            point(owner, name, patched)
-        yield bias
-    finally:
-        try:
-            _give_back(before)
-        except BaseException:  # once more from there: nobody else knows what these were
-            _give_back(before)
-            raise
+    for path, name, patched in made:
+        owner = module.get_submodule(path)
+        there = held(owner, name)
+        if there is None and owner is module and is_plain(module):
+            bias = patched
+            continue
+        moved.append((owner, name, there))
+        point(owner, name, patched)
+    return bias
 
 
-def _give_back(before: list[tuple[nn.Module, str, Tensor | None]]) -> None:
-    while before:
-        point(*before[-1])
-        before.pop()
+def give_back(moved: list[Moved]) -> None:
+    """Every parameter holds what it held. Safe to repeat."""
+    while moved:
+        point(*moved[-1])
+        moved.pop()
 
 
 def patched(owner: nn.Module, target: Target, base_of: BaseOf | None, lend: Lend) -> Tensor:

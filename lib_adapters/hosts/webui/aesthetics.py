@@ -44,7 +44,7 @@ class Aesthetics:
         self.used: list[Path] = []  # the files of the last call
         self._projections = Projections()
         self._steerer = Steerer()
-        self._off: list[Callable[[], None]] = []
+        self._on: list[tuple[weakref.ref[Any], Lead]] = []  # by embedder
         self._chosen: list[tuple[weakref.ref[Any], str]] = []  # by picture, the tag that its accordion stands for
         self._present: weakref.ref[Any] | None = None  # the picture that is being made
         self._waiting: list[Wish] = []  # what is not said of it yet
@@ -78,8 +78,10 @@ class Aesthetics:
         self.voice.forget()
 
     def take_off(self) -> None:
-        while self._off:
-            self._off.pop()()
+        while self._on:
+            embedder, lead = self._on[-1]
+            lead.take_off(embedder())
+            self._on.pop()
 
     def _asked(self, p: Any, params: Sequence[Any]) -> Parsed:
         text = wanted.text_of(KIND, params)
@@ -109,7 +111,8 @@ class Aesthetics:
         embedders = {id(place.embedder): place.embedder for place, _ in found}
         for embedder in embedders.values():
             wishes = [wish for place, wish in found if place.embedder is embedder]
-            self._off.append(Lead(wishes, self._steerer, listener).put_on(embedder))
+            self._on.append((weakref.ref(embedder), Lead(wishes, self._steerer, listener)))
+            self._on[-1][1].put_on(embedder)
 
     def _said(self, wish: Wish, steered: Steered) -> None:
         """Of a long prompt the first part is told."""

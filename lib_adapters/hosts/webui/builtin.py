@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lib_adapters.hosts.webui import host
-from lib_adapters.patching.guard import Guards
+from lib_adapters.patching.hooks import Hooks
 
 _PATCHED = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm, nn.MultiheadAttention)
 
@@ -22,7 +22,7 @@ class Builtin:
     """Asks the built-in to write or to restore; has one hook per shared layer while both are active."""
 
     def __init__(self) -> None:
-        self._guards = Guards(self._before_run)
+        self._hooks = Hooks("run", self._before_run)
 
     def stand_down(self, roots: Iterable[nn.Module]) -> None:
         """Nothing of it is wanted: its list is emptied, its deltas are taken out of the weights."""
@@ -37,12 +37,12 @@ class Builtin:
     def write_first(self, layers: Iterable[nn.Module]) -> None:
         """Before each run of these it writes its delta, so that ours, added live, finds it there and leaves it."""
         self.take_off()
-        self._guards.put_on(layer for layer in layers if isinstance(layer, _PATCHED))
+        self._hooks.put_on(layer for layer in layers if isinstance(layer, _PATCHED))
 
     def take_off(self) -> None:
-        self._guards.leave()
+        self._hooks.leave()
 
-    def _before_run(self, layer: nn.Module, _: object) -> None:
+    def _before_run(self, layer: nn.Module, *_: object) -> None:
         networks = host.builtin_networks()
         if networks is not None and not host.option("lora_functional", False):
             _settle(networks, layer)

@@ -6,9 +6,7 @@ Everything around that stays the host's: chunks of 75 tokens, clip skip, the las
 from __future__ import annotations
 
 import types
-import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +17,7 @@ from lib_adapters.conditioning.aesthetic import Aesthetic
 from lib_adapters.conditioning.aesthetic_steering import Progress, Prompt, Steered, Steerer, mixed, target_of
 from lib_adapters.conditioning.aesthetic_text import clip_feature, open_clip_feature
 from lib_adapters.hosts.webui.model import tower_of
+from lib_adapters.patching.hooks import Hooks
 from lib_adapters.prompt.aesthetic import Options
 
 ENCODE = "encode_with_transformers"
@@ -55,14 +54,12 @@ class Lead:
         self._wishes, self._steerer, self._listener = list(wishes), steerer, listener
         self._positive = True
         self._before: Any = None  # another extension's, put there before
+        self._hooks = Hooks("run", self._listen)
 
-    def put_on(self, embedder: Any) -> Callable[[], None]:
-        """Gives what takes it off again."""
+    def put_on(self, embedder: Any) -> None:
         self._before = embedder.__dict__.get(ENCODE)
+        self._hooks.put_on([embedder])
         embedder.__dict__[ENCODE] = types.MethodType(self, embedder)
-        self._unhook = embedder.register_forward_pre_hook(self._listen).remove
-        held = weakref.ref(embedder)
-        return lambda: self._take_off(held())
 
     def __deepcopy__(self, _: Any) -> Lead:
         return self
@@ -107,13 +104,14 @@ class Lead:
         found: Tensor = encode(tokens)
         return found
 
-    def _listen(self, _: nn.Module, given: tuple[Any, ...]) -> None:
+    def _listen(self, _: nn.Module, given: tuple[Any, ...], __: dict[str, Any]) -> None:
         """The host's list of texts knows which prompt they are of."""
         self._positive = not getattr(given[0] if given else None, "is_negative_prompt", False)
 
-    def _take_off(self, embedder: Any) -> None:
+    def take_off(self, embedder: Any) -> None:
+        """Safe to repeat, and where it was never put on."""
         self._wishes = []  # somebody may have wrapped ours in his own: then it only passes on
-        self._unhook()
+        self._hooks.leave()
         if embedder is None or getattr(embedder.__dict__.get(ENCODE), "__func__", None) is not self:
             return
         if self._before is None:
@@ -141,9 +139,16 @@ class _Row:
         return _feature(self.embedder, self.tokens, wish.projection)
 
     def states(self) -> tuple[Tensor, ...]:
+        """Whoever looks after the tower's weights, or moves them, must not meet the ones that are lent to it."""
         self.embedder.hijack.fixes = self.fixes
-        with _unwatched(self.tower):
+        inside = self.tower.__dict__
+        hooks = inside["_forward_pre_hooks"]
+        none = type(hooks)()
+        try:
+            inside["_forward_pre_hooks"] = none
             return _states(self.encode(self.embedder, self.tokens))
+        finally:
+            inside["_forward_pre_hooks"] = hooks
 
 
 def _states(encoded: Tensor) -> tuple[Tensor, ...]:
@@ -171,13 +176,3 @@ def _feature(embedder: Any, tokens: Tensor, projection: Tensor) -> Tensor:
     if isinstance(getattr(tower, "text_projection", None), Tensor):
         return open_clip_feature(tower, tokens)
     return clip_feature(tower, projection, tokens, embedder.id_end)
-
-
-@contextmanager
-def _unwatched(tower: nn.Module) -> Iterator[None]:
-    """Whoever looks after the tower's weights, or moves them, must not meet the ones that are lent to it."""
-    hooks, tower._forward_pre_hooks = tower._forward_pre_hooks, type(tower._forward_pre_hooks)()
-    try:
-        yield
-    finally:
-        tower._forward_pre_hooks = hooks

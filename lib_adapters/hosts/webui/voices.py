@@ -58,20 +58,24 @@ class Voices:
         """Safe to repeat."""
         if hasattr(type(model), ENCODE) and not any(_hears(model, ear) for _, ear in self._on):
             ear = Ear(self._listen, model.__dict__.get(ENCODE))
-            model.__dict__[ENCODE] = types.MethodType(ear, model)
             self._on.append((weakref.ref(model), ear))
+            model.__dict__[ENCODE] = types.MethodType(ear, model)
 
     def take_off(self) -> None:
-        on, self._on = self._on, []
-        for ref, ear in on:
-            ear.listen = None
-            model = ref()
-            if model is None or not _hears(model, ear):
-                continue
-            if ear.before is None:
-                del model.__dict__[ENCODE]
-            else:
-                model.__dict__[ENCODE] = ear.before
+        while self._on:
+            ref, ear = self._on[-1]
+            _take_off(ref(), ear)
+            self._on.pop()
+
+
+def _take_off(model: nn.Module | None, ear: Ear) -> None:
+    ear.listen = None
+    if model is None or not _hears(model, ear):
+        return
+    if ear.before is None:
+        del model.__dict__[ENCODE]
+    else:
+        model.__dict__[ENCODE] = ear.before
 
 
 def _hears(model: nn.Module, ear: Ear) -> bool:

@@ -1,0 +1,87 @@
+"""One hook of ours on some modules: found by what it is, not by its handle, for that may be lost to whatever is raised.
+
+Copies and pickles of a model get hooks that do nothing.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, Literal
+
+from torch import nn
+
+from lib_adapters.patching.change import Change
+
+Kind = Literal["run", "load"]
+TABLES: dict[Kind, str] = {"run": "_forward_pre_hooks", "load": "_load_state_dict_pre_hooks"}
+
+
+class Hook:
+    """Calls what it was given with the module and its arguments; a copy of it calls nothing."""
+
+    def __init__(self, find: Callable[[], Callable[..., Any] | None] | None = None) -> None:
+        self._find = find
+
+    def __reduce__(self) -> tuple[type[Hook], tuple[()]]:
+        return Hook, ()
+
+    def __call__(self, module: nn.Module, *given: Any) -> Any:
+        """Before a run: the positional and the named arguments; before loading, what torch hands over."""
+        method = None if self._find is None else self._find()
+        return None if method is None else method(module, *given)
+
+
+class Hooks:
+    def __init__(self, kind: Kind, method: Callable[..., Any], *, weak: bool = True) -> None:
+        """`run`: before a module runs; what the method returns may replace the arguments. `load`: before it is loaded.
+
+        `weak`: nothing is called any more when the method's owner is gone.
+        """
+        self._kind, self._hook = kind, Hook(weakref.WeakMethod(method) if weak else lambda: method)
+        self._places: dict[int, weakref.ref[nn.Module]] = {}
+
+    def put_on(self, modules: Iterable[nn.Module]) -> None:
+        """On these as well; safe to repeat."""
+        for module in modules:
+            self._places[id(module)] = weakref.ref(module)
+            if not self._numbers(module):
+                self._register(module)
+
+    def leave(self, kept: Iterable[nn.Module] = ()) -> None:
+        """Off all modules but these; safe to repeat."""
+        stays = {id(module) for module in kept}
+        for key in [key for key in self._places if key not in stays]:
+            if (module := self._places[key]()) is not None:
+                self._take_off(module)
+            del self._places[key]
+
+    def move(self, modules: Sequence[nn.Module], change: Change) -> None:
+        """On exactly these: on those that come at once, off those that go when the rest of the change is made."""
+        change.back(partial(self.leave, self.modules()))
+        self.put_on(modules)
+        change.then(partial(self.leave, modules))
+
+    def modules(self) -> list[nn.Module]:
+        return [module for ref in self._places.values() if (module := ref()) is not None]
+
+    def __len__(self) -> int:
+        return sum(len(self._numbers(module)) for module in self.modules())
+
+    def _register(self, module: nn.Module) -> None:
+        if self._kind == "run":
+            module.register_forward_pre_hook(self._hook, with_kwargs=True)
+            return
+        register: Any = module._register_load_state_dict_pre_hook  # public only since torch 2.5
+        register(self._hook, with_module=True)
+
+    def _numbers(self, module: nn.Module) -> list[int]:
+        """Where in the module's table it is; torch wraps those for loading."""
+        table = getattr(module, TABLES[self._kind])
+        return [number for number, found in table.items() if getattr(found, "hook", found) is self._hook]
+
+    def _take_off(self, module: nn.Module) -> None:
+        for number in self._numbers(module):
+            del getattr(module, TABLES[self._kind])[number]  # first: without what follows it is called in another way
+            module._forward_pre_hooks_with_kwargs.pop(number, None)
