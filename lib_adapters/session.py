@@ -155,6 +155,7 @@ class Session:
         if not self._pace.moves:
             return
         try:
+            self._sure()
             if work():
                 self._tell()
         except BaseException:  # nothing is better than half
@@ -175,12 +176,18 @@ class Session:
 
     def _before_run(self, root: nn.Module, given: tuple[object, ...]) -> None:
         """The host has changed the model behind our back: put the adapters on what it has now."""
-        if not self._in_place():
-            self._merged.settle()  # moved only, as a host short of memory does before every run?
+        if self._pace.moves and root is self._roots.unet():
+            self._go(lambda: self._pace.before(given))
+        else:
+            self._sure()
+
+    def _sure(self) -> None:
+        """The adapters are on what the model has now."""
+        if not self._in_place():  # moved only, as a host short of memory does before every run?
+            self._merged.settle()
+            self._live.settle()
         if not self._in_place():
             self._apply(self._requests)
-        if root is self._roots.unet():
-            self._go(lambda: self._pace.before(given))
 
     def _before_load(self, module: nn.Module) -> None:
         self._merged.release(module)
