@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import weakref
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Literal
@@ -50,14 +49,14 @@ class Session:
 
         `base_of`: where a host keeps a more exact copy of a weight than the one in the model.
         """
-        self._roots = Roots(unet, text_encoders, self._model_died)
         self._mode: Mode = mode
         self._cache = LoadedCache(cache_bytes)
         self._witness = Witness()
         self._merged = Merged(self._witness, offload, base_of)
+        self._roots = Roots(unet, text_encoders, self._merged.bury)
         self._live = Live(base_of)
         self._pace = Pace(self._merged, self._live, Chooser())
-        self._guards = Guards(self._before_run, self._before_load)
+        self._guards = Guards(self._before_run, self._merged.release)
         self._requests: list[Request] = []
         self._settled = True  # False while, and after, an activation that did not come to its end
         self._report = Report(mode=mode)
@@ -147,10 +146,11 @@ class Session:
             report.mode = self._pace.mode_of(request.key[0])
 
     def _go(self, work: Callable[[], bool]) -> None:
-        """`work` says whether other modules are patched now."""
+        """`work` says whether there is something to tell."""
         if not self._pace.moves:
             return
         try:
+            self._sure()
             if work():
                 self._tell()
         except BaseException:  # nothing is better than half
@@ -171,15 +171,18 @@ class Session:
 
     def _before_run(self, root: nn.Module, given: tuple[object, ...], named: dict[str, object]) -> None:
         """The host has changed the model behind our back: put the adapters on what it has now."""
-        if not self._in_place():
-            self._merged.settle()  # moved only, as a host short of memory does before every run?
+        if self._pace.moves and root is self._roots.unet():
+            self._go(lambda: self._pace.before((*given, *named.values())))
+        else:
+            self._sure()
+
+    def _sure(self) -> None:
+        """The adapters are on what the model has now."""
+        if not self._in_place():  # moved only, as a host short of memory does before every run?
+            self._merged.settle()
+            self._live.settle()
         if not self._in_place():
             self._apply(self._requests)
-        if root is self._roots.unet():
-            self._go(lambda: self._pace.before((*given, *named.values())))
-
-    def _before_load(self, module: nn.Module, *_: object) -> None:
-        self._merged.release(module)
 
     def _is_active(self, requests: list[Request]) -> bool:
         """A file that could not be read may be there again."""
@@ -188,9 +191,6 @@ class Session:
 
     def _in_place(self) -> bool:
         return self._merged.in_place() and self._live.in_place()
-
-    def _model_died(self, _: weakref.ref[nn.Module]) -> None:
-        self._merged.bury()
 
 
 def _keys(requests: Iterable[Request]) -> list[tuple[str, str]]:

@@ -22,29 +22,31 @@ def seeded(seed: int = 0) -> None:
     torch.manual_seed(seed)
 
 
-def ldm_unet(*, in_channels: int = 4, linear: bool = False, context: int = CONTEXT) -> nn.Module:
+def ldm_unet(
+    *, in_channels: int = 4, linear: bool = False, context: int = CONTEXT, **changes: object
+) -> nn.Module:
     """The UNet class that the web UI runs, with Stable Diffusion 1's blocks (2's with `linear`)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         unet_class = importlib.import_module("ldm.modules.diffusionmodules.openaimodel").UNetModel
     seeded()
-    unet = unet_class(
-        image_size=8,
-        in_channels=in_channels,
-        out_channels=4,
-        model_channels=WIDTH,
-        attention_resolutions=[4, 2, 1],
-        num_res_blocks=2,
-        channel_mult=[1, 2, 4, 4],
-        num_heads=2,
-        use_spatial_transformer=True,
-        use_linear_in_transformer=linear,
-        transformer_depth=1,
-        context_dim=context,
-        use_checkpoint=False,
-        legacy=False,
-    )
-    return _filled(unet)
+    settings = {
+        "image_size": 8,
+        "in_channels": in_channels,
+        "out_channels": 4,
+        "model_channels": WIDTH,
+        "attention_resolutions": [4, 2, 1],
+        "num_res_blocks": 2,
+        "channel_mult": [1, 2, 4, 4],
+        "num_heads": 2,
+        "use_spatial_transformer": True,
+        "use_linear_in_transformer": linear,
+        "transformer_depth": 1,
+        "context_dim": context,
+        "use_checkpoint": False,
+        "legacy": False,
+    }
+    return _filled(unet_class(**{**settings, **changes}))
 
 
 def diffusers_unet(*, family: str = "sd1", context: int = CONTEXT, **changes: object) -> nn.Module:

@@ -101,13 +101,15 @@ def butterfly(base: Tensor, turns: Sequence[Tensor], strength: float) -> Tensor:
 
 
 def top_part(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The best rank-r approximation of [o, i] as [o, r] @ [r, i]; whatever the signs of singular vectors are.
+    """The best rank-r approximation of [o, i] as [o, r] @ [r, i], the largest singular value first.
+
+    Whatever the signs of singular vectors are.
 
     From the Gram matrix of the shorter side in float64: exact to float32's last digit, and much faster than the
     singular value decomposition where one side is longer.
     """
     wide = weight.double() if weight.shape[0] <= weight.shape[1] else weight.double().T
-    vectors = torch.linalg.eigh(wide @ wide.T)[1][:, -rank:]  # eigenvalues ascend
+    vectors = torch.linalg.eigh(wide @ wide.T)[1][:, -rank:].flip(1)  # eigenvalues ascend
     others = vectors.T @ wide
     pair = (vectors, others) if weight.shape[0] <= weight.shape[1] else (others.T, vectors.T)
     return pair[0].float(), pair[1].float()

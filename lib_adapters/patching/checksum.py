@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -64,14 +64,19 @@ def same_values(now: Tensor, then: Tensor) -> bool:
 @dataclass(frozen=True)
 class _Seen:
     module: weakref.ref[nn.Module]
+    parameter: weakref.ref[nn.Parameter]
     checksum: Tensor
     dtype: torch.dtype
     version: int  # of the parameter: a host that loads other weights while nothing is active bumps it
 
+    def is_of(self, parameter: nn.Parameter) -> bool:
+        """Has its owner neither written into it nor put another one there?"""
+        return parameter is self.parameter() and version_of(parameter) == self.version
 
-def _version(parameter: nn.Parameter | None) -> int:
+
+def version_of(parameter: nn.Parameter) -> int:
     """A model made in inference mode counts no versions."""
-    return 0 if parameter is None or parameter.is_inference() else parameter._version
+    return 0 if parameter.is_inference() else parameter._version
 
 
 class Witness:
@@ -81,12 +86,19 @@ class Witness:
         self._seen: dict[tuple[int, str], _Seen] = {}
 
     def see(self, slot: Slot, pristine: Tensor) -> None:
-        known = self._seen.get(slot.key)
-        parameter = slot.parameter()
-        version = _version(parameter)
-        if known and known.module() is slot.module() and known.version == version and known.dtype == pristine.dtype:
+        known, parameter = self._seen.get(slot.key), slot.parameter()
+        if parameter is None:
             return
-        self._seen[slot.key] = _Seen(slot.module, checksum(pristine), pristine.dtype, version)
+        if known and known.module() is slot.module() and known.is_of(parameter) and known.dtype == pristine.dtype:
+            return
+        kept = slot.module, weakref.ref(parameter), checksum(pristine), pristine.dtype
+        self._seen[slot.key] = _Seen(*kept, version_of(parameter))
+
+    def follow(self, slot: Slot) -> None:
+        """It was we who put another Parameter there."""
+        seen, parameter = self._seen.get(slot.key), slot.parameter()
+        if seen is not None and parameter is not None and not seen.is_of(parameter):
+            self._seen[slot.key] = replace(seen, parameter=weakref.ref(parameter), version=version_of(parameter))
 
     def forget(self, slot: Slot) -> None:
         self._seen.pop(slot.key, None)
@@ -98,7 +110,7 @@ class Witness:
     def _is_unchanged(self, key: tuple[int, str], seen: _Seen, kept: Tensor | None) -> bool:
         module = seen.module()
         parameter = None if module is None else module._parameters.get(key[1])
-        if parameter is None or (kept is None and _version(parameter) != seen.version):
+        if parameter is None or (kept is None and not seen.is_of(parameter)):
             return True  # freed, or replaced by its owner: nothing of ours to answer for
         tensor = parameter.data if kept is None else kept
         return tensor.dtype != seen.dtype or int(checksum(tensor)) == int(seen.checksum)

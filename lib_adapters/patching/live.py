@@ -63,7 +63,12 @@ class Live:
             self.prepare({})(change)
 
     def in_place(self) -> bool:
-        return all((module := ref()) is not None and _runs(module, layer) for ref, layer in self._layers.values())
+        return all(layer.bases.holds and _is_on(ref, layer) for ref, layer in self._layers.values())
+
+    def settle(self) -> None:
+        """What was moved is still what our layers were made for."""
+        for _, layer in self._layers.values():
+            layer.bases.settle()
 
     @property
     def lost(self) -> bool:
@@ -84,8 +89,7 @@ class Live:
         if key not in self._layers:
             return False
         ref, layer = self._layers[key]
-        module = ref()
-        return module is not None and _runs(module, layer) and layer.is_of(group)
+        return _is_on(ref, layer) and layer.bases.holds and layer.is_of(group)
 
 
 def _grouped(targets: Mapping[Key, Target]) -> dict[int, tuple[nn.Module, list[Target]]]:
@@ -115,6 +119,10 @@ def _take_off(module: nn.Module, layer: LiveLayer) -> None:
         del module.__dict__["forward"]
     else:
         module.__dict__["forward"] = layer.before
+
+
+def _is_on(ref: weakref.ref[nn.Module], layer: LiveLayer) -> bool:
+    return (module := ref()) is not None and _runs(module, layer)
 
 
 def _runs(module: nn.Module, layer: LiveLayer) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lib_adapters.patching.bases import Bases
 from lib_adapters.patching.beside import PASS, Beside, add_all, beside, places, total
 from lib_adapters.patching.merge import exact
 from lib_adapters.patching.patch import Patch, Target
@@ -31,6 +32,7 @@ class LiveLayer:
         self._patches = [patch for target in targets for patch in target.patches]
         self._besides = _besides(module, targets)
         self._work = total(self._besides or ())
+        self.bases = Bases(() if self._besides else (target.slot for target in targets))
         self._spread: tuple[object, Spread | None] | None = None
         self._kept: dict[object, list[Kept]] = {}  # W' of rows that differ, while their strengths stay
         self.lost = False  # a run whose rows could not be told apart: it went without what is for some of them

@@ -84,16 +84,19 @@ class Merged:
         self.settle()
         self._back_from(list(self._records.values()))
 
-    def release(self, module: nn.Module) -> None:
+    def release(self, module: nn.Module, *_: object) -> None:
         """Give one module its own weights back: something is about to write into it."""
-        self._lose([record for key, record in self._records.items() if key[0] == id(module)])
+        self._lose({key: record for key, record in self._records.items() if key[0] == id(module)})
 
-    def bury(self) -> None:
+    def bury(self, _: object = None) -> None:
         """A model was dropped: keep none of its weights; parts of it that live on get their own back."""
-        self._lose([record for record in self._records.values() if record.slot.root() is None])
+        self._lose({key: record for key, record in self._records.items() if record.slot.root() is None})
 
-    def _lose(self, records: list[Record]) -> None:
-        self._back_from(records)
+    def _lose(self, records: Mapping[Key, Record]) -> None:
+        """Where the owner has put something else, that stays."""
+        for key in [key for key, record in records.items() if not record.stands()]:
+            self._witness.forget(self._records.pop(key).slot)
+        self._back_from([record for key, record in records.items() if key in self._records])
         self._whole = self._whole and not records
 
     def _back_from(self, records: list[Record]) -> None:
@@ -119,14 +122,6 @@ class Merged:
 
     def pristine(self) -> dict[Key, Tensor]:
         return {key: record.pristine for key, record in self._records.items() if record.pristine is not None}
-
-    def modules(self) -> list[nn.Module]:
-        """The modules that own a patched parameter, each once."""
-        found = {id(module): module for r in self._records.values() if (module := r.slot.module()) is not None}
-        return list(found.values())
-
-    def __len__(self) -> int:
-        return len(self._records)
 
     def _has(self, key: Key, target: Target) -> bool:
         return key in self._records and self._records[key].signature == target.signature
@@ -166,13 +161,18 @@ class Merged:
         change.back(lambda: self._remember(records))
         for step in steps:
             before = self._before(step)
-            change.back(partial(_point, step.slot, before))
-            _point(step.slot, step.tensor)
+            change.back(partial(self._point, step.slot, before))
+            self._point(step.slot, step.tensor)
             done.append(step)
             if step.slot.key in records and before is not None:
                 replaced.append(before)
         self._records = self._after(done)
         change.then(lambda: let_go(replaced))
+
+    def _point(self, slot: Slot, tensor: Tensor | None) -> None:
+        if (module := slot.module()) is not None:
+            point(module, slot.name, tensor)
+            self._witness.follow(slot)
 
     def _remember(self, records: dict[Key, Record]) -> None:
         self._records = records
@@ -192,8 +192,3 @@ class Merged:
                 known = weakref.ref(parameter), parameter.data_ptr(), sample
                 records[step.slot.key] = Record(step.slot, step.pristine, signature, *known)
         return records
-
-
-def _point(slot: Slot, tensor: Tensor | None) -> None:
-    if (module := slot.module()) is not None:
-        point(module, slot.name, tensor)

@@ -26,6 +26,9 @@ class Record:
         parameter = self.slot.parameter()
         return parameter is not None and parameter is self.parameter() and parameter.data_ptr() == self.pointer
 
+    def stands(self) -> bool:
+        return self.in_place() or self.is_ours(self.slot.parameter())
+
     def is_ours(self, parameter: nn.Parameter | None) -> bool:
         """Moved or cast by the host, but our values; a host drops a model by sending it to `meta`."""
         return parameter is not None and not parameter.is_meta and same_values(parameter.data, self.samples)

@@ -64,6 +64,9 @@ class Checkpoint(nn.Module):
         """Another checkpoint of the same kind: the same Parameters, overwritten; keys that are missing stay."""
         self.rehijack()
         self.load_state_dict(state, strict=False)
+        for module in self.modules():  # the built-in forgets what it kept of a layer that is loaded
+            module.__dict__.pop("network_weights_backup", None)
+            module.__dict__.pop("network_current_names", None)
         self.sd_checkpoint_info = info
 
 

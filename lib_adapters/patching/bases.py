@@ -1,0 +1,58 @@
+"""The weights that something was computed from and is remembered with: are they still the same?"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from lib_adapters.patching.checksum import same_values, samples, version_of
+from lib_adapters.patching.targets import Slot
+
+
+@dataclass(frozen=True)
+class _Base:
+    """One parameter as it was when it was read."""
+
+    slot: Slot
+    parameter: weakref.ref[nn.Parameter]
+    pointer: int
+    version: int
+    samples: Tensor
+
+    @property
+    def holds(self) -> bool:
+        now = self.slot.parameter()
+        same = now is not None and now is self.parameter() and now.data_ptr() == self.pointer
+        return same and now is not None and version_of(now) == self.version
+
+    @property
+    def was_moved(self) -> bool:
+        """Other memory, but our values: a host short of memory does so before every run."""
+        now = self.slot.parameter()
+        return now is not None and not now.is_meta and same_values(now.data, self.samples)
+
+
+class Bases:
+    def __init__(self, slots: Iterable[Slot]) -> None:
+        self._all = _seen(slots)
+
+    @property
+    def holds(self) -> bool:
+        return all(base.holds for base in self._all)
+
+    def settle(self) -> None:
+        """Compare them with the model: what was only moved is the same."""
+        if not self.holds and all(base.holds or base.was_moved for base in self._all):
+            self._all = _seen(base.slot for base in self._all)
+
+
+def _seen(slots: Iterable[Slot]) -> list[_Base]:
+    there = [(slot, parameter) for slot in slots if (parameter := slot.parameter()) is not None]
+    marks = samples([parameter.data for _, parameter in there])
+    return [
+        _Base(slot, weakref.ref(parameter), parameter.data_ptr(), version_of(parameter), mark)
+        for (slot, parameter), mark in zip(there, marks, strict=True)
+    ]

@@ -1,0 +1,223 @@
+"""A session through thousands of steps in an order that nobody thought of; after each, every weight to the bit.
+
+What is right is known from elsewhere: a new session on a model of its own (tests/states/fresh.py), which is itself
+checked against W + Σ s·ΔW written out (tests/states/adapters.py) for weights, pictures and texts.
+
+In CI the sequences are the same each time. A long run with new ones: `STATES_SOAK=20000 python -m pytest
+tests/test_states_session.py` (so many steps; a failure prints the steps that lead to it).
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from states.adapters import IN_UNET, LETTERS, Shelf
+from states.faults import Fault, trapped
+from states.fresh import Fresh
+from states.kept import Kept, place
+from states.soak import run_machine
+from states.tiny import Pair, another, differing
+from states.wants import START, wants
+from torch import nn
+
+from lib_adapters import open_adapter
+from lib_adapters.patching import choice
+from lib_adapters.prompt.schedule import Moment
+
+STEPS = 2700
+MODES = st.sampled_from(("merged", "merged", "live"))
+LETTER = st.sampled_from(sorted(LETTERS))
+ROWS = st.sampled_from((None, (0, 1, 2), (2, 0), (1, 1), (0,)))
+PLACES = [f"unet.{name}.weight" for name in IN_UNET]
+
+
+class SessionMachine(RuleBasedStateMachine):
+    shelf: Shelf
+    fresh: Fresh
+
+    def __init__(self):
+        super().__init__()
+        self.contents = {letter: self.shelf.put(letter, 0) for letter in LETTERS}
+        self.adapters = {letter: open_adapter(self.shelf.path(letter)) for letter in LETTERS}
+
+    @initialize(mode=MODES)
+    def start(self, mode):
+        self.all = [Kept("usual", mode)]
+
+    @property
+    def kept(self) -> Kept:
+        return self.all[0]
+
+    def asked(self, chosen):
+        """Requests as a host makes them, and what they stand for."""
+        requests = [want.request(self.adapters[want.file]) for want in chosen]
+        return requests, [want.of(self.contents[want.file]) for want in chosen]
+
+    @rule(chosen=st.lists(wants, max_size=3), steps=st.integers(1, 4))
+    def activate(self, chosen, steps):
+        requests, contents = self.asked(chosen)
+        report = self.kept.session.activate(requests, Moment(0, steps))
+        assert not [one.error for one in report.adapters if one.error]
+        self.kept.wanted(contents, Moment(0, steps))
+
+    @rule()
+    def deactivate(self):
+        self.kept.session.deactivate()
+        self.kept.idle()
+
+    @rule(steps=st.integers(1, 3), rows=ROWS, cut=st.booleans())
+    def draw(self, steps, rows, cut):
+        found = [self.kept.draw(Moment(step, steps), rows, cut) for step in range(steps)]
+        wanted = self.fresh.pictures(self.kept.now, steps, cut)
+        assert all(one.equal(other) for one, other in zip(found, wanted, strict=True))
+
+    @rule(steps=st.integers(1, 3), rows=ROWS)
+    def interrupt(self, steps, rows):
+        def stop(*_):
+            raise KeyboardInterrupt
+
+        handle = self.kept.model.unet.output_blocks[0].register_forward_pre_hook(stop)
+        with pytest.raises(KeyboardInterrupt):
+            self.kept.draw(Moment(0, steps), rows, False)
+        handle.remove()
+        self.kept.stale = ()
+
+    @rule(voice=st.sampled_from((None, 0, 1, 2)))
+    def read(self, voice):
+        assert self.kept.read(voice).equal(self.fresh.text(self.kept.now))
+
+    @rule(seed=st.integers(0, 3), assign=st.booleans())
+    def load(self, seed, assign):
+        weights = another(self.kept.weights, seed)
+        self.kept.model.load_state_dict({name: tensor.clone() for name, tensor in weights.items()}, assign=assign)
+        self.kept.owns(weights)
+
+    @rule(seed=st.integers(0, 3), start=st.sampled_from(("unet.middle_block.", "te.", "unet.input_blocks.0.")))
+    def load_some(self, seed, start):
+        """A file without the other layers: they stay as they are, without an adapter."""
+        some = {name: tensor for name, tensor in self.kept.weights.items() if name.startswith(start)}
+        weights = another(some, seed)
+        self.kept.model.load_state_dict(weights, strict=False)
+        self.kept.owns(weights)
+
+    @rule(seed=st.integers(0, 3))
+    def load_a_part(self, seed):
+        start = "unet.middle_block."
+        some = {name: tensor for name, tensor in self.kept.weights.items() if name.startswith(start)}
+        weights = another(some, seed)
+        self.kept.model.unet.middle_block.load_state_dict({n.removeprefix(start): t for n, t in weights.items()})
+        self.kept.owns(weights, start)
+
+    @rule(name=st.sampled_from(PLACES), seed=st.integers(0, 3))
+    def exchange(self, name, seed):
+        """Somebody puts another Parameter there."""
+        (tensor,) = another({name: self.kept.weights[name]}, seed).values()
+        module, leaf = place(self.kept.model, name)
+        setattr(module, leaf, nn.Parameter(tensor.clone(), requires_grad=False))
+        self.kept.owns({name: tensor}, name)
+
+    @rule(anew=st.booleans())
+    def move(self, anew):
+        """To another device and back, as hosts short of memory do: other memory, perhaps other Parameters."""
+        for name, parameter in list(self.kept.model.named_parameters()):
+            module, leaf = place(self.kept.model, name)
+            if anew:
+                module._parameters[leaf] = nn.Parameter(parameter.data.clone(), requires_grad=False)
+            else:
+                parameter.data = parameter.data.clone()
+
+    @rule()
+    def copy(self):
+        """A copy has its weights to itself, and nothing of ours does anything on it."""
+        before, twin = self.kept.model.state_dict(), copy.deepcopy(self.kept.model)
+        twin.read()
+        assert not differing(twin, before)
+
+    @rule(kind=st.sampled_from(("usual", "narrow")), mode=MODES)
+    @precondition(lambda self: len(self.all) < 2)
+    def another_model(self, kind, mode):
+        self.all.insert(0, Kept(kind, mode))
+
+    @rule()
+    def back(self):
+        """To the model that is in memory as well, with whatever is on it."""
+        self.all.reverse()
+
+    @rule(by=st.sampled_from(("meta", "gc", "nobody")))
+    @precondition(lambda self: len(self.all) > 1)
+    def throw_away(self, by):
+        self.all.pop().thrown_away(by)
+
+    @rule(mode=MODES)
+    def another_session(self, mode):
+        self.kept.session.deactivate()
+        self.kept.begin(mode)
+
+    @rule(letter=LETTER, version=st.integers(0, 2))
+    def put(self, letter, version):
+        """Another file of this name; what is active stays so until it is asked for again."""
+        self.contents[letter] = self.shelf.put(letter, version)
+        self.adapters[letter] = open_adapter(self.shelf.path(letter))
+
+    @rule(letter=LETTER, how=st.sampled_from(("gone", "cut", "web page")), chosen=st.lists(wants, max_size=2))
+    def spoil(self, letter, how, chosen):
+        """A file goes bad after it was opened: what needs it says so, or had it in memory; the others go on."""
+        self.shelf.spoil(letter, how)
+        requests, contents = self.asked(chosen)
+        report = self.kept.session.activate(requests, START)
+        assert all(want.file == letter for want, one in zip(chosen, report.adapters, strict=True) if one.error)
+        sound = [want for want, one in zip(contents, report.adapters, strict=True) if not one.error]
+        self.kept.wanted(sound, START)
+        self.put(letter, 0)
+
+    @rule(chosen=st.lists(wants, max_size=3), point=st.integers(0, 4), at=st.integers(1, 30))
+    def fault(self, chosen, point, at):
+        requests, contents = self.asked(chosen)
+        try:
+            with trapped(point, at):
+                self.kept.session.activate(requests, START)
+        except Fault:
+            return
+        self.kept.wanted(contents, START)
+
+    @rule(point=st.integers(0, 4), at=st.integers(1, 30), rows=ROWS)
+    def fault_while_drawing(self, point, at, rows):
+        """Nothing is better than half."""
+        if self.kept.stale:
+            return
+        try:
+            with trapped(point, at):
+                for step in range(3):
+                    self.kept.draw(Moment(step, 3), rows, False)
+        except Fault:
+            self.kept.voice = None
+            self.kept.idle()
+
+    @rule()
+    def collect(self):
+        gc.collect()
+
+    @invariant()
+    def holds(self):
+        for kept in getattr(self, "all", ()):
+            kept.check(self.fresh)
+
+
+def clearly(target, run, _):
+    """Merging anew is quicker in large pictures, and for half of the layers in small ones."""
+    parameter = target.slot.parameter()
+    merges = run.height == 64 or parameter is None or parameter.numel() // 32 % 2
+    return (1, 10**9) if merges else (10**9, 1)
+
+
+def test_a_session(tried, tmp_path, monkeypatch):
+    monkeypatch.setattr(choice, "expected", clearly)
+    monkeypatch.setattr(choice, "_times", lambda *_: (4, 4))
+    for name in ("merge_seconds", "beside_seconds"):
+        monkeypatch.setattr(choice, name, lambda *_: 1e-3)
+    shelf = Shelf(tmp_path / "files", tmp_path / "kept", Pair())
+    run_machine(SessionMachine, tried, "states of a session", STEPS, shelf=shelf, fresh=Fresh(shelf))
