@@ -57,7 +57,7 @@ def real_path(folder: str, entry: os.DirEntry[str]) -> str:
 
 def look(path: Path) -> File:
     """One file, without the rest of its folder and without its place in it. OSError where it is gone."""
-    return _file(path.stat(), str(path), 0, path.name, beside.stamp_at(path))
+    return _file(_status(path), str(path), 0, path.name, beside.stamp_at(path))
 
 
 def _entries(folder: str) -> dict[str, os.DirEntry[str]]:
@@ -88,7 +88,7 @@ def _below(root: int, folder: str, cancelled: Callable[[], bool]) -> Iterator[tu
                 yield file, real_path(real, entry)
 
 
-def _status(entry: os.DirEntry[str]) -> os.stat_result:
+def _status(entry: os.DirEntry[str] | Path) -> os.stat_result:
     """A link to nothing is listed too: its card says what is wrong."""
     try:
         return entry.stat()
