@@ -218,7 +218,7 @@ class App:
         """The same routes in a real one."""
         from fastapi import FastAPI
 
-        made = FastAPI()
+        made = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
         for router in self.routers:
             made.include_router(router)
         for path, endpoint, options in self.api_routes:

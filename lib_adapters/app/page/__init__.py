@@ -1,4 +1,4 @@
 """The stand-alone page: a prompt, a picture with and without its adapters, and the LyCORIS tab of the web UI beside it.
 
-Reading order: painter, layout, server, command. Only here is gradio imported outside the web UI.
+Reading order: painter, layout, neighbours, server, command. Only here is gradio imported outside the web UI.
 """
