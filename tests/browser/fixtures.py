@@ -76,7 +76,7 @@ def own(chrome: Any, tmp_path: Path) -> Iterator[Callable[..., Site]]:
 
 @pytest.fixture
 def visit(chrome: Any) -> Iterator[Callable[..., View]]:
-    """Opens a site; an error in the page's scripts fails the test that saw it."""
+    """Opens a site; an error in the page's scripts, or a request to another site, fails the test that saw it."""
     from browser.view import View
 
     errors: list[str] = []
@@ -88,6 +88,7 @@ def visit(chrome: Any) -> Iterator[Callable[..., View]]:
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("request", lambda asked: errors.extend(_elsewhere(asked.url, site.address)))
         page.goto(site.address + query)
         return View(page)
 
@@ -95,3 +96,7 @@ def visit(chrome: Any) -> Iterator[Callable[..., View]]:
     for context in contexts:
         context.close()
     assert errors == []
+
+
+def _elsewhere(url: str, site: str) -> list[str]:
+    return [] if url.startswith((site, "data:", "blob:", "about:")) else [f"the page asked for {url[:200]}"]
