@@ -82,13 +82,21 @@ def visit(chrome: Any) -> Iterator[Callable[..., View]]:
     errors: list[str] = []
     contexts: list[Any] = []
 
-    def open_page(site: Site, *, width: int = 1280, height: int = 900, query: str = "", **options: Any) -> View:
+    def open_page(
+        site: Site, *, width: int = 1280, height: int = 900, query: str = "", script: str = "", before: Any = None,
+        **options: Any,
+    ) -> View:  # fmt: skip
+        """`script` runs before the page's own; `before` stands between it and the routes."""
         context = chrome.new_context(viewport={"width": width, "height": height}, **options)
         context.set_default_timeout(WAIT_MS)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("request", lambda asked: errors.extend(_elsewhere(asked.url, site.address)))
+        if script:
+            page.add_init_script(script)
+        if before is not None:
+            page.route("**/lycoris/api/**", before)
         page.goto(site.address + query)
         return View(page)
 
