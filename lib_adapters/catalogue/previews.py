@@ -15,6 +15,7 @@ from lib_adapters.catalogue.cards import COVERS, metadata_of
 from lib_adapters.catalogue.thumbs import Thumbs, stamp_of
 from lib_adapters.errors import AdapterError
 
+MOST_COVERS = 10  # that are tried
 LARGEST = 32_000_000  # bytes of a picture that is sent, or lies in a header
 
 
@@ -65,7 +66,7 @@ def _texts(value: str) -> list[str]:
         listed = json.loads(value)
     except (ValueError, RecursionError):
         return []
-    return [text for text in listed if isinstance(text, str)]
+    return [text for text in listed if isinstance(text, str)][:MOST_COVERS]
 
 
 def _decoded(text: str) -> bytes:
