@@ -57,11 +57,17 @@ def ask(address, method, path, body=None, **headers):
         connection.close()
 
 
-def indexed(webui, address):
+def everything(webui, address):
+    """All cards after a round of indexing."""
     catalogue = next(page for page in webui.pages.extra_pages if page.title == "LyCORIS").tab.catalogue
     catalogue.start()
     assert catalogue.wait(60)
-    (card,) = json.loads(ask(address, "GET", "/lycoris/api/cards")[1])["cards"]
+    return json.loads(ask(address, "GET", "/lycoris/api/cards")[1])["cards"]
+
+
+def indexed(webui, address):
+    """The number of the only card."""
+    (card,) = everything(webui, address)
     return str(card["id"])
 
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from urllib.parse import quote
 
 import pytest
-from asking import OF_THE_PAGE, OF_THE_WEBUI, ask, filled, indexed, routes_of, tree
+from asking import OF_THE_PAGE, OF_THE_WEBUI, ask, everything, filled, indexed, routes_of, tree
 from clients import served
 from double.shelf import put
 from shelves import adapter, picture, sidecar
@@ -212,3 +212,32 @@ def test_names_that_are_no_text_are_answered(webui, tried):
                 inputs.add()
                 assert status in (200, 404, 409, 422), path
                 assert content
+
+
+def test_links_are_followed_and_show_nothing_but_what_their_name_says(webui, files, secret, tmp_path):
+    """Whoever may put a link into the folders may show what it leads to, as in the web UI; no request makes one.
+
+    A picture's name shows pictures alone, a sidecar's gives and takes the web UI's own keys alone.
+    """
+    away = tmp_path / "away"
+    away.mkdir()
+    (away / "real.safetensors").write_bytes(files.read_bytes())
+    (away / "real.json").write_text(json.dumps({"notes": "n", "password": SECRET}))
+    folder = files.parent
+    for name, target in (("link.safetensors", away / "real.safetensors"), ("link.json", away / "real.json")):
+        (folder / name).symlink_to(target)
+    (folder / "link.png").symlink_to(secret)
+    (folder / "no.safetensors").symlink_to(secret)
+    (folder / "more").symlink_to(away)
+    (away / "back").symlink_to(folder)
+    with served(webui.app.real()) as address:
+        found = {card["name"]: card for card in everything(webui, address)}
+        assert sorted(found) == ["ink", "link", "no"]  # "more/real" is "link" once more, "more/back" is this folder
+        for name in found:
+            for rest in ("", "/preview", "/thumb", "/strengths", "/hashes"):
+                _, content = ask(address, "GET", f"/lycoris/api/cards/{found[name]['id']}{rest}")
+                assert SECRET.encode() not in content, (name, rest)
+        assert ask(address, "GET", f"/lycoris/api/cards/{found['link']['id']}/preview")[0] == 404
+        assert ask(address, "POST", f"/lycoris/api/cards/{found['link']['id']}", {"notes": "new"})[0] == 200
+    assert json.loads((away / "real.json").read_text()) == {"notes": "new", "password": SECRET}
+    assert (folder / "link.json").is_symlink()
