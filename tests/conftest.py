@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import quiet
 import torch
 from browser.fixtures import chrome, hundred, own, visit  # noqa: F401 - fixtures of the tests in a browser
 from double.webui import WebUI
@@ -12,6 +14,7 @@ from folders import model_folder
 from hypothesis import HealthCheck, settings
 from tally import Tried, opened, summed
 
+quiet.begin()
 torch.set_num_threads(1)  # the models are tiny: threads that wait for each other cost more than they give
 # no test asserts a time, not even by hypothesis's default: a busy machine is no reason to be red
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -26,6 +29,13 @@ def sd1_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return model_folder(tmp_path_factory.mktemp("models") / "tiny-sdxl", "sdxl")
+
+
+@pytest.fixture(autouse=True)
+def no_other_machine() -> Iterator[None]:
+    """Also where whoever asked took the refusal for an answer."""
+    yield
+    assert quiet.taken() == []
 
 
 @pytest.fixture

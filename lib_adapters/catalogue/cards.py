@@ -49,7 +49,7 @@ def describe(file: File, layouts: Layouts) -> Described:
     near = Beside(path, file.beside)
     fields = {**_of_file(file, near, metadata), **(_of(content, path) if content else {}), **_of_texts(near, metadata)}
     alias, stored = metadata.get("ss_output_name", ""), metadata.get("sshs_model_hash", "")
-    return Described(inside({**fields, "error": error}), whole(alias), whole(stored))
+    return Described(inside({**fields, "error": error}), whole(alias[:LONGEST_TITLE]), whole(stored[:LONGEST_TITLE]))
 
 
 def head(file: File, name: str) -> str:

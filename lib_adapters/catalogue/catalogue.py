@@ -39,7 +39,6 @@ class Catalogue:
         self._edited: set[str] = set()  # files whose cards were written while an indexing runs
         self._cancel = threading.Event()
         self._drawing = threading.BoundedSemaphore(2)  # pictures are large while they are decoded
-        self._editing = threading.Lock()  # one reader and writer of a sidecar at a time
 
     def start(self) -> None:
         """Looks through the folders in the background; once more at the end if that is going on already."""
@@ -55,7 +54,10 @@ class Catalogue:
             self._thread.start()
 
     def cancel(self) -> None:
-        self._cancel.set()
+        """What runs, and what was asked for before; not what is asked for afterwards."""
+        with self._lock:
+            self._again = False
+            self._cancel.set()
 
     def wait(self, seconds: float | None = None) -> bool:
         """Is the indexing over (after that long at most)?"""
@@ -75,13 +77,13 @@ class Catalogue:
         while True:
             what = self._round()
             with self._lock:
-                once_more = self._again and not self._cancel.is_set()
-                self._again = False
+                once_more, self._again = self._again, False
                 if not once_more:
                     self._running = False
                     last = self.progress
                     self.progress = Progress(False, last.done, last.total, what, self._cancel.is_set())
                     return
+                self._cancel.clear()
                 self._edited = set()
 
     def _round(self) -> str:
@@ -111,12 +113,7 @@ class Catalogue:
         return self._store.changes(since)
 
     def path_of(self, card: int) -> Path:
-        path = self._store.path(card)
-        if path is None:
-            raise AdapterError("There is no such card any more; refresh the list.")
-        if not os.path.lexists(path):
-            raise AdapterError(f"{Path(path).name} is not there any more; refresh the list.")
-        return Path(path)
+        return _there(self._store.path(card) if card.bit_length() < 64 else None)  # an address may have any number
 
     def details(self, card: int) -> dict[str, Any]:
         path = self.path_of(card)
@@ -129,10 +126,7 @@ class Catalogue:
         return rows(self.path_of(card))
 
     def save(self, card: int, changes: Mapping[str, Any]) -> None:
-        with self._editing:
-            path = self.path_of(card)
-            sidecars.save(path, changes)
-            self._reread(card, path)
+        self._edit(card, lambda path: sidecars.save(path, changes))
 
     def star(self, card: int, on: bool) -> None:
         self.path_of(card)
@@ -151,10 +145,8 @@ class Catalogue:
         return previews.beside_file(self.path_of(card))
 
     def set_preview(self, card: int, image: bytes) -> None:
-        with self._editing:
-            path = self.path_of(card)
-            previews.save(path, image)
-            self._reread(card, path)
+        content = previews.checked(image)
+        self._edit(card, lambda path: previews.save(path, content))
 
     def thumbnail(self, card: int) -> bytes | None:
         path = self.path_of(card)
@@ -183,12 +175,24 @@ class Catalogue:
             return {}
         return self._store.hashes(card, status.st_size, status.st_mtime_ns)
 
-    def _reread(self, card: int, path: Path) -> None:
-        """The card of one file, now."""
-        self._edited.add(str(path))
-        row = self._store.row(card)
-        if row is not None:
-            file = look(path)
-            described = describe(file, Layouts())
-            with self._store.change() as change:
-                change.put(file, row.head, described)
+    def _edit(self, card: int, write: Callable[[Path], None]) -> None:
+        """What lies beside one file, and its card. Inside a change of the index, which other processes wait for too:
+        who reads, modifies and writes at the same time as somebody else loses what the other wrote."""
+        self.path_of(card)
+        with self._store.change() as change:
+            found, head = change.place(card)
+            write(path := _there(found))
+            self._edited.add(str(path))
+            try:
+                file = look(path)
+            except OSError as error:
+                raise AdapterError(f"{path.name} went away while it was edited; refresh the list.") from error
+            change.put(file, head, describe(file, Layouts()))
+
+
+def _there(path: str | None) -> Path:
+    if path is None:
+        raise AdapterError("There is no such card any more; refresh the list.")
+    if not os.path.lexists(path):
+        raise AdapterError(f"{Path(path).name} is not there any more; refresh the list.")
+    return Path(path)

@@ -17,7 +17,10 @@ from lib_adapters.files.families import FAMILY_NAMES
 
 MOST_TAGS = 200
 MOST_UNUSABLE = 50
+MOST_EMBEDDINGS = 200
 LONGEST_VALUE = 20_000
+LONGEST_KEY = 1000
+ROOM, LINE = 1_000_000, 200  # letters of metadata in all; what a line takes beside its own
 
 
 def details(path: Path, card: Mapping[str, Any], hashes: Mapping[str, str]) -> dict[str, Any]:
@@ -47,7 +50,7 @@ def _of(found: Adapter | Hypernetwork | Aesthetic) -> dict[str, Any]:
     if isinstance(found, Aesthetic):
         vectors = {f"vectors of {found.width} numbers": len(found.vectors)}
         return {"family_name": FAMILY_NAMES.get(found.family, found.family), "layers": vectors}
-    told = {key: str(value)[:LONGEST_VALUE] for key, value in found.fields.items() if value not in (None, "")}
+    told = shortened({key: str(value) for key, value in found.fields.items() if value not in (None, "")})
     nets = {f"Hypernetwork {found.structure}": len(found.pairs)}
     return {"family_name": FAMILY_NAMES.get(found.family, found.family), "layers": nets, "metadata": told}
 
@@ -57,7 +60,7 @@ def _of_adapter(adapter: Adapter) -> dict[str, Any]:
         "family_name": FAMILY_NAMES.get(adapter.family, adapter.family),
         "unusable": [list(pair) for pair in adapter.unusable[:MOST_UNUSABLE]],
         "engine_notes": list(adapter.notes),
-        "embeddings": list(adapter.bundled),
+        "embeddings": list(adapter.bundled)[:MOST_EMBEDDINGS],
         "layers": dict(adapter.algorithms),
     }
 
@@ -75,8 +78,21 @@ def _of_texts(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         "sidecar": sidecar,
         "sources": [{"source": source, "words": found} for source, found in named.items()],
         "training": [list(pair) for pair in training],
-        "metadata": {key: value[:LONGEST_VALUE] for key, value in metadata.items() if key not in cards.COVERS},
+        "metadata": shortened(metadata),
     }
+
+
+def shortened(metadata: Mapping[str, str]) -> dict[str, str]:
+    """What somebody can read: a header may have a hundred million letters, or a million keys."""
+    found: dict[str, str] = {}
+    room = ROOM
+    for key, value in metadata.items():
+        if room < 0:
+            break
+        if key not in cards.COVERS:
+            found[key[:LONGEST_KEY]] = value[:LONGEST_VALUE]
+            room -= LINE + min(len(key), LONGEST_KEY) + min(len(value), LONGEST_VALUE)
+    return found
 
 
 def clean(value: object) -> object:

@@ -57,7 +57,7 @@ def real_path(folder: str, entry: os.DirEntry[str]) -> str:
 
 def look(path: Path) -> File:
     """One file, without the rest of its folder and without its place in it. OSError where it is gone."""
-    return _file(path.stat(), str(path), 0, path.name, beside.stamp_at(path))
+    return _file(_status(path), str(path), 0, path.name, beside.stamp_at(path))
 
 
 def _entries(folder: str) -> dict[str, os.DirEntry[str]]:
@@ -81,19 +81,26 @@ def _below(root: int, folder: str, cancelled: Callable[[], bool]) -> Iterator[tu
     for real, listing in takewhile(lambda _: not cancelled(), listings(folder)):  # a folder may be far away
         stamps = beside.stamps(listing)
         for name, entry in listing.items():
-            if is_adapter(name):
-                status = _status(entry)
+            if is_adapter(name) and (status := _status_now(entry)) is not None:
                 below = entry.path[start:].replace(os.sep, "/")
                 file = _file(status, entry.path, root, below, stamps.get(name.rpartition(".")[0], ""))
                 yield file, real_path(real, entry)
 
 
-def _status(entry: os.DirEntry[str]) -> os.stat_result:
+def _status(entry: os.DirEntry[str] | Path) -> os.stat_result:
     """A link to nothing is listed too: its card says what is wrong."""
     try:
         return entry.stat()
     except OSError:
         return entry.stat(follow_symlinks=False)
+
+
+def _status_now(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """None where it went since the folder was read."""
+    try:
+        return _status(entry)
+    except OSError:
+        return None
 
 
 def _file(status: os.stat_result, path: str, root: int, below: str, stamp: str) -> File:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import sqlite3
 import zlib
@@ -16,6 +17,7 @@ logger = logging.getLogger(__name__)
 SCHEMA = 1
 READERS = 4  # at once; more wait
 NAME = "catalogue.sqlite"
+LOGS = ("-wal", "-shm")  # SQLite's own, beside a database
 DECIDING = ("algorithms", "catalogue", "conditioning", "files")  # the code that a card depends on
 
 _PARTS = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name"
@@ -36,11 +38,13 @@ def open_store(place: Path) -> Store:
 
 
 def _is_ours(file: Path) -> bool:
-    """Whole, and of this version. sqlite3.OperationalError where it cannot be opened at all."""
+    """Whole, and of this version or still empty. sqlite3.OperationalError where it cannot be opened at all."""
     try:
         with contextlib.closing(sqlite3.connect(file)) as connection:
             schema = connection.execute("PRAGMA user_version").fetchone()[0]
-            return bool(schema == SCHEMA and _is_sound(connection))
+            if schema != SCHEMA:  # another process may be about to fill it
+                return connection.execute("SELECT 1 FROM sqlite_master").fetchone() is None
+            return _is_sound(connection) and _are_cards(connection)
     except sqlite3.OperationalError:
         raise
     except (sqlite3.DatabaseError, UnicodeDecodeError):  # the sentence about damage may be damaged itself
@@ -59,12 +63,31 @@ def _is_sound(connection: sqlite3.Connection) -> bool:
     return connection.execute("PRAGMA integrity_check(1)").fetchone()[0] == "ok" and all(rows)
 
 
+def _are_cards(connection: sqlite3.Connection) -> bool:
+    """SQLite does not look into texts, and one that is damaged would make a page refuse the whole list."""
+    connection.text_factory = bytes
+    try:
+        for head, card in connection.execute("SELECT head, card FROM cards WHERE head != ''"):
+            json.loads(b"{%b,%b}" % (head, card))
+    except ValueError:
+        return False
+    return True
+
+
 def _rebuild(file: Path) -> None:
+    """The old one is there until the new one has its marks: nobody knows when this process is ended."""
     marks = _marks(file)
     logger.warning("LyCORIS: the index %s is damaged or of another version; it is made anew.", file)
-    for suffix in ("", "-wal", "-shm"):
+    new = file.with_name(f"{file.name}-new")
+    _remove(new, "", *LOGS)
+    _opened(str(new), 1, marks).close()
+    _remove(file, *LOGS)  # of the old one; the new one's are gone since it was closed
+    new.replace(file)
+
+
+def _remove(file: Path, *suffixes: str) -> None:
+    for suffix in suffixes:
         file.with_name(file.name + suffix).unlink(missing_ok=True)
-    _opened(str(file), 1, marks).close()
 
 
 def _marks(file: Path) -> list[Mark]:
@@ -78,14 +101,24 @@ def _marks(file: Path) -> list[Mark]:
 
 def _opened(address: str, readers: int, marks: list[Mark]) -> Store:
     pool = Pool(address, readers)
+    try:
+        _prepare(pool, marks)
+    except BaseException:
+        pool.close()
+        raise
+    return Store(pool)
+
+
+def _prepare(pool: Pool, marks: list[Mark]) -> None:
     with pool.connection() as connection:
         connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("BEGIN IMMEDIATE")  # two processes may begin at once; fails where nothing can be written
         if connection.execute("PRAGMA user_version").fetchone()[0] != SCHEMA:
             _make(connection, marks)
         if connection.execute("PRAGMA application_id").fetchone()[0] != (now := edition()):
             connection.execute("UPDATE cards SET beside = '?'")  # every file differs from that, so it is read again
             connection.execute(f"PRAGMA application_id = {now}")
-    return Store(pool)
+        connection.execute("COMMIT")
 
 
 def edition() -> int:
@@ -97,7 +130,8 @@ def edition() -> int:
 
 
 def _make(connection: sqlite3.Connection, marks: list[Mark]) -> None:
-    connection.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;")
+    for statement in (*TABLES.split(";"), f"PRAGMA user_version = {SCHEMA}"):
+        connection.execute(statement)  # a script would commit first
     first = fresh_number()
     connection.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('cards', ?)", (first,))
     connection.executemany(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from lib_adapters.catalogue.cards import COVERS, metadata_of
 from lib_adapters.catalogue.thumbs import Thumbs, stamp_of
 from lib_adapters.errors import AdapterError
 
+MOST_COVERS = 10  # that are tried
 LARGEST = 32_000_000  # bytes of a picture that is sent, or lies in a header
 
 
@@ -23,13 +25,18 @@ def beside_file(path: Path) -> Path | None:
     return beside.at(path, found.suffix) if found else None
 
 
-def save(path: Path, image: bytes) -> None:
-    """As the web UI does: a PNG under the adapter's name."""
+def checked(image: bytes) -> bytes:
+    """A PNG of a picture that was sent; AdapterError where it is none."""
     from lib_adapters.catalogue.thumbnails import as_png
 
     if len(image) > LARGEST:
         raise AdapterError(f"The picture is too large: at most {LARGEST // 1_000_000} MB.")
-    write(beside.at(path, beside.WRITTEN_PREVIEW), as_png(image))
+    return as_png(image)
+
+
+def save(path: Path, png: bytes) -> None:
+    """As the web UI does: under the adapter's name."""
+    write(beside.at(path, beside.WRITTEN_PREVIEW), png)
 
 
 def thumbnail(path: Path, place: Path) -> bytes | None:
@@ -38,8 +45,9 @@ def thumbnail(path: Path, place: Path) -> bytes | None:
     there = beside.Beside.now(path).preview()
     if there is not None and there.kind == "image":
         image = beside.at(path, there.suffix)
-        if made := thumbs.get(str(path), stamp_of(image), lambda: [_content(image)]):
-            return made
+        with contextlib.suppress(OSError):  # that it cannot be read now says nothing of the picture: it is not kept
+            if made := thumbs.get(str(path), stamp_of(image), lambda: [_content(image)]):
+                return made
     return thumbs.get(f"{path}|cover", stamp_of(path), lambda: covers(metadata_of(path)))
 
 
@@ -58,7 +66,7 @@ def _texts(value: str) -> list[str]:
         listed = json.loads(value)
     except (ValueError, RecursionError):
         return []
-    return [text for text in listed if isinstance(text, str)]
+    return [text for text in listed if isinstance(text, str)][:MOST_COVERS]
 
 
 def _decoded(text: str) -> bytes:
@@ -71,7 +79,4 @@ def _decoded(text: str) -> bytes:
 
 
 def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes() if path.stat().st_size <= 2 * LARGEST else b""
-    except OSError:
-        return b""
+    return path.read_bytes() if path.stat().st_size <= 2 * LARGEST else b""

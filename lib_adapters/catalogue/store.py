@@ -88,10 +88,6 @@ class Store:
         found = self._all("SELECT path FROM cards WHERE id = ? AND NOT gone", card)
         return os.fsdecode(found[0][0]) if found else None
 
-    def row(self, card: int) -> Row | None:
-        found = self._all("SELECT id, size, mtime_ns, beside, head, gone FROM cards WHERE id = ?", card)
-        return Row(*found[0]) if found else None
-
     def about(self, path: str, size: int, mtime_ns: int) -> About | None:
         known = "SELECT alias, hash FROM cards WHERE path = ? AND size = ? AND mtime_ns = ? AND NOT gone"
         found = self._all(known, os.fsencode(path), size, mtime_ns)
@@ -120,10 +116,11 @@ class Store:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield Change(connection)
+                connection.execute("COMMIT")
             except BaseException:
-                connection.execute("ROLLBACK")
+                if connection.in_transaction:  # after some errors (a full disk) SQLite has taken it back itself
+                    connection.execute("ROLLBACK")
                 raise
-            connection.execute("COMMIT")
 
 
 class Change:
@@ -133,6 +130,12 @@ class Change:
         self._connection = connection
         question = "SELECT coalesce(max(version), ?) FROM cards"
         self._version = int(connection.execute(question, (fresh_number(),)).fetchone()[0]) + 1
+
+    def place(self, card: int) -> tuple[str | None, str]:
+        """A card's path and head as they are now; None where it is gone."""
+        question = "SELECT path, head FROM cards WHERE id = ? AND NOT gone"
+        found = self._connection.execute(question, (card,)).fetchone()
+        return (os.fsdecode(found[0]), found[1]) if found else (None, "")
 
     def put(self, file: File, head: str, described: Described) -> None:
         stamps = (file.size, file.mtime_ns, file.beside)

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 from lib_adapters.errors import BrokenFile, brief
 
 _MOST_INSTRUCTIONS = 1_000_000  # each may make an object of 64 bytes or so; ten thousand tensors need 300,000
+_MOST_COPIED = 2_000_000  # items in all that calls make out of what is there, which a pickle may name again and again
 _DAMAGE = (
     ValueError, IndexError, KeyError, TypeError, AttributeError, RecursionError, OverflowError,
     DeprecationWarning,  # where warnings are errors: an escape that no Python writes
@@ -47,6 +48,7 @@ class Machine:
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
+        self._copied = 0
 
     def run(self, stream: BinaryIO) -> Any:  # a pickle may hold anything plain
         """The object at the end. BrokenFile for code, damage and absurd size."""
@@ -150,7 +152,9 @@ class Machine:
         target, arguments = self._popped(2)
         if not isinstance(target, Name) or target.make is None or type(arguments) is not tuple:
             raise BrokenFile("contains code (a call of something that is not a tensor); it was not run")
-        self._stack.append(target.make(*arguments))
+        made = target.make(*arguments)
+        self._count(made)
+        self._stack.append(made)
 
     def _do_newobj(self, argument: object) -> None:
         self._do_reduce(argument)
@@ -159,11 +163,19 @@ class Machine:
         """State for an object: only torch's ParameterDict has one that matters, its parameters."""
         target, state = self._popped(2)
         if type(target) is dict and type(state) is dict:
-            target.update(state.get("_parameters") or {})
+            parameters = state.get("_parameters") or {}
+            self._count(parameters)
+            target.update(parameters)
         self._stack.append(target)
 
     def _do_binpersid(self, _: object) -> None:
         self._stack.append(self._persistent(self._stack.pop()))
+
+    def _count(self, made: object) -> None:
+        if isinstance(made, (str, bytes, tuple, list, dict)):
+            self._copied += len(made) // (16 if isinstance(made, (str, bytes)) else 1)
+        if self._copied > _MOST_COPIED:
+            raise BrokenFile("is an absurdly large pickle; it was not opened")
 
     def _name(self, path: str) -> Name:
         if path not in self._names:

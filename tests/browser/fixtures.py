@@ -76,18 +76,27 @@ def own(chrome: Any, tmp_path: Path) -> Iterator[Callable[..., Site]]:
 
 @pytest.fixture
 def visit(chrome: Any) -> Iterator[Callable[..., View]]:
-    """Opens a site; an error in the page's scripts fails the test that saw it."""
+    """Opens a site; an error in the page's scripts, or a request to another site, fails the test that saw it."""
     from browser.view import View
 
     errors: list[str] = []
     contexts: list[Any] = []
 
-    def open_page(site: Site, *, width: int = 1280, height: int = 900, query: str = "", **options: Any) -> View:
+    def open_page(
+        site: Site, *, width: int = 1280, height: int = 900, query: str = "", script: str = "", before: Any = None,
+        **options: Any,
+    ) -> View:  # fmt: skip
+        """`script` runs before the page's own; `before` stands between it and the routes."""
         context = chrome.new_context(viewport={"width": width, "height": height}, **options)
         context.set_default_timeout(WAIT_MS)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("request", lambda asked: errors.extend(_elsewhere(asked.url, site.address)))
+        if script:
+            page.add_init_script(script)
+        if before is not None:
+            page.route("**/lycoris/api/**", before)
         page.goto(site.address + query)
         return View(page)
 
@@ -95,3 +104,7 @@ def visit(chrome: Any) -> Iterator[Callable[..., View]]:
     for context in contexts:
         context.close()
     assert errors == []
+
+
+def _elsewhere(url: str, site: str) -> list[str]:
+    return [] if url.startswith((site, "data:", "blob:", "about:")) else [f"the page asked for {url[:200]}"]

@@ -35,6 +35,7 @@ class Site:
     address: str = ""
     family: tuple[str, str] = ("sd1", "Stable Diffusion 1.x")
     report: dict[str, Any] = field(default_factory=dict)
+    label: str = "models/LyCORIS"
     _server: Any = field(default=None, repr=False)
 
     def tab(self) -> Tab:
@@ -42,7 +43,7 @@ class Site:
             catalogue=self.catalogue,
             guards=guards(KEY, [("someone", "else")]),
             model=lambda: self.family,
-            folders=lambda: [("models/LyCORIS", self.folder)],
+            folders=lambda: [(self.label, self.folder)],
             rescan=lambda: None,
             key=KEY,
             presets=self.presets,

@@ -205,12 +205,25 @@ class App:
     def __init__(self):
         self.routes = {}
         self.routers: list = []  # of fastapi
+        self.api_routes: list = []
 
     def include_router(self, router):
         self.routers.append(router)
 
-    def add_api_route(self, path, endpoint, *, methods, dependencies):
+    def add_api_route(self, path, endpoint, **options):
         self.routes[path] = endpoint
+        self.api_routes.append((path, endpoint, options))
+
+    def real(self):
+        """The same routes in a real one."""
+        from fastapi import FastAPI
+
+        made = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+        for router in self.routers:
+            made.include_router(router)
+        for path, endpoint, options in self.api_routes:
+            made.add_api_route(path, endpoint, **options)
+        return made
 
 
 class Job:

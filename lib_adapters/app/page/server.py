@@ -18,6 +18,7 @@ import uvicorn
 from fastapi import FastAPI, HTTPException
 from fastapi.responses import FileResponse
 
+from lib_adapters.app.page.neighbours import OwnPagesOnly
 from lib_adapters.errors import AdapterError
 from lib_adapters.hosts.tab.routes import add_routes
 from lib_adapters.hosts.tab.tab import Tab
@@ -55,6 +56,7 @@ def application(page: gr.Blocks, tab: Tab, files: Mapping[str, Path], address: s
 
     gr.mount_gradio_app(app, page, "/", gradio_api_url=address)
     mounted: Any = app.routes[-1]
+    app.add_middleware(OwnPagesOnly)
     mounted.app.cwd = str(PROJECT / secrets.token_hex())  # gradio gives any file below this folder: there is none
     return app
 

@@ -1,4 +1,4 @@
-"""One kind of route: a body is capped while it is read, and whatever goes wrong is one sentence."""
+"""One kind of route: a body is capped while it is read, and whatever goes wrong is one sentence. One kind of answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
-from lib_adapters.catalogue.cards import whole
+from lib_adapters.catalogue.details import clean
 from lib_adapters.errors import AdapterError
 
 LARGEST = 44 << 20  # a picture of 32 MB, as base64
@@ -23,6 +23,13 @@ class Refused(Exception):
     def __init__(self, status: int, sentence: str) -> None:
         super().__init__(sentence)
         self.status = status
+
+
+class Json(JSONResponse):
+    """Of anything: a file's name may be no text, and what a trainer wrote no number."""
+
+    def render(self, content: Any) -> bytes:
+        return super().render(clean(content))
 
 
 class Route(APIRoute):
@@ -44,7 +51,7 @@ class Route(APIRoute):
 
 
 def _sentence(status: int, text: str) -> Response:
-    return JSONResponse({"error": whole(text)}, status)
+    return Json({"error": text}, status)
 
 
 async def _read(request: Request) -> Request:

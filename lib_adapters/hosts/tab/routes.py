@@ -17,7 +17,7 @@ from fastapi import APIRouter, Body, Request, Response
 from fastapi.responses import FileResponse
 
 from lib_adapters.errors import AdapterError
-from lib_adapters.hosts.tab.bodies import Refused, Route
+from lib_adapters.hosts.tab.bodies import LARGEST, Json, Refused, Route
 from lib_adapters.hosts.tab.control_routes import add_control
 from lib_adapters.hosts.tab.tab import Tab
 
@@ -32,13 +32,16 @@ KINDS = {
     ".mp4": "video/mp4",
     ".webm": "video/webm",
 }
+SIGNS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"\x1aE\xdf\xa3")  # WebP is RIFF, WebM the last
+NO_PREVIEW = "There is no picture or video beside this file."
 FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}  # the address has the version in it
 SAFE = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'; sandbox"}
 
 
 def add_routes(app: Any, tab: Tab) -> None:
     """`app`: the host's, of any release of fastapi."""
-    router = APIRouter(prefix=PREFIX, route_class=Route, dependencies=list(tab.guards))
+    guards = list(tab.guards)
+    router = APIRouter(prefix=PREFIX, route_class=Route, default_response_class=Json, dependencies=guards)
     _add_reading(router, tab)
     _add_pictures(router, tab)
     _add_writing(router, tab)
@@ -96,9 +99,15 @@ def _add_pictures(router: APIRouter, tab: Tab) -> None:
         _there(tab, card)
         path = tab.catalogue.preview(card)
         kind = KINDS.get(path.suffix.lower()) if path is not None else None
-        if path is None or kind is None or not path.is_file():
-            raise Refused(404, "There is no picture or video beside this file.")
-        return FileResponse(str(path), media_type=kind, headers=SAFE | _kept(request))
+        if path is None or kind is None or not _is_media(path):
+            raise Refused(404, NO_PREVIEW)
+        headers = SAFE | _kept(request)
+        try:  # read at once: a picture may be replaced while it is sent, and its length would be the other one's
+            if kind.startswith("image/") and path.stat().st_size <= LARGEST:
+                return Response(path.read_bytes(), media_type=kind, headers=headers)
+        except OSError as error:
+            raise Refused(404, NO_PREVIEW) from error
+        return FileResponse(str(path), media_type=kind, headers=headers)
 
 
 def _add_writing(router: APIRouter, tab: Tab) -> None:
@@ -135,6 +144,16 @@ def _add_writing(router: APIRouter, tab: Tab) -> None:
     def cancel(given: dict[str, Any] = Body(...)) -> Any:  # noqa: B008
         catalogue.cancel()
         return {"version": catalogue.version}
+
+
+def _is_media(path: Path) -> bool:
+    """By what it is: its name may be a link to anything."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(12)
+    except OSError:
+        return False
+    return start.startswith(SIGNS) or start[4:8] == b"ftyp"
 
 
 def _there(tab: Tab, card: int) -> Path:

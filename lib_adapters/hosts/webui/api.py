@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from lib_adapters.hosts.tab import routes
-from lib_adapters.hosts.tab.guard import guards as guards_of
+from lib_adapters.hosts.tab.bodies import Json
 from lib_adapters.hosts.tab.told import report_of
-from lib_adapters.hosts.webui import host, rivals
+from lib_adapters.hosts.webui import rivals
 from lib_adapters.hosts.webui.names import Names, read_metadata
 from lib_adapters.hosts.webui.runtime import Runtime
 
 
 def add_routes(app: Any, runtime: Runtime) -> None:
     """Plain functions, not coroutines: the host runs them beside its event loop."""
-    guards = guards_of(runtime.cards.tab.key, host.api_passwords())
 
     def report() -> dict[str, Any]:
         lines = [line for voice in runtime.voices for line in voice.lines]
@@ -33,9 +32,10 @@ def add_routes(app: Any, runtime: Runtime) -> None:
         runtime.cards.catalogue.start()
 
     routes.add_routes(app, dataclasses.replace(runtime.cards.tab, report=report))
-    app.add_api_route("/lycoris/report", report, methods=["GET"], dependencies=guards)
-    app.add_api_route("/sdapi/v1/lycos", lycos, methods=["GET"], dependencies=guards)
-    app.add_api_route("/sdapi/v1/refresh-lycos", refresh, methods=["POST"], dependencies=guards)
+    alike: Any = {"dependencies": list(runtime.cards.tab.guards), "response_class": Json}
+    app.add_api_route("/lycoris/report", report, methods=["GET"], **alike)
+    app.add_api_route("/sdapi/v1/lycos", lycos, methods=["GET"], **alike)
+    app.add_api_route("/sdapi/v1/refresh-lycos", refresh, methods=["POST"], **alike)
 
 
 def _described(names: Names[Any], path: Path, whole: bool) -> dict[str, Any]:

@@ -34,17 +34,12 @@ def flag(name: str) -> Any:
     return getattr(module("shared").cmd_opts, name, None)
 
 
-def api_passwords() -> list[tuple[str, str]]:
-    """Names and passwords of --api-auth, which the host asks for on its own routes alone."""
-    pairs = [entry.partition(":")[::2] for entry in str(flag("api_auth") or "").split(",") if entry]
-    return [(user, password) for user, password in pairs]
-
-
 def passwords() -> list[tuple[str, str]]:
-    """Those, and the ones that open the page."""
+    """Names and passwords of --api-auth and of the page; the host asks for both on its own routes alone."""
+    pairs = [entry.partition(":")[::2] for entry in str(flag("api_auth") or "").split(",") if entry]
     of_page = getattr(optional("initialize_util"), "get_gradio_auth_creds", None)
     found = [pair for pair in of_page() if len(pair) == 2] if of_page is not None else []
-    return [*api_passwords(), *found]
+    return [*((user, password) for user, password in pairs), *found]
 
 
 def current_model() -> nn.Module | None:

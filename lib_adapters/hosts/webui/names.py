@@ -114,19 +114,18 @@ class Names(Generic[Opened]):
             return self._found(kind, name)
 
     def _found(self, kind: str, name: str) -> Found[Opened] | None:
-        index, wanted = self._read(), name.strip().replace("\\", "/")
+        index, wanted = self._read(), name.strip().replace("\\", "/")  # one state for all: a Refresh may come between
         if exact := index.exact.get(wanted):
-            return Found(self.open(self._only(kind, exact, name)), None)
+            return Found(self.open(self._only(kind, exact, name, index.files)), None)
         if alike := index.alike.get(folded(wanted)):
-            path = self._only(kind, alike, name)
+            path = self._only(kind, alike, name, index.files)
             return Found(self.open(path), f"{name!r} was taken for {path.stem!r}.")
-        if aliased := self._aliased(wanted):
-            return Found(self.open(self._only(kind, aliased, name)), None)
+        if aliased := [path for path in index.files if self.about(path).alias == wanted]:
+            return Found(self.open(self._only(kind, aliased, name, index.files)), None)
         return None
 
-    def _only(self, kind: str, paths: Sequence[Path], name: str) -> Path:
+    def _only(self, kind: str, paths: Sequence[Path], name: str, files: Mapping[Path, Path]) -> Path:
         """One file: the only one, or the only one in the first folder of this kind of tag that has any."""
-        files = self._read().files
         for folder in self._folders()[kind] if len(paths) > 1 else ():
             if here := [path for path in paths if files[path] == folder]:
                 paths = here
@@ -135,9 +134,6 @@ class Names(Generic[Opened]):
             return paths[0]
         choices = ", ".join(f"<{kind}:{quoted(self.shortest(path))}:1>" for path in paths[:5])
         raise AdapterError(f"{len(paths)} {self._what}s are called {name!r}; write which one: {choices}.")
-
-    def _aliased(self, name: str) -> list[Path]:
-        return [path for path in self.files() if self.about(path).alias == name]
 
     def about(self, path: Path) -> About:
         """What other files are told apart by; of thousands of files only this is kept."""
@@ -149,10 +145,12 @@ class Names(Generic[Opened]):
         return known[1]
 
     def _read(self) -> Index:
-        if self._index is None:
-            self._index = read_index(self._folders())
+        """Held by whoever asks: a Refresh forgets it at any moment."""
+        index = self._index
+        if index is None:
+            self._index = index = read_index(self._folders())
             self._read_at = time.monotonic()
-        return self._index
+        return index
 
 
 def _read_about(path: Path) -> About:
