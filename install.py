@@ -122,7 +122,7 @@ def environment(kind: str) -> str:
     folder = ROOT / (f".venv-{kind}" if kind in ("current", "host") else ".venv")
     python = str(folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
     stamp, wanted = folder / f"installed-{kind}", fingerprint(kind)
-    if stamp.is_file() and stamp.read_text() == wanted:
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
         return python
     if not Path(python).is_file() and subprocess.call([sys.executable, "-m", "venv", str(folder)]):
         shutil.rmtree(folder, ignore_errors=True)
@@ -131,13 +131,14 @@ def environment(kind: str) -> str:
     for name in FILES[kind]:
         first = ["--no-deps"] if name.endswith("no-deps") else torch_arguments(python)
         pip(python, *first, "-r", str(REQUIREMENTS / f"{name}.txt"))
-    stamp.write_text(wanted)
+    stamp.write_text(wanted, encoding="utf-8")
     return python
 
 
 def fingerprint(kind: str) -> str:
     """Changes when the pins or the interpreter do."""
-    texts = [path.read_text() for path in sorted(REQUIREMENTS.glob("*.txt")) if path.name != "oracles.txt"]
+    files = sorted(path for path in REQUIREMENTS.glob("*.txt") if path.name != "oracles.txt")
+    texts = [path.read_text(encoding="utf-8") for path in files]
     return hashlib.sha256("\n".join([sys.version, TORCH, kind, *texts]).encode()).hexdigest()
 
 
@@ -167,7 +168,7 @@ def has_nvidia() -> bool:
 
 def oracles(python: str) -> None:
     """Old releases of lycoris-lora, for the tests that compare with them; without one its tests say so and skip."""
-    lines = (REQUIREMENTS / "oracles.txt").read_text().splitlines()
+    lines = (REQUIREMENTS / "oracles.txt").read_text(encoding="utf-8").splitlines()
     for version in (line for line in lines if line and not line.startswith("#")):
         folder = Path(python).parent.parent / "oracles" / f"lycoris-{version}"
         if folder.is_dir():

@@ -79,13 +79,13 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _below(root: int, folder: str, cancelled: Callable[[], bool]) -> Iterator[tuple[File, str]]:
     start = len(folder.rstrip(os.sep)) + 1
     for real, listing in takewhile(lambda _: not cancelled(), listings(folder)):  # a folder may be far away
-        stamps = beside.stamps(listing)
-        for name, entry in listing.items():
-            if is_adapter(name):
-                status = _status(entry)
-                below = entry.path[start:].replace(os.sep, "/")
-                file = _file(status, entry.path, root, below, stamps.get(name.rpartition(".")[0], ""))
-                yield file, real_path(real, entry)
+        adapters = {name: name.rpartition(".")[0] for name in listing if is_adapter(name)}
+        stamps, odd = beside.stamps(listing), beside.odd_stems(listing, adapters.values())
+        for name, stem in adapters.items():
+            entry = listing[name]
+            stamp = beside.stamp_at(Path(entry.path)) if stem in odd else stamps.get(stem, "")
+            file = _file(_status(entry), entry.path, root, entry.path[start:].replace(os.sep, "/"), stamp)
+            yield file, real_path(real, entry)
 
 
 def _status(entry: os.DirEntry[str]) -> os.stat_result:

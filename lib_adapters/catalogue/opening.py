@@ -8,7 +8,7 @@ import sqlite3
 import zlib
 from pathlib import Path
 
-from lib_adapters.catalogue.pool import Pool
+from lib_adapters.catalogue.pool import WAIT, Pool
 from lib_adapters.catalogue.store import TABLES, Store, fresh_number
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ def open_store(place: Path) -> Store:
 def _is_ours(file: Path) -> bool:
     """Whole, and of this version. sqlite3.OperationalError where it cannot be opened at all."""
     try:
-        with contextlib.closing(sqlite3.connect(file)) as connection:
+        with contextlib.closing(sqlite3.connect(file, timeout=WAIT)) as connection:
             schema = connection.execute("PRAGMA user_version").fetchone()[0]
             return bool(schema == SCHEMA and connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok")
     except sqlite3.OperationalError:
