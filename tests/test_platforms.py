@@ -213,6 +213,14 @@ def test_a_file_that_stays_open_elsewhere_is_left_alone_and_said(tmp_path, monke
     assert [path.name for path in tmp_path.iterdir()] == ["ink.json"]
 
 
+def test_a_write_protected_file_is_said_even_where_what_was_written_cannot_be_removed(tmp_path, monkeypatch):
+    """Windows neither replaces nor deletes what is read-only, and the new file has the old one's rights."""
+    _refusing(monkeypatch, 99)
+    monkeypatch.setattr(Path, "unlink", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Access is denied")))
+    with pytest.raises(AdapterError, match="cannot be written: Access is denied"):
+        atomic.write(tmp_path / "ink.json", b"new")
+
+
 def test_edits_within_one_tick_of_a_coarse_clock_are_seen(tmp_path, monkeypatch):
     """FAT counts in steps of two seconds: a text of the same length has the same size and time."""
     real = platforms.replace
