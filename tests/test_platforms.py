@@ -11,9 +11,10 @@ import pytest
 from shelves import adapter, cards, opened, picture, scan
 
 from lib_adapters.app.drawing import target
-from lib_adapters.app.options import check_new
+from lib_adapters.app.options import check_new, presets_of
 from lib_adapters.catalogue import atomic, beside, folders
 from lib_adapters.catalogue.names import names_of, shortest_names
+from lib_adapters.catalogue.presets import PresetFile
 from lib_adapters.errors import AdapterError
 from lib_adapters.files import platforms
 from lib_adapters.files.source import open_source
@@ -126,6 +127,16 @@ def test_what_lies_beside_a_file_in_any_encoding_and_with_any_line_ends(tmp_path
         details = catalogue.details(card["id"])
     assert (details["sources"][0]["words"], details["notes"]) == (["hat", "Café"], "ù")
     assert details["description"] == "Olé\nolé"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_presets_of_any_editor(tmp_path, encoding, tried):
+    tried("platforms", "texts").add()
+    file = tmp_path / "presets.txt"
+    file.write_bytes(f"# mine\r\nÉTÉ:{'1,' * 16}0.5\r\nB:{'0,' * 16}1\r\n".encode(encoding))
+    assert {"ÉTÉ", "B"} <= set(presets_of(file).blocks)
+    if encoding.startswith("utf-8"):  # this one is also written, so it must be certain
+        assert list(PresetFile(file).listing().own.blocks) == ["ÉTÉ", "B"]
 
 
 @pytest.mark.parametrize("written", [NFC, NFD])
