@@ -20,7 +20,6 @@ from lib_adapters.patching.patch import Key, Target
 from lib_adapters.patching.pointer import BaseOf
 from lib_adapters.patching.substitute import Scratch
 
-
 Place = tuple[weakref.ref[nn.Module], LiveLayer]
 Layers = Mapping[int, Place]
 
