@@ -2,7 +2,7 @@
 
     python install.py demo [--no-page]             pictures with every bundled adapter, then a page to draw your own
     python install.py test [pytest's arguments]    ruff, mypy and the tests
-    python install.py test --pins current|host ... the same tests under other releases of diffusers and transformers
+    python install.py test --pins current|host|floor ... the same tests under other releases of what we stand on
 
 Both make a virtual environment beside this file the first time; nothing outside this folder is changed. Without
 arguments (that is how the web UI runs it) nothing is installed: it only looks whether the host's packages are new
@@ -24,14 +24,23 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 REQUIREMENTS = ROOT / "requirements"
 TORCH = "2.13.0"
+FLOOR = "2.1.2"  # the web UI's own since 1.8
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 NEEDED = {"torch": (2, 1), "safetensors": (0, 4, 2)}
-PYTHONS = {"demo": (10, 12), "test": (10, 12), "current": (11, 12), "host": (10, 11)}  # minor versions, first and last
+PINS = ("current", "host", "floor")
+PYTHONS = {  # minor versions, first and last
+    "demo": (10, 12),
+    "test": (10, 12),
+    "current": (11, 12),
+    "host": (10, 11),
+    "floor": (10, 11),
+}
 FILES = {
     "demo": ["demo"],
     "test": ["test", "models-no-deps", "trainers-no-deps"],
     "current": ["current", "models-no-deps"],
     "host": ["host", "models-no-deps"],
+    "floor": ["floor", "models-no-deps"],
 }
 
 
@@ -46,7 +55,7 @@ def main(arguments: list[str]) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("command", choices=("demo", "test"))
-    parser.add_argument("--pins", choices=("current", "host"), help="another set of releases, for `test`")
+    parser.add_argument("--pins", choices=PINS, help="another set of releases, for `test`")
     given, rest = parser.parse_known_args(arguments)
     try:
         return demo(rest) if given.command == "demo" else test(given.pins, rest)
@@ -102,10 +111,11 @@ def option(name: str, value: str | list[str] | None) -> list[str]:
 
 def test(pins: str | None, arguments: list[str]) -> int:
     python = environment(pins or "test")
-    tools = [] if pins else [["ruff", "check", "."], ["mypy", "--strict"]]
+    types = [["mypy", "--strict", "--python-version", version] for version in ("3.10", "3.12")]
+    tools = [] if pins else [["ruff", "check", "."], *types]
     if not pins:
         oracles(python)
-    failed = [tool[0] for tool in tools if say_and_call([python, "-m", *tool])]
+    failed = [" ".join(tool) for tool in tools if say_and_call([python, "-m", *tool])]
     workers = [] if pins or "-n" in arguments else ["-n", "2"]
     if say_and_call([python, "-m", "pytest", *workers, *arguments]):
         failed.append("pytest")
@@ -119,26 +129,27 @@ def environment(kind: str) -> str:
     first, last = PYTHONS[kind]
     if not (3, first) <= sys.version_info[:2] <= (3, last):
         raise Refused(f"This needs Python 3.{first} to 3.{last}; you ran it with {sys.version.split()[0]}.")
-    folder = ROOT / (f".venv-{kind}" if kind in ("current", "host") else ".venv")
+    folder = ROOT / (f".venv-{kind}" if kind in PINS else ".venv")
     python = str(folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
     stamp, wanted = folder / f"installed-{kind}", fingerprint(kind)
-    if stamp.is_file() and stamp.read_text() == wanted:
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
         return python
     if not Path(python).is_file() and subprocess.call([sys.executable, "-m", "venv", str(folder)]):
         shutil.rmtree(folder, ignore_errors=True)
         raise Refused("Python could not make a virtual environment (on Debian and Ubuntu: apt install python3-venv).")
     print(f"Installing into {folder.name}; this happens once.", flush=True)
     for name in FILES[kind]:
-        first = ["--no-deps"] if name.endswith("no-deps") else torch_arguments(python)
+        first = ["--no-deps"] if name.endswith("no-deps") else torch_arguments(python, torch_of(kind))
         pip(python, *first, "-r", str(REQUIREMENTS / f"{name}.txt"))
-    stamp.write_text(wanted)
+    stamp.write_text(wanted, encoding="utf-8")
     return python
 
 
 def fingerprint(kind: str) -> str:
     """Changes when the pins or the interpreter do."""
-    texts = [path.read_text() for path in sorted(REQUIREMENTS.glob("*.txt")) if path.name != "oracles.txt"]
-    return hashlib.sha256("\n".join([sys.version, TORCH, kind, *texts]).encode()).hexdigest()
+    files = sorted(path for path in REQUIREMENTS.glob("*.txt") if path.name != "oracles.txt")
+    texts = [path.read_text(encoding="utf-8") for path in files]
+    return hashlib.sha256("\n".join([sys.version, torch_of(kind), kind, *texts]).encode()).hexdigest()
 
 
 def pip(python: str, *arguments: str) -> None:
@@ -148,9 +159,13 @@ def pip(python: str, *arguments: str) -> None:
         raise Refused("pip could not install what is needed; its last lines say why. Then run the same command again.")
 
 
-def torch_arguments(python: str) -> list[str]:
+def torch_of(kind: str) -> str:
+    return FLOOR if kind == "floor" else TORCH
+
+
+def torch_arguments(python: str, version: str) -> list[str]:
     """The small CPU build where no NVIDIA GPU is: from wherever the user's pip looks, else from PyTorch's own index."""
-    plain, cpu = f"torch=={TORCH}", f"torch=={TORCH}+cpu"
+    plain, cpu = f"torch=={version}", f"torch=={version}+cpu"
     if sys.platform == "darwin" or has_nvidia():
         return [plain]
     for arguments in ([cpu], [cpu, "--extra-index-url", CPU_WHEELS]):
@@ -167,7 +182,7 @@ def has_nvidia() -> bool:
 
 def oracles(python: str) -> None:
     """Old releases of lycoris-lora, for the tests that compare with them; without one its tests say so and skip."""
-    lines = (REQUIREMENTS / "oracles.txt").read_text().splitlines()
+    lines = (REQUIREMENTS / "oracles.txt").read_text(encoding="utf-8").splitlines()
     for version in (line for line in lines if line and not line.startswith("#")):
         folder = Path(python).parent.parent / "oracles" / f"lycoris-{version}"
         if folder.is_dir():

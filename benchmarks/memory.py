@@ -70,7 +70,7 @@ def tensor_bytes() -> int:
 
 def _reset_peak() -> int | None:
     try:
-        _RESET.write_text("5")
+        _RESET.write_text("5", encoding="ascii")
     except OSError:
         return None
     return _status("VmRSS")
@@ -78,7 +78,7 @@ def _reset_peak() -> int | None:
 
 def _status(field: str) -> int | None:
     try:
-        lines = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
+        lines = dict(line.split(":", 1) for line in _STATUS.read_text(encoding="ascii").splitlines())
     except OSError:
         return None
     return int(lines[field].split()[0]) * 1024 if field in lines else None

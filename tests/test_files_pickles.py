@@ -33,8 +33,8 @@ def lora(dtype=torch.float32) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float8_e4m3fn])
 def test_tensors_come_back_as_they_were(zipped, dtype, tmp_path):
-    if dtype == torch.float8_e4m3fn and not zipped:
-        pytest.skip("the old format has no float8")
+    if dtype == torch.float8_e4m3fn and (not zipped or torch.__version__.startswith("2.1.")):
+        pytest.skip("neither the old format nor this torch writes float8")
     value = torch.arange(6).reshape(2, 3).to(dtype)
     torch.save(
         {"a": value, "view": value.T, "part": value[1:]}, tmp_path / "x.pt", _use_new_zipfile_serialization=zipped

@@ -41,7 +41,7 @@ def calls(install, monkeypatch):
         return 0
 
     monkeypatch.setattr(install.subprocess, "call", call)
-    monkeypatch.setattr(install, "torch_arguments", lambda python: ["torch==x"])
+    monkeypatch.setattr(install, "torch_arguments", lambda python, version: [f"torch=={version}"])
     return found
 
 
@@ -76,7 +76,7 @@ def test_demo_installs_once_and_then_draws(install, calls):
         assert install.main(["demo", "--no-page", "--out", "sheet.png"]) == 0
     installs = [command for command in calls if "install" in command]
     assert [command[-1] for command in installs] == [str(REQUIREMENTS / "demo.txt")]
-    assert "torch==x" in installs[0]
+    assert "torch==2.13.0" in installs[0]
     draws = [command[1:] for command in calls if "generate" in command]
     assert draws == [["-m", "lib_adapters", "generate", "--compare", "--out", "sheet.png"]] * 2
     assert not any("page" in command for command in calls)
@@ -104,7 +104,8 @@ def test_test_runs_the_tools_and_fetches_each_oracle_once(install, calls):
         assert install.main(["test", "-k", "word", "tests/x.py"]) == 0
     assert [command[2:] for command in calls if command[2] in ("ruff", "mypy", "pytest")] == 2 * [
         ["ruff", "check", "."],
-        ["mypy", "--strict"],
+        ["mypy", "--strict", "--python-version", "3.10"],
+        ["mypy", "--strict", "--python-version", "3.12"],
         ["pytest", "-n", "2", "-k", "word", "tests/x.py"],
     ]
     fetched = [command[-1] for command in calls if "--target" in command]
@@ -113,10 +114,15 @@ def test_test_runs_the_tools_and_fetches_each_oracle_once(install, calls):
     assert all("--no-deps" in command for command in calls if "--target" in command)
 
 
-def test_other_pins_have_an_environment_of_their_own(install, calls, monkeypatch, tmp_path):
+@pytest.mark.parametrize("case", [("current", "2.13.0"), ("host", "2.13.0"), ("floor", "2.1.2")])
+def test_other_pins_have_an_environment_of_their_own(install, calls, monkeypatch, tmp_path, case):
+    pins, torch = case
     monkeypatch.setattr(install.sys, "version_info", (3, 11, 7, "final", 0))
-    assert install.main(["test", "--pins", "host", "tests/x.py"]) == 0
-    assert (tmp_path / ".venv-host").is_dir()
+    assert install.main(["test", "--pins", pins, "tests/x.py"]) == 0
+    assert (tmp_path / f".venv-{pins}").is_dir()
+    assert [command[-3:] for command in calls if str(REQUIREMENTS / f"{pins}.txt") in command] == [
+        [f"torch=={torch}", "-r", str(REQUIREMENTS / f"{pins}.txt")]
+    ]
     assert not (tmp_path / ".venv").exists()
     assert not any("--target" in command or "ruff" in command for command in calls)
 
@@ -124,10 +130,13 @@ def test_other_pins_have_an_environment_of_their_own(install, calls, monkeypatch
 def test_a_failing_tool_fails_the_command(install, calls, monkeypatch, capsys):
     monkeypatch.setattr(install, "say_and_call", lambda command: int("mypy" in command))
     assert install.main(["test"]) == 1
-    assert capsys.readouterr().err == "Failed: mypy\n"
+    types = "mypy --strict --python-version"
+    assert capsys.readouterr().err == f"Failed: {types} 3.10, {types} 3.12\n"
 
 
-@pytest.mark.parametrize("case", [((), (3, 9)), ((), (3, 13)), (("--pins", "host"), (3, 12))])
+@pytest.mark.parametrize(
+    "case", [((), (3, 9)), ((), (3, 13)), (("--pins", "host"), (3, 12)), (("--pins", "floor"), (3, 12))]
+)
 def test_a_python_that_cannot_work_is_refused_in_one_sentence(install, calls, monkeypatch, capsys, case):
     pins, version = case
     monkeypatch.setattr(install.sys, "version_info", (*version, 0, "final", 0))
@@ -165,7 +174,7 @@ def test_which_torch(install, monkeypatch, gpu, works, chosen):
     monkeypatch.setattr(install, "has_nvidia", lambda: gpu)
     monkeypatch.setattr(install.subprocess, "run", trial)
     monkeypatch.setattr(install.sys, "platform", "linux")
-    assert install.torch_arguments("python") == chosen
+    assert install.torch_arguments("python", "2.13.0") == chosen
     assert all("--dry-run" in command for command in attempts)
 
 

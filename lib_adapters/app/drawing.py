@@ -33,6 +33,7 @@ def settings_of(given: argparse.Namespace) -> Settings:
 def target(out: Path, name: str, number: int, count: int) -> Path:
     """`out` itself where it names a .png; else a file of this name in the folder `out`, never one that exists."""
     if out.suffix.lower() == ".png":
+        options.check_name(out)
         return out if count == 1 else out.with_stem(f"{out.stem}-{number + 1}")
     if out.suffix and not out.is_dir():
         raise AdapterError(f"{out}: --out takes a .png file or a folder; other picture formats are not written.")

@@ -66,5 +66,8 @@ def explained(error: BaseException) -> tuple[str, int]:
         return "There is not enough memory for this.", 2
     if isinstance(error, OSError):
         return f"{error.filename or 'The system'}: {error.strerror or error}.", 2
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.partition(".")[0]
+        return f"This needs the package {package}, which is not installed here (pip install {package}).", 2
     reason = " ".join(str(error).split())[:300]
     return f"Unexpected {type(error).__name__}: {reason} (LIB_ADAPTERS_DEBUG=1 shows where).", 2

@@ -34,8 +34,7 @@ def add(commands: options.Commands) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    if given.out.exists():
-        raise AdapterError(f"{given.out}: this exists already; choose another name.")
+    options.check_new(given.out)
     shelf = options.shelf_of(given.adapters, given.model)
     wanted = _wanted(given.tags, shelf, options.presets_of(given.presets))
     with Studio.open(given.model, options.device_of(given.device), shelf, torch.float32) as studio:

@@ -11,6 +11,7 @@ from typing import TypeAlias
 import torch
 
 from lib_adapters.errors import AdapterError
+from lib_adapters.files.platforms import decoded, is_portable
 from lib_adapters.hosts.pipeline.shelf import Shelf
 from lib_adapters.prompt.blocks import Presets
 from lib_adapters.prompt.presets import BUILT_IN, read_presets, together
@@ -59,7 +60,7 @@ def presets_of(file: Path | None) -> Presets:
         return BUILT_IN
     if not file.is_file():
         raise AdapterError(f"{file}: there is no such file of presets.")
-    found, problems = read_presets(file.read_text(encoding="utf-8", errors="replace"))
+    found, problems = read_presets(decoded(file.read_bytes()))
     if problems:
         raise AdapterError(f"{file}: {problems[0]}")
     return together(BUILT_IN, found)
@@ -87,10 +88,20 @@ def picture_size(word: str) -> tuple[int, int]:
 
 def check_new(out: Path, *endings: str) -> None:
     """What is about to be written takes nobody's place and has the name of what it will be."""
+    check_name(out)
     if out.exists():
         raise AdapterError(f"{out}: this exists already; choose another name.")
-    if out.suffix.lower() not in endings:
+    if endings and out.suffix.lower() not in endings:
         raise AdapterError(f"{out}: what is written ends in {' or '.join(endings)}; give it such a name.")
+
+
+def check_name(out: Path) -> None:
+    """What is written can be taken to any other system."""
+    if out.name and not is_portable(out.name):
+        raise AdapterError(
+            f"{out}: not every system can have a file of this name; choose a plain one, none of Windows' devices "
+            '(con, aux, nul ...), at most 200 bytes, without < > : " | ? * and without a dot or a space at its end.'
+        )
 
 
 def device_of(word: str) -> torch.device:

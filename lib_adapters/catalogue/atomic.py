@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from lib_adapters.errors import AdapterError
+from lib_adapters.files.platforms import replace
 
 
 def write(path: Path, content: bytes, *, lasting: bool = True) -> None:
@@ -25,11 +26,11 @@ def write(path: Path, content: bytes, *, lasting: bool = True) -> None:
                 file.flush()
                 os.fsync(file.fileno())
         temporary.chmod(_mode(target))
-        temporary.replace(target)
+        replace(temporary, target)
     except OSError as error:
         raise AdapterError(f"{path.name} cannot be written: {error.strerror or error}.") from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # gone, or as write-protected as what it was to replace
             temporary.unlink()
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lib_adapters.files.metadata import read_json
+from lib_adapters.files.platforms import decoded, folded
 
 SIDECAR = ".json"  # the web UI's own, the only one that is ever written
 CIVITAI = (".civitai.info", ".cm-info.json")
@@ -41,6 +42,19 @@ def stamps(listing: Mapping[str, os.DirEntry[str]]) -> dict[str, str]:
     return {stem: _words((suffix, listing[stem + suffix].stat) for suffix in there) for stem, there in found.items()}
 
 
+def odd_stems(listing: Mapping[str, object], stems: Collection[str]) -> set[str]:
+    """Of the adapters `stems`: beside which a file may lie that only Windows or macOS takes for theirs (`INK.Png`)."""
+    plain = {key: stem for stem in stems for key in [folded(stem)]}
+    odd = set()
+    for name in listing:
+        low = folded(name)
+        for suffix in SUFFIXES if low.endswith(SUFFIXES) else ():
+            stem = plain.get(low.removesuffix(suffix))
+            if low.endswith(suffix) and stem is not None and name != stem + suffix:
+                odd.add(stem)
+    return odd
+
+
 def stamp_at(path: Path) -> str:
     return _words((suffix, there.stat) for suffix in SUFFIXES if (there := at(path, suffix)).is_file())
 
@@ -64,8 +78,9 @@ class Beside:
         if suffix not in self._versions():
             return ""
         try:
-            with at(self.path, suffix).open(encoding="utf-8", errors="replace") as file:
-                return file.read(LONGEST)
+            with at(self.path, suffix).open("rb") as file:
+                start = file.read(4 * LONGEST)
+            return decoded(start, whole=len(start) < 4 * LONGEST)[:LONGEST].replace("\r\n", "\n")
         except OSError:
             return ""
 

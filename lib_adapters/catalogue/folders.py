@@ -79,12 +79,15 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _below(root: int, folder: str, cancelled: Callable[[], bool]) -> Iterator[tuple[File, str]]:
     start = len(folder.rstrip(os.sep)) + 1
     for real, listing in takewhile(lambda _: not cancelled(), listings(folder)):  # a folder may be far away
-        stamps = beside.stamps(listing)
-        for name, entry in listing.items():
-            if is_adapter(name) and (status := _status_now(entry)) is not None:
-                below = entry.path[start:].replace(os.sep, "/")
-                file = _file(status, entry.path, root, below, stamps.get(name.rpartition(".")[0], ""))
-                yield file, real_path(real, entry)
+        adapters = {name: name.rpartition(".")[0] for name in listing if is_adapter(name)}
+        stamps, odd = beside.stamps(listing), beside.odd_stems(listing, adapters.values())
+        for name, stem in adapters.items():
+            entry = listing[name]
+            if (status := _status_now(entry)) is None:
+                continue
+            stamp = beside.stamp_at(Path(entry.path)) if stem in odd else stamps.get(stem, "")
+            below = entry.path[start:].replace(os.sep, "/")
+            yield _file(status, entry.path, root, below, stamp), real_path(real, entry)
 
 
 def _status(entry: os.DirEntry[str] | Path) -> os.stat_result:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from lib_adapters.catalogue.folders import is_adapter, listings, real_path
+from lib_adapters.files.platforms import folded, same_form
 
 Folders = Mapping[str, Sequence[Path]]  # by kind of tag
 
@@ -77,5 +77,6 @@ def _names(parts: Sequence[str], suffix: str) -> list[str]:
     return [name for end in ends for name in (end.removesuffix(suffix), end)]
 
 
-def folded(name: str) -> str:
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()).strip()
+def is_named(name: str, names: Iterable[str]) -> bool:
+    """Also where a system or a keyboard takes its letters apart; that is nobody's mistake."""
+    return same_form(name.strip()) in map(same_form, names)

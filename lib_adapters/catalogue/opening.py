@@ -9,7 +9,7 @@ import sqlite3
 import zlib
 from pathlib import Path
 
-from lib_adapters.catalogue.pool import Pool
+from lib_adapters.catalogue.pool import WAIT, Pool
 from lib_adapters.catalogue.store import TABLES, Store, fresh_number
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def open_store(place: Path) -> Store:
 def _is_ours(file: Path) -> bool:
     """Whole, and of this version or still empty. sqlite3.OperationalError where it cannot be opened at all."""
     try:
-        with contextlib.closing(sqlite3.connect(file)) as connection:
+        with contextlib.closing(sqlite3.connect(file, timeout=WAIT)) as connection:
             schema = connection.execute("PRAGMA user_version").fetchone()[0]
             if schema != SCHEMA:  # another process may be about to fill it
                 return connection.execute("SELECT 1 FROM sqlite_master").fetchone() is None

@@ -19,6 +19,7 @@ from lib_adapters.errors import AdapterError, BrokenFile, ForeignFile
 from lib_adapters.files.foreign import AESTHETIC_KEY
 from lib_adapters.files.load import read_blob, view
 from lib_adapters.files.pickles import read_pickle
+from lib_adapters.files.platforms import replace
 from lib_adapters.files.source import SAFETENSORS_NAMES, open_source
 
 FORMAT = "lycoris-aesthetic"
@@ -75,7 +76,7 @@ def save_aesthetic(vectors: Tensor, path: Path, metadata: Mapping[str, str] | No
             save_file({AESTHETIC_KEY: kept}, part, {**(metadata or {}), "format": FORMAT})
         else:
             torch.save(kept, part)
-        part.replace(path)
+        replace(part, path)
     finally:
         part.unlink(missing_ok=True)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_adapters.algorithms.base import LARGEST, Facts
+from lib_adapters.files.platforms import decoded
 
 _BLOCK_SIZE_FOUR = 1714521600.0  # LyCORIS DyLoRA: the default was 1 before May 2024
 _LARGEST_SIDECAR = 4_000_000
@@ -57,8 +58,8 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if not path.is_file() or path.stat().st_size > _LARGEST_SIDECAR:
             return {}
-        return json_object(path.read_text("utf-8-sig"))
-    except (OSError, UnicodeDecodeError):
+        return json_object(decoded(path.read_bytes()))
+    except OSError:
         return {}
 
 

@@ -19,7 +19,8 @@ class Info:
 
     def state(self):
         fresh = checkpoint()
-        return other_state(fresh, self.seed) if self.seed else fresh.state_dict()
+        changed = other_state(fresh, self.seed) if self.seed else {}
+        return {**fresh.state_dict(), **changed}
 
     def made(self):
         model = checkpoint()

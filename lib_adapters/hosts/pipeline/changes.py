@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lib_adapters.errors import AdapterError, BrokenModel
+from lib_adapters.files.platforms import replace
 from lib_adapters.hosts.pipeline.folder import roots_of
 from lib_adapters.hosts.pipeline.studio import Studio
 from lib_adapters.patching.request import Request
@@ -78,7 +79,7 @@ def bake(model: Path, out: Path, found: Iterable[Change]) -> list[str]:
     try:
         shutil.copytree(model, partial)
         homeless = [path for name, values in by_component.items() for path in _rewrite(partial / name, values)]
-        partial.rename(out)
+        replace(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return homeless
@@ -88,8 +89,9 @@ def _rewrite(folder: Path, values: Mapping[str, Tensor]) -> list[str]:
     """Every weight file of one component; diffusers may have several variants of it side by side."""
     placed: set[str] = set()
     for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(str(file), "pt") as opened:
-            tensors, metadata = {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata()  # noqa: SIM118
+        with safe_open(str(file), "pt") as opened:  # its tensors are the file itself, which Windows then locks
+            tensors = {key: opened.get_tensor(key).clone() for key in opened.keys()}  # noqa: SIM118
+            metadata = opened.metadata()
         placed |= _replace(tensors, values)
         save_file(tensors, str(file), metadata)
     for file in sorted(folder.glob("*.bin")):

@@ -5,7 +5,6 @@ It is the mean of their CLIP features, each as long as it is, as the first gener
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +16,13 @@ from typing_extensions import Self
 
 from lib_adapters.conditioning.aesthetic import save_aesthetic
 from lib_adapters.errors import AdapterError
+from lib_adapters.files.platforms import is_portable
 from lib_adapters.hosts.pipeline.vision import Vision, open_vision
 from lib_adapters.prompt.tags import quoted
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 BATCH, MOST_AT_ONCE = 16, 256
 ENDINGS = (".pt", ".safetensors")
-LONGEST_NAME = 200  # bytes; file systems take 255, and a picture's ending must fit behind it
-_IN_NO_NAME = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]')
-_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # Windows has no files of these names
 
 Reached = Callable[[int, int], None]  # pictures done, of how many
 
@@ -81,8 +78,7 @@ def create(asked: Asked, reached: Reached, stopped: Callable[[], bool]) -> Made:
 def file_of(name: str, folder: Path) -> Path:
     """A new `.pt` of this name in the folder itself; AdapterError where that cannot be."""
     stem = name.strip().removesuffix(ENDINGS[0]).strip()
-    odd = not stem or stem.startswith(".") or stem.endswith(".") or _IN_NO_NAME.search(stem) or _DEVICES.fullmatch(stem)
-    if odd or len(stem.encode("utf-8", "replace")) > LONGEST_NAME:
+    if stem.startswith(".") or not is_portable(stem):
         raise AdapterError(
             f"{name[:80]!r} cannot be a file's name: give a plain one, without folders and without any of "
             '< > : " / \\ | ? *, that neither begins nor ends with a dot.'

@@ -7,7 +7,6 @@ files that are there and never joined to a path.
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from lib_adapters.conditioning.aesthetic import Aesthetic, open_aesthetic
 from lib_adapters.conditioning.hypernetwork import Hypernetwork, open_hypernetwork
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.adapter import Adapter, open_adapter
+from lib_adapters.files.platforms import folded, same_form
 from lib_adapters.prompt.tags import quoted
 
 KINDS = {"lyco": "adapter", "hypernet": "hypernetwork", "aesthetic": "aesthetic embedding"}
@@ -57,14 +57,16 @@ class Shelf:
         return self._aesthetics[path], notice
 
     def _lookup(self, kind: str, name: str) -> tuple[Path, str | None]:
-        exact = [path for path in self.files if name.replace("\\", "/") in _names(path)]
+        wanted = name.replace("\\", "/")
+        exact = [path for path in self.files if {name, wanted} & set(_names(path))]
         if exact:
             return self._only(kind, exact, name), None
-        alike = [path for path in self.files if _folded(name) in {_folded(one) for one in _names(path)}]
+        alike = [path for path in self.files if folded(wanted) in {folded(one) for one in _names(path)}]
         if not alike:
             raise AdapterError(f"no {KINDS[kind]} is called {name!r} in the folders that were looked into.")
-        path = self._only(kind, alike, name)
-        return path, f"{name!r} was taken for {path.stem!r}."
+        same = [path for path in alike if same_form(wanted.strip()) in map(same_form, _names(path))]
+        path = self._only(kind, same or alike, name)
+        return path, None if same else f"{name!r} was taken for {path.stem!r}."
 
     def _only(self, kind: str, paths: Sequence[Path], name: str) -> Path:
         if len(paths) == 1:
@@ -94,7 +96,3 @@ def _names(path: Path) -> list[str]:
     parts = path.parts[1:]
     ends = ["/".join(parts[-n:]) for n in range(1, len(parts) + 1)]
     return [name for end in ends for name in (end.removesuffix(path.suffix), end)]
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()).strip().replace("\\", "/")

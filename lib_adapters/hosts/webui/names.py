@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from lib_adapters.catalogue import About
-from lib_adapters.catalogue.names import Folders, Index, folded, names_of, read_index
+from lib_adapters.catalogue.names import Folders, Index, is_named, names_of, read_index
 from lib_adapters.errors import AdapterError
+from lib_adapters.files.platforms import folded
 from lib_adapters.files.source import open_source
 from lib_adapters.prompt.tags import quoted
 
@@ -115,11 +116,12 @@ class Names(Generic[Opened]):
 
     def _found(self, kind: str, name: str) -> Found[Opened] | None:
         index, wanted = self._read(), name.strip().replace("\\", "/")  # one state for all: a Refresh may come between
-        if exact := index.exact.get(wanted):
+        if exact := index.exact.get(name) or index.exact.get(wanted):
             return Found(self.open(self._only(kind, exact, name, index.files)), None)
         if alike := index.alike.get(folded(wanted)):
-            path = self._only(kind, alike, name, index.files)
-            return Found(self.open(path), f"{name!r} was taken for {path.stem!r}.")
+            same = [path for path in alike if is_named(wanted, names_of(path, index.files[path]))]
+            path = self._only(kind, same or alike, name, index.files)
+            return Found(self.open(path), None if same else f"{name!r} was taken for {path.stem!r}.")
         if aliased := [path for path in index.files if self.about(path).alias == wanted]:
             return Found(self.open(self._only(kind, aliased, name, index.files)), None)
         return None

@@ -1,0 +1,67 @@
+"""What Windows and macOS do differently with files, so that one rule holds everywhere. Pure, but for `replace`."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import locale
+import os
+import re
+import time
+import unicodedata
+from pathlib import Path
+
+LONGEST_NAME = 200  # bytes; file systems take 255, and a picture's ending must fit behind it
+LONGEST_PATH = 259  # letters, on Windows as it comes
+TOO_LONG = f"cannot be reached: with its folders its name has more than {LONGEST_PATH} letters; give it a shorter place"
+PAUSES = (0.05, 0.1, 0.2, 0.4)  # seconds
+_IN_NO_NAME = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]')
+_DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])\s*(\..*)?", re.IGNORECASE)
+
+
+def is_portable(name: str) -> bool:
+    """Can every system have a file or folder of this name? A letter too many is a device or a stream on Windows."""
+    ends_well = name.rstrip(". ") == name != ""
+    fits = len(name.encode("utf-8", "replace")) <= LONGEST_NAME
+    return ends_well and fits and not _IN_NO_NAME.search(name) and not _DEVICES.fullmatch(name)
+
+
+def is_too_long(path: str, windows: bool = os.name == "nt") -> bool:
+    """Windows says of such a file that it is not there, unless long paths are switched on or asked for."""
+    return windows and len(path) > LONGEST_PATH and not path.startswith("\\\\?\\")
+
+
+def same_form(name: str) -> str:
+    """macOS takes the letters of a name apart (é is e and an accent), keyboards and other systems do not."""
+    return unicodedata.normalize("NFC", name)
+
+
+def folded(name: str) -> str:
+    """Names that differ in case or form alone are one on Windows and macOS, and one to people."""
+    return same_form(same_form(name).casefold()).strip()
+
+
+def decoded(content: bytes, whole: bool = True, old: str = locale.getpreferredencoding(False)) -> str:
+    """A text file of anybody's editor. `whole`: its last letter is not cut in two. `old`: what editors here once wrote.
+
+    UTF-8 with or without its mark, also where some of it is damaged; UTF-16 with its mark; else the old one.
+    """
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", "replace")
+    text = codecs.getincrementaldecoder("utf-8-sig")("replace").decode(content, whole)
+    plainly = "\ufffd" not in text or any("\x7f" < letter != "\ufffd" for letter in text)
+    for encoding in () if plainly else (old, "cp1252"):
+        with contextlib.suppress(UnicodeDecodeError):
+            return content.decode(encoding)
+    return text
+
+
+def replace(part: Path, target: Path) -> None:
+    """Puts a finished file or folder in its place. Windows refuses while a scanner or a reader still has one open."""
+    for pause in PAUSES:
+        try:
+            part.replace(target)
+            return
+        except PermissionError:
+            time.sleep(pause)
+    part.replace(target)
