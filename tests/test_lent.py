@@ -47,12 +47,12 @@ def lent(monkeypatch):
     """The calls with W'."""
     calls = []
 
-    def counted(module, made, moved):
+    def counted(module, made, call):
         calls.append(len(made))
-        return original(module, made, moved)
+        return original(module, made, call)
 
-    original = live_layer.put_in
-    monkeypatch.setattr(live_layer, "put_in", counted)
+    original = live_layer.called_with
+    monkeypatch.setattr(live_layer, "called_with", counted)
     return calls
 
 

@@ -72,12 +72,13 @@ class Hypernetworks:
         self._family = family
         self._hooks = Hooks("run", self._before_run, weak=False)  # a copy of the model gets hooks that do nothing
         self._active = _Active()
+        self._settled = True  # False after a change that did not come to its end
 
     def activate(self, wanted: Sequence[Steering]) -> list[AdapterReport]:
         """Exactly these, in this order, are active afterwards; safe to repeat."""
         keys = [one.key for one in wanted]
         unet = self._unet()
-        if unet is None or keys == self._active.keys:
+        if unet is None or (self._settled and keys == self._active.keys):
             return self._active.reports
         layers = attention_inputs(unet)
         used, reports = [], []
@@ -98,9 +99,11 @@ class Hypernetworks:
 
     def _put_on(self, layers: list[nn.Module], active: _Active) -> None:
         """A hook without a chain does nothing, so those that come and those that go do not matter."""
+        self._settled = False
         self._hooks.put_on(layers)
         self._active = active
         self._hooks.leave(layers)
+        self._settled = True
 
     def _before_run(
         self, layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]

@@ -14,7 +14,7 @@ from lib_adapters.patching.merge import exact
 from lib_adapters.patching.patch import Patch, Target
 from lib_adapters.patching.pointer import BaseOf, held
 from lib_adapters.patching.rows import Group, Rows, Spread, rows_of
-from lib_adapters.patching.substitute import Kept, Lend, Moved, Scratch, can_hold, give_back, patched, put_in
+from lib_adapters.patching.substitute import Kept, Lend, Scratch, called_with, can_hold, patched
 from lib_adapters.patching.targets import View
 
 
@@ -150,16 +150,7 @@ class LiveLayer:
         """The call with W' in the weight's place."""
         with self._scratch.lent() as lend:
             found = self._computed(module, targets, lend) if made is None else made
-            moved: list[Moved] = []
-            try:
-                bias = put_in(module, found, moved)
-                y = self._forward(module, *args, **kwargs)
-            finally:
-                try:
-                    give_back(moved)
-                except BaseException:  # once more from there: nobody else knows what these were
-                    give_back(moved)
-                    raise
+            y, bias = called_with(module, found, lambda: self._forward(module, *args, **kwargs))
         return y if bias is None else y + (bias if isinstance(module, nn.Linear) else bias[:, None, None]).to(y.dtype)
 
     def _computed(self, module: nn.Module, targets: Sequence[tuple[str, Target]], lend: Lend) -> list[Kept]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from lib_adapters.patching.merge import merged_bias, merged_weight
 from lib_adapters.patching.patch import Target
 from lib_adapters.patching.pointer import BaseOf, held, point, zero_bias
 
+T = TypeVar("T")
 Moved = tuple[nn.Module, str, Tensor | None]  # whose, which, and what it held
 Kept = tuple[str, str, Tensor]  # where, below the module; which parameter; what it is for the run
 Lend = Callable[[Tensor], Tensor | None]  # memory like this tensor's, if there is any to lend
@@ -68,12 +70,26 @@ class Scratch:
         self._free.clear()
 
 
-def put_in(module: nn.Module, made: Sequence[Kept], moved: list[Moved]) -> Tensor | None:
-    """W' in the place of the weights; `moved` is what `give_back` needs, told before each of them moves.
+def called_with(module: nn.Module, made: Sequence[Kept], call: Callable[[], T]) -> tuple[T, Tensor | None]:
+    """What the call gives with W' in the place of the weights; afterwards every parameter holds what it held.
 
-    Gives the bias for a layer that has none: another writer takes a parameter that was not there for damage. No context
+    And the bias for a layer that has none: another writer takes a parameter that was not there for damage. No context
     manager: of one that is interrupted as it opens or closes, Python runs the end whenever it likes.
     """
+    moved: list[Moved] = []
+    try:
+        bias = _put_in(module, made, moved)
+        return call(), bias
+    finally:
+        try:
+            _give_back(moved)
+        except BaseException:  # once more from there: nobody else knows what these were
+            _give_back(moved)
+            raise
+
+
+def _put_in(module: nn.Module, made: Sequence[Kept], moved: list[Moved]) -> Tensor | None:
+    """`moved` is told of each before it moves."""
     bias: Tensor | None = None
     for path, name, patched in made:
         owner = module.get_submodule(path)
@@ -86,8 +102,7 @@ def put_in(module: nn.Module, made: Sequence[Kept], moved: list[Moved]) -> Tenso
     return bias
 
 
-def give_back(moved: list[Moved]) -> None:
-    """Every parameter holds what it held. Safe to repeat."""
+def _give_back(moved: list[Moved]) -> None:
     while moved:
         point(*moved[-1])
         moved.pop()
