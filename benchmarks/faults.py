@@ -58,7 +58,7 @@ LYCORIS = (
 )  # fmt: skip
 
 OTHERS = (
-    Fault("PEFT", PEFT, "`unmerge` computes backwards: no weight comes back bit for bit, bfloat16 by 1 %",
+    Fault("PEFT", PEFT, "`unmerge` undoes by arithmetic: no weight comes back bit for bit, in bfloat16 by 1 %",
           "test_unmerge_is_not_exact", top=True),
     Fault("PEFT", PEFT, "`unmerge` of an IA3 divides: rows that were multiplied by 0 are lost",
           "test_unmerge_loses_rows_scaled_by_zero"),

@@ -106,7 +106,7 @@ class LycorisForward(LycorisMerge):
 class PeftMerge(Loader):
     """Its own layers with the file's factors in them: PEFT has no reader for others' files."""
 
-    name, package = "PEFT", "peft"
+    name, package = "PEFT, by hand", "peft"
 
     def __init__(self, job: Job, unet: nn.Module) -> None:
         super().__init__(job, unet)

@@ -52,7 +52,8 @@ def run(parts: Sequence[str], plan: Plan, root: Path = ROOT) -> None:
     torch.set_num_threads(1)
     try:
         for part in parts:
-            keep(root, {**kept(root), part: {"about": about(plan), "rows": PARTS[part](plan)}})
+            rows = PARTS[part](plan)  # takes minutes, in which another run may have kept its own part
+            keep(root, {**kept(root), part: {"about": about(plan), "rows": rows}})
     finally:
         torch.set_num_threads(threads)
     write(root)

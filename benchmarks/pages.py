@@ -39,8 +39,7 @@ def block(found: Results) -> str:
         *([_speed(found["apply"])] if "apply" in found else []),
         *([_verdicts(_read(found, "correctness", Verdict))] if "correctness" in found else []),
         *([_listing(_read(found, "catalogue", catalogue.Row))] if "catalogue" in found else []),
-        "What peers get wrong, each shown by a test beside ours:\n\n"
-        + faults([fault for fault in FAULTS if fault.top]),
+        "What peers get wrong, each shown by a test in which ours is right:\n\n" + faults_in_short(),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -155,17 +154,27 @@ def _error(verdict: Verdict) -> str:
 
 
 def _refusals(verdicts: Iterable[Verdict]) -> str:
-    reasons: dict[tuple[str, str], list[str]] = {}
+    reasons: dict[tuple[str, str], dict[str, None]] = {}
     for verdict in verdicts:
         if verdict.error is None:
-            reasons.setdefault((verdict.who, verdict.refused), []).append(verdict.kind)
-    return "\n".join(f"- {who} does not read {', '.join(kinds)}: `{why}`" for (who, why), kinds in reasons.items())
+            peer = verdict.who.split(",")[0]
+            reasons.setdefault((peer, verdict.refused), {})[verdict.kind] = None
+    return "\n".join(f"- {who} does not read {'; '.join(kinds)}: `{why}`" for (who, why), kinds in reasons.items())
 
 
 def faults(rows: Iterable[Fault]) -> str:
     table = [["peer", "what", "shown by"], ["---"] * 3]
     table += [[f"{fault.peer} {', '.join(fault.releases)}", _what(fault), _proof(fault)] for fault in rows]
     return _table(table)
+
+
+def faults_in_short() -> str:
+    rows = [[f"{fault.peer} {_span(fault.releases)}", _what(fault)] for fault in FAULTS if fault.top]
+    return _table([["peer", "what"], ["---"] * 2, *rows])
+
+
+def _span(releases: Sequence[str]) -> str:
+    return ", ".join(releases) if len(releases) < 3 else f"{releases[0]} to {releases[-1]}"
 
 
 def _what(fault: Fault) -> str:

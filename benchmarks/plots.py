@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,7 +52,7 @@ def _axes(width: float, height: float) -> tuple[Any, Any]:
 
     style = {"text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.edgecolor": INK}
     with mpl.rc_context({**style, "font.size": 9, "savefig.transparent": True}):
-        figure, axes = pyplot.subplots(figsize=(width, height), dpi=110, layout="constrained")
+        figure, axes = pyplot.subplots(figsize=(width, height), dpi=90, layout="constrained")
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
@@ -61,7 +60,7 @@ def _axes(width: float, height: float) -> tuple[Any, Any]:
 def _save(figure: Any, path: Path) -> None:
     from matplotlib import pyplot
 
-    figure.savefig(path, transparent=True, metadata={"Software": None})
+    figure.savefig(path, transparent=True, metadata={"Software": None}, pil_kwargs={"optimize": True})
     pyplot.close(figure)
 
 
@@ -97,7 +96,7 @@ def _grid(verdicts: Sequence[Verdict], path: Path) -> None:
         text, colour = _field(verdict)
         axes.barh(y, 0.94, 0.86, x - 0.47, color=colour, alpha=0.35 if colour == REFUSED else 1.0)
         axes.text(x, y, text, ha="center", va="center", fontsize=7, color=INK if colour == REFUSED else "white")
-    axes.set_xticks(range(len(who)), who)
+    axes.set_xticks(range(len(who)), [name.replace(", ", ",\n") for name in who])
     axes.xaxis.tick_top()
     axes.set_yticks(range(len(kinds)), kinds)
     axes.set_xlim(-0.5, len(who) - 0.5)
@@ -111,5 +110,5 @@ def _field(verdict: Verdict) -> tuple[str, str]:
     if verdict.error is None:
         return "not read", REFUSED
     wrong = not verdict.right
-    text = f"{verdict.error:.0%} off" if wrong else f"1e{math.ceil(math.log10(max(verdict.error, 1e-9)))}"
+    text = f"{verdict.error:.0%} off" if wrong else f"{verdict.error:.0e}"
     return text, WRONG if wrong else RIGHT
