@@ -6,7 +6,10 @@ are those that the test was run with; a peer that is not on PyPI has no test and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from benchmarks.markdown import table
 
 
 @dataclass(frozen=True)
@@ -113,3 +116,26 @@ READ = (
 )  # fmt: skip
 
 FAULTS = (*LYCORIS, *OTHERS, *READ)
+
+
+def everything() -> str:
+    """All rows as a table."""
+    rows = [[f"{fault.peer} {', '.join(fault.releases)}", _what(fault), _proof(fault)] for fault in FAULTS]
+    return table([["peer", "what", "shown by"], *rows])
+
+
+def in_short() -> str:
+    rows = [[f"{fault.peer} {_span(fault.releases)}", _what(fault)] for fault in FAULTS if fault.top]
+    return table([["peer", "what"], *rows])
+
+
+def _span(releases: Sequence[str]) -> str:
+    return ", ".join(releases) if len(releases) < 3 else f"{releases[0]} to {releases[-1]}"
+
+
+def _what(fault: Fault) -> str:
+    return f"{fault.what} (right since {fault.fixed})" if fault.fixed else fault.what
+
+
+def _proof(fault: Fault) -> str:
+    return f"`{fault.test}`" if fault.test else f"by reading: `{fault.source}`"

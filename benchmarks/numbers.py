@@ -104,7 +104,7 @@ def _correctness(plan: Plan) -> list[dict[str, Any]]:
 
 
 def _live(plan: Plan) -> list[dict[str, Any]]:
-    return [asdict(one) for one in live.run(plan.setting(), plan.size, plan.stacks, 1, calls=False)]
+    return [asdict(one) for one in live.run(plan.setting(), plan.size, plan.stacks, plan.rounds, calls=False)]
 
 
 def _catalogue(plan: Plan) -> list[dict[str, Any]]:

@@ -7,8 +7,9 @@ from typing import Any
 
 from benchmarks import catalogue, live, results
 from benchmarks.correctness import Verdict
-from benchmarks.faults import FAULTS, Fault
+from benchmarks.faults import everything, in_short
 from benchmarks.following import Found
+from benchmarks.markdown import table
 from benchmarks.results import Row
 
 START, END = "<!-- numbers -->", "<!-- /numbers -->"
@@ -39,7 +40,7 @@ def block(found: Results) -> str:
         *([_speed(found["apply"])] if "apply" in found else []),
         *([_verdicts(_read(found, "correctness", Verdict))] if "correctness" in found else []),
         *([_listing(_read(found, "catalogue", catalogue.Row))] if "catalogue" in found else []),
-        "What peers get wrong, each shown by a test in which ours is right:\n\n" + faults_in_short(),
+        "What peers get wrong, each shown by a test in which ours is right:\n\n" + in_short(),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -59,7 +60,7 @@ def numbers(found: Results) -> str:
         parts += [live.tables(_read(found, "live", Found))]
     if "catalogue" in found:
         parts += ["## From a folder of files to cards", catalogue.table(_read(found, "catalogue", catalogue.Row))]
-    return "\n\n".join([*parts, "## What each peer gets wrong", _FAULTS, faults(FAULTS)]) + "\n"
+    return "\n\n".join([*parts, "## What each peer gets wrong", _FAULTS, everything()]) + "\n"
 
 
 _CORRECTNESS = (
@@ -94,16 +95,27 @@ def _speed(part: Mapping[str, Any]) -> str:
     rows = [Row(**row) for row in part["rows"]]
     by_name = {(row.algorithm, row.contender): row for row in rows}
     algorithms = [name for name in QUOTED if (name, "lib_adapters") in by_name]
-    table = [["apply and take back ×", *WHO.values()], ["---"] * (len(WHO) + 1)]
-    table += [[name, *(_back(by_name.get((name, who))) for who in WHO)] for name in algorithms]
+    lines = [["apply and take back ×", *WHO.values()]]
+    lines += [[name, *(_back(by_name.get((name, who))) for who in WHO)] for name in algorithms]
     ours = [by_name[name, "lib_adapters"].ratios for name in algorithms]
     change = ", ".join(
         f"{what} {min(r[key] for r in ours):.2g} to {max(r[key] for r in ours):.2g}" for what, key in _MORE
     )
     return (
         f"{_setting(part)} × is to the limit: reading and writing the touched weights once. *no*: they do not come back"
-        f" bit for bit. The usual way: back up, compute ΔW, add, copy back.\n\n{_table(table)}\n\n"
-        f"Ours again: {change} ×."
+        f" bit for bit. The usual way: back up, compute ΔW, add, copy back.\n\n{table(lines)}\n\n"
+        f"Ours again: {change} ×. {_memory(rows)}"
+    )
+
+
+def _memory(rows: Sequence[Row]) -> str:
+    spans = []
+    for who, name in WHO.items():
+        most = [max(row.peak_bytes or 0, row.kept_bytes) / row.touched_bytes for row in rows if row.contender == who]
+        spans += [f"{name} {min(most):.1f} to {max(most):.1f}"] if most else []
+    return (
+        f"Most memory while applying, × the touched weights: {', '.join(spans)}; LyCORIS (on the CPU), PEFT and"
+        " diffusers keep no original to give back."
     )
 
 
@@ -140,10 +152,10 @@ def _listing(rows: Sequence[catalogue.Row]) -> str:
 def errors(verdicts: Sequence[Verdict]) -> str:
     who = list(dict.fromkeys(verdict.who for verdict in verdicts))
     by_name = {(verdict.kind, verdict.who): verdict for verdict in verdicts}
-    rows = [["kind of file", *who], ["---"] * (len(who) + 1)]
+    rows = [["kind of file", *who]]
     for kind in dict.fromkeys(verdict.kind for verdict in verdicts):
         rows.append([kind, *(_error(by_name[kind, name]) for name in who)])
-    return _table(rows)
+    return table(rows)
 
 
 def _error(verdict: Verdict) -> str:
@@ -160,30 +172,3 @@ def _refusals(verdicts: Iterable[Verdict]) -> str:
             peer = verdict.who.split(",")[0]
             reasons.setdefault((peer, verdict.refused), {})[verdict.kind] = None
     return "\n".join(f"- {who} does not read {'; '.join(kinds)}: `{why}`" for (who, why), kinds in reasons.items())
-
-
-def faults(rows: Iterable[Fault]) -> str:
-    table = [["peer", "what", "shown by"], ["---"] * 3]
-    table += [[f"{fault.peer} {', '.join(fault.releases)}", _what(fault), _proof(fault)] for fault in rows]
-    return _table(table)
-
-
-def faults_in_short() -> str:
-    rows = [[f"{fault.peer} {_span(fault.releases)}", _what(fault)] for fault in FAULTS if fault.top]
-    return _table([["peer", "what"], ["---"] * 2, *rows])
-
-
-def _span(releases: Sequence[str]) -> str:
-    return ", ".join(releases) if len(releases) < 3 else f"{releases[0]} to {releases[-1]}"
-
-
-def _what(fault: Fault) -> str:
-    return f"{fault.what} (right since {fault.fixed})" if fault.fixed else fault.what
-
-
-def _proof(fault: Fault) -> str:
-    return f"`{fault.test}`" if fault.test else f"by reading: `{fault.source}`"
-
-
-def _table(rows: Iterable[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
