@@ -19,6 +19,7 @@ from benchmarks.case import Case
 from benchmarks.contenders import Contender, Operation
 from benchmarks.peers import contenders
 
+CLONES = 3  # in each cycle, whose median counts
 SAMPLED = 4  # layers whose result is compared
 
 
@@ -28,7 +29,7 @@ class Tally:
 
     contender: str
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    ratios: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # to a clone made just before
+    ratios: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # to the clone in the same cycle
     kept: list[int] = field(default_factory=list)
     peak: list[int] = field(default_factory=list)
     applied: dict[str, Tensor] = field(default_factory=dict)  # a few weights after `apply`
@@ -66,8 +67,8 @@ def _cycle(case: Case, kind: type[Contender], tally: Tally) -> None:
     gc.collect()
     contender = kind(case, case.twin() if kind.writes else case.model)
     pristine = _sample(contender.weights)
+    limit = statistics.median(_seconds(partial(_clone, contender.weights), case) for _ in range(CLONES))
     for name, operation in contender.operations().items():
-        limit = _seconds(partial(_clone, contender.weights), case)
         if name == "apply":
             used = memory.of(partial(_timed, operation, name, tally, case), case.setting.device)
             tally.kept.append(used.kept)
@@ -83,7 +84,8 @@ def _cycle(case: Case, kind: type[Contender], tally: Tally) -> None:
 
 
 def _clone(weights: Mapping[str, Tensor]) -> None:
-    """The limit, of which a machine that others use makes something else every minute: so anew for each pair."""
+    """The limit. A machine that others use makes something else of it every minute: so anew in each cycle, at its
+    start, where all find memory alike."""
     kept = [weight.data.clone() for weight in weights.values()]
     kept.clear()
 

@@ -22,6 +22,7 @@ WHO = {
     "diffusers fuse_lora": "diffusers",
 }
 QUOTED = ("lora", "locon", "loha", "lokr", "dora-rows", "oft", "boft", "ia3")
+FAMILIES = {"sd1": "Stable Diffusion 1", "sdxl": "SDXL"}
 Results = Mapping[str, Mapping[str, Any]]
 
 
@@ -82,9 +83,10 @@ def _read(found: Results, part: str, kind: type[Any]) -> list[Any]:
 def _setting(part: Mapping[str, Any]) -> str:
     about = part["about"]
     peers = ", ".join(f"{name} {version}" for name, version in about["peers"].items())
+    family = FAMILIES.get(about["family"], about["family"])
     share = f", one layer in {about['one_layer_in']}" if about["one_layer_in"] > 1 else ""
     return (
-        f"UNet of {about['family']}{share}, rank {about['rank']}, {about['dtype']}, one thread of {about['device']},"
+        f"UNet of {family}{share}, rank {about['rank']}, {about['dtype']}, one thread of {about['device']},"
         f" {about['clock']} seconds, medians of {about['rounds']} pairs;"
         f" torch {about['torch']}, {peers}; {about['day']}."
     )

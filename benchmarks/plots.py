@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ COLOURS = {
     "peft merge": "#9a63b8",
     "diffusers fuse_lora": "#3f9a6b",
 }
+LONGEST = 13.0  # a longer bar is cut; its number says how long it is
 RIGHT, WRONG, REFUSED = "#2f8f5b", "#c9543f", "#8a8a8a"
 
 
@@ -66,24 +68,36 @@ def _save(figure: Any, path: Path) -> None:
 
 def _bars(rows: Sequence[Row], value: Any, label: str, path: Path) -> None:
     """Lying bars in groups by algorithm; the line at 1 is the limit."""
-    algorithms = list(dict.fromkeys(row.algorithm for row in rows))
-    who = [name for name in COLOURS if any(row.contender == name for row in rows)]
-    figure, axes = _axes(8, 0.9 + 0.16 * len(algorithms) * (len(who) + 1))
+    places = _places(rows)
+    figure, axes = _axes(8, 0.9 + 0.16 * (max(places) + 1))
     named: set[str] = set()
-    for row in rows:
-        place = algorithms.index(row.algorithm) * (len(who) + 1) + who.index(row.contender)
+    for row, place in zip(rows, places, strict=True):
         if (length := value(row)) is None:
             continue
         text = row.contender if row.contender not in named else None
         named.add(row.contender)
-        axes.barh(place, length, 0.9, color=COLOURS[row.contender], label=text)
-        axes.text(length, place, f" {length:.2f}", va="center", fontsize=7, color=INK)
+        axes.barh(place, min(length, LONGEST), 0.9, color=COLOURS[row.contender], label=text)
+        axes.text(min(length, LONGEST), place, f" {length:.2f}", va="center", fontsize=7, color=INK)
     axes.axvline(1, color=INK, linewidth=0.8, linestyle="--")
-    axes.set_yticks([n * (len(who) + 1) + (len(who) - 1) / 2 for n in range(len(algorithms))], algorithms)
-    axes.invert_yaxis()
+    axes.set_yticks(*_ticks(rows, places))
+    axes.set_ylim(max(places) + 1, -1)
     axes.set_xlabel(label, color=INK)
-    axes.legend(frameon=False, labelcolor=INK, fontsize=8, ncols=len(who), loc="lower left", bbox_to_anchor=(0, 1))
+    axes.legend(frameon=False, labelcolor=INK, fontsize=8, ncols=len(COLOURS), loc="lower left", bbox_to_anchor=(0, 1))
     _save(figure, path)
+
+
+def _places(rows: Sequence[Row]) -> list[int]:
+    """One below the other, with room between algorithms."""
+    gaps = [int(row.algorithm != before.algorithm) for before, row in pairwise(rows)]
+    return [n + sum(gaps[:n]) for n in range(len(rows))]
+
+
+def _ticks(rows: Sequence[Row], places: Sequence[int]) -> tuple[list[float], list[str]]:
+    """Each algorithm's name at the middle of its bars."""
+    own: dict[str, list[int]] = {}
+    for row, place in zip(rows, places, strict=True):
+        own.setdefault(row.algorithm, []).append(place)
+    return [sum(each) / len(each) for each in own.values()], list(own)
 
 
 def _grid(verdicts: Sequence[Verdict], path: Path) -> None:
