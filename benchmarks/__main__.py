@@ -1,13 +1,17 @@
-"""`python -m benchmarks apply`, `live` or `catalogue`: table to stdout, progress to stderr, JSON into a folder."""
+"""`python -m benchmarks numbers`: everything, into NUMBERS.md and README.md.
+
+`apply`, `live` or `catalogue` alone: table to stdout, progress to stderr, JSON into a folder.
+"""
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from benchmarks import apply, catalogue, live, results
+from benchmarks import apply, catalogue, live, numbers, results
 from benchmarks.case import Setting
 from benchmarks.following import Found
 from benchmarks.layers import PLANS
@@ -22,6 +26,15 @@ QUICK = ("lora", "lokr", "loha", "dora-rows", "oft")
 def main() -> None:
     options = _parser().parse_args()
     options.run(options)
+
+
+def _numbers(options: argparse.Namespace) -> None:
+    if options.write_only:
+        numbers.write(options.root)
+        return
+    asked = {name: value for name in ("every", "rounds") if (value := getattr(options, name)) is not None}
+    plan = replace(numbers.QUICK if options.quick else numbers.FULL, **asked)
+    numbers.run(options.parts or tuple(numbers.PARTS), plan, options.root)
 
 
 def _catalogue(options: argparse.Namespace) -> None:
@@ -72,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks", description="How fast adapters are applied and listed."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_numbers(commands)
     _add_apply(commands)
     _add_live(commands)
     listing = commands.add_parser("catalogue", help="from a folder of adapter files to the tab's cards")
@@ -81,6 +95,17 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--out", type=Path, help="folder for the JSON")
     listing.set_defaults(run=_catalogue)
     return parser
+
+
+def _add_numbers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("numbers", help="everything, written into NUMBERS.md and the README")
+    command.add_argument("parts", nargs="*", metavar="PART", help=f"only these anew: {', '.join(numbers.PARTS)}")
+    command.add_argument("--quick", action="store_true", help="tiny, to see that it works: not for quoting")
+    command.add_argument("--every", type=int, help="one in so many of the layers is applied to (default: 8)")
+    command.add_argument("--rounds", type=int, help="pairs whose median counts (default: 3)")
+    command.add_argument("--write-only", action="store_true", help="measure nothing: write anew what is kept")
+    command.add_argument("--root", type=Path, default=numbers.ROOT, help="folder with README.md and benchmarks/")
+    command.set_defaults(run=_numbers)
 
 
 def _add_apply(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

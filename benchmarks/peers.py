@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from benchmarks.case import Case, stem
 from benchmarks.contenders import Clone, Contender, Operation, Ours, Usual
 
-PEFT_LORA = {"lora_down.weight": "lora_A", "lora_up.weight": "lora_B", "dora_scale": "lora_magnitude_vector"}
+PEFT_LORA = {"lora_down.weight": "lora_A", "lora_up.weight": "lora_B", "dora_scale": "lora_magnitude_vector",
+             "oft_R.weight": "oft_R"}  # fmt: skip
 
 
 def contenders(case: Case) -> list[type[Contender]]:
@@ -90,7 +91,8 @@ class Peft(Contender):
     def _use(self, name: str, strength: float) -> None:
         for layer in self._layers:
             layer.set_adapter(name)
-            layer.set_scale(name, strength)
+            if hasattr(layer, "scaling"):  # a rotation has none
+                layer.set_scale(name, strength)
 
     def merge(self) -> None:
         for layer in self._layers:
@@ -134,25 +136,36 @@ class Diffusers(Peft):
 
 
 def _peft_config(case: Case) -> Any:
-    from peft import LoHaConfig, LoKrConfig, LoraConfig
+    """Rank and alpha of each layer as the file has them."""
+    from peft import LoHaConfig, LoKrConfig, LoraConfig, OFTConfig
 
     rank, targets = case.setting.rank, list(case.shapes)
+    if case.name == "oft":
+        return OFTConfig(r=0, oft_block_size=rank, target_modules=targets, init_weights=False, use_cayley_neumann=True)
+    ranks, alphas = _patterns(case)
+    shared = {"r": rank, "target_modules": targets, "rank_pattern": ranks, "alpha_pattern": alphas}
     if case.name == "loha":
-        return LoHaConfig(r=rank, alpha=rank, target_modules=targets, init_weights=False)
+        return LoHaConfig(alpha=rank, init_weights=False, **shared)
     if case.name == "lokr":
-        whole = LoKrConfig(r=rank, alpha=rank, target_modules=targets, init_weights=False)
-        whole.decompose_factor = 8
-        return whole
-    dora = case.name == "dora-rows"
-    return LoraConfig(r=rank, lora_alpha=rank, target_modules=targets, init_lora_weights=False, use_dora=dora)
+        return LoKrConfig(alpha=rank, init_weights=False, decompose_factor=8, **shared)
+    return LoraConfig(lora_alpha=rank, init_lora_weights=False, use_dora=case.name == "dora-rows", **shared)
+
+
+def _patterns(case: Case) -> tuple[dict[str, int], dict[str, float]]:
+    tensors = load_file(case.files[0])
+    ranks = {path: tensors.get(f"{stem(path)}.lora_down.weight") for path in case.shapes}
+    found = {path: down.shape[0] for path, down in ranks.items() if down is not None}
+    alphas = {path: float(alpha) for path in case.shapes if (alpha := tensors.get(f"{stem(path)}.alpha")) is not None}
+    return found, alphas
 
 
 def _fill(layers: Mapping[str, nn.Module], name: str, tensors: Mapping[str, Tensor]) -> None:
     """Our file's tensors, in PEFT's places."""
     for path, layer in layers.items():
         for leaf, place in _places(layer, name):
-            if (tensor := tensors.get(f"{stem(path)}.{leaf}")) is not None:
-                place.data = tensor.to(place).reshape(place.shape)
+            for key in (f"{stem(path)}.{leaf}", f"base_model.model.{path}.{leaf}"):
+                if (tensor := tensors.get(key)) is not None:
+                    place.data = tensor.to(place).reshape(place.shape)
 
 
 def _places(layer: Any, name: str) -> Iterator[tuple[str, nn.Parameter]]:

@@ -92,14 +92,14 @@ def _oft(shape: Shape, rank: int) -> Leaves:
     return {"oft_blocks": _noise(shape[0] // rank, rank, rank), "alpha": torch.tensor(0.0)}
 
 
-def _rotation(blocks: Tensor) -> Tensor:
+def rotation(blocks: Tensor) -> Tensor:
     skew, eye = blocks - blocks.mT, torch.eye(blocks.shape[-1], device=blocks.device)
     rotation: Tensor = (eye + skew) @ torch.linalg.inv(eye - skew)
     return rotation
 
 
 def _oft_delta(weight: Tensor, leaves: Leaves) -> Tensor:
-    turn = _rotation(leaves["oft_blocks"])
+    turn = rotation(leaves["oft_blocks"])
     rows = weight.reshape(*turn.shape[:2], -1)
     return torch.einsum("kno,kni->koi", turn, rows).reshape(weight.shape) - weight
 
@@ -114,7 +114,7 @@ def _boft(shape: Shape, rank: int) -> Leaves:
 def _boft_delta(weight: Tensor, leaves: Leaves) -> Tensor:
     """Rows are shuffled so that each factor's partners lie together, turned, and shuffled back."""
     out = weight.flatten(1)
-    for i, turn in enumerate(_rotation(leaves["oft_blocks"])):
+    for i, turn in enumerate(rotation(leaves["oft_blocks"])):
         count, size, _ = turn.shape
         pairs = out.view(-1, 2, 2**i * size // 2, out.shape[1]).transpose(1, 2)
         turned = torch.bmm(turn, pairs.reshape(count, size, -1))

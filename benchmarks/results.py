@@ -16,7 +16,7 @@ OPERATIONS = ("apply", "again", "strength", "switch", "restore", "cold")
 
 @dataclass(frozen=True)
 class Row:
-    """One contender on one algorithm. Ratios are to the clone of the touched weights in the same run."""
+    """One contender on one algorithm. Ratios are to clones of the touched weights: medians of pairs made in turn."""
 
     algorithm: str
     contender: str
@@ -33,12 +33,11 @@ class Row:
 
 def rows(case: Case, tallies: Iterable[Tally]) -> list[Row]:
     by_name = {tally.contender: tally for tally in tallies}
-    limit, plain = by_name["clone"].median("apply") or 0.0, by_name["usual way"].applied
-    pristine = by_name["clone"].applied
-    return [_row(case, tally, limit, pristine, plain) for tally in by_name.values()]
+    pristine, plain = by_name["clone"].applied, by_name["usual way"].applied
+    return [_row(case, tally, pristine, plain) for tally in by_name.values()]
 
 
-def _row(case: Case, tally: Tally, limit: float, pristine: Mapping[str, Tensor], plain: Mapping[str, Tensor]) -> Row:
+def _row(case: Case, tally: Tally, pristine: Mapping[str, Tensor], plain: Mapping[str, Tensor]) -> Row:
     seconds = {name: median for name in OPERATIONS if (median := tally.median(name)) is not None}
     return Row(
         algorithm=case.name,
@@ -47,7 +46,7 @@ def _row(case: Case, tally: Tally, limit: float, pristine: Mapping[str, Tensor],
         touched_bytes=case.touched_bytes,
         file_bytes=case.files[0].stat().st_size,
         seconds=seconds,
-        ratios={name: value / limit for name, value in seconds.items()},
+        ratios={name: tally.ratio(name) for name in seconds},
         kept_bytes=statistics.median(tally.kept),
         peak_bytes=statistics.median(tally.peak) if tally.peak else None,
         restores_exactly=tally.exact if "restore" in seconds else None,

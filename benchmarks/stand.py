@@ -103,7 +103,7 @@ def make_stand(setting: Setting, size: int) -> Stand:
     torch.manual_seed(0)
     latent = noise((ROWS, 4, size, size), setting)
     text = noise((ROWS, TOKENS, PLANS[setting.family].context), setting)
-    bare = Stand(setting, _unet(setting), latent, text, {})
+    bare = Stand(setting, make_unet(setting), latent, text, {})
     with _watched(bare) as seen:
         bare.call()
     return replace(bare, seen=seen)
@@ -113,7 +113,7 @@ def noise(shape: Shape, setting: Setting) -> Tensor:
     return torch.randn(shape, device=setting.device, dtype=setting.dtype)
 
 
-def _unet(setting: Setting) -> nn.Module:
+def make_unet(setting: Setting) -> nn.Module:
     from diffusers import UNet2DConditionModel
 
     plan = PLANS[setting.family]
