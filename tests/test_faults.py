@@ -49,9 +49,7 @@ class Bench:
     def __init__(self, folder, mode="merged"):
         self.model, self.mode = Small(), mode
         self.session = Session(unet=self.model, mode=mode)
-        self.adapters = {
-            kind: adapter_for(self.model, folder / f"{kind}.safetensors", MAKERS[kind]) for kind in MAKERS
-        }
+        self.adapters = {kind: adapter_for(self.model, folder / f"{kind}.safetensors", MAKERS[kind]) for kind in MAKERS}
         self.latent = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(3))
 
     def request(self, kind, **options):

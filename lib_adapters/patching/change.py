@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 
 from typing_extensions import Self
@@ -30,6 +30,20 @@ class Change:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        acts = self._then if kind is None else self._back[::-1]
-        for act in acts:
+        if kind is not None:
+            _all(self._back[::-1])
+            return
+        for act in self._then:
             act()
+
+
+def _all(acts: Iterable[Act]) -> None:
+    """Each of them, even where one before it could not be done; that is raised at the end."""
+    failed: BaseException | None = None
+    for act in acts:
+        try:
+            act()
+        except BaseException as error:  # noqa: BLE001 - the others must go back all the same
+            failed = failed or error
+    if failed is not None:
+        raise failed

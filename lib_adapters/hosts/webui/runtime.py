@@ -168,7 +168,10 @@ class Runtime:
     def _give_up(self, p: Any, error: Exception, what: str) -> None:
         host.module("errors").report("LyCORIS: applying adapters failed", exc_info=True)
         self._leave()
+        make = host.module("extra_networks").ExtraNetworkParams
         for data in wanted.all_data(p):  # conditionings with this key must not be taken for those with adapters
-            wanted.mark(data, what, host.module("extra_networks").ExtraNetworkParams)
+            wanted.mark(data, what, make)
+            if wanted.is_marked(data, AESTHETIC):
+                wanted.mark(data, what, make, AESTHETIC)
         reason = f"{type(error).__name__}: {error}".strip().rstrip(".")
         self._voice.say(p, [f"LyCORIS: {what} ({reason})."], [])
