@@ -167,6 +167,17 @@ def test_rows_of_zeros_stay_finite():
     assert torch.equal(read(leaves).delta(torch.zeros(6, 8)), torch.zeros(6, 8))
 
 
+@pytest.mark.parametrize("axis", [0, 1], ids=["rows", "columns"])
+def test_the_norm_of_next_to_nothing_has_the_trainers_epsilon(axis):
+    eps, shape = torch.finfo(torch.float32).eps, (8, 8)
+    stored = torch.ones(8).view((8, 1) if axis == 0 else (1, 8))
+    adapter = read({"lora_up.weight": torch.zeros(8, 4), "lora_down.weight": DOWN, "dora_scale": stored})
+    base = torch.full(shape, eps / math.sqrt(8))  # every norm is eps
+    expected = base / (2 * eps)
+    torch.testing.assert_close(adapter.delta(base), expected)
+    torch.testing.assert_close(adapter.onto(base, 1.0), expected)
+
+
 @pytest.mark.parametrize(
     "leaves",
     [

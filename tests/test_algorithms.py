@@ -9,6 +9,7 @@ import torch
 
 from lib_adapters.algorithms import ALGORITHMS, choose
 from lib_adapters.algorithms.dora import Dora
+from lib_adapters.algorithms.factored import Factored
 from lib_adapters.algorithms.oft_r import OftInput
 from lib_adapters.algorithms.tlora import TLora
 from lib_adapters.errors import ShapeMismatch, UnknownAlgorithm
@@ -57,7 +58,7 @@ def test_is_claimed_by_itself_alone_and_dtypes_do_not_matter(example):
 
 
 @every_example
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn], ids=str)
 def test_half_files_are_computed_in_float32(example, dtype):
     if any(leaf.numel() != 1 and not leaf.is_floating_point() for leaf in example.leaves.values()):
         example = example._replace(leaves={n: v.float() if "bias" not in n else v for n, v in example.leaves.items()})
@@ -70,13 +71,16 @@ def test_half_files_are_computed_in_float32(example, dtype):
 
 
 @every_example
-@pytest.mark.parametrize("strength", [1.0, -0.7])
-def test_onto_is_the_weight_and_the_delta_as_a_new_tensor(example, strength):
+@pytest.mark.parametrize("strength", [1.0, 2.0])
+def test_onto_is_the_weight_and_the_delta_in_a_new_tensor_or_the_one_given(example, strength):
     adapter = example.read()
     for base in views(example.shape):
         base.copy_(weight(example.shape))
-        before = base.clone()
-        same(adapter.onto(base, strength), before.double() + example.slow(before.double(), strength))
+        before, given = base.clone(), torch.empty(example.shape)
+        sum_ = adapter.onto(base, strength)
+        same(sum_, before.double() + example.slow(before.double(), strength))
+        assert adapter.onto(base, strength, given) is given
+        torch.testing.assert_close(given, sum_, rtol=1e-6, atol=1e-6)
         assert torch.equal(base, before)
 
 
@@ -121,6 +125,18 @@ def test_thin_factors_are_the_same_delta(example):
     if thin is not None:
         product = (thin.up.double() @ thin.down.double() * thin.scale).view(example.shape)
         torch.testing.assert_close(product.float(), adapter.delta(base), rtol=1e-5, atol=1e-5)
+
+
+@every_example
+def test_some_rows_of_a_product_are_its_rows(example):
+    """Also of rows again: whoever works in blocks may cut them once more."""
+    adapter, base = example.read(), torch.zeros(example.shape)
+    if isinstance(adapter, Factored):
+        rows = adapter.product(example.shape).rows(1, 5)
+        for part, mine in ((rows, slice(1, 5)), (rows.rows(1, 3), slice(2, 4))):
+            out = torch.zeros(base[mine].shape)
+            part.add(out, 0.5)
+            torch.testing.assert_close(out, 0.5 * adapter.delta(base)[mine], rtol=1e-6, atol=1e-6)
 
 
 @every_example

@@ -59,7 +59,7 @@ class Residual:
     """product + scale · rest, rest [o, i*kernel]."""
 
     def __init__(self, product: Product, rest: Tensor, scale: float) -> None:
-        self.product, self.rest, self.scale = product, rest, scale
+        self.product, self.rest, self.scale = product, rest.float(), scale
 
     def add(self, out: Tensor, strength: float) -> None:
         self.product.add(out, strength)

@@ -12,15 +12,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lib_adapters.errors import BadTag
-from lib_adapters.prompt.items import MOST_ITEMS
+from lib_adapters.prompt.items import MOST_ITEMS, QUOTED
+from lib_adapters.prompt.schedule_text import NUMBER
 from lib_adapters.prompt.tags import shown
 
 KIND = "aesthetic"
 MOST_STEPS = 1000
-_QUOTED = r'"(?:[^"]|"")*"[ \t]*(?=[:>])'
-_ITEM = re.compile(rf"(?:[^:>=\"]*=[ \t]*)?{_QUOTED}|[^:>]*")
+_ITEM = re.compile(rf"(?:[^:>=\"]*=[ \t]*)?{QUOTED}|[^:>]*")
 _TAG = re.compile(rf"<{KIND}:((?:{_ITEM.pattern})(?::(?:{_ITEM.pattern}))*)>")
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
@@ -116,14 +115,14 @@ def _options(items: Sequence[str], tag: str, problems: list[str]) -> Options:
 
 
 def _number(token: str) -> float:
-    value = float(token) if _NUMBER.fullmatch(token) else math.nan
-    if not math.isfinite(value) or not -100 <= value <= 100:
+    value = float(token) if NUMBER.fullmatch(token) else math.nan
+    if not -100 <= value <= 100:
         raise BadTag(f"{token!r} is not a number from -100 to 100")
     return value
 
 
 def _rate(token: str) -> float:
-    value = float(token) if _NUMBER.fullmatch(token) else math.nan
+    value = float(token) if NUMBER.fullmatch(token) else math.nan
     if not 0 < value <= 1:
         raise BadTag(f"{token!r} is not a learning rate above 0 and up to 1")
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -16,7 +17,6 @@ MODES: tuple[Mode, ...] = ("auto", "merged", "live")
 TIMESTEP = "timestep"  # dyn: as many ranks as T-LoRA trains at this noise
 Ranks = int | Curve | Literal["timestep"]
 PASS_KEYS = ("te", "unet", "dyn", "lbw", "lbwe", "x", "start", "stop", "step")
-MOST_RANKS = 10**9
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,9 @@ def _ranks(token: str) -> Ranks:
         return "timestep"
     if is_curve(token):
         return read_curve(token)
-    digits = token.removeprefix("+")
-    if not (digits.isascii() and digits.isdigit()) or not 0 < int(digits[:12]) < MOST_RANKS or len(digits) > 9:
+    if not re.fullmatch(r"\+?[0-9]{1,9}", token) or int(token) == 0:
         raise BadTag(f"{token!r} is not a whole number above 0")
-    return int(digits)
+    return int(token)
 
 
 def read_mode(token: str) -> Mode:

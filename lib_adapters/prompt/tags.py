@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from lib_adapters.errors import BadTag
 from lib_adapters.prompt.control import PASS_KEYS, Control, Mode, Ranks, read_control, read_mode
@@ -121,7 +121,7 @@ def _second(values: dict[str, str], first: Control) -> Control | None:
     own = {key.removeprefix("hr"): value for key, value in values.items() if key.startswith("hr") and key != "hr"}
     if "hr" in values:
         own = {"te": values["hr"], "unet": values["hr"]} | own
-    return replace(read_control(own, first)) if own else None
+    return read_control(own, first) if own else None
 
 
 def _arguments(items: Sequence[tuple[str, str]], tag: str, problems: list[str]) -> dict[str, str]:
