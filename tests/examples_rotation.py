@@ -142,6 +142,7 @@ def turned() -> dict[str, Rotation]:
     factors = [[rotation(x) for x in factor] for factor in butter]
     stored_factors = torch.stack([torch.stack(f) for f in factors]).float()
     packed, wide = torch.randn(3, 6) * 0.2, torch.randn(27, 6) * 0.2
+    few, few_factors = torch.randn(2, 8, 8) * 0.2, torch.randn(2, 2, 8, 8) * 0.2  # not as many as they are large
     kohya = Facts(producer="kohya", constraint_is_bound=True)
     onetrainer, peft = Facts(producer="onetrainer"), Facts(producer="peft")
     exact = Facts(producer="peft", overrides={"use_cayley_neumann": 0.0})
@@ -149,6 +150,7 @@ def turned() -> dict[str, Rotation]:
     squares = [m.T for m in series(packed, 4)]
     return {
         "oft": Rotation({"oft_blocks": b}, line, by_rows(r)),
+        "oft-few": Rotation({"oft_blocks": few}, line, by_rows([rotation(x) for x in few])),
         "oft-conv": Rotation({"oft_blocks": b, "alpha": torch.tensor(0)}, conv, by_rows(r)),
         "oft-rescale": Rotation({"oft_blocks": b, "rescale": rescale}, line, by_rows(r, rescale)),
         "oft-rescale-conv": Rotation(
@@ -173,6 +175,9 @@ def turned() -> dict[str, Rotation]:
         "diag-offset": Rotation({"oft_diag": stored - torch.eye(4)}, line, by_rows(r)),
         "diag-free": Rotation({"oft_diag": b / 3}, line, by_rows([x.double() / 3 + torch.eye(4) for x in b])),
         "boft": Rotation({"oft_blocks": butter}, line, butterfly(factors)),
+        "boft-few": Rotation(
+            {"oft_blocks": few_factors}, conv, butterfly([[rotation(x) for x in factor] for factor in few_factors])
+        ),
         "boft-bound": Rotation(
             {"oft_blocks": butter, "alpha": torch.tensor(0.25 * norm(butter) / 16)},
             conv,

@@ -18,6 +18,7 @@ LOHA = {"hada_w1_a": UP, "hada_w1_b": DOWN, "hada_w2_a": UP, "hada_w2_b": DOWN}
 TUCKER = {"hada_w1_a": UP.T, "hada_w1_b": DOWN, "hada_w2_a": UP.T, "hada_w2_b": DOWN}
 CORE = torch.randn(4, 4, 3, 3)
 GLORA = {"a1.weight": DOWN.T, "a2.weight": DOWN, "b1.weight": UP, "b2.weight": DOWN}
+ABBA = {"lora_up1.weight": UP, "lora_down1.weight": DOWN, "lora_up2.weight": UP, "lora_down2.weight": DOWN}
 SPARSE = {"bias_values": torch.ones(2), "bias_size": torch.tensor([6, 8])}
 
 
@@ -129,7 +130,9 @@ def test_weights_larger_than_a_block_are_done_to_the_last_row(name):
         ),
     }
     leaves, expected = cases[name]
-    torch.testing.assert_close(read(leaves).delta(base), expected, rtol=1e-4, atol=1e-4)
+    adapter = read(leaves)
+    torch.testing.assert_close(adapter.delta(base), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(adapter.onto(base, 0.5), base + 0.5 * expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("started", "new"), [(0.0, True), (1.70e9, False), (1.75e9, True)])
@@ -190,6 +193,8 @@ def test_the_norm_of_next_to_nothing_has_the_trainers_epsilon(axis):
         LORA | SPARSE | {"bias_indices": torch.tensor([[0, 6], [0, 1]])},
         LORA | SPARSE | {"bias_indices": torch.tensor([[0, -1], [0, 1]])},
         LORA | SPARSE | {"bias_indices": torch.tensor([[0, 1, 2], [0, 1, 2]])},
+        ABBA | {"lora_up1.weight": torch.randn(6, 3)},
+        ABBA | {"lora_down2.weight": torch.randn(3, 8)},
         LOHA | {"hada_w1_b": torch.randn(3, 8)},
         LOHA | {"hada_w2_b": torch.randn(4, 9)},
         LOHA | {"hada_w2_a": torch.randn(7, 4)},

@@ -43,6 +43,14 @@ def test_every_registered_algorithm_has_an_example():
     assert seen == set(ALGORITHMS)
 
 
+def test_they_are_called_as_users_call_them():
+    names = (
+        "ABBA", "BOFT", "DoHa", "DoKr", "DoRA", "DoRA on ABBA", "Full", "GLoRA", "IA3", "LoHa", "LoKr", "LoRA",
+        "Norm", "OFT", "OFT", "OFT (input)", "OrthoLoRA", "T-LoRA",
+    )  # fmt: skip
+    assert sorted(algorithm.label for algorithm in ALGORITHMS) == sorted(names)
+
+
 @every_example
 @pytest.mark.parametrize("strength", [1.0, 0.5, -1.0, 2.0])
 def test_is_its_slow_definition(example, strength):

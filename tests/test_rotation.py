@@ -8,6 +8,7 @@ import torch
 from lib_adapters.algorithms import choose
 from lib_adapters.algorithms.base import Facts
 from lib_adapters.errors import ShapeMismatch, UnknownAlgorithm
+from lib_adapters.ops.orthogonal import bounded, bounded_smoothly, top_part
 from tests.examples_rotation import rotations
 
 EXAMPLES = rotations()
@@ -75,6 +76,24 @@ def test_a_small_rotation_keeps_its_digits():
     q = (blocks - blocks.mT).double()
     turn = 2 * -q @ torch.linalg.inv(torch.eye(4).double() + q)
     same(adapter.delta(base), (torch.block_diag(*turn) @ base.double()))
+
+
+@pytest.mark.parametrize("shape", [(12, 40), (40, 12), (12, 12)], ids=str)
+def test_the_top_of_a_weight_is_exact_also_where_its_last_values_are_small(shape):
+    left, right = (torch.linalg.qr(weight((n, 12), n).double())[0] for n in shape)
+    values = 10.0 ** -torch.arange(12).double() * 10
+    up, down = top_part((left * values @ right.T).float(), 4)
+    same(up @ down, left[:, :4] * values[:4] @ right.T[:4])
+    assert float((left[:, 3] @ (up @ down).double() @ right[:, 3]).item()) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_next_to_no_rotation_is_bounded_with_the_trainers_epsilon():
+    q = torch.zeros(1, 2, 2)
+    q[0, 0, 1] = 1e-8
+    torch.testing.assert_close(bounded(q, 1e-8), q / 2)  # LyCORIS
+    torch.testing.assert_close(bounded(q, 1e-9), q / 20)
+    torch.testing.assert_close(bounded_smoothly(q, 0.0), q / 2)  # kohya
+    torch.testing.assert_close(bounded_smoothly(q, 1e-9), q * 0.55)
 
 
 @pytest.mark.parametrize(

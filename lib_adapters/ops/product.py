@@ -30,8 +30,6 @@ def row_step(out: Tensor) -> int:
 
 def as_matrix(out: Tensor) -> Tensor | None:
     """A view [o, i*kernel], where the strides allow one."""
-    if out.ndim == 2:
-        return out
     try:
         return out.view(len(out), -1)
     except RuntimeError:
@@ -83,7 +81,7 @@ class Sparse:
         for size in out.shape[2:]:
             kernel //= size
             index.append(columns // kernel % size)
-        out.index_put_(tuple(index), self.values * (self.scale * strength), accumulate=True)
+        out.index_put_(index, self.values * (self.scale * strength), accumulate=True)
 
     def rows(self, start: int, stop: int) -> Sparse:
         mine = (self.places[0] >= start) & (self.places[0] < stop)
