@@ -103,6 +103,8 @@ def hadamards() -> dict[str, Example]:
         "lora_up2.weight": torch.randn(6, 3), "lora_down2.weight": three,
     }  # fmt: skip
     product = times(1.0, pair(ups[0], downs[0]), pair(abba["lora_up2.weight"], three))
+    spatial = abba | {"lora_up1.weight": ups[0][:, :, None, None], "lora_down1.weight": wides[0]}
+    spatial |= {"lora_up2.weight": ups[1][:, :, None, None], "lora_down2.weight": wides[1]}
     return {
         "loha": Example(line, LINE, additive(LINE, times(1.5, both(downs)))),
         "loha-flat": Example(flat, CONV, additive(CONV, both(wides))),
@@ -113,6 +115,11 @@ def hadamards() -> dict[str, Example]:
         ),
         "abba": Example(abba | alpha, LINE, additive(LINE, times(9 / math.sqrt(6), product))),
         "abba-no-alpha": Example(abba, LINE, additive(LINE, product)),
+        "abba-override": Example(
+            abba | alpha, LINE, additive(LINE, times(0.4, product)), Facts(overrides={"scale": 0.4})
+        ),
+        "abba-other-override": Example(abba, LINE, additive(LINE, product), Facts(overrides={"unknown": 0.4})),
+        "abba-conv": Example(spatial, CONV, additive(CONV, both(wides))),
     }
 
 

@@ -72,6 +72,10 @@ def test_a_bias_difference_beside_a_pair_is_added_as_it_is():
     torch.testing.assert_close(adapter.delta(torch.zeros(6, 8)), UP @ DOWN * 0.5)
 
 
+def test_the_rank_of_two_products_is_that_of_both():
+    assert (read(LORA).rank, read(ABBA).rank, read({"lokr_w1": UP, "lokr_w2": UP}).rank) == (4, 8, None)
+
+
 def test_a_factor_of_one_number_moves_with_the_others():
     factors = {"lokr_w1": torch.ones(1, 1), "lokr_w2": torch.randn(6, 8)}
     moved = read(factors).on(torch.device("meta"))
@@ -233,6 +237,8 @@ def test_tensors_that_contradict_each_other_are_refused_at_once(leaves):
         (LORA | {"dora_scale": torch.randn(1, 6)}, (8, 6)),
         ({"weight": torch.randn(8)}, (6, 8)),
         ({"diff": torch.randn(8, 6)}, (6, 8)),
+        ({"diff": UP}, (6, 4, 1, 3)),
+        ({"diff": UP}, (6, 4, 3, 1)),
         ({"w_norm": torch.randn(6)}, (6, 1)),
     ],
 )

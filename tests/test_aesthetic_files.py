@@ -159,6 +159,8 @@ TAGS = {
     '<aesthetic:"a:b >c":weight=2:text="x: ""y"" > z">': ("a:b >c", {"weight": 2.0, "text": 'x: "y" > z'}),
     "<aesthetic:ink:slerp=False:negative=0:lr=.01>": ("ink", {"lr": 0.01}),
     '<aesthetic:in"k:text=5" wide:steps=0>': ('in"k', {"text": '5" wide', "steps": 0}),
+    '<aesthetic: "ink" : steps = 1000 :text= "" :100>': ("ink", {"steps": 1000, "text": "", "weight": 100.0}),
+    '<aesthetic:x:lr=1:-100:text=">': ("x", {"lr": 1.0, "text": '"', "weight": -100.0}),
 }  # fmt: skip
 
 
@@ -170,8 +172,28 @@ def test_tags_say_it_all(tag):
     assert [(one.name, one.options, one.text) for one in parsed.tags] == [(name, Options(**options), tag)]
 
 
+def test_what_a_tag_does_not_say_is_as_in_the_web_uis_extension():
+    says = (0.9, 5, 1e-4, False, "", False, 0.1)
+    one = Options()
+    assert (one.weight, one.steps, one.lr, one.slerp, one.text, one.negative, one.angle) == says
+
+
+def test_yes_and_no_in_each_spelling():
+    for words, on in ((("1", "true", "YES", "on", ""), True), (("0", "False", "no", "off"), False)):
+        for word in words:
+            (tag,) = parse(f"<aesthetic:x:slerp={word}>").tags
+            assert tag.options.slerp is on
+
+
+def test_as_many_values_as_other_tags_have():
+    tags = [f"<aesthetic:x{':slerp' * count}>" for count in (64, 65)]
+    assert len(parse(tags[0]).tags) == 1
+    assert parse(tags[1]).problems == (f"{tags[1]}: it has 65 values, so this tag is left out.",)
+
+
 BAD = {
-    "<aesthetic:>": "names no", "<aesthetic:x:much>": "'much' is not a number", "<aesthetic:x:nan>": "'nan'",
+    "<aesthetic:>": "names no", "<aesthetic: :1>": "names no", "<aesthetic:x:100.5>": "'100.5'",
+    "<aesthetic:x:-100.5>": "'-100.5'", "<aesthetic:x:lr=1.5>": "'1.5'", "<aesthetic:x:steps=1001>": "'1001'", "<aesthetic:x:much>": "'much' is not a number", "<aesthetic:x:nan>": "'nan'",
     "<aesthetic:x:steps=-1>": "'-1'", "<aesthetic:x:steps=99999>": "whole number from 0 to 1000",
     "<aesthetic:x:lr=0>": "'0' is not a learning rate", "<aesthetic:x:lr=>": "''", "<aesthetic:x:angle=1e9>": "'1e9'",
     "<aesthetic:x:slerp=maybe>": "'maybe' is neither", "<aesthetic:x:steps=1.5>": "'1.5'",
@@ -182,6 +204,7 @@ BAD = {
 def test_bad_tokens_name_themselves(tag):
     parsed = parse(f"a {tag}house")
     assert (parsed.text, parsed.tags) == ("a house", ())
+    assert parsed.problems[0].startswith(f"{tag}: ")
     assert BAD[tag] in parsed.problems[0]
     assert parsed.problems[0].endswith("so this tag is left out.")
 

@@ -118,6 +118,15 @@ def test_inputs_are_left_alone(example):
 
 
 @every_example
+def test_all_of_it_moves_to_another_device_and_nothing_where_it_is_there(example):
+    adapter = example.read()
+    assert adapter.on(torch.device("cpu")) is adapter
+    moved = adapter.on(torch.device("meta"))
+    parts = [*vars(moved).values(), *vars(getattr(moved, "inner", moved)).values()]
+    assert {part.device.type for part in parts if isinstance(part, torch.Tensor)} == {"meta"}
+
+
+@every_example
 def test_strength_is_linear_and_zero_is_identity(example):
     adapter, base = example.read(), weight(example.shape)
     if getattr(adapter, "rescale", None) is None:

@@ -127,9 +127,7 @@ _PLAIN = (float, int, str, tuple, type(None))  # asked thousands of times at eve
 
 
 def _on(part: Tensor | Algorithm, device: torch.device) -> Tensor | Algorithm:
-    if isinstance(part, Tensor):
-        return part if part.device == device or part.ndim == 0 else part.to(device)
-    return part.on(device)
+    return part.to(device) if isinstance(part, Tensor) else part.on(device)
 
 
 def mismatch(what: Shape, weight: Shape) -> ShapeMismatch:
@@ -142,7 +140,7 @@ def same_layer(mine: Shape, weight: Shape) -> bool:
 
 
 def _without_unit_kernel(shape: Shape) -> Shape:
-    return shape[:2] if len(shape) > 2 and all(k == 1 for k in shape[2:]) else shape
+    return shape[:2] if all(k == 1 for k in shape[2:]) else shape
 
 
 LARGEST = 1e9  # of a scale or a strength; GLoRA squares the one and multiplies by the other
