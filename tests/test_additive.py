@@ -9,7 +9,7 @@ import torch
 
 from lib_adapters.algorithms import choose
 from lib_adapters.algorithms.base import Facts
-from lib_adapters.errors import ShapeMismatch
+from lib_adapters.errors import BrokenFile, ShapeMismatch
 from lib_adapters.files.metadata import read_facts
 
 UP, DOWN, WIDE = torch.randn(6, 4), torch.randn(4, 8), torch.randn(4, 8, 3, 3)
@@ -40,6 +40,33 @@ def test_a_cut_rank_has_the_scale_it_was_trained_with(facts, full, cut):
     torch.testing.assert_close(adapter.delta(base), UP @ DOWN * full)
     torch.testing.assert_close(adapter.truncated(2).delta(base), UP[:, :2] @ DOWN[:2] * cut)
     assert adapter.truncated(2).rank == 2
+
+
+@pytest.mark.parametrize("alpha", [math.inf, -math.inf, math.nan, 4.1e9, -4.1e9])
+def test_an_alpha_that_nobody_trained_is_damage(alpha):
+    with pytest.raises(BrokenFile, match="its alpha is damaged"):
+        read(LORA | {"alpha": torch.tensor(alpha)})
+    assert read(LORA | {"alpha": torch.tensor(math.copysign(4e9, 0.0 if math.isnan(alpha) else alpha))}).rank == 4
+
+
+DAYS = {"before": 1712275199.0, "from": 1712275200.0, "last": 1720483199.0, "fixed": 1720483200.0}
+
+
+@pytest.mark.parametrize(
+    ("facts", "grown"),
+    [
+        (Facts(rs_lora=True), 1.0),
+        (Facts(rs_lora=True, producer="peft"), 2.0),
+        (Facts(rs_lora=True, started=DAYS["before"]), 1.0),
+        (Facts(rs_lora=True, started=DAYS["from"]), 2.0),
+        (Facts(rs_lora=True, started=DAYS["last"]), 2.0),
+        (Facts(rs_lora=True, started=DAYS["fixed"]), 1.0),
+        (Facts(producer="peft", started=DAYS["from"]), 1.0),
+        (Facts(rs_lora=True, producer="peft", overrides={"neumann_last_term": 2.0}), 2.0),
+    ],
+)
+def test_rank_stabilised_files_whose_alpha_is_nominal(facts, grown):
+    assert read(LORA, facts).scale == 0.5 * grown
 
 
 def test_kohyas_dylora_is_told_by_its_module_and_keeps_its_alpha():

@@ -58,6 +58,6 @@ class Abba(Factored):
 
 
 def _scale(leaves: Leaves, ranks: int, facts: Facts) -> float:
-    if facts.overrides and "scale" in facts.overrides:
-        return computable(facts.overrides["scale"])
+    if facts.given_scale is not None:
+        return computable(facts.given_scale)
     return computable(number(leaves["alpha"]) ** 2 / math.sqrt(ranks)) if "alpha" in leaves else 1.0

@@ -37,6 +37,11 @@ class Facts:
     bypass_mode: bool = False
     overrides: Mapping[str, float] | None = None  # per file, from the sidecar: e.g. {"scale": 1.0}
 
+    @property
+    def given_scale(self) -> float | None:
+        """The user's own, in the place of whatever the file says."""
+        return (self.overrides or {}).get("scale")
+
 
 @dataclass(frozen=True)
 class LowRank:
@@ -149,13 +154,11 @@ RS_NOMINAL = (1712275200.0, 1720483200.0)  # 2024-04-05 .. 2024-07-09: LyCORIS s
 
 def scale_of(leaves: Leaves, rank: int, facts: Facts) -> float:
     """alpha / rank; 1 where the file has no alpha. A `scale` leaf is the whole factor."""
-    if facts.overrides and "scale" in facts.overrides:
-        return computable(facts.overrides["scale"])
+    if facts.given_scale is not None:
+        return computable(facts.given_scale)
     if "scale" in leaves:
         return computable(number(leaves["scale"]))
     alpha = number(leaves["alpha"]) if "alpha" in leaves else float(rank)
-    if not math.isfinite(alpha) or rank == 0:
-        return 1.0
     return computable(alpha / rank * (math.sqrt(rank) if rs_uncorrected(facts) else 1.0))
 
 

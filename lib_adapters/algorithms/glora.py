@@ -129,7 +129,7 @@ def _is_new(a1: Tensor, facts: Facts) -> bool:
 def _scale(leaves: Leaves, rank: int, facts: Facts, new: bool) -> float:
     """GLoRA never corrected the alpha it stores for rs-LoRA, and some of its forwards multiplied twice."""
     scale = factor(leaves, rank, facts)
-    if facts.overrides and "scale" in facts.overrides:
+    if facts.given_scale is not None:
         return scale
     if facts.rs_lora and not rs_uncorrected(facts):
         scale *= math.sqrt(rank)

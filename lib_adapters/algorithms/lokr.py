@@ -114,6 +114,6 @@ def _check(w1: Tensor, w1_down: Tensor | None, w2: Tensor, w2_down: Tensor | Non
 
 
 def _bypassed(facts: Facts) -> str:
-    if not facts.bypass_mode or facts.started >= BYPASS_FIXED or (facts.overrides and "scale" in facts.overrides):
+    if not facts.bypass_mode or facts.started >= BYPASS_FIXED or facts.given_scale is not None:
         return ""
     return "all" if facts.started >= BYPASS_FROM_3 else "kernel"

@@ -49,7 +49,7 @@ class Lora(Factored):
         _check(up, down, mid)
         dylora = _dylora(facts)
         scale = factor(leaves, len(down), facts)
-        if "scale" not in leaves and not (facts.overrides and "scale" in facts.overrides):
+        if "scale" not in leaves and facts.given_scale is None:
             scale *= facts.block_size if dylora == "lycoris" else _parts(up, facts)
         biases = leaves.get("lora_up.bias"), leaves.get("lora_down.bias"), leaves.get("diff_b")
         return cls(up, down, mid, scale, dylora, leaves.get("bias"), *_sparse(leaves), *biases)
