@@ -184,6 +184,11 @@ def turned() -> dict[str, Rotation]:
             butterfly([[rotation(x, 0.25) for x in factor] for factor in butter]),
         ),
         "boft-rescale": Rotation({"oft_blocks": butter, "rescale": rescale}, line, butterfly(factors, rescale)),
+        "boft-rescale-conv": Rotation(
+            {"oft_blocks": butter, "rescale": rescale.view(16, 1, 1, 1)}, conv,
+            butterfly(factors, rescale.view(16, 1, 1, 1)),
+        ),
+        "boft-no-bound": Rotation({"oft_blocks": butter, "alpha": torch.tensor(0.0)}, line, butterfly(factors)),
         "boft-diag": Rotation({"oft_diag": stored_factors}, conv, butterfly(factors)),
         "input": Rotation({"oft_R.weight": packed}, line, by_columns(squares), onetrainer),
         "input-conv": Rotation({"oft_R.weight": wide}, conv, by_columns(series(wide, 4)), onetrainer),

@@ -91,6 +91,18 @@ def test_biases_of_both_factors_are_scaled():
     assert read(LORA).bias_delta(torch.zeros(6)) is None
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float8_e4m3fn], ids=str)
+@pytest.mark.parametrize("up", [UP, UP[:, :, None, None]], ids=["line", "point"])
+def test_biases_of_any_type_are_computed_in_float32(dtype, up):
+    leaves = {"lora_up.weight": up, "lora_down.weight": DOWN, "lora_up.bias": torch.randn(6)}
+    leaves |= {"lora_down.bias": torch.randn(4), "diff_b": torch.randn(6)}
+    stored = {name: leaf.to(dtype) for name, leaf in leaves.items()}
+    expected = read({name: leaf.float() for name, leaf in stored.items()}).bias_delta(torch.zeros(6))
+    torch.testing.assert_close(read(stored).bias_delta(torch.zeros(6)), expected)
+    for one in ("lora_up.bias", "lora_down.bias", "diff_b"):
+        assert read(LORA | {one: leaves[one]}).has_bias
+
+
 def test_a_bias_difference_beside_a_pair_is_added_as_it_is():
     difference = torch.randn(6)
     adapter = read(LORA | {"diff_b": difference})
@@ -101,6 +113,10 @@ def test_a_bias_difference_beside_a_pair_is_added_as_it_is():
 
 def test_the_rank_of_two_products_is_that_of_both():
     assert (read(LORA).rank, read(ABBA).rank, read({"lokr_w1": UP, "lokr_w2": UP}).rank) == (4, 8, None)
+    thin, thinner = {"a": torch.ones(6, 3), "b": torch.ones(3, 8)}, {"a": torch.ones(6, 2), "b": torch.ones(2, 8)}
+    first, second = ({f"lokr_{w}_{k}": v for k, v in part.items()} for w, part in (("w1", thin), ("w2", thinner)))
+    kinds = (first | {"lokr_w2": UP}, second | {"lokr_w1": UP}, first | second)
+    assert [read(leaves).rank for leaves in kinds] == [3, 2, 2]
 
 
 def test_a_factor_of_one_number_moves_with_the_others():
@@ -118,6 +134,20 @@ def test_ia3_scales_the_bias_where_its_trainer_scaled_the_output(started, bypass
     change = adapter.bias_delta(torch.ones(6))
     assert adapter.has_bias == scaled
     assert change is None if not scaled else torch.equal(change, torch.full((6,), 0.5))
+
+
+def test_ia3_on_the_input_has_no_bias_to_scale():
+    adapter = read({"weight": torch.ones(6), "on_input": torch.tensor(1)})
+    assert not adapter.has_bias
+    assert adapter.bias_delta(torch.ones(6)) is None
+
+
+@pytest.mark.parametrize("parts", [3, 4])
+def test_an_alpha_of_one_part_is_that_of_a_split_matrix(parts):
+    up = torch.block_diag(*(torch.randn(2, 2) for _ in range(parts)))
+    leaves = {"lora_up.weight": up, "lora_down.weight": torch.randn(2 * parts, 8), "alpha": torch.tensor(1.0)}
+    assert read(leaves, Facts(split_qkv=True)).scale == pytest.approx(1 / 2)
+    assert read(leaves).scale == pytest.approx(1 / 2 / parts)
 
 
 def test_a_bias_alone_leaves_the_weight():
@@ -173,6 +203,8 @@ def test_glora_of_square_factors_is_told_by_its_date(started, new):
     base = torch.randn(4, 4)
     expected = b1 @ b2 + base @ a1 @ a2 if new else b2 @ b1 + base @ a2 @ a1
     torch.testing.assert_close(read(leaves, Facts(started=started)).delta(base), expected)
+    points = {name: leaf[:, :, None, None] for name, leaf in leaves.items()}
+    torch.testing.assert_close(read(points, Facts(started=started)).delta(base), expected)
 
 
 @pytest.mark.parametrize("started", [0.0, 1.69e9, 1.75e9])
@@ -194,6 +226,15 @@ def test_a_square_layer_is_decomposed_along_the_axis_of_the_magnitude(kind):
     v = base + up @ down
     expected = v * stored / v.norm(dim=1 if kind == "rows" else 0, keepdim=True)
     torch.testing.assert_close(base + adapter.delta(base), expected)
+
+
+@pytest.mark.parametrize(("producer", "axis"), [("peft", 0), ("diffusers", 0), ("lycoris", 1), ("", 1)])
+def test_a_flat_magnitude_on_a_square_layer_is_along_its_producers_axis(producer, axis):
+    stored = torch.rand(1, 5) + 0.5
+    leaves = {"lora_up.weight": torch.zeros(5, 2), "lora_down.weight": torch.randn(2, 5), "dora_scale": stored}
+    base = torch.randn(5, 5)
+    expected = base * stored.view((5, 1) if axis == 0 else (1, 5)) / base.norm(dim=1 - axis, keepdim=True)
+    torch.testing.assert_close(base + read(leaves, Facts(producer=producer)).delta(base), expected)
 
 
 def test_rows_of_zeros_stay_finite():
@@ -226,6 +267,7 @@ def test_the_norm_of_next_to_nothing_has_the_trainers_epsilon(axis):
         LORA | SPARSE | {"bias_indices": torch.tensor([[0, 1, 2], [0, 1, 2]])},
         ABBA | {"lora_up1.weight": torch.randn(6, 3)},
         ABBA | {"lora_down2.weight": torch.randn(3, 8)},
+        LORA | SPARSE | {"bias_indices": torch.zeros(2, 2).long(), "bias_size": torch.tensor([6, 8, 1])},
         LOHA | {"hada_w1_b": torch.randn(3, 8)},
         LOHA | {"hada_w2_b": torch.randn(4, 9)},
         LOHA | {"hada_w2_a": torch.randn(7, 4)},

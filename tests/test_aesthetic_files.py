@@ -193,7 +193,8 @@ def test_as_many_values_as_other_tags_have():
 
 BAD = {
     "<aesthetic:>": "names no", "<aesthetic: :1>": "names no", "<aesthetic:x:100.5>": "'100.5'",
-    "<aesthetic:x:-100.5>": "'-100.5'", "<aesthetic:x:lr=1.5>": "'1.5'", "<aesthetic:x:steps=1001>": "'1001'", "<aesthetic:x:much>": "'much' is not a number", "<aesthetic:x:nan>": "'nan'",
+    "<aesthetic:x:-100.5>": "'-100.5'", "<aesthetic:x:lr=1.5>": "'1.5'", "<aesthetic:x:steps=1001>": "'1001'",
+    "<aesthetic:x:much>": "'much' is not a number", "<aesthetic:x:nan>": "'nan'",
     "<aesthetic:x:steps=-1>": "'-1'", "<aesthetic:x:steps=99999>": "whole number from 0 to 1000",
     "<aesthetic:x:lr=0>": "'0' is not a learning rate", "<aesthetic:x:lr=>": "''", "<aesthetic:x:angle=1e9>": "'1e9'",
     "<aesthetic:x:slerp=maybe>": "'maybe' is neither", "<aesthetic:x:steps=1.5>": "'1.5'",

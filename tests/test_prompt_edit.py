@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 from hypothesis import example, given
 from hypothesis import strategies as st
 from prompts import only
+from tally import Tried
 
 from lib_adapters.prompt.edit import drawn, edited
 from lib_adapters.prompt.items import OFF, items_of
 from lib_adapters.prompt.tags import parse
 
-ITEMS = st.sampled_from(
-    [
-        "0.5", "0.7", "8", "IN02", "off", "te=0.1", "unet=0@0,1@1", "timestep", "lbw=MID:0.5", "lbw=IN05", "w=INS",
-        "x=2", "lbwe=MID::0", "start=3", "hr=0.5", "hrlbw=OUTS", "mode=live", "1@0,0@1", "1,0,1,0,1,0,1,0,1,0,1,0",
-        " te = 0.3 ",
-    ]
-)  # fmt: skip
+SOME = [
+    "0.5", "0.7", "8", "IN02", "off", "te=0.1", "unet=0@0,1@1", "timestep", "lbw=MID:0.5", "lbw=IN05", "w=INS", "x=2",
+    "lbwe=MID::0", "start=3", "hr=0.5", "hrlbw=OUTS", "mode=live", "1@0,0@1", "1,0,1,0,1,0,1,0,1,0,1,0", " te = 0.3 ",
+]  # fmt: skip
+ITEMS = st.sampled_from(SOME)
 VALUES = {
     "te": "0.9", "unet": "0.25", "dyn": "4", "lbw": "NOT TIME LAST:0;IN05:0.3", "lbwe": "::1", "x": "3", "start": "1",
     "stop": "7", "hrlbw": "MID", "off": "off", "mode": "merged",
@@ -37,6 +38,18 @@ def by_key(items: list[str]) -> dict[str, str]:
 @example(["lbw=IN05", "x=2", "0.5"], "x", True)
 @example(["lbw=IN05", "off", "0.5"], "off", True)
 def test_one_value_is_set_or_taken_out_and_all_others_stay(items: list[str], key: str, out: bool) -> None:
+    check(items, key, out)
+
+
+def test_each_value_beside_every_one_or_two_others(tried: Tried) -> None:
+    edits = tried("edits of tags", "edits")
+    for items in (list(some) for count in range(3) for some in product(SOME, repeat=count)):
+        for key, out in product(VALUES, (False, True)):
+            check(items, key, out)
+            edits.add()
+
+
+def check(items: list[str], key: str, out: bool) -> None:
     tags = parse(":".join(["<lora:n", *items]) + ">")
     if tags.problems:
         return

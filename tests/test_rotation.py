@@ -90,10 +90,13 @@ def test_the_top_of_a_weight_is_exact_also_where_its_last_values_are_small(shape
 def test_next_to_no_rotation_is_bounded_with_the_trainers_epsilon():
     q = torch.zeros(1, 2, 2)
     q[0, 0, 1] = 1e-8
-    torch.testing.assert_close(bounded(q, 1e-8), q / 2)  # LyCORIS
-    torch.testing.assert_close(bounded(q, 1e-9), q / 20)
-    torch.testing.assert_close(bounded_smoothly(q, 0.0), q / 2)  # kohya
-    torch.testing.assert_close(bounded_smoothly(q, 1e-9), q * 0.55)
+    for ours, trainers in (
+        (bounded(q, 1e-8), q / 2),  # LyCORIS
+        (bounded(q, 1e-9), q / 20),
+        (bounded_smoothly(q, 0.0), q / 2),  # kohya
+        (bounded_smoothly(q, 1e-9), q * 0.55),
+    ):
+        torch.testing.assert_close(ours, trainers, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +113,10 @@ def test_next_to_no_rotation_is_bounded_with_the_trainers_epsilon():
         {"oft_R.weight": (12,)},
         {"p_layer.weight": (16, 3), "lambda_layer": (1, 3), "q_layer.weight": (4, 12)},
         {"p_layer.weight": (16, 3), "lambda_layer": (1, 3), "q_layer.weight": (3, 12, 3, 3)},
+        {"p_layer.weight": (16, 3, 3, 1), "lambda_layer": (1, 3), "q_layer.weight": (3, 12)},
+        {"p_layer.weight": (16,), "lambda_layer": (1, 3), "q_layer.weight": (3, 12)},
+        {"p_layer.weight": (16, 3), "lambda_layer": (1, 3), "q_layer.weight": (3,)},
+        {"p_layer.weight": (16, 3), "lambda_layer": (3,), "q_layer.weight": (3, 12)},
         {"P_basis": (16, 3), "S_p": (3, 3), "lambda_layer": (1, 3), "S_q": (2, 2), "Q_basis": (3, 12)},
     ],
     ids=str,
@@ -119,9 +126,34 @@ def test_contradictions_are_refused(shapes):
         choose(shapes).from_leaves({name: torch.ones(shape) for name, shape in shapes.items()}, Facts())
 
 
-def test_companions_nobody_trained_are_not_claimed():
-    with pytest.raises(UnknownAlgorithm, match="dora_scale"):
-        choose({"oft_R.weight": (3, 6), "dora_scale": (16, 1)})
+ORTHO = {"P_basis": (16, 3), "S_p": (3, 3), "lambda_layer": (1, 3), "S_q": (3, 3), "Q_basis": (3, 12)}
+TRIPLE = {"p_layer.weight": (16, 3), "lambda_layer": (1, 3), "q_layer.weight": (3, 12)}
+START = {"base_p": (16, 3), "base_lambda": (1, 3), "base_q": (3, 12)}
+
+
+@pytest.mark.parametrize(
+    ("own", "companions", "label"),
+    [
+        ({"oft_blocks": (4, 4, 4)}, {"alpha": (), "rescale": (16, 1)}, "OFT"),
+        ({"oft_blocks": (3, 4, 4, 4)}, {"alpha": (), "rescale": (16, 1)}, "BOFT"),
+        ({"oft_diag": (4, 4, 4)}, {"alpha": ()}, "OFT"),
+        ({"oft_diag": (3, 4, 4, 4)}, {"alpha": ()}, "BOFT"),
+        ({"oft_R.weight": (3, 6)}, {"alpha": (), "oft_R.scaled_oft": ()}, "OFT (input)"),
+        (ORTHO, {"alpha": ()}, "OrthoLoRA"),
+        (TRIPLE, {"alpha": (), **START}, "T-LoRA"),
+        ({"weight": (6,)}, {"alpha": (), "on_input": ()}, "IA3"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_companions_that_nobody_trained_are_not_claimed(own, companions, label):
+    assert choose(own).label == label
+    assert choose(own | companions).label == label
+    for stranger in ("dora_scale", "lora_mid.weight"):
+        with pytest.raises(UnknownAlgorithm, match=stranger):
+            choose(own | {stranger: (16, 1)})
+    if len(own) > 1:
+        with pytest.raises(UnknownAlgorithm, match="no algorithm"):
+            choose(dict(list(own.items())[1:]))
 
 
 def test_a_column_rescale_is_for_square_layers():
@@ -160,9 +192,26 @@ def test_the_bias_turns_where_the_trainer_turned_the_output(facts, turned):
     same(change, example.slow(bias.double().unsqueeze(1), 1.0).squeeze(1))
 
 
-def test_tlora_is_no_change_of_a_wider_convolution():
+@pytest.mark.parametrize("turned", [True, False])
+def test_boft_turns_the_bias_where_the_trainer_turned_the_output(turned):
+    example, bias = EXAMPLES["boft"], weight(16)
+    adapter = example._replace(facts=Facts(bypass_mode=turned)).read()
+    assert adapter.has_bias is turned
+    change = adapter.bias_delta(bias)
+    if turned:
+        same(change, example.slow(bias.double().unsqueeze(1), 1.0).squeeze(1))
+    else:
+        assert change is None
+
+
+def test_the_rank_of_a_rotation_is_the_size_of_its_blocks():
+    assert [EXAMPLES[name].read().rank for name in ("oft", "oft-few", "boft", "boft-few")] == [4, 8, 4, 8]
+
+
+@pytest.mark.parametrize("kernel", [(3, 3), (3, 1), (1, 3)])
+def test_tlora_is_no_change_of_a_wider_convolution(kernel):
     with pytest.raises(ShapeMismatch, match="1x1"):
-        EXAMPLES["tlora-conv"].read().check((16, 12, 3, 3))
+        EXAMPLES["tlora-conv"].read().check((16, 12, *kernel))
 
 
 def test_tlora_with_half_a_start_is_refused():

@@ -158,7 +158,7 @@ def scale_of(leaves: Leaves, rank: int, facts: Facts) -> float:
         return computable(facts.given_scale)
     if "scale" in leaves:
         return computable(number(leaves["scale"]))
-    alpha = number(leaves["alpha"]) if "alpha" in leaves else float(rank)
+    alpha = number(leaves["alpha"]) if "alpha" in leaves else rank
     return computable(alpha / rank * (math.sqrt(rank) if rs_uncorrected(facts) else 1.0))
 
 

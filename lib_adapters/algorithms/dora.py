@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from lib_adapters.algorithms.abba import Abba
-from lib_adapters.algorithms.base import Algorithm, Facts, Leaves, LowRank, Shape, Shapes
+from lib_adapters.algorithms.base import Algorithm, Facts, Leaves, Shape, Shapes
 from lib_adapters.algorithms.factored import Factored
 from lib_adapters.algorithms.loha import Loha
 from lib_adapters.algorithms.lokr import Lokr
@@ -57,7 +57,7 @@ class Dora(Algorithm):
         self._axis(shape)
 
     def _axis(self, shape: Shape) -> int:
-        mine = tuple(self.magnitude.shape)
+        mine = self.magnitude.shape
         candidates = [0] if len(mine) == 1 or mine[0] > 1 else ([0, 1] if self.rows_first else [1, 0])
         for axis in candidates:
             if shape[axis] == self.magnitude.numel():
@@ -72,8 +72,8 @@ class Dora(Algorithm):
     def add(self, out: Tensor, base: Tensor, strength: float) -> None:
         if self.plain:
             return self.inner.add(out, base, strength)
-        product = self.inner.product(tuple(base.shape))
-        if self._axis(tuple(base.shape)) == 0:
+        product = self.inner.product(base.shape)
+        if self._axis(base.shape) == 0:
             return magnitude.add_rows(out, base, product, self._vector(), strength)
         magnitude.add_columns(out, base, product, self._factor(base, product), strength)
 
@@ -81,8 +81,8 @@ class Dora(Algorithm):
         if self.plain:
             return self.inner.onto(base, strength, out)
         out = torch.empty_like(base) if out is None else out
-        product = self.inner.product(tuple(base.shape))
-        if self._axis(tuple(base.shape)) == 0:
+        product = self.inner.product(base.shape)
+        if self._axis(base.shape) == 0:
             return magnitude.rows_onto(out, base, product, self._vector(), strength)
         return magnitude.columns_onto(out, base, product, self._factor(base, product), strength)
 
@@ -92,9 +92,6 @@ class Dora(Algorithm):
     def _factor(self, base: Tensor, product: Product) -> Tensor:
         norms = magnitude.column_means if self.mean else magnitude.column_norms
         return self._vector() / norms(base, product)
-
-    def low_rank(self, base: Tensor) -> LowRank | None:
-        return self.inner.low_rank(base) if self.plain else None
 
     @property
     def has_bias(self) -> bool:

@@ -26,7 +26,7 @@ class Factored(Algorithm):
         return out
 
     def add(self, out: Tensor, base: Tensor, strength: float) -> None:
-        self.product(tuple(out.shape)).add(out, strength)
+        self.product(out.shape).add(out, strength)
 
 
 def factor(leaves: Leaves, rank: int, facts: Facts) -> float:

@@ -31,9 +31,9 @@ class Full(Algorithm):
         return cls(leaves.get("diff"), leaves.get("diff_b"))
 
     def check(self, shape: Shape) -> None:
-        if self.weight is not None and not same_layer(tuple(self.weight.shape), shape):
-            raise mismatch(tuple(self.weight.shape), shape)
-        if self.bias is not None and tuple(self.bias.shape) != shape[:1]:
+        if self.weight is not None and not same_layer(self.weight.shape, shape):
+            raise mismatch(self.weight.shape, shape)
+        if self.bias is not None and self.bias.shape != shape[:1]:
             raise ShapeMismatch(f"a bias of {list(self.bias.shape)} does not fit a weight of {list(shape)}")
 
     def delta(self, base: Tensor) -> Tensor:

@@ -36,14 +36,14 @@ class Ia3(Algorithm):
         if vector.numel() not in vector.shape:
             raise ShapeMismatch(f"a vector was expected, not {list(vector.shape)}")
         if "ia3_l" in leaves:
-            return cls(vector.float().flatten() - 1, _peft_axis(tuple(vector.shape)), True)
+            return cls(vector.float().flatten() - 1, _peft_axis(vector.shape), True)
         kept = facts.started >= BIAS_KEPT_FROM and not facts.bypass_mode
         axis = 1 if "on_input" in leaves and number(leaves["on_input"]) else 0
         return cls(vector.float().flatten(), axis, not kept)
 
     def check(self, shape: Shape) -> None:
         if len(shape) < 2 or len(self.offset) != shape[self._axis(shape)]:
-            raise mismatch(tuple(self.offset.shape), shape)
+            raise mismatch(self.offset.shape, shape)
 
     def _axis(self, shape: Shape) -> int:
         if self.axis is None:
@@ -51,13 +51,13 @@ class Ia3(Algorithm):
         return self.axis
 
     def delta(self, base: Tensor) -> Tensor:
-        return base * self._spread(tuple(base.shape))
+        return base * self._spread(base.shape)
 
     def add(self, out: Tensor, base: Tensor, strength: float) -> None:
-        out.addcmul_(base, self._spread(tuple(base.shape)), value=strength)
+        out.addcmul_(base, self._spread(base.shape), value=strength)
 
     def onto(self, base: Tensor, strength: float, out: Tensor | None = None) -> Tensor:
-        return torch.addcmul(base, base, self._spread(tuple(base.shape)), value=strength, out=out)
+        return torch.addcmul(base, base, self._spread(base.shape), value=strength, out=out)
 
     def _spread(self, shape: Shape) -> Tensor:
         axis = self._axis(shape)

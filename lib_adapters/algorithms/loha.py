@@ -63,7 +63,7 @@ class Loha(Factored):
         return Hadamard(first, second, self.scale)
 
     def onto(self, base: Tensor, strength: float, out: Tensor | None = None) -> Tensor:
-        return self.product(tuple(base.shape)).onto(base, strength, out)
+        return self.product(base.shape).onto(base, strength, out)
 
     @property
     def rank(self) -> int:

@@ -71,7 +71,7 @@ class Lokr(Factored):
         return Kron(w1, self._w2(), self._scale(shape))
 
     def onto(self, base: Tensor, strength: float, out: Tensor | None = None) -> Tensor:
-        return self.product(tuple(base.shape)).onto(base, strength, out)
+        return self.product(base.shape).onto(base, strength, out)
 
     def _w2(self) -> Tensor:
         """[b, d*kernel]"""

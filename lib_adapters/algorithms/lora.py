@@ -61,7 +61,7 @@ class Lora(Factored):
             raise mismatch(mine, shape)
         flat = (shape[0], math.prod(shape[1:]))
         if self.dense is not None and self.dense.shape not in (shape, flat):
-            raise mismatch(tuple(self.dense.shape), shape)
+            raise mismatch(self.dense.shape, shape)
         if self.places is not None and self.matrix != flat:
             raise mismatch(self.matrix, shape)
 
@@ -151,7 +151,7 @@ def _sparse(leaves: Leaves) -> tuple[Tensor | None, Tensor | None, Shape]:
         return None, None, ()
     places, values = leaves["bias_indices"], leaves["bias_values"]
     size = tuple(leaves["bias_size"].flatten().long().tolist())
-    if len(size) != 2 or tuple(places.shape) != (2, values.numel()) or not _inside(places, size):
+    if len(size) != 2 or places.shape != (2, values.numel()) or not _inside(places, size):
         raise ShapeMismatch(f"bias_indices of {list(places.shape)} do not fit a sparse residual of {list(size[:4])}")
     return places, values, size
 

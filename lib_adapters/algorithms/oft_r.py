@@ -38,7 +38,7 @@ class OftInput(Algorithm):
     @classmethod
     def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
         packed, overrides = leaves["oft_R.weight"], facts.overrides or {}
-        size = _block_size(tuple(packed.shape))
+        size = _block_size(packed.shape)
         divisor = 2.0 * math.sqrt(size - 1) if "oft_R.scaled_oft" in leaves else 1.0
         exact = overrides.get("use_cayley_neumann", 1.0) == 0
         return cls(packed, size, divisor, facts.producer == "peft", exact, overrides.get("neumann_last_term", 1.0))

@@ -42,7 +42,7 @@ class OrthoLora(Factored):
         p, turn_p, weights, turn_q, q = tensors = [leaves[name] for name in LEAVES]
         rank = q.shape[0]
         expected = [(p.shape[0], rank), (rank, rank), (1, rank), (rank, rank), (rank, q.shape[-1])]
-        if [tuple(t.shape) for t in tensors] != expected:
+        if [t.shape for t in tensors] != expected:
             shapes = ", ".join(str(list(t.shape)) for t in tensors)
             raise ShapeMismatch(f"the OrthoLoRA tensors of {shapes} do not fit each other")
         return cls(p, turn_p, weights, turn_q, q, scale_of(leaves, rank, facts))

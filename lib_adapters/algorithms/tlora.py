@@ -63,7 +63,7 @@ class TLora(Algorithm):
         return cls(triple[0], triple[1], triple[2], scale, *start)
 
     def check(self, shape: Shape) -> None:
-        if len(shape) > 2 and any(k > 1 for k in shape[2:]):
+        if any(k > 1 for k in shape[2:]):
             raise ShapeMismatch(
                 f"T-LoRA of {self._matrix} on a convolution {list(shape)} is no change of its weight: only 1x1 is"
             )
