@@ -205,6 +205,16 @@ def test_rules_for_kinds_of_layers(lbwe: str) -> None:
     assert tag.control.window == tag.of_pass(True).window == read_window(None, "10", None)
 
 
+@pytest.mark.parametrize("key", ["lbw", "w", "lbwe", "hrlbw", "hrlbwe"])
+def test_a_rule_ends_where_it_is_whole_and_what_follows_is_a_strength(key: str) -> None:
+    rule = "IN05:attn:0.5" if key.endswith("e") else "IN05:0.5"
+    tag = only(f"<lora:n:0.3:{key}={rule}:0.7>")
+    assert (tag.te, tag.unet) == (0.3, 0.7)
+    wish = tag.of_pass(key.startswith("hr")).wish
+    assert (wish.elements if key.endswith("e") else wish.blocks) == rule
+    assert only(f"<lora:n:0.3:{key}:0.7>").control.wish == Wish(key, x=0.7)  # a preset of that name, and its x
+
+
 @pytest.mark.parametrize(
     ("items", "off"), [("0.5:off", True), ("off:0.5", True), ("0.5: off :INS:2", True), ("0.5", False)]
 )

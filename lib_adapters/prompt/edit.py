@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lib_adapters.prompt.items import OFF, items_of
-from lib_adapters.prompt.tags import Tag, quoted
+from lib_adapters.prompt.tags import Tag
 
 RULES = ("lbw", "lbwe", "hrlbw", "hrlbwe")
 BARE = ("te", "unet", "dyn")  # may stand without their key
@@ -15,7 +15,7 @@ def edited(tag: Tag, changes: Mapping[str, str | None]) -> str:
     """The tag's text with these values: None takes a key out. New ones come behind the others, named."""
     opening = f"<{tag.kind}:"
     inside = tag.text[len(opening) : -1]
-    name, items = items_of(inside)
+    _, items = items_of(inside)
     head = inside[: len(inside) - len("".join(f":{item}" for _, item in items))]
     kept: list[tuple[str, str]] = []
     open_changes = dict(changes)
@@ -25,8 +25,8 @@ def edited(tag: Tag, changes: Mapping[str, str | None]) -> str:
         if key in named and "=" not in item and changes.get(key) is not None:
             kept += [(key, item)] * (number < cut)  # the named one wins; this one keeps the places of those behind it
         elif key not in changes:
-            stays = "=" in item or number < cut or key in ("", OFF)
-            if stays or key not in named:
+            stays = "=" in item or number < cut or key == OFF
+            if stays or (key and key not in named):
                 kept.append((key, item if stays else f"{key}={item.strip()}"))
         elif (value := open_changes.pop(key, None)) is not None:
             kept.append((key, _written(key, item, value, number < cut)))
@@ -35,24 +35,23 @@ def edited(tag: Tag, changes: Mapping[str, str | None]) -> str:
         if before == BARE[:place] and open_changes.get(key) is not None:
             kept.insert(place, (key, str(open_changes.pop(key))))
     added = [(key, OFF if key == OFF else f"{key}={value}") for key, value in open_changes.items() if value is not None]
-    return f"{opening}{head or quoted(name)}{''.join(f':{item}' for _, item in [*kept, *added])}>"
+    return f"{opening}{head}{''.join(f':{item}' for _, item in [*kept, *added])}>"
 
 
 def _first_cut(items: list[tuple[str, str]], changes: Mapping[str, str | None]) -> int:
-    """Behind an item that goes, gets a key or could be read as an unfinished rule, bare ones get their keys too."""
-    seen: set[str] = set()
-    for number, (key, item) in enumerate(items):
-        gets_key = "=" not in item and key not in (*BARE, OFF)
-        if key in changes and (changes[key] is None or key in seen or key in RULES or gets_key):
+    """Behind an item that goes or could be read as an unfinished rule, bare ones get their keys."""
+    for number, (key, _) in enumerate(items):
+        if key in changes and (changes[key] is None or key in RULES):
             return number
-        seen.add(key)
     return len(items)
 
 
 def _written(key: str, item: str, value: str, bare: bool) -> str:
     if "=" in item:
         return f"{item.partition('=')[0]}={value}"
-    return value if bare and key in BARE else OFF if key == OFF else f"{key}={value}"
+    if key == OFF:
+        return OFF
+    return value if bare else f"{key}={value}"
 
 
 def drawn(tag: Tag, weights: str, key: str = "lbw") -> str:
