@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,11 @@ from test_every_algorithm import EXAMPLES, PLACE, inputs, model_of, opened
 from test_motion import close, run_unet
 
 from lib_adapters import Request, Session, open_adapter
+from lib_adapters.files.names import Stem
+from lib_adapters.patching.dial import Dial
+from lib_adapters.patching.patch import Patch
+from lib_adapters.patching.rows import rows_of
+from lib_adapters.patching.targets import View
 from lib_adapters.prompt.schedule import Moment
 from lib_adapters.prompt.schedule_text import read_curve
 
@@ -179,3 +185,27 @@ def test_a_text_is_encoded_with_its_own_adapters(tmp_path):
             session.speak(voice)
             assert torch.equal(run(), wanted)
     assert torch.equal(run(), plain)
+
+
+def patch_for(adapter, strength, rows=None):
+    dial = None if rows is None else Dial(Request(adapter), "unet", 0.5, rows=rows)
+    return Patch(("x", Stem("unet", "x"), strength, 0, "weight"), View(), EXAMPLES["lora"].read(), strength, dial=dial)
+
+
+def test_what_is_told_of_a_batch_of_rows(tmp_path):
+    """Eight rows, of which a layer sees each twice."""
+    adapter, cpu = opened("lora", tmp_path), torch.device("cpu")
+    still, some = patch_for(adapter, 2.0), patch_for(adapter, 1.0, (1, 1, 0, 1, 1, 1, 0, 1))
+    one = patch_for(adapter, 4.0, (0, 0, 0, 1, 1, 1, 0, 0))
+    alike = replace(still, dial=Dial(Request(adapter), "unet", 0.25))
+    rows = rows_of([still, some, one, alike])
+    assert rows_of([still, alike]) is None
+    assert rows.strengths([still, some, one, alike], 16)[1::2].tolist() == [
+        [2.0, a, b, 0.5] for a, b in ((0.5, 0), (0.5, 0), (0, 0), (0.5, 2), (0.5, 2), (0.5, 2), (0, 0), (0.5, 0))
+    ]
+    found = [(row, where if isinstance(where, slice) else where.tolist()) for row, where in rows.groups(16, cpu)]
+    assert found == [(0, [0, 1, 2, 3, 14, 15]), (2, [4, 5, 12, 13]), (3, slice(6, 12))]
+    spread = rows.spread([some, one], 16, cpu)
+    assert spread.runs == [slice(0, 4), slice(6, 12), slice(14, 16)]
+    assert (spread.acting, spread.kinds) == (12, 2)
+    assert [rows.strengths([some], 15), rows.groups(15, cpu), rows.spread([some], 15, cpu)] == [None, None, None]
