@@ -9,7 +9,7 @@ import torch
 
 from lib_adapters.algorithms import choose
 from lib_adapters.algorithms.base import Facts
-from lib_adapters.errors import BrokenFile, ShapeMismatch
+from lib_adapters.errors import BrokenFile, ShapeMismatch, UnknownAlgorithm
 from lib_adapters.files.metadata import read_facts
 
 UP, DOWN, WIDE = torch.randn(6, 4), torch.randn(4, 8), torch.randn(4, 8, 3, 3)
@@ -237,6 +237,26 @@ def test_a_flat_magnitude_on_a_square_layer_is_along_its_producers_axis(producer
     torch.testing.assert_close(base + read(leaves, Facts(producer=producer)).delta(base), expected)
 
 
+def test_a_cut_rank_is_cut_below_a_magnitude_too():
+    stored, base = {"dora_scale": torch.rand(6, 1)}, torch.randn(6, 8)
+    thin = {"lora_up.weight": UP[:, :2], "lora_down.weight": DOWN[:2], "alpha": torch.tensor(1.0)}
+    torch.testing.assert_close(read(LORA | stored).truncated(2).delta(base), read(thin | stored).delta(base))
+
+
+def test_glora_of_which_one_convention_alone_fits_is_that_one_whatever_its_date():
+    a1, a2, b1, b2, base = (torch.randn(n, 4) for n in (4, 4, 6, 4, 6))
+    leaves = {"a1.weight": a1, "a2.weight": a2, "b1.weight": b1, "b2.weight": b2}
+    for started in (0.0, 1.70e9, 1.75e9):
+        found = read(leaves, Facts(started=started)).delta(base)
+        torch.testing.assert_close(found, b1 @ b2 + base @ a1 @ a2)
+
+
+@pytest.mark.parametrize("leaf", ["lokr_w1", "lokr_w2", "hada_w1_a", "lora_up.weight", "a1.weight", "dora_scale"])
+def test_half_of_an_algorithm_is_none(leaf):
+    with pytest.raises(UnknownAlgorithm, match=leaf):
+        choose({leaf: (4, 4)})
+
+
 def test_rows_of_zeros_stay_finite():
     leaves = {"lora_up.weight": torch.zeros(6, 4), "lora_down.weight": DOWN, "dora_scale": torch.zeros(6, 1)}
     assert torch.equal(read(leaves).delta(torch.zeros(6, 8)), torch.zeros(6, 8))
@@ -258,6 +278,8 @@ def test_the_norm_of_next_to_nothing_has_the_trainers_epsilon(axis):
     [
         LORA | {"lora_up.weight": torch.randn(6, 3)},
         LORA | {"lora_up.weight": torch.randn(6, 4, 3, 3)},
+        LORA | {"lora_up.weight": torch.randn(6, 4, 3, 1)},
+        LORA | {"lora_up.weight": torch.randn(6)},
         LORA | {"lora_down.weight": torch.randn(4)},
         LORA | {"lora_mid.weight": torch.randn(3, 4, 3, 3)},
         LORA | {"lora_mid.weight": torch.randn(4, 3, 3, 3)},
@@ -272,13 +294,17 @@ def test_the_norm_of_next_to_nothing_has_the_trainers_epsilon(axis):
         LOHA | {"hada_w2_b": torch.randn(4, 9)},
         LOHA | {"hada_w2_a": torch.randn(7, 4)},
         LOHA | {"hada_t1": CORE},
+        dict.fromkeys(LOHA, torch.randn(4, 4)) | {"hada_t1": CORE},
         TUCKER | {"hada_t1": CORE, "hada_t2": torch.randn(4, 3, 3, 3)},
         {"lokr_w1": UP, "lokr_w2_a": UP, "lokr_w2_b": torch.randn(3, 8)},
         {"lokr_w1_a": UP, "lokr_w1_b": torch.randn(3, 8), "lokr_w2": UP},
         {"lokr_w1": torch.randn(6), "lokr_w2": UP},
+        {"lokr_w1": UP, "lokr_w2": torch.randn(6)},
         {"lokr_w1": UP, "lokr_w2_a": UP.T, "lokr_w2_b": DOWN, "lokr_t2": torch.randn(4, 3, 3, 3)},
         GLORA | {"b1.weight": torch.randn(6, 3)},
         GLORA | {"a1.weight": torch.randn(9, 4)},
+        GLORA | {"a1.weight": torch.randn(8)},
+        GLORA | {"a1.weight": torch.randn(8, 4, 3, 1)},
         {"weight": torch.randn(2, 3)},
         {"ia3_l": torch.randn(2, 3)},
         LORA | {"dora_scale": torch.randn(6, 8)},
@@ -297,12 +323,19 @@ def test_tensors_that_contradict_each_other_are_refused_at_once(leaves):
         (LORA, (6,)),
         (LORA | {"lora_down.weight": torch.randn(4, 72)}, (6, 72, 3, 3)),
         (LORA | {"lora_down.weight": WIDE}, (6, 72)),
+        (LORA | {"lora_down.weight": torch.randn(4, 72, 1, 1)}, (6, 8, 3, 3)),
+        (LORA, (6, 9)),
+        (GLORA, (6, 9)),
+        (GLORA, (7, 8)),
+        (GLORA, (6, 8, 3, 3)),
         (LORA | {"lora_down.weight": torch.randn(4, 8, 3, 1)}, (6, 8, 1, 3)),
         (LORA | SPARSE | {"bias_size": torch.tensor([8, 6]), "bias_indices": torch.zeros(2, 2).long()}, (6, 8)),
         (LORA | {"bias": torch.randn(8, 6)}, (6, 8)),
         ({"lokr_w1": torch.randn(2, 2), "lokr_w2": torch.randn(3, 36)}, (6, 8, 3, 3)),
         ({"lokr_w1": torch.randn(2, 2), "lokr_w2": torch.randn(3, 4)}, (4, 12)),
         (LORA | {"dora_scale": torch.randn(7, 1)}, (6, 8)),
+        (LORA | {"dora_scale": torch.randn(8, 1)}, (6, 8)),
+        (LORA | {"dora_scale": torch.randn(8)}, (6, 8)),
         (LORA | {"dora_scale": torch.randn(1, 6)}, (8, 6)),
         ({"weight": torch.randn(8)}, (6, 8)),
         ({"diff": torch.randn(8, 6)}, (6, 8)),

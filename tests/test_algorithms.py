@@ -76,6 +76,7 @@ def test_half_files_are_computed_in_float32(example, dtype):
     full = example._replace(leaves={n: v.float() if v.is_floating_point() else v for n, v in floats.items()}).read()
     base = weight(example.shape)
     torch.testing.assert_close(half.delta(base), full.delta(base), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(half.onto(base, 0.5), full.onto(base, 0.5), rtol=1e-6, atol=1e-6)
     assert half.delta(base).dtype == torch.float32
 
 

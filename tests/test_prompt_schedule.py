@@ -260,3 +260,13 @@ def test_anything_is_read_or_refused_by_name(text: str) -> None:
     for read in (read_strength, read_curve, read_number, read_position, lambda step: read_window(None, None, step)):
         read_or_named(partial(read, text), text)
     assert is_curve(text) == ("@" in text or "~" in text)
+
+
+def test_how_much_of_a_picture_lies_behind() -> None:
+    assert [Moment(step, 5).share for step in range(6)] == [0, 0.25, 0.5, 0.75, 1, 1]
+    assert [Moment(step, 2).share for step in range(2)] == [0, 1]
+    assert [Moment(0, steps).share for steps in (0, 1)] == [0, 0]
+    assert [Moment(0, 0).done, Moment(2, 5).done] == [0, 0.4]
+    noise = [Moment(1, 4, timestep=noise).clear for noise in (1500.0, 1000.0, 999.0, 250.0, 0.0, -1.0)]
+    assert noise == pytest.approx([0, 0, 0.001, 0.75, 1, 1])
+    assert [Moment(step, 4).clear for step in (0, 1, 4, 5)] == [0, 0.25, 1, 1]

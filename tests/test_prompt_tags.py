@@ -84,6 +84,11 @@ def test_quoted_names(written: str, name: str) -> None:
     assert only(f"<lora:{written}>").name == name
 
 
+def test_a_name_is_quoted_only_where_it_must_be() -> None:
+    names = {"a b": "a b", "a=1": "a=1", 'a"b"': 'a"b"', "": '""', '"a': '"""a"', "a:b": '"a:b"', 'a>"': '"a>"""'}
+    assert {name: quoted(name) for name in names} == names
+
+
 def test_text_and_spans() -> None:
     prompt = "a <b:c> (x:1.2) <lyco:one:1>,  <hypernet:h:1><lora:two>\nz"
     parsed = parse(prompt)
