@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from files import adapter_for, lora
@@ -9,6 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lib_adapters import AdapterError, Request, Session, open_adapter
+from lib_adapters.prompt.blocks import BlockWeights, elements
+from lib_adapters.prompt.schedule import Curve, Position, Window
 
 MODES = ("merged", "live")
 
@@ -50,6 +54,42 @@ def test_dyn_cuts_an_adapter_to_its_first_ranks(adapter, cut, mode):
     session.activate([Request(adapter, dyn=4)])
     torch.testing.assert_close(output(model), whole)
     assert not torch.allclose(output(other), whole, atol=1e-3)
+
+
+RISE, LEVEL = (Curve("share", ((0.0, low), (1.0, 0.5))) for low in (0.0, 0.5))
+
+
+def test_what_moves_and_what_only_looks_like_it(adapter):
+    window = Window(start=Position(1.0, "step"))
+    for more in ({"unet": RISE}, {"window": window}, {"dyn": RISE}, {"dyn": "timestep"}):
+        request = Request(adapter, **more)
+        assert (request.moves("unet"), request.moves("te")) == (True, False)
+    some = Request(adapter, scope=frozenset({1}))
+    assert (some.moves("unet"), some.moves("te")) == (True, True)
+    for still in (Request(adapter, dyn=4), Request(adapter, unet=LEVEL)):
+        assert not still.moves("unet")
+    assert Request(adapter, unet=LEVEL).unet == 0.5
+    assert [Request(adapter, 0.25, 0.75).strength(part) for part in ("unet", "te")] == [0.25, 0.75]
+
+
+def test_requests_are_told_apart_by_all_that_they_ask_for(adapter):
+    blocks = BlockWeights((("IN05", 0.5),))
+    asked = [
+        {}, {"unet": 0.5}, {"te": 0.5}, {"dyn": 2}, {"mode": "live"}, {"scope": frozenset()}, {"scope": frozenset({1})},
+        {"unet": RISE}, {"window": Window()}, {"blocks": blocks}, {"blocks": replace(blocks, others=0.5)},
+        *({"blocks": BlockWeights(rules=elements(rule))} for rule in ("IN05:attn:0.5", ":attn:0.5", ":NOT attn:0.5")),
+    ]  # fmt: skip
+    assert len({Request(adapter, **more).key for more in asked}) == len(asked)
+    assert all(Request(adapter, **more).key == Request(adapter, **more).key for more in asked)
+
+
+@pytest.mark.parametrize("strength", [1e9, -1e9])
+def test_a_strength_has_an_end(adapter, strength):
+    steep = Curve("share", ((0.0, 0.0), (1.0, 2 * strength)))
+    assert Request(adapter, unet=strength, te=strength).unet == strength
+    for more in ({"unet": 1.1 * strength}, {"te": 1.1 * strength}, {"unet": steep}):
+        with pytest.raises(AdapterError, match="at most 1e\\+09"):
+            Request(adapter, **more)
 
 
 def test_dyn_is_a_number_of_ranks(adapter):
