@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
+from torch import nn
 
-from lib_adapters.patching.checksum import COLUMNS, SAMPLES, checksum, same_values, samples
+from lib_adapters.patching.checksum import COLUMNS, SAMPLES, Witness, checksum, same_values, samples
+from lib_adapters.patching.targets import Slot
 
 SIZES = [1, 7, 8, 9, 8 * COLUMNS - 8, 8 * COLUMNS, 8 * COLUMNS + 8, 8 * COLUMNS + 13, 24 * COLUMNS + 8 * 5 + 3]
 
@@ -53,3 +57,63 @@ def test_a_copy_that_was_cast_there_and_back_is_known_again(way):
     changed = then.clone()
     changed[100] += 1
     assert not same_values(changed, sample)
+
+
+def seen(layer):
+    """A witness that saw the layer's weight, and the weight's slot."""
+    there = weakref.ref(layer)
+    slot, witness = Slot(there, "weight", "x", there, there), Witness()
+    witness.see(slot, layer.weight.data)
+    return witness, slot
+
+
+def test_a_witness_holds_what_it_saw_first():
+    layer = nn.Linear(3, 4).requires_grad_(False)
+    witness, slot = seen(layer)
+    assert witness.holds({})
+    layer.weight.data = layer.weight.data + 1  # behind its owner's back: no version tells of it
+    assert not witness.holds({})
+    witness.see(slot, layer.weight.data)  # too late
+    assert not witness.holds({})
+    witness.forget(slot)
+    assert witness.holds({})
+
+
+def test_a_witness_looks_at_what_is_kept_while_something_else_is_there():
+    layer = nn.Linear(3, 4).requires_grad_(False)
+    witness, slot = seen(layer)
+    kept, layer.weight.data = layer.weight.data, torch.zeros(4, 3)
+    assert witness.holds({slot.key: kept})
+    assert not witness.holds({slot.key: kept * 2})
+    with torch.no_grad():
+        layer.weight.add_(1)  # whoever writes in the meantime does not make what is kept another
+    assert not witness.holds({slot.key: kept * 2})
+
+
+def test_what_its_owner_changes_casts_or_frees_is_not_ours_to_answer_for():
+    layer = nn.Linear(3, 4).requires_grad_(False)
+    witness, slot = seen(layer)
+    layer.weight.add_(1)
+    assert witness.holds({})
+    witness.see(slot, layer.weight.data)  # another weight, seen anew
+    assert witness.holds({})
+    layer.weight.data = layer.weight.data + 1
+    assert not witness.holds({})
+    layer.weight.data = layer.weight.data.half()
+    assert witness.holds({})
+    witness.see(slot, layer.weight.data)
+    layer.weight.data = layer.weight.data + 1
+    assert not witness.holds({})
+    layer.weight = None
+    assert witness.holds({})
+    del layer
+    assert witness.holds({})
+
+
+def test_a_model_made_in_inference_mode_is_seen_too():
+    with torch.inference_mode():
+        layer = nn.Linear(3, 4)
+    witness, _ = seen(layer)
+    assert witness.holds({})
+    layer._parameters["weight"] = None
+    assert witness.holds({})
