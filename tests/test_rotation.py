@@ -165,6 +165,25 @@ def test_a_column_rescale_is_for_square_layers():
         adapter.check((16, 12))
 
 
+def test_input_rotations_are_one_for_all_blocks_or_one_for_each():
+    for count, fits in ((1, True), (2, False), (3, True), (4, False)):
+        adapter = choose({"oft_R.weight": (count, 6)}).from_leaves({"oft_R.weight": torch.zeros(count, 6)}, Facts())
+        if fits:
+            adapter.check((16, 12))
+            continue
+        with pytest.raises(ShapeMismatch, match=rf"{count} input rotations of 4 columns .* \[16, 12\]"):
+            adapter.check((16, 12))
+
+
+def test_what_depends_on_the_weight_alone_is_computed_once():
+    adapter, base = EXAMPLES["tlora"].read(), weight((16, 12))
+    settled = adapter.settled(base)
+    torch.testing.assert_close(settled.delta(base), adapter.delta(base), rtol=1e-5, atol=1e-5)
+    assert settled.settled(weight((16, 12), 1)) is settled
+    stored = EXAMPLES["tlora-stored"].read()
+    assert stored.settled(base) is stored
+
+
 def test_peft_rotates_patches_which_is_no_change_of_a_weight():
     adapter = EXAMPLES["input-conv"]._replace(facts=Facts(producer="peft")).read()
     with pytest.raises(ShapeMismatch, match="patches"):
