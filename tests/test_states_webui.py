@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from double import builtin, extra_networks
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from states.adapters import LETTERS
 from states.hosts import aside, furnish, host, tiny
 from states.jobs import INFOS, Work, broken, done, works
@@ -114,6 +114,10 @@ class WebuiMachine(RuleBasedStateMachine):
             self.theirs.discard(before)
         else:
             self.left_by_us()
+
+    @initialize(limit=st.integers(1, 3))
+    def memory_at_the_start(self, limit):
+        self.memory_for(limit)
 
     @rule(limit=st.integers(1, 3))
     def memory_for(self, limit):
