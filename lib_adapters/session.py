@@ -47,7 +47,7 @@ class Session:
     ) -> None:
         """`offload`: keep pristine weights in host memory; None decides by what is free on the GPU.
 
-        `base_of`: where a host keeps a more exact copy of a weight than the one in the model.
+        `base_of`: a host's more exact copy of a weight than the model's. `cache_bytes`: of adapters kept in memory.
         """
         self._mode: Mode = mode
         self._cache = LoadedCache(cache_bytes)
@@ -64,7 +64,7 @@ class Session:
     def activate(self, requests: Iterable[Request], moment: Moment = START) -> Report:
         """Make exactly these adapters active: wholly, or not at all if anything raises. Safe to repeat.
 
-        `moment`: the first step that is to come, where strengths change with the steps.
+        `moment`: the first step to come, where strengths change. A file that cannot be used has its `error` told.
         """
         requests = list(requests)
         if self._settled and self._is_active(requests) and self._in_place():
@@ -105,10 +105,12 @@ class Session:
 
     @property
     def family(self) -> str:
+        """The base model's, a key of FAMILY_NAMES."""
         return self._roots.table().family
 
     @property
     def active(self) -> tuple[Request, ...]:
+        """What was last asked for, also what the report refuses."""
         return tuple(self._requests)
 
     def __enter__(self) -> Self:

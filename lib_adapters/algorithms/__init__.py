@@ -42,7 +42,7 @@ ALGORITHMS: tuple[type[Algorithm], ...] = (
 
 
 def choose(shapes: Shapes) -> type[Algorithm]:
-    """The one algorithm that claims these leaves (leaf -> shape); the order of the tuple never matters."""
+    """The one algorithm that claims these leaves (leaf -> shape), else UnknownAlgorithm; the order never matters."""
     claimants = [algorithm for algorithm in ALGORITHMS if algorithm.claims(shapes)]
     if len(claimants) != 1:
         names = " and ".join(a.label for a in claimants) or "no algorithm"

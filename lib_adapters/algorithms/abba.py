@@ -22,6 +22,8 @@ LEAVES = {"lora_up1.weight", "lora_down1.weight", "lora_up2.weight", "lora_down2
 
 @dataclass(frozen=True, eq=False)
 class Abba(Factored):
+    """Fits W [o, i, ...]. The pairs have ranks of their own, r1 and r2; `rank` is their sum."""
+
     label: ClassVar[str] = "ABBA"
 
     up1: Tensor  # [o, r1]

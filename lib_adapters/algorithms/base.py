@@ -45,7 +45,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class LowRank:
-    """ΔW seen as a matrix: scale · up @ down. Tensors keep the file's dtype; nothing is folded in."""
+    """ΔW seen as a matrix [o, i*kernel]: scale · up @ down. Tensors keep the file's dtype; nothing is folded in."""
 
     up: Tensor  # [o, r]
     down: Tensor  # [r, i*kernel]
@@ -67,7 +67,7 @@ class Algorithm(ABC):
     @classmethod
     @abstractmethod
     def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
-        """Name the tensors. Raises ShapeMismatch when they contradict each other."""
+        """Name the tensors. ShapeMismatch when they contradict each other, BrokenFile when the scale is absurd."""
 
     @abstractmethod
     def check(self, shape: Shape) -> None:
@@ -92,7 +92,7 @@ class Algorithm(ABC):
         return out
 
     def low_rank(self, base: Tensor) -> LowRank | None:
-        """The same ΔW as a pair of thin factors, where there is one: stacks then become one product."""
+        """The same ΔW as a pair of thin factors (`LowRank`), where there is one: stacks then become one product."""
         return None
 
     def bias_delta(self, bias: Tensor) -> Tensor | None:
@@ -111,6 +111,7 @@ class Algorithm(ABC):
 
     @property
     def rank(self) -> int | None:
+        """r, or the block size of a rotation; None where there is neither."""
         return None
 
     def truncated(self, rank: int) -> Self:
@@ -136,6 +137,7 @@ def _on(part: Tensor | Algorithm, device: torch.device) -> Tensor | Algorithm:
 
 
 def mismatch(what: Shape, weight: Shape) -> ShapeMismatch:
+    """The error to raise where a delta of one shape meets a weight of another."""
     return ShapeMismatch(f"a delta of {list(what)} does not fit a weight of {list(weight)}")
 
 
@@ -153,7 +155,7 @@ RS_NOMINAL = (1712275200.0, 1720483200.0)  # 2024-04-05 .. 2024-07-09: LyCORIS s
 
 
 def scale_of(leaves: Leaves, rank: int, facts: Facts) -> float:
-    """alpha / rank; 1 where the file has no alpha. A `scale` leaf is the whole factor."""
+    """alpha / rank; 1 where the file has no alpha. A `scale` leaf is the whole factor. BrokenFile beyond LARGEST."""
     if facts.given_scale is not None:
         return computable(facts.given_scale)
     if "scale" in leaves:
@@ -163,7 +165,7 @@ def scale_of(leaves: Leaves, rank: int, facts: Facts) -> float:
 
 
 def computable(scale: float) -> float:
-    """float32 overflows soon behind this; torch then raises in the middle of a sum."""
+    """BrokenFile beyond LARGEST: float32 overflows soon behind this; torch then raises in the middle of a sum."""
     if not abs(scale) <= LARGEST:
         raise BrokenFile(f"a scale of {scale:g} is beyond anything that was trained: its alpha is damaged")
     return scale
@@ -177,7 +179,7 @@ def rs_uncorrected(facts: Facts) -> bool:
 
 
 def number(tensor: Tensor) -> float:
-    """A scalar of any dtype and of shape () or (1,)."""
+    """A scalar of any dtype and of shape [] or [1]; ShapeMismatch for more than one number."""
     if tensor.numel() != 1:
         raise ShapeMismatch(f"one number was expected, not {list(tensor.shape)}")
     return float(tensor.double().item())

@@ -21,6 +21,8 @@ from lib_adapters.ops.orthogonal import bounded, butterfly, cayley_turn, skew
 
 @dataclass(frozen=True, eq=False)
 class Boft(Algorithm):
+    """Fits W [o, i, ...] with o = n·b rows; `rank` is b. LyCORIS from 2.1 on."""
+
     label: ClassVar[str] = "BOFT"
 
     blocks: Tensor  # [m, n, b, b]: B, or R itself

@@ -27,7 +27,10 @@ MEAN = (1708214400.0, 1710547200.0)  # 2024-02-18 .. 03-16: LyCORIS took the mea
 
 @dataclass(frozen=True, eq=False)
 class Dora(Algorithm):
-    """One class per algorithm underneath, so that the label tells which."""
+    """One class per algorithm underneath, so that the label tells which.
+
+    ‖V‖ is per row, [o], in PEFT, ai-toolkit and LyCORIS from 3.2.0 on; per column, [i], in LyCORIS before.
+    """
 
     label: ClassVar[str] = "DoRA"
     kind: ClassVar[type[Factored]] = Lora
@@ -110,15 +113,21 @@ class Dora(Algorithm):
 
 
 class Doha(Dora):
+    """V = W + ΔV with the ΔV of LoHa (loha.py)."""
+
     label: ClassVar[str] = "DoHa"
     kind: ClassVar[type[Factored]] = Loha
 
 
 class Dokr(Dora):
+    """V = W + ΔV with the ΔV of LoKr (lokr.py)."""
+
     label: ClassVar[str] = "DoKr"
     kind: ClassVar[type[Factored]] = Lokr
 
 
 class DoraAbba(Dora):
+    """V = W + ΔV with the ΔV of ABBA (abba.py)."""
+
     label: ClassVar[str] = "DoRA on ABBA"
     kind: ClassVar[type[Factored]] = Abba

@@ -14,11 +14,13 @@ from lib_adapters.ops.product import Product
 
 
 class Factored(Algorithm):
+    """An algorithm that tells ΔW by its `product`; `delta` and `add` follow from that."""
+
     reads_base: ClassVar[bool] = False
 
     @abstractmethod
     def product(self, shape: Shape) -> Product:
-        """ΔW at strength 1 for a weight of `shape`, unevaluated."""
+        """ΔW at strength 1 for a weight of `shape`, [o, i, ...], unevaluated."""
 
     def delta(self, base: Tensor) -> Tensor:
         out = torch.zeros(base.shape, device=base.device)
@@ -30,13 +32,13 @@ class Factored(Algorithm):
 
 
 def factor(leaves: Leaves, rank: int, facts: Facts) -> float:
-    """The whole factor before ΔW; a `scalar` that was not folded in on saving multiplies it."""
+    """The whole factor before ΔW; a `scalar` that was not folded in on saving multiplies it. Raises as `scale_of`."""
     scalar = number(leaves["scalar"]) if "scalar" in leaves else 1.0
     return computable(scale_of(leaves, rank, facts) * scalar)
 
 
 def check_pair(up: Tensor, down: Tensor, what: str) -> None:
-    """up [o, r, (1...)] and down [r, ...] must agree on r."""
+    """up [o, r, (1...)] and down [r, ...] must agree on r, else ShapeMismatch; `what` names them in its message."""
     units = all(k == 1 for k in up.shape[2:])
     if up.ndim < 2 or down.ndim < 2 or not units or up.shape[1] != down.shape[0]:
         raise ShapeMismatch(f"the factors {what} of {list(up.shape)} and {list(down.shape)} do not fit each other")

@@ -16,6 +16,8 @@ from lib_adapters.ops.product import row_step
 
 @dataclass(frozen=True, eq=False)
 class Full(Algorithm):
+    """ΔW and Δb as stored, either of which may be missing; no alpha is read, the scale is 1."""
+
     label: ClassVar[str] = "Full"
     reads_base: ClassVar[bool] = False
 

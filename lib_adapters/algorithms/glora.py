@@ -27,7 +27,7 @@ BYPASS_FIXED = 1788220800.0  # 2026-09-01, LyCORIS 4.0.0: until then 3.x in bypa
 
 @dataclass(frozen=True, eq=False)
 class Glora(Algorithm):
-    """The factors by what they do, whatever the file calls them."""
+    """The factors by what they do, whatever the file calls them: A = a_up @ a_down, B = b_up @ b_down."""
 
     label: ClassVar[str] = "GLoRA"
 

@@ -20,6 +20,8 @@ BIAS_KEPT_FROM = 1717200000.0  # 2024-06-01: LyCORIS 3.x leaves the bias alone, 
 
 @dataclass(frozen=True, eq=False)
 class Ia3(Algorithm):
+    """Fits W [o, i, ...]; no alpha is read. For rows Δb = w ⊙ b: PEFT, LyCORIS before 3.0 or in bypass mode."""
+
     label: ClassVar[str] = "IA3"
 
     offset: Tensor  # [o] or [i], float32

@@ -23,6 +23,8 @@ ONE_CORE_UNTIL = 1697155200.0  # 2023-10-13, LyCORIS 2.0.0: before, forward used
 
 @dataclass(frozen=True, eq=False)
 class Loha(Factored):
+    """Fits W [o, i, ...]; r is the rank of the first half."""
+
     label: ClassVar[str] = "LoHa"
 
     up1: Tensor  # [o, r]

@@ -24,6 +24,8 @@ LEAVES = {"lora_up.weight", "lora_down.weight"}
 
 @dataclass(frozen=True, eq=False)
 class Lora(Factored):
+    """Fits W [o, i, ...]. `dense` and `values` are scaled as up @ down is, `diff_bias` is not."""
+
     label: ClassVar[str] = "LoRA"
 
     up: Tensor  # [o, r], or [o, r, 1, 1] where the trainer's layer was a convolution

@@ -22,7 +22,7 @@ WEIGHT_ONLY_SINCE = 1726185600.0  # 2024-09-13: until then kohya turned the laye
 
 
 class RowRotation(Algorithm):
-    """ΔW = turn·W per block of output rows."""
+    """ΔW = turn·W per block of output rows, W [n*b, i, ...]; `rank` is b."""
 
     label: ClassVar[str] = "OFT"
     blocks: Tensor  # [n, b, b]
@@ -45,6 +45,7 @@ class RowRotation(Algorithm):
 
     @property
     def out(self) -> int:
+        """o, the rows that are turned."""
         return self.blocks.shape[0] * self.blocks.shape[1]
 
     @property
@@ -54,6 +55,8 @@ class RowRotation(Algorithm):
 
 @dataclass(frozen=True, eq=False)
 class Oft(RowRotation):
+    """Fits W [o, i, ...] with o = n·b rows; a `rescale` multiplies Rᵀ·W. LyCORIS from 2.1.0 on, kohya."""
+
     blocks: Tensor  # [n, b, b]: B
     bound: float  # the largest ‖Q‖ over all blocks; infinite for none
     rescale: Tensor | None = None  # [o, 1, ...] for rows; [i] for columns as LyCORIS 2.1.0 had it
@@ -146,11 +149,13 @@ def _rows_are_orthogonal(blocks: Tensor) -> bool:
 
 
 def check_square(blocks: Tensor) -> None:
+    """ShapeMismatch unless the blocks are [..., b, b] and not empty."""
     if blocks.shape[-1] != blocks.shape[-2] or not blocks.numel():
         raise ShapeMismatch(f"the rotation blocks must be square, not {list(blocks.shape)}")
 
 
 def check_rescale(rescale: Tensor | None, out: int) -> None:
+    """ShapeMismatch unless it is None or [out, 1, ...] or [out]."""
     if rescale is not None and (rescale.ndim == 0 or rescale.numel() != out or len(rescale) != out):
         raise ShapeMismatch(f"a rescale of {list(rescale.shape)} does not fit rotations of {out} rows")
 

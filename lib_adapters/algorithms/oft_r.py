@@ -22,6 +22,8 @@ from lib_adapters.ops.orthogonal import cayley_turn, neumann_turn, skew_packed, 
 
 @dataclass(frozen=True, eq=False)
 class OftInput(Algorithm):
+    """Fits W [o, i, ...] whose i*kernel columns are n blocks of b; PEFT's (from 0.16 on) fits no kernel above 1x1."""
+
     label: ClassVar[str] = "OFT (input)"
 
     packed: Tensor  # [n, b(b−1)/2]; one row where all blocks share it

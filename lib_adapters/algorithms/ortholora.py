@@ -24,6 +24,8 @@ LEAVES = ("P_basis", "S_p", "lambda_layer", "S_q", "Q_basis")
 
 @dataclass(frozen=True, eq=False)
 class OrthoLora(Factored):
+    """Fits linear layers and 1x1 convolutions, W [o, i] or [o, i, 1, 1]."""
+
     label: ClassVar[str] = "OrthoLoRA"
 
     p: Tensor  # [o, r]

@@ -36,6 +36,8 @@ START = ("base_p", "base_lambda", "base_q")
 
 @dataclass(frozen=True, eq=False)
 class TLora(Algorithm):
+    """Fits linear layers and 1x1 convolutions, W [o, i] or [o, i, 1, 1]. LyCORIS from 4.0.0 on, and forks."""
+
     label: ClassVar[str] = "T-LoRA"
 
     p: Tensor  # [o, r] or [o, r, 1, 1]

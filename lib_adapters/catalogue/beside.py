@@ -23,12 +23,15 @@ SUFFIXES = (SIDECAR, *CIVITAI, *DESCRIPTIONS, *PREVIEWS)
 
 
 class Preview(NamedTuple):
+    """The picture beside an adapter; `version` changes when it does."""
+
     suffix: str
     kind: str  # "image" or "video"
     version: str
 
 
 def at(path: Path, suffix: str) -> Path:
+    """What lies beside an adapter under this suffix, there or not."""
     return path.with_name(path.stem + suffix)
 
 
@@ -56,6 +59,7 @@ def odd_stems(listing: Mapping[str, object], stems: Collection[str]) -> set[str]
 
 
 def stamp_at(path: Path) -> str:
+    """As `stamps`, for one adapter; "" where nothing is beside it."""
     return _words((suffix, there.stat) for suffix in SUFFIXES if (there := at(path, suffix)).is_file())
 
 
@@ -68,9 +72,11 @@ class Beside:
 
     @staticmethod
     def now(path: Path) -> Beside:
+        """With a stamp of this moment."""
         return Beside(path, stamp_at(path))
 
     def table(self, suffix: str) -> dict[str, Any]:
+        """The object in a JSON file; {} where there is none."""
         return read_json(at(self.path, suffix)) if suffix in self._versions() else {}
 
     def text(self, suffix: str) -> str:

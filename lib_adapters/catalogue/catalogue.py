@@ -25,7 +25,9 @@ logger = logging.getLogger(__name__)
 
 
 class Catalogue:
-    """`place` is the folder for the index and the small pictures; it is made when something is to be kept there."""
+    """`place` is the folder for the index and the small pictures; it is made when something is to be kept there.
+
+    A card that is gone raises AdapterError. What each method gives stands at the function that it calls."""
 
     def __init__(self, folders: Callable[[], Sequence[Path]], place: Path) -> None:
         self.progress = Progress()
@@ -176,8 +178,7 @@ class Catalogue:
         return self._store.hashes(card, status.st_size, status.st_mtime_ns)
 
     def _edit(self, card: int, write: Callable[[Path], None]) -> None:
-        """What lies beside one file, and its card. Inside a change of the index, which other processes wait for too:
-        who reads, modifies and writes at the same time as somebody else loses what the other wrote."""
+        """Beside one file, and its card. In a change of the index: two writers would lose what one of them wrote."""
         self.path_of(card)
         with self._store.change() as change:
             found, head = change.place(card)

@@ -26,6 +26,7 @@ class File(NamedTuple):
 
 
 def is_adapter(name: str) -> bool:
+    """By the name alone."""
     return name.lower().endswith(SUFFIXES) and name.lower() not in SUFFIXES
 
 

@@ -28,6 +28,8 @@ class Plan:
 
 
 class Indexer:
+    """One round over the folders; what it writes is found by `Store.changes`."""
+
     def __init__(self, store: Store, tell: Callable[[Progress], None], cancelled: Callable[[], bool]) -> None:
         self._store = store
         self._tell = tell

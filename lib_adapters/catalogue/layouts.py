@@ -50,6 +50,8 @@ class Start:
 
 @dataclass(frozen=True)
 class Layout:
+    """What all files of one layout have in common."""
+
     content: Content  # without metadata
     alphas: tuple[Entry, ...]  # of the layers whose alpha is looked at, counted from where the tensors begin
 

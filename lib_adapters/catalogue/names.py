@@ -23,6 +23,7 @@ class Index:
 
 
 def read_index(folders: Folders) -> Index:
+    """Walks all folders; a file that two ways lead to is there once."""
     files: dict[Path, Path] = {}
     reals: dict[Path, str] = {}
     for folder in (folder for group in folders.values() for folder in group):

@@ -21,6 +21,7 @@ class Pool:
 
     @contextmanager
     def connection(self) -> Iterator[sqlite3.Connection]:
+        """Nobody else's inside; waits for a free one. sqlite3.Error where there can be none."""
         with self._free:
             with self._lock:
                 connection = self._idle.pop() if self._idle else None
@@ -32,6 +33,7 @@ class Pool:
                     self._idle.append(connection)
 
     def close(self) -> None:
+        """Closes those that nobody uses now."""
         with self._lock:
             while self._idle:
                 self._idle.pop().close()

@@ -48,6 +48,7 @@ class PresetFile:
         return self.listing().every
 
     def listing(self) -> Listing:
+        """Read again only when one of the files has changed."""
         with self._lock:
             sources = self._sources()
             stamp = [(source, _stamp(source.path)) for source in (Source(self.path), *sources)]

@@ -50,18 +50,23 @@ class Row(NamedTuple):
 
 
 class Store:
+    """Safe to use from several threads. Every question raises AdapterError where the index cannot be used."""
+
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._writer = threading.Lock()
 
     def close(self) -> None:
+        """Closes the connections that nobody uses now."""
         self._pool.close()
 
     def rows(self) -> dict[str, Row]:
+        """By path, also those that are gone."""
         found = self._all("SELECT path, id, size, mtime_ns, beside, head, gone FROM cards")
         return {os.fsdecode(path): Row(*rest) for path, *rest in found}
 
     def version(self) -> int:
+        """The last change's; 0 where there was none."""
         return int(self._all("SELECT coalesce(max(version), 0) FROM cards")[0][0])
 
     def changes(self, since: int) -> Changes:
@@ -79,21 +84,25 @@ class Store:
         return Changes(newest, cards, removed)
 
     def text(self, card: int) -> str | None:
+        """A card as JSON; None where it is gone."""
         found = self._all("SELECT id, star, used, head, card FROM cards WHERE id = ? AND NOT gone", card)
         return _text(*found[0]) if found else None
 
     def path(self, card: int) -> str | None:
+        """None where it is gone; any number may be asked for."""
         if not 0 <= card <= LARGEST:
             return None
         found = self._all("SELECT path FROM cards WHERE id = ? AND NOT gone", card)
         return os.fsdecode(found[0][0]) if found else None
 
     def about(self, path: str, size: int, mtime_ns: int) -> About | None:
+        """None where the index does not know this file, of this size in bytes and this time."""
         known = "SELECT alias, hash FROM cards WHERE path = ? AND size = ? AND mtime_ns = ? AND NOT gone"
         found = self._all(known, os.fsencode(path), size, mtime_ns)
         return About(*found[0]) if found else None
 
     def hashes(self, card: int, size: int, mtime_ns: int) -> dict[str, str]:
+        """{} where they are not known for this size in bytes and this time."""
         found = self._all("SELECT hashes FROM cards WHERE id = ? AND size = ? AND mtime_ns = ?", card, size, mtime_ns)
         return dict(json.loads(found[0][0])) if found and found[0][0] else {}
 
@@ -138,6 +147,7 @@ class Change:
         return (os.fsdecode(found[0]), found[1]) if found else (None, "")
 
     def put(self, file: File, head: str, described: Described) -> None:
+        """A card, new or in the place of the old one."""
         stamps = (file.size, file.mtime_ns, file.beside)
         values = (os.fsencode(file.path), self._version, *stamps, head, described.card, described.alias, described.hash)
         self._connection.execute(_PUT, values)
@@ -147,15 +157,19 @@ class Change:
         self._set("head = ?, gone = 0", card, head)
 
     def move(self, card: int, path: str, head: str) -> None:
+        """The same file under another path."""
         self._set("path = ?, head = ?, gone = 0", card, os.fsencode(path), head)
 
     def remove(self, card: int) -> None:
+        """Its marks stay, for when the file comes back."""
         self._set("gone = 1", card)
 
     def star(self, card: int, on: bool) -> None:
+        """The user's own mark, on or off."""
         self._set("star = ?", card, int(on))
 
     def used(self, path: str, seconds: int) -> None:
+        """`seconds` since 1970."""
         self._connection.execute(
             "UPDATE cards SET used = ?, version = ? WHERE path = ?", (seconds, self._version, os.fsencode(path))
         )

@@ -34,6 +34,7 @@ class Block:
 
     @property
     def strength(self) -> float:
+        """‖ΔW‖ of all those layers together."""
         return math.sqrt(self.squares)
 
     @property
@@ -86,6 +87,7 @@ def _norm(algorithm: Algorithm, shape: Shape | None) -> float | None:
 
 
 def norm_of(tensor: Tensor | None) -> float:
+    """Frobenius norm; 0 for none."""
     return 0.0 if tensor is None else float(tensor.float().norm())
 
 

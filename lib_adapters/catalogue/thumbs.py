@@ -13,6 +13,7 @@ from lib_adapters.errors import AdapterError
 
 
 def stamp_of(path: Path) -> str:
+    """Another one when the file is; "gone" where it is not there."""
     try:
         status = path.stat()
     except OSError:
@@ -21,6 +22,8 @@ def stamp_of(path: Path) -> str:
 
 
 class Thumbs:
+    """The small pictures in one folder, as WebP."""
+
     def __init__(self, place: Path) -> None:
         self._place = place
 

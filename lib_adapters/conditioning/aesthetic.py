@@ -40,6 +40,7 @@ class Aesthetic:
 
     @property
     def width(self) -> int:
+        """d, the numbers of a vector."""
         return int(self.vectors.shape[1])
 
     @property
@@ -49,7 +50,10 @@ class Aesthetic:
 
 
 def open_aesthetic(path: str | os.PathLike[str]) -> Aesthetic:
-    """AdapterError (one sentence, with the file's name) if the file cannot be used. Code in a pickle is never run."""
+    """AdapterError (one sentence, with the file's name) if the file cannot be used. Code in a pickle is never run.
+
+    ForeignFile where the tensor is not [d] or [n, d], BrokenFile for NaN, zeros and damage.
+    """
     where = Path(path)
     try:
         status = where.stat()
@@ -68,7 +72,7 @@ def open_aesthetic(path: str | os.PathLike[str]) -> Aesthetic:
 
 
 def save_aesthetic(vectors: Tensor, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """As safetensors or, by the name's ending `.pt`, as the bare tensor that everybody reads; whole or not at all."""
+    """[d] or [n, d], as safetensors or, by the name's ending `.pt`, as a bare tensor; whole or not at all."""
     kept = vectors.detach().cpu().clone()
     part = path.with_name(f"{path.name}.part")
     try:

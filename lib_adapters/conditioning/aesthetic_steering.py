@@ -36,6 +36,8 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Steered:
+    """The cosine of the text's feature with the embedding, before and after: -1 to 1, the mean over its vectors."""
+
     states: tuple[Tensor, ...]  # float32, of the changed tower
     before: float  # the cosine with the embedding
     after: float
@@ -74,6 +76,7 @@ class Steerer:
     def steer(
         self, tower: nn.Module, prompt: Prompt, target: Tensor, options: Options, progress: Progress | None = None
     ) -> Steered:
+        """As `steer`, from memory where the same was asked."""
         key = f"{options.steps} {options.lr!r} {_digest((*prompt.seen, target))}"
         if key not in self._known:
             self._known[key] = steer(tower, prompt, target, options, progress)
@@ -86,7 +89,10 @@ class Steerer:
 def steer(
     tower: nn.Module, prompt: Prompt, target: Tensor, options: Options, progress: Progress | None = None
 ) -> Steered:
-    """`target`: unit vectors [n, d]. The tower is bit for bit what it was, whatever happens in between."""
+    """`target`: unit vectors [n, d]. The tower is bit for bit what it was, whatever happens in between.
+
+    AdapterError where the steps leave all bounds.
+    """
     device = next(tower.parameters()).device
 
     def led(weights: list[nn.Parameter]) -> Steered:

@@ -53,7 +53,7 @@ def _usable(tokens: Tensor) -> Tensor:
 
 
 def own_projection(tower: nn.Module) -> Tensor | None:
-    """[d, w] of a tower that has one."""
+    """[d, w] of a tower that has one, else None."""
     held = getattr(tower, PROJECTION, None)
     if isinstance(held, nn.Linear):
         return held.weight.detach()
@@ -61,7 +61,10 @@ def own_projection(tower: nn.Module) -> Tensor | None:
 
 
 def projection_in(folder: Path) -> Tensor:
-    """[d, w] of a CLIP model in a local folder, as transformers or OpenCLIP save it; nothing else of it is read."""
+    """[d, w] of a CLIP model in a local folder, as transformers or OpenCLIP save it; nothing else of it is read.
+
+    BrokenModel where none is there.
+    """
     if not folder.is_dir():
         raise BrokenModel(f"{folder}: there is no such folder of a CLIP model.")
     there = [folder / name for name in _FILES if (folder / name).is_file()]

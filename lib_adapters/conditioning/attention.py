@@ -31,7 +31,7 @@ Chain = list[tuple[Net, float]]  # and the strength of each
 
 @dataclass(frozen=True)
 class Steering:
-    """One hypernetwork and its strength; 0 is the same as its absence."""
+    """One hypernetwork and its strength; 0 is the same as its absence. AdapterError where it is not finite."""
 
     hypernetwork: Hypernetwork
     strength: float = 1.0
@@ -42,6 +42,7 @@ class Steering:
 
     @property
     def key(self) -> tuple[str, float]:
+        """Equal for the same file at the same strength."""
         return self.hypernetwork.key, float(self.strength)
 
 
@@ -49,6 +50,7 @@ class SteeringReport(AdapterReport):
     """Layers are attentions here; there is one strength."""
 
     def line(self) -> str:
+        """One line for the user; the error where nothing was applied."""
         if self.error is not None:
             return self.error
         kind = next(iter(self.algorithms), "Hypernetwork")
@@ -65,7 +67,7 @@ class _Active:
 
 
 class Hypernetworks:
-    """What is active on one UNet. Holds the model weakly."""
+    """What is active on one UNet. Holds the model weakly. Its length is the number of hooks: 0 while nothing is."""
 
     def __init__(self, unet: nn.Module, family: str = "unknown") -> None:
         self._unet = weakref.ref(unet)
@@ -75,7 +77,7 @@ class Hypernetworks:
         self._settled = True  # False after a change that did not come to its end
 
     def activate(self, wanted: Sequence[Steering]) -> list[AdapterReport]:
-        """Exactly these, in this order, are active afterwards; safe to repeat."""
+        """Exactly these, in this order, are active afterwards; safe to repeat. What does not fit is told as `error`."""
         keys = [one.key for one in wanted]
         unet = self._unet()
         if unet is None or (self._settled and keys == self._active.keys):
@@ -92,6 +94,7 @@ class Hypernetworks:
         return reports
 
     def deactivate(self) -> None:
+        """No layer has a hook of ours afterwards; safe to repeat."""
         self._put_on([], _Active())
 
     def __len__(self) -> int:
@@ -127,7 +130,7 @@ def _steered(x: Tensor, chain: Chain) -> Tensor:
 
 @dataclass(frozen=True)
 class Input:
-    """A layer that makes keys (0) or values (1) from inputs of some width."""
+    """A layer that makes keys (0) or values (1) from inputs [..., width]."""
 
     layer: nn.Module
     which: int

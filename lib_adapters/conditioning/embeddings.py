@@ -40,6 +40,7 @@ class Word:
     vectors: dict[str, Tensor]
 
     def of(self, encoder: int, encoders: int) -> Tensor | None:
+        """[n, width] for one of so many encoders; None where it has none for that."""
         names = (ENCODERS[encoder],) if encoders > 1 else (SINGLE, "", ENCODERS[0], ENCODERS[1])
         return next((self.vectors[name] for name in names if name in self.vectors), None)
 
@@ -55,6 +56,7 @@ def tensors_of(adapter: Adapter, name: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def words_of(adapter: Adapter) -> list[Word]:
+    """All embeddings in an adapter's file, float32 [n, width]. AdapterError if the file changed or vanished."""
     found = []
     for name in adapter.bundled:
         vectors = {
@@ -67,13 +69,14 @@ def words_of(adapter: Adapter) -> list[Word]:
 
 
 class Table:
-    """Two hooks of one table of tokens: ids behind its end pass as 0 and get their vectors afterwards."""
+    """Two hooks of one table of tokens: ids from `first` on pass as 0 and get their vectors [n, width] afterwards."""
 
     def __init__(self, first: int, vectors: Tensor) -> None:
         self._first, self._vectors = first, vectors
         self._ids: Tensor | None = None
 
     def attach(self, table: nn.Module) -> list[RemovableHandle]:
+        """What it gives back takes them off again."""
         return [table.register_forward_pre_hook(self._before), table.register_forward_hook(self._after)]
 
     def _before(self, _: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

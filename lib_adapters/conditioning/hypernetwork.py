@@ -72,7 +72,10 @@ class Hypernetwork:
 
 
 def open_hypernetwork(path: str | os.PathLike[str]) -> Hypernetwork:
-    """AdapterError (one sentence, with the file's name) if the file cannot be used. Code in a pickle is never run."""
+    """AdapterError (one sentence, with the file's name) if the file cannot be used. Code in a pickle is never run.
+
+    ForeignFile for what is no hypernetwork, ShapeMismatch and BrokenFile for one that nobody can compute with.
+    """
     where = Path(path)
     try:
         status = where.stat()

@@ -24,7 +24,7 @@ _NO_ACTIVATION = ("", "linear", "none")
 
 @dataclass(frozen=True)
 class Stage:
-    """Linear, then perhaps an activation, then perhaps a layer norm."""
+    """Linear, then perhaps an activation, then perhaps a layer norm: [..., i] -> [..., o]."""
 
     weight: Tensor  # [o, i]
     bias: Tensor  # [o]
@@ -37,6 +37,7 @@ class Stage:
         return x if self.norm is None else nn.functional.layer_norm(x, self.norm[0].shape, *self.norm)
 
     def on(self, device: torch.device) -> Stage:
+        """With its tensors on `device`."""
         norm = None if self.norm is None else (self.norm[0].to(device), self.norm[1].to(device))
         return replace(self, weight=self.weight.to(device), bias=self.bias.to(device), norm=norm)
 
@@ -54,14 +55,19 @@ class Net:
 
     @property
     def device(self) -> torch.device:
+        """Where its tensors are."""
         return self.stages[0].weight.device
 
     def on(self, device: torch.device) -> Net:
+        """With its tensors on `device`."""
         return Net(tuple(stage.on(device) for stage in self.stages))
 
 
 def activation_named(name: object) -> Activation | None:
-    """By the names that the web UI's trainer offered, in any case: every class of torch.nn's activations."""
+    """By the names that the web UI's trainer offered, in any case: every class of torch.nn's activations.
+
+    None for no activation; BrokenFile for a name that nobody knows.
+    """
     text = "" if name is None else str(name).strip().lower()
     if text in _NO_ACTIVATION:
         return None
@@ -76,7 +82,8 @@ def activation_named(name: object) -> Activation | None:
 def make_net(tensors: Mapping[str, Tensor], width: int, activation: object, last_too: bool) -> Net:
     """`tensors`: `linear.K.weight` and `.bias`; a matrix is a linear layer, a vector the layer norm behind it.
 
-    `last_too`: the activation follows the last linear layer as well. Raises ShapeMismatch where widths do not meet.
+    `last_too`: the activation follows the last linear layer as well. ShapeMismatch where widths do not meet,
+    BrokenFile for NaN, unknown names and incomplete layers.
     """
     numbered: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():

@@ -30,7 +30,11 @@ __all__ = ["Adapter", "Loaded", "Module", "open_adapter"]
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """One file. Nothing but its header has been read."""
+    """One file. Nothing but its header has been read.
+
+    `rank` and `alpha` are the commonest of its layers (alpha of a few of them), None where there is none. `algorithms`
+    counts layers by label, `unusable` has pairs of what and why, `bundled` names embeddings, `nbytes` is of tensors.
+    """
 
     path: Path
     name: str
@@ -50,12 +54,15 @@ class Adapter:
     source: Source
 
     def load(self, device: torch.device | str = "cpu") -> Loaded:
-        """Reads the tensors. AdapterError if the file changed or vanished meanwhile."""
+        """Reads the tensors. AdapterError if the file changed or vanished meanwhile; a bad module is only told."""
         return load.load(self.source, self.modules, self.facts, torch.device(device))
 
 
 def open_adapter(path: str | os.PathLike[str]) -> Adapter:
-    """Reads the header only. AdapterError (one sentence, with the file's name) if the file cannot be used."""
+    """Reads the header only. AdapterError (one sentence, with the file's name) if the file cannot be used.
+
+    BrokenFile for a damaged one; ForeignFile, HypernetworkFile, AestheticFile for a sound one that is no adapter.
+    """
     where = Path(path)
     try:
         source = open_source(where)

@@ -19,7 +19,7 @@ class LoadedCache:
         self._bytes = 0
 
     def get(self, adapter: Adapter, device: torch.device | str) -> Loaded:
-        """From memory, or from the file. An adapter larger than the budget is loaded, but not kept."""
+        """From memory, or from the file. An adapter larger than the budget is not kept. Raises as its `load`."""
         where = (adapter.key, str(device))
         if where in self._kept:
             self._kept.move_to_end(where)
@@ -32,6 +32,7 @@ class LoadedCache:
         return loaded
 
     def clear(self) -> None:
+        """Forgets all of them; who still holds one keeps it."""
         self._kept.clear()
         self._bytes = 0
 

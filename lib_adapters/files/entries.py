@@ -36,7 +36,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """A file whose tensors are known, but not read."""
+    """A file whose tensors are known, but not read; `size` is in bytes."""
 
     path: Path
     size: int
@@ -48,6 +48,7 @@ class Source:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all its tensors."""
         return sum(entry.end - entry.start for entry in self.entries.values())
 
 
@@ -58,9 +59,11 @@ def torch_dtype(name: str) -> torch.dtype | None:
 
 
 def read_exactly(file: BinaryIO, start: int, length: int) -> bytes:
+    """`length` bytes from byte `start` on; fewer where the file ends before."""
     file.seek(start)
     return file.read(length)
 
 
 def numel(shape: Shape) -> int:
+    """How many elements a tensor of this shape has."""
     return math.prod(shape)

@@ -50,6 +50,7 @@ _WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl", 1280: "sdxl-refiner"}
 
 
 def family_of(modules: Iterable[Module], metadata: Mapping[str, str]) -> str:
+    """A key of FAMILY_NAMES: by the UNet's layers, else the text encoders', else what the metadata claims."""
     by_part: dict[str, list[Module]] = {}
     for module in modules:
         by_part.setdefault(module.stem.part, []).append(module)

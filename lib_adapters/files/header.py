@@ -21,7 +21,7 @@ LONGEST_NAME = 1000
 
 
 def header_length(file: BinaryIO, size: int) -> int | None:
-    """The header's length if this can be a safetensors file (complete or cut off), else None."""
+    """The header's length in bytes if this can be a safetensors file (complete or cut off), else None."""
     start = file.read(9)
     if len(start) < 9:
         return None
@@ -31,7 +31,7 @@ def header_length(file: BinaryIO, size: int) -> int | None:
 
 
 def read_header(file: BinaryIO, size: int, length: int) -> tuple[dict[str, Entry], dict[str, str]]:
-    """Tensors and metadata; every offset has been checked against the file's size."""
+    """Tensors and metadata; every offset has been checked against the file's size, in bytes. BrokenFile for damage."""
     if length > size - 8:
         raise BrokenFile(f"is incomplete: {size} of at least {length + 8} bytes; download it again")
     file.seek(8)

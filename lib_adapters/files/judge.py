@@ -28,6 +28,8 @@ _TOGETHER = (
 
 @dataclass(frozen=True)
 class Verdict:
+    """What the tensors of one module are; `shapes` by canonical leaf, parts of a split layer joined."""
+
     shapes: Mapping[str, Shape]
     algorithm: type[Algorithm] | None
     reason: str = ""  # why there is no algorithm

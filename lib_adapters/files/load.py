@@ -31,6 +31,7 @@ class Loaded:
 
 
 def load(source: Source, modules: Iterable[Module], facts: Facts, device: torch.device) -> Loaded:
+    """All tensors on `device`. AdapterError if the file changed or vanished; a bad module is told and left out."""
     blob, lowest = read_blob(source, pinned=device.type == "cuda")
     suspects = set(_not_finite(source, blob, lowest))
     tensors = _Tensors(source, blob, lowest, device)
@@ -52,7 +53,10 @@ def load(source: Source, modules: Iterable[Module], facts: Facts, device: torch.
 
 
 def read_blob(source: Source, pinned: bool = False) -> tuple[Tensor, int]:
-    """The bytes of all tensors as uint8, and where in the file they start. Pinned memory copies faster to a GPU."""
+    """The bytes of all tensors as uint8 [bytes], and at which byte of the file they start. AdapterError if it changed.
+
+    Pinned memory copies faster to a GPU.
+    """
     lowest = min((entry.start for entry in source.entries.values()), default=0)
     highest = max((entry.end for entry in source.entries.values()), default=0)
     blob = torch.empty(highest - lowest, dtype=torch.uint8, pin_memory=pinned)
@@ -74,7 +78,7 @@ def _changed(source: Source) -> NoReturn:
 
 
 def view(blob: Tensor, lowest: int, entry: Entry) -> Tensor:
-    """The tensor of one entry; a copy only where the file does not align it."""
+    """The tensor of one entry; a copy only where the file does not align it. AdapterError for a type torch has not."""
     dtype = torch_dtype(entry.dtype)
     if dtype is None:
         raise AdapterError(f"this version of torch has no type {entry.dtype}")

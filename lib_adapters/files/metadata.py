@@ -17,6 +17,7 @@ _LARGEST_BLOCK = 4096
 
 
 def read_facts(metadata: Mapping[str, str], keys: Iterable[str], overrides: Mapping[str, float]) -> Facts:
+    """What metadata, keys and the overrides of a user tell of the file as a whole."""
     arguments = json_object(metadata.get("ss_network_args", ""))
     started = _number(metadata.get("ss_training_started_at"))
     marks = _marks(keys)
@@ -64,6 +65,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def json_object(text: str) -> dict[str, Any]:
+    """The object that a text holds; {} for anything else."""
     try:
         found = json.loads(text) if text else {}
     except (ValueError, RecursionError):

@@ -36,6 +36,7 @@ class Groups:
 
 
 def group(keys: Iterable[str]) -> Groups:
+    """By module; of two spellings of one tensor the first is taken."""
     groups = Groups({}, [], [])
     for key in keys:
         split = split_key(key)
@@ -60,6 +61,7 @@ class Builder:
         self._orphans = 0
 
     def add(self, name: str, leaves: dict[str, str], constants: Mapping[str, float]) -> None:
+        """One module with its leaves (leaf -> key) and constants (leaf -> number)."""
         if leaves.keys() <= _FOLLOWERS:
             self._orphans += 1
             return
@@ -75,5 +77,6 @@ class Builder:
             self.modules[stem] = Module(stem, name, verdict.algorithm, leaves, verdict.shapes, constants)
 
     def finish(self) -> None:
+        """Behind the last one: tells of modules that had no factors."""
         if self._orphans:
             self.notes.append(f"{self._orphans} modules hold only alpha or magnitude and no factors; they do nothing")

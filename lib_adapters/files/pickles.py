@@ -36,7 +36,10 @@ class Tree:
 
 
 def read_pickle(path: str | os.PathLike[str]) -> Any:  # whatever the file holds
-    """The object in a PyTorch file, with its tensors on the CPU. Plain containers, numbers, text and tensors only."""
+    """The object in a PyTorch file, with its tensors on the CPU. Plain containers, numbers, text and tensors only.
+
+    BrokenFile for code and damage, AdapterError where the file cannot be read; both begin with its name.
+    """
     where = Path(path)
     try:
         with where.open("rb") as file:
@@ -52,7 +55,7 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:  # whatever the file holds
 
 
 def is_pickle(file: BinaryIO, size: int) -> bool:
-    """A zip with a pickle in it, or a pickle of protocol 2 and later. Only tells; read_tree is strict."""
+    """A zip with a pickle in it, or a pickle of protocol 2 and later. BrokenFile for a bad zip; read_tree is strict."""
     members = read_table(file, size)
     if members is not None:
         return any(name.endswith("data.pkl") for name in members)
@@ -61,6 +64,7 @@ def is_pickle(file: BinaryIO, size: int) -> bool:
 
 
 def read_tree(file: BinaryIO, size: int) -> Tree:
+    """BrokenFile for code, damage and absurd size; no tensor is read."""
     members = read_table(file, size)
     if members is None:
         return _old(io.BytesIO(read_exactly(file, 0, _LARGEST_PICKLE)), file, size)

@@ -22,7 +22,10 @@ _TEXT_LAYERS = {48: 12, 92: 23, 96: 24, 128: 32}  # pairs -> layers of the encod
 
 
 def with_names(source: Source) -> Source:
-    """Positional keys replaced by the names of the layers; the same source where there are none."""
+    """Positional keys replaced by the names of the layers; the same source where there are none.
+
+    BrokenFile where no Stable Diffusion 1 model has so many layers.
+    """
     if not any(_KEY.fullmatch(key) for key in source.entries):
         return source
     names = _renamed(list(source.entries), source.metadata)
@@ -48,7 +51,7 @@ def _renamed(keys: Sequence[str], metadata: dict[str, str]) -> dict[str, str]:
 
 
 def named_list(tensors: Sequence[Pickled], length: int) -> dict[str, Pickled]:
-    """The bare list [up0, down0, up1, down1, ...] of the oldest `.pt` files."""
+    """The bare list [up0, down0, up1, down1, ...] of the oldest `.pt` files, by name; BrokenFile for any other list."""
     if not tensors or len(tensors) != length or length % 2:
         raise BrokenFile("is a list that holds no pairs of factors; no known trainer writes it")
     part = "text_encoder" if length // 2 in _TEXT_LAYERS else "unet"

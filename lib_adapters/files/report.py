@@ -22,6 +22,7 @@ def strangers(keys: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def nothing_usable(unusable: Sequence[tuple[str, str]]) -> str:
+    """Why a file without one usable module is refused; `unusable` has pairs of what and why."""
     if not unusable:
         return "holds no tensors of an adapter"
     name, reason = unusable[0]

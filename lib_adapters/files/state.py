@@ -22,6 +22,7 @@ _LARGEST_NUMBER = 1e30
 
 
 def source_of(tree: Tree, path: Path, size: int, mtime_ns: int) -> Source:
+    """HypernetworkFile, AestheticFile or ForeignFile for what is no adapter, BrokenFile for what is damaged."""
     root = _unwrapped(tree.root)
     entries: dict[str, Entry] = {}
     numbers: dict[str, float] = {}

@@ -26,6 +26,8 @@ _LARGEST_EMPTY = 1 << 40
 
 @dataclass(frozen=True)
 class Storage:
+    """One record of the file, or a part of it."""
+
     key: str
     dtype: str  # "" = bytes; the tensor brings its type
     length: int  # elements
@@ -34,7 +36,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class Pickled:
-    """A tensor that lies in a storage."""
+    """A tensor that lies in a storage; stride and offset in elements."""
 
     storage: Storage
     dtype: str
@@ -43,7 +45,7 @@ class Pickled:
     offset: int
 
     def entry(self, starts: Mapping[str, tuple[int, int]]) -> Entry:
-        """Where in the file; `starts`: storage -> (first byte, one past the last)."""
+        """Where in the file; `starts`: storage -> (first byte, one past the last). BrokenFile if it lies elsewhere."""
         if self.storage.key not in starts:
             raise BrokenFile(f"is a damaged PyTorch file: the data record {brief(self.storage.key, 40)} is missing")
         low, high = starts[self.storage.key]

@@ -17,12 +17,14 @@ _ABSENT16, _ABSENT32 = 0xFFFF, 0xFFFFFFFF
 
 
 class Member(NamedTuple):
+    """Where an entry's bytes are in the file: the first, and one past the last."""
+
     start: int
     end: int
 
 
 def read_table(file: BinaryIO, size: int) -> dict[str, Member] | None:
-    """name -> where its bytes are; None if this is no zip file."""
+    """name -> where its bytes are; None if this is no zip file, BrokenFile if torch cannot have written it."""
     tail_start = max(0, size - 65_557)
     tail = read_exactly(file, tail_start, size - tail_start)
     at = tail.rfind(_END)

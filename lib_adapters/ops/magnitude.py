@@ -1,6 +1,7 @@
 """Weight decomposition (DoRA): V = W + ΔV is given new norms, block by block, and only the change is added.
 
 Paper: arXiv:2402.09353. V never exists as a whole: along columns each block is computed twice instead.
+`out` and `base` are float32 [o, i, ...]; `base` is never written.
 """
 
 from __future__ import annotations

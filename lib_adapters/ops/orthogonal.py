@@ -30,7 +30,7 @@ def skew_packed(packed: Tensor, size: int) -> Tensor:
 
 
 def bounded(q: Tensor, bound: float) -> Tensor:
-    """Q, its Frobenius norm over all blocks together brought down to `bound` (LyCORIS)."""
+    """Q [..., b, b], its Frobenius norm over all blocks together brought down to `bound` (LyCORIS)."""
     norm: Tensor = torch.linalg.vector_norm(q)
     return q * (bound / (norm + 1e-8)).clamp(max=1.0)
 
@@ -42,14 +42,14 @@ def bounded_smoothly(q: Tensor, bound: float) -> Tensor:
 
 
 def cayley_turn(q: Tensor) -> Tensor:
-    """R − I for R = (I + Q)(I − Q)⁻¹; −Q gives the transposed rotation."""
+    """R − I for R = (I + Q)(I − Q)⁻¹, [..., b, b] -> [..., b, b]; −Q gives the transposed rotation."""
     eye = torch.eye(q.shape[-1], dtype=q.dtype, device=q.device)
     turn: Tensor = torch.linalg.solve_ex(eye - q, 2.0 * q)[0]  # never singular: no check, so no wait for the device
     return turn
 
 
 def neumann_turn(q: Tensor, last: float) -> Tensor:
-    """R − I for R = I + 2Q + 2Q² + 2Q³ + last·Q⁴, the short series of the Cayley form."""
+    """R − I for R = I + 2Q + 2Q² + 2Q³ + last·Q⁴, the short series of the Cayley form, [n, b, b] -> [n, b, b]."""
     square = q @ q
     return 2.0 * (q + square + square @ q) + last * (square @ square)
 

@@ -15,11 +15,13 @@ Shape = tuple[int, ...]
 
 
 class Product(Protocol):
+    """ΔW [o, i, ...] that need not be built; its own scale is inside, `strength` comes on top."""
+
     def add(self, out: Tensor, strength: float) -> None:
-        """out += strength · ΔW, in place."""
+        """out += strength · ΔW, in place; `out` is float32 [o, i, ...]."""
 
     def rows(self, start: int, stop: int) -> Product:
-        """The same for these output rows alone."""
+        """The same for these output rows alone: ΔW[start:stop]."""
 
 
 def row_step(out: Tensor) -> int:

@@ -10,7 +10,10 @@ _STRAIGHT = 1e-4  # below this sine the arc is a point or a half circle, and nob
 
 
 def slerp(low: Tensor, high: Tensor, share: float) -> Tensor:
-    """[..., d], [..., d] -> [..., d]: the angle is the last axis's, the lengths are mixed as they are."""
+    """[..., d], [..., d] -> [..., d], `share` 0 for `low` to 1 for `high`.
+
+    The angle is the last axis's, the lengths are mixed as they are.
+    """
     one, two = normalize(low, dim=-1), normalize(high, dim=-1)
     # not acos of the cosine: in float32 that knows no angle below 3e-4 (Kahan)
     angle = 2 * torch.atan2((one - two).norm(dim=-1, keepdim=True), (one + two).norm(dim=-1, keepdim=True))

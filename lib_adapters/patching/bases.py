@@ -36,11 +36,14 @@ class _Base:
 
 
 class Bases:
+    """Parameters as they were when something was made of them."""
+
     def __init__(self, slots: Iterable[Slot]) -> None:
         self._all = _seen(slots)
 
     @property
     def holds(self) -> bool:
+        """Is each the same Parameter, in the same memory, and was nothing written into it?"""
         return all(base.holds for base in self._all)
 
     def settle(self) -> None:

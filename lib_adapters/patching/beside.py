@@ -33,11 +33,13 @@ class Work:
 
 
 class Beside(Protocol):
+    """One or more deltas of a layer that run as one."""
+
     count: int  # of its parts: it takes so many strengths
     work: Work
 
     def add(self, module: nn.Module, x: Tensor, y: Tensor, strengths: Strengths) -> None:
-        """y += Σ strength · ΔW·x, in y's memory."""
+        """y += Σ strength · ΔW·x, in y's memory: x [n, ..., i], y [n, ..., o], or [n, i, h, w] and [n, o, ...]."""
 
 
 def is_plain(module: nn.Module | None) -> bool:
@@ -78,11 +80,13 @@ def places(module: nn.Module, x: Tensor) -> int:
 
 
 def total(besides: Sequence[Beside]) -> Work:
+    """The work of all together; `outputs` of the widest."""
     works = [one.work for one in besides]
     return Work(sum(w.place for w in works), sum(w.whole for w in works), max((w.outputs for w in works), default=0))
 
 
 def add_all(besides: Sequence[Beside], module: nn.Module, x: Tensor, y: Tensor, strengths: Strengths) -> None:
+    """y += Σ strength · ΔW·x; each takes its own part of the strengths, in their order."""
     start = 0
     for one in besides:
         stop = start + one.count

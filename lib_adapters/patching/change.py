@@ -22,6 +22,7 @@ class Change:
         self._back.append(act)
 
     def then(self, act: Act) -> None:
+        """Done at the end, if nothing was raised."""
         self._then.append(act)
 
     def __enter__(self) -> Self:

@@ -16,7 +16,7 @@ SAMPLES = 32
 
 
 def checksum(tensor: Tensor) -> Tensor:
-    """One int64, on the tensor's own device: integer sums, so their order never matters, and nothing waits."""
+    """One int64 [], on the tensor's own device: integer sums, so their order never matters, and nothing waits."""
     words, rest = _words(tensor)
     whole = words.numel() // COLUMNS * COLUMNS
     weights = torch.arange(1, 2 * COLUMNS + 1, 2, device=words.device)
@@ -86,6 +86,7 @@ class Witness:
         self._seen: dict[tuple[int, str], _Seen] = {}
 
     def see(self, slot: Slot, pristine: Tensor) -> None:
+        """Remembers what this weight is, unless it is known already."""
         known, parameter = self._seen.get(slot.key), slot.parameter()
         if parameter is None:
             return
@@ -101,6 +102,7 @@ class Witness:
             self._seen[slot.key] = replace(seen, parameter=weakref.ref(parameter), version=version_of(parameter))
 
     def forget(self, slot: Slot) -> None:
+        """Its owner has put something else there."""
         self._seen.pop(slot.key, None)
 
     def holds(self, pristine: dict[tuple[int, str], Tensor]) -> bool:

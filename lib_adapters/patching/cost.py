@@ -75,6 +75,7 @@ def expected(target: Target, run: Run, family: str) -> tuple[int, int]:
 
 
 def merge_seconds(target: Target, tries: int) -> float:
+    """Seconds of one merge at full strength, the quickest of `tries`; the weight is only read."""
     _, base, _ = _parts(target)
     into, patches = torch.empty_like(base), [_full(patch) for patch in target.patches]
     with exact():
@@ -82,6 +83,7 @@ def merge_seconds(target: Target, tries: int) -> float:
 
 
 def beside_seconds(target: Target, tries: int, run: Run, family: str) -> float:
+    """Seconds of one run beside the layer on an input of its real size, the quickest of `tries`."""
     module, base, besides = _parts(target)
     shape = _shape(module, base, run.rows, _place(target.slot.path, run, family))
     x = torch.ones(shape, dtype=base.dtype, device=base.device)

@@ -50,8 +50,10 @@ class Dial:
 
     @property
     def value(self) -> float:
+        """The strength for all rows that it acts on; 0 where it acts on none."""
         return self.strength * self.share
 
     @property
     def setting(self) -> tuple[object, ...]:
+        """Equal where nothing has to be computed anew."""
         return self.value, self.rank, self.clear, self.rows

@@ -23,12 +23,15 @@ MOST_WORDS = 5  # that a report names
 
 @dataclass
 class Fitted:
+    """All requests on one model: what is told, what is changed, and what can be turned."""
+
     reports: list[AdapterReport] = field(default_factory=list)
     targets: Targets = field(default_factory=dict)
     dials: list[Dial] = field(default_factory=list)
 
 
 def fit_all(requests: Sequence[Request], table: Table, load: Callable[[Adapter], Loaded]) -> Fitted:
+    """Raises no AdapterError: that of a file stands in its report, and nothing of it is applied."""
     pairs = [_fit(request, table, load) for request in requests]
     fits = [found for _, found in pairs if found]
     dials = [dial for found in fits for dial in found.dials.values()]

@@ -26,5 +26,6 @@ class Guards:
             hooks.move(modules, change)
 
     def leave(self) -> None:
+        """Off all modules; safe to repeat."""
         self._runs.leave()
         self._loads.leave()

@@ -34,6 +34,8 @@ class Hook:
 
 
 class Hooks:
+    """All the places of one such hook."""
+
     def __init__(self, kind: Kind, method: Callable[..., Any], *, weak: bool = True) -> None:
         """`run`: before a module runs; what the method returns may replace the arguments. `load`: before it is loaded.
 
@@ -64,6 +66,7 @@ class Hooks:
         change.then(partial(self.leave, modules))
 
     def modules(self) -> list[nn.Module]:
+        """On which it is, as far as they live."""
         return [module for ref in self._places.values() if (module := ref()) is not None]
 
     def __len__(self) -> int:

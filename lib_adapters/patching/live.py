@@ -59,10 +59,12 @@ class Live:
         return LiveLayer(module, group, _foreign_forward(module, self._layers.get(key)), self._base_of, self._scratch)
 
     def restore(self) -> None:
+        """Every layer gets its own forward back."""
         with Change() as change:
             self.prepare({})(change)
 
     def in_place(self) -> bool:
+        """Do all of them still run ours, made of the weights that they have now?"""
         return all(layer.bases.holds and _is_on(ref, layer) for ref, layer in self._layers.values())
 
     def settle(self) -> None:
@@ -76,10 +78,12 @@ class Live:
         return any(layer.lost for _, layer in self._layers.values())
 
     def begin(self) -> None:
+        """A picture begins, and no run of it is lost yet."""
         for _, layer in self._layers.values():
             layer.lost = False
 
     def modules(self) -> list[nn.Module]:
+        """Those that run a LiveLayer, as far as they live."""
         return [module for ref, _ in self._layers.values() if (module := ref()) is not None]
 
     def __len__(self) -> int:

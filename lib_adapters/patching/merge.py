@@ -33,7 +33,7 @@ def exact() -> Iterator[None]:
 
 
 def merged_weight(pristine: Tensor, patches: Sequence[Patch], into: Tensor | None = None) -> Tensor:
-    """Of the pristine tensor's shape, dtype and device: `into`, which is like it and nobody's weight, or a new one.
+    """W', of the pristine tensor's shape, dtype and device: `into`, which is like it and nobody's weight, or a new one.
 
     The bits are the same either way.
     """
@@ -74,6 +74,7 @@ def _on(patch: Patch, device: torch.device) -> Patch:
 
 
 def merged_bias(pristine: Tensor, patches: Sequence[Patch], into: Tensor | None = None) -> Tensor:
+    """b + Σ strength · Δb, [o]: with `into` as in `merged_weight`."""
     out = pristine.float().clone()
     for patch in patches:
         algorithm = patch.algorithm.on(pristine.device)

@@ -24,6 +24,8 @@ from lib_adapters.patching.targets import Slot
 
 
 class Merged:
+    """Which parameters point at a W' now, and where each goes back to."""
+
     def __init__(self, witness: Witness, offload: bool | None = None, base_of: BaseOf | None = None) -> None:
         self._witness = witness
         self._base_of = base_of
@@ -81,6 +83,7 @@ class Merged:
         return self._base(module, slot.name, record.home() if record else held(module, slot.name))
 
     def restore(self) -> None:
+        """Every parameter gets its own tensor back."""
         self.settle()
         self._back_from(list(self._records.values()))
 
@@ -118,9 +121,11 @@ class Merged:
         self._records = settled
 
     def in_place(self) -> bool:
+        """Is all that was applied still there, where we put it?"""
         return self._whole and all(record.in_place() for record in self._records.values())
 
     def pristine(self) -> dict[Key, Tensor]:
+        """By parameter; a bias that was only lent has none."""
         return {key: record.pristine for key, record in self._records.items() if record.pristine is not None}
 
     def _has(self, key: Key, target: Target) -> bool:

@@ -26,6 +26,8 @@ NOBODY = (-1,)  # no row, no text
 
 
 class Motion:
+    """One plan on one model; `dials` are what hosts turn."""
+
     def __init__(self, targets: Targets, dials: Iterable[Dial], live: bool = False) -> None:
         """`live`: nothing may be merged."""
         self.dials = list(dials)

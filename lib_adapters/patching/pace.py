@@ -18,6 +18,8 @@ from lib_adapters.prompt.schedule import Moment
 
 
 class Pace:
+    """Turns the dials of one Motion, and has what follows from them done."""
+
     def __init__(self, merged: Merged, live: Live, chooser: Chooser) -> None:
         self._merged, self._live, self._chooser = merged, live, chooser
         self._motion = Motion({}, ())
@@ -46,10 +48,12 @@ class Pace:
 
     @property
     def moves(self) -> bool:
+        """Does anything depend on the step, the row or the text?"""
         return bool(self._motion.dials)
 
     @property
     def moment(self) -> Moment:
+        """The last one that it was told."""
         return self._motion.moment
 
     def at(self, moment: Moment, rows: Sequence[int] | None) -> bool:
@@ -66,6 +70,7 @@ class Pace:
         self._live.begin()
 
     def speak(self, voice: int | None) -> bool:
+        """Whose text is encoded next; are other modules patched now?"""
         return self._motion.speak(voice) and self._renew()
 
     def before(self, given: tuple[object, ...]) -> bool:
@@ -119,6 +124,7 @@ class Pace:
         self._live.restore()
 
     def mode_of(self, file: str) -> str:
+        """How an adapter is followed, in words; `file` is its key."""
         return self._motion.ways_of(file)
 
     def told(self) -> str:

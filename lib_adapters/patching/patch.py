@@ -48,10 +48,12 @@ class Target:
 
     @property
     def signature(self) -> tuple[PatchKey, ...]:
+        """Equal where the same is added to the same."""
         return tuple(patch.key for patch in self.patches)
 
     @property
     def moves(self) -> bool:
+        """Does anything depend on the step, the row or the text?"""
         return any(patch.dial is not None for patch in self.patches)
 
     def now(self, row: int | None = None) -> Target | None:

@@ -82,6 +82,7 @@ def _at(layer: Layer) -> Place:
 
 
 def assemble(fits: Sequence[Fit]) -> Targets:
+    """By parameter, what all requests add to it, in an order of its own."""
     targets: Targets = {}
     for slot, patch in (pair for one in fits for pair in one.patches):
         targets.setdefault(slot.key, Target(slot)).patches.append(patch)

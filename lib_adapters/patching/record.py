@@ -15,6 +15,8 @@ from lib_adapters.patching.targets import Slot
 
 @dataclass(frozen=True)
 class Record:
+    """`pristine` is what the parameter goes back to; `pointer` and `samples` are of the tensor that we put there."""
+
     slot: Slot
     pristine: Tensor | None  # None: the layer had no bias
     signature: tuple[PatchKey, ...]
@@ -23,10 +25,12 @@ class Record:
     samples: Tensor
 
     def in_place(self) -> bool:
+        """Is it the same Parameter, and points it where we put it?"""
         parameter = self.slot.parameter()
         return parameter is not None and parameter is self.parameter() and parameter.data_ptr() == self.pointer
 
     def stands(self) -> bool:
+        """The same, or moved by the host with our values in it."""
         return self.in_place() or self.is_ours(self.slot.parameter())
 
     def is_ours(self, parameter: nn.Parameter | None) -> bool:

@@ -17,6 +17,8 @@ MOST_REASONS = 3  # different reasons that a line of text names
 
 @dataclass
 class AdapterReport:
+    """One adapter on one model: `matched` of its `total` layers are changed; `seconds` are of reading and fitting."""
+
     name: str
     unet: Strength
     te: float
@@ -31,6 +33,7 @@ class AdapterReport:
     seconds: float = 0.0
 
     def line(self) -> str:
+        """One line for the user; the error where nothing was applied."""
         if self.error is not None:
             return self.error
         kinds = ", ".join(f"{label} {count}" for label, count in self.algorithms.items())
@@ -42,6 +45,8 @@ class AdapterReport:
 
 @dataclass
 class Report:
+    """All adapters of one activation, which took `seconds`."""
+
     adapters: list[AdapterReport] = field(default_factory=list)
     mode: str = "merged"
     seconds: float = 0.0

@@ -21,6 +21,7 @@ class Request:
     """Strengths may be any finite number, up to where float32 ends; `dyn` cuts the adapter to its first ranks.
 
     `scope`: the rows of a batch that it acts on, by the numbers that the host gives them; None for all.
+    AdapterError for a strength that is not finite or beyond LARGEST, and for `dyn` below 1.
     """
 
     adapter: Adapter
@@ -74,7 +75,7 @@ class Asked:
 
 
 def ask(adapter: Adapter, tag: Tag, presets: Presets, *, second: bool = False, seed: str = "") -> Asked:
-    """BadTag names the token. `second`: in the second pass, where the tag may ask for something else."""
+    """`second`: in the second pass, where the tag may ask for something else. BadTag names the token."""
     control = tag.of_pass(second)
     drawn = resolve(control.wish, presets, f"{seed} {adapter.name}")
     request = Request(

@@ -14,18 +14,23 @@ Died = Callable[["weakref.ref[nn.Module]"], None]
 
 
 class Roots:
+    """One UNet, some text encoders, or both."""
+
     def __init__(self, unet: nn.Module | None, text_encoders: Sequence[nn.Module], died: Died) -> None:
         """`died` is called when one of them is gone."""
         self._unet = None if unet is None else weakref.ref(unet, died)
         self._text_encoders = [weakref.ref(encoder, died) for encoder in text_encoders]
 
     def unet(self) -> nn.Module | None:
+        """None where there is none, or none any more."""
         return None if self._unet is None else self._unet()
 
     def encoders(self) -> list[nn.Module]:
+        """Those that live, in their order."""
         return [encoder for ref in self._text_encoders if (encoder := ref()) is not None]
 
     def all(self) -> list[nn.Module]:
+        """The UNet and the text encoders that live."""
         unet = self.unet()
         return [*([] if unet is None else [unet]), *self.encoders()]
 

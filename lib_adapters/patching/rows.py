@@ -60,6 +60,7 @@ class Rows:
         return [(rows[0], _places(rows, n // self.count, device)) for rows in found.values()]
 
     def spread(self, patches: Sequence[Patch], n: int, device: torch.device) -> Spread | None:
+        """All that is needed to run n rows of one batch; None where they cannot be told apart."""
         strengths, groups = self.strengths(patches, n), self.groups(n, device)
         if strengths is None or groups is None:
             return None

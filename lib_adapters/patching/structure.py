@@ -13,6 +13,8 @@ from lib_adapters.algorithms.base import Shape
 
 
 class Shaped(Protocol):
+    """A layer, or whatever else has a shape."""
+
     @property
     def shape(self) -> Shape: ...
 

@@ -67,6 +67,7 @@ class Scratch:
             self._free += taken
 
     def clear(self) -> None:
+        """Frees what is not lent."""
         self._free.clear()
 
 
@@ -109,6 +110,7 @@ def _give_back(moved: list[Moved]) -> None:
 
 
 def patched(owner: nn.Module, target: Target, base_of: BaseOf | None, lend: Lend) -> Tensor:
+    """W' (or b') for one run, shaped and stored as the owner's parameter; memory from `lend` where there is any."""
     name = target.slot.name
     base = held(owner, name)
     if target.patches[0].of_bias:

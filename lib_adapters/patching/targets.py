@@ -53,6 +53,7 @@ class View:
     channels: int | None = None  # the first input channels of an inpainting model's conv_in
 
     def of(self, tensor: Tensor) -> Tensor:
+        """That part of the parameter, sharing its memory."""
         if self.transposed:
             tensor = tensor.t()
         if self.rows is not None:
@@ -107,6 +108,7 @@ class Table:
 
 
 def flat(path: str) -> str:
+    """A path as files write it."""
     return path.replace(".", "_")
 
 

@@ -25,7 +25,7 @@ _WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false":
 
 @dataclass(frozen=True)
 class Options:
-    """How far, and how, a text is led. The defaults are the web UI extension's."""
+    """How far, and how, a text is led: `steps` of Adam at the rate `lr`. The defaults are the web UI extension's."""
 
     weight: float = 0.9  # of the changed text in the mixture; 0 is the tag's absence
     steps: int = 5
@@ -38,6 +38,8 @@ class Options:
 
 @dataclass(frozen=True)
 class AestheticTag:
+    """One aesthetic embedding as the prompt asks for it."""
+
     name: str
     options: Options
     text: str  # as written

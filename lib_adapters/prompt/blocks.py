@@ -32,6 +32,7 @@ class ElementRule:
     weight: float
 
     def holds(self, block: str, names: Sequence[str]) -> bool:
+        """Does it say the weight of this layer? `names` as for `BlockWeights.of`."""
         there = not self.blocks or (block in self.blocks) != self.but_blocks
         alike = any(kind in name for kind in self.kinds for name in names)
         return there and (not self.kinds or alike != self.but_kinds)
@@ -46,7 +47,7 @@ class BlockWeights:
     rules: tuple[ElementRule, ...] = ()  # the last one that holds wins over all else
 
     def of(self, block: str, names: Sequence[str]) -> float:
-        """`names`: how the layer is called, in each spelling, with `_` for `.`."""
+        """The factor of one layer. `names`: how it is called, in each spelling, with `_` for `.`."""
         usual = 1.0 if block in ("", *OUTSIDE) else self.others
         found = dict(self.factors).get(block, usual)
         for rule in self.rules:

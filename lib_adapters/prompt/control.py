@@ -21,6 +21,8 @@ PASS_KEYS = ("te", "unet", "dyn", "lbw", "lbwe", "x", "start", "stop", "step")
 
 @dataclass(frozen=True)
 class Control:
+    """What a tag asks for in one pass; the defaults are those of a tag without keys."""
+
     te: float = 1.0
     unet: Strength = 1.0
     dyn: Ranks | None = None
@@ -91,6 +93,7 @@ def _ranks(token: str) -> Ranks:
 
 
 def read_mode(token: str) -> Mode:
+    """`auto`, `merged` or `live`, in any case; BadTag names the token."""
     for mode in MODES:
         if token.lower() == mode:
             return mode

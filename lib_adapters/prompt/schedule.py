@@ -64,6 +64,7 @@ class Curve:
 
     @property
     def values(self) -> tuple[float, ...]:
+        """Those of its points, in their order."""
         return tuple(value for _, value in self.points)
 
 
@@ -72,10 +73,13 @@ Strength = float | Curve
 
 @dataclass(frozen=True)
 class Position:
+    """A place in time: steps that are done, a share of all steps (0 to 1), or a sigma."""
+
     value: float
     unit: Unit
 
     def passed(self, moment: Moment) -> bool:
+        """Is it reached or behind? Never for noise that is not known."""
         here = _place(self.unit, moment, moment.done)
         if here is None:
             return False
@@ -90,11 +94,13 @@ class Window:
     stop: Position | None = None
 
     def holds(self, moment: Moment) -> bool:
+        """Is this step inside? A step at `start` is, one at `stop` is not."""
         begun = self.start is None or self.start.passed(moment)
         return begun and not (self.stop is not None and self.stop.passed(moment))
 
 
 def strength_at(strength: Strength, window: Window | None, moment: Moment) -> float:
+    """What holds in this step; 0 outside the window."""
     if window is not None and not window.holds(moment):
         return 0.0
     return strength.at(moment) if isinstance(strength, Curve) else strength
@@ -116,6 +122,7 @@ def changes(strength: Strength, window: Window | None, steps: int) -> int:
 
 
 def uses_noise(strength: Strength, window: Window | None) -> bool:
+    """Is any of it counted in sigma?"""
     ends = () if window is None else (window.start, window.stop)
     return (isinstance(strength, Curve) and strength.unit == "sigma") or any(e and e.unit == "sigma" for e in ends)
 

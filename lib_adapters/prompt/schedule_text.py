@@ -25,6 +25,7 @@ def read_strength(token: str) -> Strength:
 
 
 def read_number(token: str) -> float:
+    """A finite number; BadTag names the token."""
     value = float(token) if NUMBER.fullmatch(token) else math.nan
     if not math.isfinite(value):
         raise BadTag(f"{token!r} is not a finite number")
@@ -32,7 +33,10 @@ def read_number(token: str) -> float:
 
 
 def read_curve(token: str) -> Curve:
-    """`value@position,...`; also `;` and `~`, as loractl has them. Bare positions up to 1 are shares, beyond steps."""
+    """`value@position,...`; also `;` and `~`, as loractl has them. Bare positions up to 1 are shares, beyond steps.
+
+    BadTag names the token that cannot be read.
+    """
     pieces = [piece.strip() for piece in re.split("[,;]", token)]
     if len(pieces) > MOST_POINTS:
         raise BadTag(f"{token[:40]!r} has more than {MOST_POINTS} points")
@@ -65,7 +69,7 @@ def _measured(match: re.Match[str]) -> tuple[float, str]:
 
 
 def read_position(token: str) -> Position:
-    """For windows: a whole number is a step, one with a decimal point up to 1 a share."""
+    """For windows: a whole number is a step, one with a decimal point up to 1 a share. BadTag names the token."""
     match = _POSITION.fullmatch(token)
     if match is None:
         raise BadTag(f"{token!r} is no position: a step (5), a share (0.5, 50%) or noise (4.2sigma)")
@@ -76,7 +80,10 @@ def read_position(token: str) -> Position:
 
 
 def read_window(start: str | None, stop: str | None, step: str | None) -> Window | None:
-    """`step=a-b` is both at once, and one end may be missing; it wins over the others, as in lora-block-weight."""
+    """`step=a-b` is both at once, and one end may be missing; it wins over the others, as in lora-block-weight.
+
+    None where there is no window at all. BadTag names the token that cannot be read.
+    """
     if step is not None:
         ends = [end.strip() for end in step.split("-")]
         if len(ends) != 2 or not any(ends):

@@ -38,17 +38,21 @@ class Tag:
 
     @property
     def te(self) -> float:
+        """In the text encoders, in the first pass."""
         return self.control.te
 
     @property
     def unet(self) -> Strength:
+        """In the UNet, in the first pass."""
         return self.control.unet
 
     @property
     def dyn(self) -> Ranks | None:
+        """The first ranks only, in the first pass; None for all."""
         return self.control.dyn
 
     def of_pass(self, second: bool) -> Control:
+        """What it asks for in the first pass, or in the second (hires) one."""
         return self.second if second and self.second is not None else self.control
 
     @property
