@@ -30,7 +30,7 @@ from torch import nn
 
 from lib_adapters.patching import choice
 
-STEPS = 800
+STEPS = 1500
 LETTER = st.sampled_from(sorted(LETTERS))
 
 
@@ -118,6 +118,12 @@ class WebuiMachine(RuleBasedStateMachine):
     @initialize(limit=st.integers(1, 3))
     def memory_at_the_start(self, limit):
         self.memory_for(limit)
+
+    @rule(work=works, info=st.sampled_from(INFOS))
+    def draw_and_switch(self, work, info):
+        """What a job left on one model goes when another takes its place."""
+        self.draw(work)
+        self.switch(info)
 
     @rule(limit=st.integers(1, 3))
     def memory_for(self, limit):
