@@ -26,7 +26,7 @@ REQUIREMENTS = ROOT / "requirements"
 TORCH = "2.13.0"
 FLOOR = "2.1.2"  # the web UI's own since 1.8
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
-NEEDED = {"torch": (2, 1), "safetensors": (0, 4, 2)}
+NEEDED = {"torch": (2, 0), "safetensors": (0, 3, 1)}  # the web UI 1.6 brings these
 PINS = ("current", "host", "floor")
 PYTHONS = {  # minor versions, first and last
     "demo": (10, 12),

@@ -21,7 +21,7 @@ def is_short(slots: Iterable[Slot]) -> bool:
     for slot in slots:
         parameter = slot.parameter()
         if parameter is not None and parameter.is_cuda:
-            needed += parameter.numel() * parameter.element_size()
+            needed += bytes_of(parameter)
     return needed > 0 and needed * RESERVE > _free()
 
 
@@ -39,9 +39,14 @@ def to_host(tensor: Tensor) -> Tensor:
     return host.copy_(tensor)
 
 
+def bytes_of(tensor: Tensor) -> int:
+    """Of its elements; torch 2.0, which the web UI 1.6 brings, has no `nbytes`."""
+    return tensor.numel() * tensor.element_size()
+
+
 def let_go(tensors: Sequence[Tensor]) -> None:
     """Free what nobody needs any more. Handing gigabytes back takes the system long: nobody has to wait for it."""
-    if sum(tensor.nbytes for tensor in tensors if tensor.device.type == "cpu") >= LARGE:
+    if sum(bytes_of(tensor) for tensor in tensors if tensor.device.type == "cpu") >= LARGE:
         threading.Timer(SOON, _empty, (tensors,)).start()
 
 

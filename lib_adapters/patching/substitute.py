@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lib_adapters.patching.beside import is_plain
+from lib_adapters.patching.memory import bytes_of
 from lib_adapters.patching.merge import merged_bias, merged_weight
 from lib_adapters.patching.patch import Target
 from lib_adapters.patching.pointer import BaseOf, held, point, zero_bias
@@ -56,10 +57,10 @@ class Scratch:
                 buffer = self._free.pop()
             except IndexError:
                 buffer = base.new_empty(0, dtype=torch.uint8)
-            if buffer.numel() < base.nbytes:
-                buffer = torch.empty(base.nbytes, dtype=torch.uint8)
+            if buffer.numel() < (size := bytes_of(base)):
+                buffer = torch.empty(size, dtype=torch.uint8)
             taken.append(buffer)
-            return buffer[: base.nbytes].view(base.dtype).view(base.shape)
+            return buffer[:size].view(base.dtype).view(base.shape)
 
         try:
             yield lend
