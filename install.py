@@ -28,13 +28,8 @@ FLOOR = "2.1.2"  # the web UI's own since 1.8
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 NEEDED = {"torch": (2, 0), "safetensors": (0, 3, 1)}  # the web UI 1.6 brings these
 PINS = ("current", "host", "floor")
-PYTHONS = {  # minor versions, first and last
-    "demo": (10, 12),
-    "test": (10, 12),
-    "current": (11, 12),
-    "host": (10, 11),
-    "floor": (10, 11),
-}
+# minor versions, first and last
+PYTHONS = {"demo": (10, 12), "test": (10, 12), "current": (11, 12), "host": (10, 11), "floor": (10, 11)}
 FILES = {
     "demo": ["demo"],
     "test": ["test", "models-no-deps", "trainers-no-deps"],
@@ -111,11 +106,10 @@ def option(name: str, value: str | list[str] | None) -> list[str]:
 
 def test(pins: str | None, arguments: list[str]) -> int:
     python = environment(pins or "test")
-    types = [["mypy", "--strict", "--python-version", version] for version in ("3.10", "3.12")]
-    tools = [] if pins else [["ruff", "check", "."], *types]
+    tools = [["ruff", "check", "."], *(["mypy", "--strict", "--python-version", one] for one in ("3.10", "3.12"))]
     if not pins:
         oracles(python)
-    failed = [" ".join(tool) for tool in tools if say_and_call([python, "-m", *tool])]
+    failed = [" ".join(tool) for tool in ([] if pins else tools) if say_and_call([python, "-m", *tool])]
     workers = [] if pins or "-n" in arguments else ["-n", "2"]
     if say_and_call([python, "-m", "pytest", *workers, *arguments]):
         failed.append("pytest")

@@ -157,9 +157,11 @@ def test_putting_on(bench, tried):
     prove(bench, tried, prepare, work, allowed)
 
 
-def test_putting_others_on(bench, tried):
-    bench = bench()
-    old, new = [bench.request("OFT")], [bench.request("LoKr", unet=0.5), bench.request("IA3")]
+@pytest.mark.parametrize(("mode", "kinds"), [("merged", ("OFT", "LoKr", "IA3")), ("live", ("LoRA", "LoRA", "Full"))])
+def test_putting_others_on(bench, tried, mode, kinds):
+    bench = bench(mode)
+    first, second, third = kinds
+    old, new = [bench.request(first)], [bench.request(second, unet=0.5), bench.request(third)]
 
     def prepare():
         bench.session.activate(old)
@@ -180,20 +182,6 @@ def test_taking_off(bench, tried, mode):
 
     allowed = states(bench, prepare, bench.session.deactivate)
     prove(bench, tried, prepare, lambda: bench.session.deactivate(), allowed)
-
-
-def test_putting_others_on_live(bench, tried):
-    bench = bench("live")
-    old, new = [bench.request("LoRA")], [bench.request("LoRA", unet=0.5), bench.request("Full")]
-
-    def prepare():
-        bench.session.activate(old)
-
-    def work():
-        bench.session.activate(new)
-
-    allowed = states(bench, prepare, work)
-    prove(bench, tried, prepare, work, allowed)
 
 
 def moving(bench):

@@ -1,0 +1,85 @@
+"""Tensors that contradict each other, or a layer, are refused with both shapes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_additive import ABBA, CORE, DOWN, GLORA, LOHA, LORA, SPARSE, TUCKER, UP, WIDE, read
+
+from lib_adapters.errors import ShapeMismatch
+
+
+@pytest.mark.parametrize(
+    "leaves",
+    [
+        LORA | {"lora_up.weight": torch.randn(6, 3)},
+        LORA | {"lora_up.weight": torch.randn(6, 4, 3, 3)},
+        LORA | {"lora_up.weight": torch.randn(6, 4, 3, 1)},
+        LORA | {"lora_up.weight": torch.randn(6)},
+        LORA | {"lora_down.weight": torch.randn(4)},
+        LORA | {"lora_mid.weight": torch.randn(3, 4, 3, 3)},
+        LORA | {"lora_mid.weight": torch.randn(4, 3, 3, 3)},
+        LORA | {"alpha": torch.ones(2)},
+        LORA | SPARSE | {"bias_indices": torch.tensor([[0, 6], [0, 1]])},
+        LORA | SPARSE | {"bias_indices": torch.tensor([[0, -1], [0, 1]])},
+        LORA | SPARSE | {"bias_indices": torch.tensor([[0, 1, 2], [0, 1, 2]])},
+        ABBA | {"lora_up1.weight": torch.randn(6, 3)},
+        ABBA | {"lora_down2.weight": torch.randn(3, 8)},
+        LORA | SPARSE | {"bias_indices": torch.zeros(2, 2).long(), "bias_size": torch.tensor([6, 8, 1])},
+        LOHA | {"hada_w1_b": torch.randn(3, 8)},
+        LOHA | {"hada_w2_b": torch.randn(4, 9)},
+        LOHA | {"hada_w2_a": torch.randn(7, 4)},
+        LOHA | {"hada_t1": CORE},
+        dict.fromkeys(LOHA, torch.randn(4, 4)) | {"hada_t1": CORE},
+        TUCKER | {"hada_t1": CORE, "hada_t2": torch.randn(4, 3, 3, 3)},
+        {"lokr_w1": UP, "lokr_w2_a": UP, "lokr_w2_b": torch.randn(3, 8)},
+        {"lokr_w1_a": UP, "lokr_w1_b": torch.randn(3, 8), "lokr_w2": UP},
+        {"lokr_w1": torch.randn(6), "lokr_w2": UP},
+        {"lokr_w1": UP, "lokr_w2": torch.randn(6)},
+        {"lokr_w1": UP, "lokr_w2_a": UP.T, "lokr_w2_b": DOWN, "lokr_t2": torch.randn(4, 3, 3, 3)},
+        GLORA | {"b1.weight": torch.randn(6, 3)},
+        GLORA | {"a1.weight": torch.randn(9, 4)},
+        GLORA | {"a1.weight": torch.randn(8)},
+        GLORA | {"a1.weight": torch.randn(8, 4, 3, 1)},
+        {"weight": torch.randn(2, 3)},
+        {"ia3_l": torch.randn(2, 3)},
+        LORA | {"dora_scale": torch.randn(6, 8)},
+    ],
+)
+def test_tensors_that_contradict_each_other_are_refused_at_once(leaves):
+    with pytest.raises(ShapeMismatch, match=r"\[|only one"):
+        read(leaves)
+
+
+@pytest.mark.parametrize(
+    ("leaves", "shape"),
+    [
+        (LORA, (8, 6)),
+        (LORA, (6, 8, 3, 3)),
+        (LORA, (6,)),
+        (LORA | {"lora_down.weight": torch.randn(4, 72)}, (6, 72, 3, 3)),
+        (LORA | {"lora_down.weight": WIDE}, (6, 72)),
+        (LORA | {"lora_down.weight": torch.randn(4, 72, 1, 1)}, (6, 8, 3, 3)),
+        (LORA, (6, 9)),
+        (GLORA, (6, 9)),
+        (GLORA, (7, 8)),
+        (GLORA, (6, 8, 3, 3)),
+        (LORA | {"lora_down.weight": torch.randn(4, 8, 3, 1)}, (6, 8, 1, 3)),
+        (LORA | SPARSE | {"bias_size": torch.tensor([8, 6]), "bias_indices": torch.zeros(2, 2).long()}, (6, 8)),
+        (LORA | {"bias": torch.randn(8, 6)}, (6, 8)),
+        ({"lokr_w1": torch.randn(2, 2), "lokr_w2": torch.randn(3, 36)}, (6, 8, 3, 3)),
+        ({"lokr_w1": torch.randn(2, 2), "lokr_w2": torch.randn(3, 4)}, (4, 12)),
+        (LORA | {"dora_scale": torch.randn(7, 1)}, (6, 8)),
+        (LORA | {"dora_scale": torch.randn(8, 1)}, (6, 8)),
+        (LORA | {"dora_scale": torch.randn(8)}, (6, 8)),
+        (LORA | {"dora_scale": torch.randn(1, 6)}, (8, 6)),
+        ({"weight": torch.randn(8)}, (6, 8)),
+        ({"diff": torch.randn(8, 6)}, (6, 8)),
+        ({"diff": UP}, (6, 4, 1, 3)),
+        ({"diff": UP}, (6, 4, 3, 1)),
+        ({"w_norm": torch.randn(6)}, (6, 1)),
+    ],
+)
+def test_equal_numbers_of_elements_are_not_enough(leaves, shape):
+    with pytest.raises(ShapeMismatch, match=str(list(shape)).replace("[", r"\[")):
+        read(leaves).check(shape)
