@@ -95,6 +95,8 @@ def prove(bench, tried, prepare, work, allowed):
     """After each fault of `work`: one of the allowed states, the work done again, and the model given back."""
     bench.session.deactivate()
     pristine, points = bench.state(), tried("faults", "points")
+    prepare()
+    bench.was_active = bool(bench.session.active)
     assert not any(same(one, other) for one, other in itertools.combinations(allowed, 2))
     raised, wrong = 0, []
     for name, happen in faults(prepare, work):
@@ -117,6 +119,8 @@ def after(bench, error, allowed):
         return f"another error came out: {error!r}"
     if told:
         return "" if same(bench.state(), bench.without({one.name for one in told})) else "not what the report tells"
+    if not bench.session.active and not bench.was_active and bench.hooks():
+        return "a hook on a model that nothing was put on"
     states = allowed if error is not None else allowed[-1:]
     return "" if any(same(bench.state(), state) for state in states) else f"half way ({error!r})"
 
