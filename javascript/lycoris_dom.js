@@ -77,5 +77,17 @@
         };
     };
 
+    /** What is typed meanwhile would be lost, since the answer takes its place: so nothing can be. */
+    lycoris.inertUntil = async function (node, answer) {
+        const focused = document.activeElement;
+        node.inert = true;
+        try {
+            return await answer;
+        } finally {
+            node.inert = false;
+            if (node.contains(focused)) focused.focus();
+        }
+    };
+
     lycoris.plural = (count, one, many) => `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
 })();

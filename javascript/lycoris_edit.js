@@ -65,7 +65,7 @@
             {
                 onsubmit: (event) => {
                     event.preventDefault();
-                    save(dialog, fields);
+                    lycoris.inertUntil(form, save(dialog, fields));
                 },
             },
             ...fields.map((one) => one.node),

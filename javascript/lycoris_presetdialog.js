@@ -23,8 +23,9 @@
         async open() {
             document.body.append(this.node);
             this.node.showModal();
-            await this.presets.load();
-            if (this.presets.failure) this.say(this.presets.failure, true);
+            this.say("Loading…");
+            await lycoris.inertUntil(this.main, this.presets.load());
+            this.say(this.presets.failure, !!this.presets.failure);
             this.reset();
         }
 
@@ -144,7 +145,8 @@
             const name = this.row && this.row.name.trim();
             try {
                 this.say("Saving…");
-                await this.presets.save(this.book.rows.presets, this.book.rows.elements);
+                const { presets, elements } = this.book.rows;
+                await lycoris.inertUntil(this.main, this.presets.save(presets, elements));
                 this.say("Saved.");
                 this.reset();
                 const at = this.mine.findIndex((one) => one.name === name);

@@ -51,15 +51,16 @@
         const views = VIEWS.map((one) => viewButton(dialog, one));
         const title = el("h2.lycoris-title", {}, "Block-weight presets");
         const close = lycoris.iconButton("close", "Close", { onclick: () => dialog.leave() });
+        const main = el("div.lycoris-preset-main", {}, parts.side, parts.form, parts.whole);
         const node = el(
             "dialog.lycoris-ui.lycoris-dialog.lycoris-presets",
             { "aria-label": "Block-weight presets" },
             el("header.lycoris-details-head", {}, el("div.lycoris-heads", {}, title, path), close),
             el("div.lycoris-line.lycoris-preset-views", { role: "group", "aria-label": "What to edit" }, ...views),
-            el("div.lycoris-preset-main", {}, parts.side, parts.form, parts.whole),
+            main,
             el("div.lycoris-preset-foot", {}, note, keep),
         );
-        return { node, note, keep, path, views };
+        return { node, note, keep, path, views, main };
     }
 
     /** The nodes that the dialog works with, by name. */

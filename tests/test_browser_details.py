@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 
+import pytest
 from browser import shelf
 
 
@@ -33,6 +35,27 @@ def test_edit_and_save(own, visit):
     view.press("ink")
     assert view.prompt.input_value() == "<lyco:ink:0.6> new words, more"
     view.search("more", "1 adapter")
+
+
+def test_nothing_is_typed_while_the_form_is_saved(own, visit):
+    """What the server answers takes the form's place, and would take what was typed with it."""
+    view = visit(own(fill)).ready()
+    dialog = view.details("ink")
+    waiting = []
+    view.page.route(
+        re.compile(r"/cards/\d+$"),
+        lambda route: waiting.append(route) if route.request.method == "POST" else route.continue_(),
+    )
+    dialog.get_by_label("Notes").fill("a note")
+    words = dialog.get_by_label("Trigger words", exact=True)
+    words.press("Enter")
+    view.note("Working…")
+    with pytest.raises(Exception, match="Timeout 300ms"):
+        words.click(timeout=300)
+    waiting.pop().continue_()
+    view.note("Saved beside the file.")
+    words.click()
+    assert dialog.get_by_label("Notes").input_value() == "a note"
 
 
 def test_a_sidecar_that_is_not_ours_to_overwrite(own, visit):

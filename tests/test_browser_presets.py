@@ -60,6 +60,31 @@ def test_a_slider_moves_its_number_in_the_text(view, site):
     assert raw.input_value() == "1,0,0,0,0,0,0,0,0,0,0,0,1,1,1,1,1"
 
 
+def test_nothing_is_edited_before_the_list_is_there_or_while_it_is_saved(view, site):
+    """The answer takes the place of what was typed: a slow server threw the user's edits away."""
+    waiting = []
+    view.page.route("**/lycoris/api/presets", lambda route: waiting.append(route))
+    view.tab.get_by_role("button", name="Edit presets").click()
+    answer_late(view, waiting, "Loading…")
+    choose(view.dialog, "ALL")
+    name = view.dialog.get_by_label("Name")
+    name.fill("mine")
+    name.press("Shift+Tab")
+    view.dialog.get_by_role("button", name="Save").click()
+    answer_late(view, waiting, "Saving…")
+    view.note("Saved.")
+    assert list(saved(site).blocks) == ["mine"]
+
+
+def answer_late(view, waiting, said):
+    """Until then a click on the list is to no effect."""
+    view.note(said)
+    with pytest.raises(Exception, match="Timeout 300ms"):
+        view.dialog.locator(".lycoris-preset-item").first.click(timeout=300)
+    waiting.pop().continue_()
+    view.dialog.locator(".lycoris-preset-main:not([inert])").wait_for()
+
+
 def test_random_and_inherited_values_survive(view, site):
     dialog = opened(view)
     dialog.get_by_role("button", name="New").click()

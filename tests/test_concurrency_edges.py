@@ -20,6 +20,7 @@ from fastapi import FastAPI
 from lib_adapters import open_adapter
 from lib_adapters.catalogue import catalogue as catalogues
 from lib_adapters.catalogue import folders
+from lib_adapters.catalogue.opening import open_store
 from lib_adapters.catalogue.presets import FILE, PresetFile
 from lib_adapters.errors import AdapterError
 from lib_adapters.hosts.tab.routes import add_routes
@@ -91,6 +92,23 @@ def test_two_processes_edit_the_same_cards(root, place, tmp_path, tried):
         kept = cards(catalogue)
         assert scan(catalogue) == kept
         assert (kept["z"]["star"], kept["x"]["words"]) == (True, ["39"])
+
+
+def test_many_open_an_index_that_is_not_there_yet(tmp_path, caplog, tried):
+    """To SQLite, connections of one process are as foreign to each other as those of several."""
+    for turn in range(30):
+        start, stores = threading.Barrier(6), []
+
+        def open_one(place=tmp_path / f"{turn}", start=start, stores=stores):
+            start.wait()
+            stores.append(open_store(place))
+
+        at_once(*[open_one] * 6)
+        stores[0].version()
+        for store in stores:
+            store.close()
+    tried("concurrency", "indexes opened by six at once").add(30)
+    assert not caplog.messages  # none took it for damaged, and none had to do without it
 
 
 def site_of(catalogue, place):

@@ -7,6 +7,7 @@ import json
 import logging
 import sqlite3
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from lib_adapters.catalogue.pool import WAIT, Pool
@@ -16,7 +17,9 @@ logger = logging.getLogger(__name__)
 
 SCHEMA = 1
 READERS = 4  # at once; more wait
+TURN = 30.0  # seconds for other processes to look their index through
 NAME = "catalogue.sqlite"
+LOCK = f"{NAME}-lock"
 LOGS = ("-wal", "-shm")  # SQLite's own, beside a database
 DECIDING = ("algorithms", "catalogue", "conditioning", "files")  # the code that a card depends on
 
@@ -29,12 +32,24 @@ def open_store(place: Path) -> Store:
     file = place / NAME
     try:
         place.mkdir(parents=True, exist_ok=True)
-        if file.exists() and not _is_ours(file):
-            _rebuild(file)
-        return _opened(str(file), READERS, [])
+        with _alone(place / LOCK):
+            if file.exists() and not _is_ours(file):
+                _rebuild(file)
+            return _opened(str(file), READERS, [])
     except (OSError, sqlite3.Error) as error:
         logger.warning("LyCORIS: the index %s cannot be kept (%s); it is made anew at each start.", file, error)
         return _opened(":memory:", 1, [])
+
+
+@contextlib.contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """One opens at a time: SQLite lets none wait for a change of journal, and what another fills is no damage.
+
+    The lock is of an empty database: it works on every system and is gone when its process is.
+    """
+    with contextlib.closing(sqlite3.connect(file, timeout=TURN, isolation_level=None)) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        yield
 
 
 def _is_ours(file: Path) -> bool:
@@ -42,7 +57,7 @@ def _is_ours(file: Path) -> bool:
     try:
         with contextlib.closing(sqlite3.connect(file, timeout=WAIT)) as connection:
             schema = connection.execute("PRAGMA user_version").fetchone()[0]
-            if schema != SCHEMA:  # another process may be about to fill it
+            if schema != SCHEMA:  # a process may have been ended before it filled it
                 return connection.execute("SELECT 1 FROM sqlite_master").fetchone() is None
             return _is_sound(connection) and _are_cards(connection)
     except sqlite3.OperationalError:
@@ -112,7 +127,7 @@ def _opened(address: str, readers: int, marks: list[Mark]) -> Store:
 def _prepare(pool: Pool, marks: list[Mark]) -> None:
     with pool.connection() as connection:
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("BEGIN IMMEDIATE")  # two processes may begin at once; fails where nothing can be written
+        connection.execute("BEGIN IMMEDIATE")  # fails where nothing can be written
         if connection.execute("PRAGMA user_version").fetchone()[0] != SCHEMA:
             _make(connection, marks)
         if connection.execute("PRAGMA application_id").fetchone()[0] != (now := edition()):
