@@ -153,16 +153,16 @@ def test_progress_is_shown_and_can_be_cancelled(own, visit, monkeypatch):
     site = own(lambda folder: shelf.adapter(folder / "a.safetensors"))
     cancelled = threading.Event()
     monkeypatch.setattr(Catalogue, "cancel", lambda catalogue: cancelled.set())
-    site.catalogue.progress = Progress(running=True, done=7, total=1200, what="style")
+    monkeypatch.setattr(Catalogue, "progress", Progress(running=True, done=7, total=1200, what="style"))
     view = visit(site).ready()
     view.tab.get_by_text("7 of 1,200").wait_for()
-    site.catalogue.progress = Progress(running=True, done=600, total=1200, what="style")
+    monkeypatch.setattr(Catalogue, "progress", Progress(running=True, done=600, total=1200, what="style"))
     view.tab.get_by_text("600 of 1,200").wait_for()
     view.press("a")
     assert view.prompt.input_value() == "<lyco:a:1>"
     view.tab.get_by_role("button", name="Cancel").click()
     assert cancelled.wait(5)
-    site.catalogue.progress = Progress(done=600, total=1200, cancelled=True)
+    monkeypatch.setattr(Catalogue, "progress", Progress(done=600, total=1200, cancelled=True))
     view.tab.get_by_text("Cancelled after 600 of 1,200 files.").wait_for()
 
 

@@ -15,6 +15,7 @@ FILES = sorted(path for layer in LAYERS for path in (PACKAGE / layer).glob("*.py
 INTERFACES = {  # what other programs call: here the methods too
     "algorithms/base.py": "Algorithm",
     "algorithms/factored.py": "Factored",
+    "catalogue/catalogue.py": "Catalogue",
     "conditioning/attention.py": "Hypernetworks",
     "files/adapter.py": "Adapter",
     "session.py": "Session",

@@ -18,6 +18,7 @@ from lib_adapters.catalogue.indexer import Indexer
 from lib_adapters.catalogue.layouts import Layouts
 from lib_adapters.catalogue.opening import open_store
 from lib_adapters.catalogue.records import About, Changes, Progress
+from lib_adapters.catalogue.rounds import Rounds
 from lib_adapters.catalogue.store import Store
 from lib_adapters.errors import AdapterError
 
@@ -27,47 +28,36 @@ logger = logging.getLogger(__name__)
 class Catalogue:
     """`place` is the folder for the index and the small pictures; it is made when something is to be kept there.
 
-    A card that is gone raises AdapterError. What each method gives stands at the function that it calls."""
+    Safe to use from several threads. A card that is gone, and an index that cannot be used, raise AdapterError.
+    """
 
     def __init__(self, folders: Callable[[], Sequence[Path]], place: Path) -> None:
-        self.progress = Progress()
         self._folders = folders
         self._place = place
-        self._lock = threading.Lock()  # around the five below
-        self._running = False
-        self._again = False  # asked for while one round was on its way: it may have passed what was asked for
+        self._rounds = Rounds(self._round)
+        self._lock = threading.Lock()
         self._opened: Store | None = None
-        self._thread: threading.Thread | None = None
-        self._edited: set[str] = set()  # files whose cards were written while an indexing runs
-        self._cancel = threading.Event()
         self._drawing = threading.BoundedSemaphore(2)  # pictures are large while they are decoded
 
     def start(self) -> None:
         """Looks through the folders in the background; once more at the end if that is going on already."""
-        with self._lock:
-            self._again = self._running
-            if self._running:
-                return
-            self._running = True
-            self._cancel.clear()
-            self._edited = set()
-            self.progress = Progress(running=True)
-            self._thread = threading.Thread(target=self._run, name="lycoris-catalogue", daemon=True)
-            self._thread.start()
+        self._rounds.start()
 
     def cancel(self) -> None:
-        """What runs, and what was asked for before; not what is asked for afterwards."""
-        with self._lock:
-            self._again = False
-            self._cancel.set()
+        """Looking through the folders, now and what was asked for before; what is found already stays."""
+        self._rounds.cancel()
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Is the indexing over (after that long at most)?"""
-        if self._thread is not None:
-            self._thread.join(seconds)
-        return not self.progress.running
+        """Is the looking through over (after that long at most)?"""
+        return self._rounds.wait(seconds)
+
+    @property
+    def progress(self) -> Progress:
+        """Of the looking through."""
+        return self._rounds.progress
 
     def close(self) -> None:
+        """Ends the looking through and lets go of the index; whoever asks again opens it again."""
         self.cancel()
         self.wait()
         with self._lock:
@@ -75,30 +65,8 @@ class Catalogue:
                 self._opened.close()
                 self._opened = None
 
-    def _run(self) -> None:
-        while True:
-            what = self._round()
-            with self._lock:
-                once_more, self._again = self._again, False
-                if not once_more:
-                    self._running = False
-                    last = self.progress
-                    self.progress = Progress(False, last.done, last.total, what, self._cancel.is_set())
-                    return
-                self._cancel.clear()
-                self._edited = set()
-
-    def _round(self) -> str:
-        """Why it did not come to its end; "" if it did."""
-        try:
-            Indexer(self._store, self._tell, self._cancel.is_set).run(self._folders(), self._edited.__contains__)
-        except Exception as error:
-            logger.exception("LyCORIS: the list of adapters is not complete")
-            return f"Stopped: {error}"
-        return ""
-
-    def _tell(self, progress: Progress) -> None:
-        self.progress = progress
+    def _round(self, rounds: Rounds) -> None:
+        Indexer(self._store, rounds.tell, rounds.cancelled).run(self._folders(), rounds.was_edited)
 
     @property
     def _store(self) -> Store:
@@ -109,28 +77,35 @@ class Catalogue:
 
     @property
     def version(self) -> int:
+        """Of the last change; 0 where there was none."""
         return self._store.version()
 
     def changes(self, since: int) -> Changes:
+        """What became of the cards since that version; everything since 0."""
         return self._store.changes(since)
 
     def path_of(self, card: int) -> Path:
+        """Of a card's file, which is there."""
         return _there(self._store.path(card) if card.bit_length() < 64 else None)  # an address may have any number
 
     def details(self, card: int) -> dict[str, Any]:
+        """Everything that the page shows of one card: its file is read for it, its tensors are not."""
         path = self.path_of(card)
         text = self._store.text(card)
         return details.details(path, json.loads(text or "{}"), self._known_hashes(card, path))
 
     def strengths(self, card: int) -> list[dict[str, Any]]:
+        """How strongly each block is changed, as rows of the chart. Reads the file's tensors."""
         from lib_adapters.catalogue.strengths import rows  # reads tensors; nothing else here does
 
         return rows(self.path_of(card))
 
     def save(self, card: int, changes: Mapping[str, Any]) -> None:
+        """Writes these keys into the file's sidecar, the web UI's own .json, and leaves its others as they are."""
         self._edit(card, lambda path: sidecars.save(path, changes))
 
     def star(self, card: int, on: bool) -> None:
+        """The user's own mark; it is kept in the index alone."""
         self.path_of(card)
         with self._store.change() as change:
             change.star(card, on)
@@ -144,18 +119,22 @@ class Catalogue:
             logger.warning("LyCORIS: that %s was used is forgotten: %s", path.name, error)
 
     def preview(self, card: int) -> Path | None:
+        """The picture or film beside the file; None where there is none."""
         return previews.beside_file(self.path_of(card))
 
     def set_preview(self, card: int, image: bytes) -> None:
+        """Puts a picture beside the file, in place of the one that was there. AdapterError for what is no picture."""
         content = previews.checked(image)
         self._edit(card, lambda path: previews.save(path, content))
 
     def thumbnail(self, card: int) -> bytes | None:
+        """WebP of the preview, small, made once; None where there is no picture."""
         path = self.path_of(card)
         with self._drawing:
             return previews.thumbnail(path, self._place / "thumbs")
 
     def about(self, path: Path) -> About | None:
+        """What the index knows of a file as it is on disk now; None where it knows nothing."""
         try:
             status = path.stat()
         except OSError:
@@ -163,6 +142,7 @@ class Catalogue:
         return self._store.about(str(path.absolute()), status.st_size, status.st_mtime_ns)
 
     def hash_of(self, card: int) -> dict[str, str]:
+        """The checksums that sites know a file by. The whole file is read for them, once."""
         path = self.path_of(card)
         if not (found := self._known_hashes(card, path)):
             status, found = hashes.of(path)
@@ -183,7 +163,7 @@ class Catalogue:
         with self._store.change() as change:
             found, head = change.place(card)
             write(path := _there(found))
-            self._edited.add(str(path))
+            self._rounds.edited(str(path))
             try:
                 file = look(path)
             except OSError as error:
