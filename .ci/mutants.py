@@ -34,7 +34,7 @@ SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Mod: ast.FloorDiv, ast.Pow: ast.Mult,
 }  # fmt: skip
 SECONDS = 12.0  # of tests for one mutant, as long as they take without it: the slower ones are not asked
-LONGER = 6  # times as long, and a mutant is taken to go on for ever
+LONGER = 3  # times as long, and a mutant is taken to go on for ever
 Place = tuple[ast.AST, str, int | None]
 Line = tuple[str, int]  # file, number
 Known = tuple[float, set[Line]]  # of a test: its seconds, and where it comes through
@@ -116,7 +116,7 @@ def code_of(code: types.CodeType, line: int) -> types.CodeType | None:
 
 def fails(items: list[pytest.Item], watch: Callable[[pytest.Item], None] = lambda _: None) -> str:
     """The first test that fails, "" where all pass. `watch` is told of each one that has ended."""
-    for item, following in zip(items, [*items[1:], None], strict=True):
+    for item, following in zip(items, [*items, None][1:], strict=True):
         item._initrequest()  # type: ignore[attr-defined]
         item.stash[tmppath_result_key] = {}
         for when, more in (("setup", {}), ("call", {}), ("teardown", {"nextitem": following})):

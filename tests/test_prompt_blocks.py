@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib_adapters.errors import BadTag
-from lib_adapters.prompt.blocks import BlockWeights, Drawn, Presets, Wish, resolve
+from lib_adapters.prompt.blocks import (
+    MOST_TERMS,
+    BlockWeights,
+    Drawn,
+    ElementRule,
+    Presets,
+    Wish,
+    elements,
+    resolve,
+)
 from lib_adapters.prompt.layouts import INSIDE, LAYOUTS, OFFERED, block_named, blocks_between
 from lib_adapters.prompt.presets import BUILT_IN
 
@@ -262,3 +271,18 @@ def test_what_cannot_be_read_is_named(lbw: str, lbwe: str, token: str) -> None:
         resolve(Wish(lbw, lbwe), BUILT_IN)
     assert token in str(caught.value)
     assert len(str(caught.value)) < 3 * len(lbw + lbwe) + 200
+
+
+def test_a_value_and_the_kinds_are_read_as_they_are_meant() -> None:
+    with pytest.raises(BadTag, match=r"^'1' in lbw= is neither"):
+        weights("IN05:0.5,MID:0.5,1")  # a list of blocks with a slip, not a list of numbers
+    assert elements("IN05:NOT FF:0.5") == (ElementRule(frozenset({"IN05"}), False, ("ff",), True, 0.5),)
+    some = Presets({"A": "1,R,0,0,0,0,0,0,0,0,0,0"})
+    assert resolve(Wish("A,IN05:0.5"), some, "s").text == "NOT TIME LAST:0,BASE:1,IN04:0.189,IN05:0.5"
+
+
+@pytest.mark.parametrize(("read", "rule"), [(weights, "IN05:1"), (elements, "IN05:attn:1")])
+def test_as_many_rules_as_may_be(read, rule: str) -> None:
+    read(",".join([rule] * MOST_TERMS))
+    with pytest.raises(BadTag, match="too long"):
+        read(",".join([rule] * (MOST_TERMS + 1)))

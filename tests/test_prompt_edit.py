@@ -70,6 +70,11 @@ def test_a_value_too_many_never_takes_the_place_of_another() -> None:
         assert edited(parse("<lyco:n:0.1:0.2:4:9>").tags[0], change) == written
 
 
+def test_only_block_weights_have_colons_of_their_own() -> None:
+    assert items_of("n:foo=IN05:0.5") == ("n", [("foo", "foo=IN05"), ("te", "0.5")])
+    assert items_of("n:lbw=IN05:0.5") == ("n", [("lbw", "lbw=IN05:0.5")])
+
+
 def test_what_is_not_changed_stays_as_it_was_written() -> None:
     tag = only('<lyco:"a: b" : 0.50 :0.7: MIDD :hr = 1:off>')
     assert edited(tag, {"unet": "0.25"}) == '<lyco:"a: b" : 0.50 :0.25: MIDD :hr = 1:off>'
@@ -78,6 +83,8 @@ def test_what_is_not_changed_stays_as_it_was_written() -> None:
     assert edited(tag, {}) == tag.text
     assert edited(only("<lyco:n:mode=live: 0.5>"), {"mode": None}) == "<lyco:n:te=0.5>"
     assert edited(only("<lyco:n>"), {"te": "0.5", "unet": "0.7"}) == "<lyco:n:0.5:0.7>"
+    assert edited(only("<lyco:n:1:1:OUTS:lbw=MIDD>"), {"lbw": "MID:0.5"}) == "<lyco:n:1:1:lbw=MID:0.5>"
+    assert edited(only("<lyco:n:1:off>"), {"off": "1"}) == "<lyco:n:1:off>"
 
 
 def test_weights_that_were_drawn_stand_in_the_place_of_chance() -> None:

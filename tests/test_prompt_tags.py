@@ -279,3 +279,10 @@ def test_what_stands_together_only_without_a_tag_is_no_tag_that_is_not_closed(re
     parsed = read(f"<{kind}<{kind}:n>:m>")
     assert (parsed.text, parsed.problems) == (f"<{kind}:m>", ())
     assert len(read(f"<{kind}:n> <{kind}:m").problems) == 1
+
+
+def test_as_many_values_and_points_as_may_be():
+    points = ",".join(f"{n}@{n}" for n in range(64))
+    for tag, more in ((f"<lyco:n{':x=1' * 64}", ":x=1>"), (f"<lyco:n:unet={points}", ",64@64>")):
+        assert len(parse(f"{tag}>").tags) == 1
+        assert len(parse(tag + more).tags) == 0

@@ -137,7 +137,7 @@ def _by_name(terms: Sequence[str], presets: Presets, wish: Wish, rules: tuple[El
         factors, others, terms = dict(base.weights.factors), base.weights.others, terms[1:]
         drawn = bool(base.text)
     pairs = [(*_range(term), term) for term in terms]
-    if pairs and not factors and all(weight is None for _, weight, _ in pairs):
+    if not factors and all(weight is None for _, weight, _ in pairs):
         named = sorted({block for blocks, _, _ in pairs for block in blocks})
         return Drawn(BlockWeights(tuple((block, 1.0) for block in named), 0.0, rules))
     for blocks, weight, term in pairs:

@@ -52,9 +52,9 @@ def read_curve(token: str) -> Curve:
 
 def _point(piece: str, token: str) -> tuple[float, float, str]:
     """(position, value, unit or "" for a bare number)"""
-    value, at, place = (part.strip() for part in re.sub("~", "@", piece).partition("@"))
+    value, _, place = (part.strip() for part in re.sub("~", "@", piece).partition("@"))
     match = _POSITION.fullmatch(place)
-    if not at or match is None:
+    if match is None:
         raise BadTag(f"{piece!r} in {token!r} is not value@position")
     position, unit = _measured(match)
     return position, read_number(value), unit
