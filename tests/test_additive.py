@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -73,6 +74,14 @@ def test_kohyas_dylora_is_told_by_its_module_and_keeps_its_alpha():
     facts = read_facts({"ss_network_module": "networks.dylora", "ss_network_args": '{"unit": "2"}'}, (), {})
     assert read(LORA, facts).scale == 0.5
     assert read(LORA, facts).truncated(1).scale == 1.0
+
+
+def test_a_scale_that_is_given_is_the_whole_factor():
+    """Neither the blocks of a DyLoRA nor the parts of a split matrix multiply it."""
+    thirds = {"lora_up.weight": torch.eye(6, 3), "lora_down.weight": torch.ones(3, 8), "alpha": torch.tensor(2.0)}
+    for leaves, facts in ((LORA, Facts(algo="dylora", block_size=2)), (thirds, Facts(split_qkv=True))):
+        assert read(leaves | {"scale": torch.tensor(0.25)}, facts).scale == 0.25
+        assert read(leaves, replace(facts, overrides={"scale": 0.25})).scale == 0.25
 
 
 def test_a_cut_core_is_cut_on_both_axes():
@@ -148,6 +157,22 @@ def test_an_alpha_of_one_part_is_that_of_a_split_matrix(parts):
     leaves = {"lora_up.weight": up, "lora_down.weight": torch.randn(2 * parts, 8), "alpha": torch.tensor(1.0)}
     assert read(leaves, Facts(split_qkv=True)).scale == pytest.approx(1 / 2)
     assert read(leaves).scale == pytest.approx(1 / 2 / parts)
+
+
+@pytest.mark.parametrize(
+    ("up", "parts"),
+    [
+        (torch.eye(6, 3), 3),
+        (torch.eye(2, 3), 3),  # the last one was never trained
+        (torch.eye(1, 3), 1),
+        (torch.ones(3, 3) - torch.eye(3), 1),
+        (UP, 1),
+        (torch.block_diag(torch.ones(3, 2), torch.ones(3, 2)), 1),
+    ],
+)
+def test_the_parts_of_a_split_matrix_have_rows_of_their_own(up, parts):
+    leaves = {"lora_up.weight": up, "lora_down.weight": torch.ones(up.shape[1], 8)}
+    assert read(leaves, Facts(split_qkv=True)).scale == parts
 
 
 def test_a_bias_alone_leaves_the_weight():

@@ -6,7 +6,11 @@ import pytest
 import torch
 from test_additive import ABBA, CORE, DOWN, GLORA, LOHA, LORA, SPARSE, TUCKER, UP, WIDE, read
 
+from lib_adapters.algorithms.base import Facts
 from lib_adapters.errors import ShapeMismatch
+
+CORED = {"lokr_w1": UP, "lokr_w2_a": UP.T, "lokr_w2_b": DOWN, "lokr_t2": CORE}
+CORES = {"hada_t1": CORE, "hada_t2": CORE}
 
 
 @pytest.mark.parametrize(
@@ -19,6 +23,8 @@ from lib_adapters.errors import ShapeMismatch
         LORA | {"lora_down.weight": torch.randn(4)},
         LORA | {"lora_mid.weight": torch.randn(3, 4, 3, 3)},
         LORA | {"lora_mid.weight": torch.randn(4, 3, 3, 3)},
+        LORA | {"lora_mid.weight": CORE, "lora_down.weight": torch.randn(4)},
+        LORA | {"lora_mid.weight": CORE, "lora_down.weight": torch.randn(4, 8, 3, 1)},
         LORA | {"alpha": torch.ones(2)},
         LORA | SPARSE | {"bias_indices": torch.tensor([[0, 6], [0, 1]])},
         LORA | SPARSE | {"bias_indices": torch.tensor([[0, -1], [0, 1]])},
@@ -32,13 +38,20 @@ from lib_adapters.errors import ShapeMismatch
         LOHA | {"hada_t1": CORE},
         dict.fromkeys(LOHA, torch.randn(4, 4)) | {"hada_t1": CORE},
         TUCKER | {"hada_t1": CORE, "hada_t2": torch.randn(4, 3, 3, 3)},
+        TUCKER | CORES | {"hada_w1_a": torch.randn(4, 6, 1, 1)},
+        TUCKER | CORES | {"hada_w2_b": torch.randn(4, 8, 1, 1)},
+        TUCKER | dict.fromkeys(CORES, CORE[:, :, 0, 0]),
         {"lokr_w1": UP, "lokr_w2_a": UP, "lokr_w2_b": torch.randn(3, 8)},
         {"lokr_w1_a": UP, "lokr_w1_b": torch.randn(3, 8), "lokr_w2": UP},
         {"lokr_w1": torch.randn(6), "lokr_w2": UP},
         {"lokr_w1": UP, "lokr_w2": torch.randn(6)},
-        {"lokr_w1": UP, "lokr_w2_a": UP.T, "lokr_w2_b": DOWN, "lokr_t2": torch.randn(4, 3, 3, 3)},
+        CORED | {"lokr_t2": torch.randn(4, 3, 3, 3)},
+        CORED | {"lokr_t2": CORE[:, :, 0, 0]},
+        CORED | {"lokr_w2_a": torch.randn(4, 6, 1, 1)},
+        CORED | {"lokr_w2_b": torch.randn(4, 8, 1, 1)},
         GLORA | {"b1.weight": torch.randn(6, 3)},
         GLORA | {"a1.weight": torch.randn(9, 4)},
+        GLORA | {"a2.weight": torch.randn(4, 9)},
         GLORA | {"a1.weight": torch.randn(8)},
         GLORA | {"a1.weight": torch.randn(8, 4, 3, 1)},
         {"weight": torch.randn(2, 3)},
@@ -64,15 +77,22 @@ def test_tensors_that_contradict_each_other_are_refused_at_once(leaves):
         (GLORA, (6, 9)),
         (GLORA, (7, 8)),
         (GLORA, (6, 8, 3, 3)),
+        (
+            GLORA | dict.fromkeys(("a2.weight", "b2.weight"), WIDE.flatten(1)) | {"a1.weight": torch.ones(72, 4)},
+            (6, 8, 3, 3),
+        ),
         (LORA | {"lora_down.weight": torch.randn(4, 8, 3, 1)}, (6, 8, 1, 3)),
         (LORA | SPARSE | {"bias_size": torch.tensor([8, 6]), "bias_indices": torch.zeros(2, 2).long()}, (6, 8)),
         (LORA | {"bias": torch.randn(8, 6)}, (6, 8)),
         ({"lokr_w1": torch.randn(2, 2), "lokr_w2": torch.randn(3, 36)}, (6, 8, 3, 3)),
         ({"lokr_w1": torch.randn(2, 2), "lokr_w2": torch.randn(3, 4)}, (4, 12)),
+        ({"lokr_w1": torch.randn(2, 3), "lokr_w2_a": UP, "lokr_w2_b": torch.randn(4, 6)}, (12, 2, 3, 3)),
         (LORA | {"dora_scale": torch.randn(7, 1)}, (6, 8)),
         (LORA | {"dora_scale": torch.randn(8, 1)}, (6, 8)),
         (LORA | {"dora_scale": torch.randn(8)}, (6, 8)),
         (LORA | {"dora_scale": torch.randn(1, 6)}, (8, 6)),
+        (LORA | {"lora_down.weight": torch.randn(4, 1), "dora_scale": torch.randn(1)}, (6, 1)),
+        (LORA | {"lora_down.weight": torch.randn(4, 2), "dora_scale": torch.randn(2, 1)}, (6, 2)),
         ({"weight": torch.randn(8)}, (6, 8)),
         ({"diff": torch.randn(8, 6)}, (6, 8)),
         ({"diff": UP}, (6, 4, 1, 3)),
@@ -83,3 +103,26 @@ def test_tensors_that_contradict_each_other_are_refused_at_once(leaves):
 def test_equal_numbers_of_elements_are_not_enough(leaves, shape):
     with pytest.raises(ShapeMismatch, match=str(list(shape)).replace("[", r"\[")):
         read(leaves).check(shape)
+
+
+@pytest.mark.parametrize(
+    ("leaves", "shape"),
+    [
+        (TUCKER | dict.fromkeys(CORES, CORE[..., 0]), (6, 8, 3)),
+        (CORED | {"lokr_t2": CORE[..., 0]}, (36, 32, 3)),
+    ],
+)
+def test_kernels_of_one_axis_fit_too(leaves, shape):
+    adapter = read(leaves)
+    adapter.check(shape)
+    assert adapter.delta(torch.zeros(shape)).shape == shape
+
+
+@pytest.mark.parametrize("producer", ["peft", "lycoris"])
+def test_a_magnitude_that_fits_one_axis_alone_is_along_it(producer):
+    base, columns, rows = torch.randn(6, 8), torch.rand(1, 8), torch.rand(1, 6, 1, 1)
+    zero, facts = {"lora_up.weight": torch.zeros(6, 4)}, Facts(producer=producer)
+    found = read(LORA | zero | {"dora_scale": columns}, facts).onto(base, 1.0)
+    torch.testing.assert_close(found, base * columns / base.norm(dim=0))
+    found = read(LORA | zero | {"dora_scale": rows}, facts).onto(base, 1.0)
+    torch.testing.assert_close(found, base * rows.view(6, 1) / base.norm(dim=1, keepdim=True))

@@ -146,6 +146,14 @@ def test_thin_factors_are_the_same_delta(example):
         torch.testing.assert_close(product.float(), adapter.delta(base), rtol=1e-5, atol=1e-5)
 
 
+def test_what_is_a_product_of_two_thin_factors_is_told_as_one():
+    thin = {name for name, example in EXAMPLES.items() if example.read().low_rank(weight(example.shape)) is not None}
+    loras = {name for name, example in EXAMPLES.items() if example.read().label == "LoRA"}
+    gloras = {"glora", "glora-rs", "glora-bypass", "glora-old", "glora-old-squared", "glora-old-point"}
+    triples = {"tlora", "tlora-conv", "tlora-wide", "tlora-stored", "ortholora"}
+    assert thin == loras - {"lora-sparse", "locon-sparse", "lora-dense"} | gloras | triples
+
+
 @every_example
 def test_some_rows_of_a_product_are_its_rows(example):
     """Also of rows again: whoever works in blocks may cut them once more."""

@@ -99,11 +99,25 @@ def test_next_to_no_rotation_is_bounded_with_the_trainers_epsilon():
         torch.testing.assert_close(ours, trainers, rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize(("kohya", "left"), [(False, 1), (True, 2)])
+def test_each_trainers_rotation_has_its_own_epsilon(kohya, left):
+    blocks = torch.tensor([[[0.0, 1e-8], [0.0, 0.0]]])
+    leaves = {"oft_blocks": blocks, "alpha": torch.tensor(0.5e-8)}
+    adapter = choose({"oft_blocks": (1, 2, 2)}).from_leaves(leaves, Facts(constraint_is_bound=kohya))
+    expected = 2 * (blocks.mT - blocks) * left / (1 + 2**0.5)
+    torch.testing.assert_close(adapter.turn(), expected, rtol=1e-5, atol=1e-15)
+
+
 @pytest.mark.parametrize(
     "shapes",
     [
         {"oft_blocks": (4, 4, 5)},
         {"oft_blocks": (4, 4, 4), "rescale": (15, 1)},
+        {"oft_blocks": (4, 4, 4), "rescale": (16, 2)},
+        {"oft_blocks": (4, 4, 4), "rescale": (1, 16)},
+        {"oft_blocks": (2, 2, 8, 8), "rescale": (64, 1)},
+        {"oft_blocks": (1, 1, 1), "rescale": ()},
+        {"oft_blocks": (4, 0, 0)},
         {"oft_diag": (4, 3, 4)},
         {"oft_blocks": (3, 4, 4, 5)},
         {"oft_blocks": (3, 4, 3, 3)},
@@ -111,13 +125,15 @@ def test_next_to_no_rotation_is_bounded_with_the_trainers_epsilon():
         {"oft_blocks": (2, 4, 4, 4)},
         {"oft_R.weight": (3, 7)},
         {"oft_R.weight": (12,)},
+        {"oft_R.weight": (0, 6)},
         {"p_layer.weight": (16, 3), "lambda_layer": (1, 3), "q_layer.weight": (4, 12)},
-        {"p_layer.weight": (16, 3), "lambda_layer": (1, 3), "q_layer.weight": (3, 12, 3, 3)},
+        {"p_layer.weight": (16, 3), "lambda_layer": (1, 3), "q_layer.weight": (3, 12, 3, 1)},
         {"p_layer.weight": (16, 3, 3, 1), "lambda_layer": (1, 3), "q_layer.weight": (3, 12)},
         {"p_layer.weight": (16,), "lambda_layer": (1, 3), "q_layer.weight": (3, 12)},
         {"p_layer.weight": (16, 3), "lambda_layer": (1, 3), "q_layer.weight": (3,)},
         {"p_layer.weight": (16, 3), "lambda_layer": (3,), "q_layer.weight": (3, 12)},
         {"P_basis": (16, 3), "S_p": (3, 3), "lambda_layer": (1, 3), "S_q": (2, 2), "Q_basis": (3, 12)},
+        {"P_basis": (16, 3), "S_p": (3, 3), "lambda_layer": (1, 3), "S_q": (3, 3), "Q_basis": (3,)},
     ],
     ids=str,
 )
@@ -156,6 +172,24 @@ def test_companions_that_nobody_trained_are_not_claimed(own, companions, label):
             choose(dict(list(own.items())[1:]))
 
 
+@pytest.mark.parametrize("blocks", [(2, 8, 8), (8, 2, 2), (2, 2, 8, 8), (1, 1, 16, 16)], ids=str)
+def test_a_bound_is_for_all_rows_together_and_a_rescale_has_one_number_for_each(blocks):
+    leaves = {"oft_blocks": torch.zeros(blocks), "alpha": torch.tensor(0.5), "rescale": torch.full((16, 1), 3.0)}
+    adapter = choose({name: tuple(leaf.shape) for name, leaf in leaves.items()}).from_leaves(leaves, Facts())
+    assert adapter.bound == 8.0
+    torch.testing.assert_close(adapter.delta(weight((16, 12))), 2 * weight((16, 12)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn], ids=str)
+@pytest.mark.parametrize("size", [2, 8])
+def test_a_rotation_and_what_it_adds_are_told_apart_in_every_type(size, dtype):
+    q = weight((64, size, size)).triu(1)
+    turns = torch.matrix_exp((q - q.mT) / 10)
+    for stored, offset in ((turns, False), (turns - torch.eye(size), True)):
+        leaves = {"oft_diag": stored.to(dtype)}
+        assert choose({"oft_diag": stored.shape}).from_leaves(leaves, Facts()).is_offset == offset
+
+
 def test_a_column_rescale_is_for_square_layers():
     adapter = choose({"oft_blocks": (4, 4, 4), "rescale": (16,)}).from_leaves(
         {"oft_blocks": torch.zeros(4, 4, 4), "rescale": torch.ones(16)}, Facts()
@@ -178,16 +212,19 @@ def test_input_rotations_are_one_for_all_blocks_or_one_for_each():
 def test_what_depends_on_the_weight_alone_is_computed_once():
     adapter, base = EXAMPLES["tlora"].read(), weight((16, 12))
     settled = adapter.settled(base)
-    torch.testing.assert_close(settled.delta(base), adapter.delta(base), rtol=1e-5, atol=1e-5)
+    for other in (base, torch.zeros_like(base)):
+        torch.testing.assert_close(settled.delta(other), adapter.delta(base), rtol=1e-5, atol=1e-5)
     assert settled.settled(weight((16, 12), 1)) is settled
     stored = EXAMPLES["tlora-stored"].read()
     assert stored.settled(base) is stored
 
 
-def test_peft_rotates_patches_which_is_no_change_of_a_weight():
-    adapter = EXAMPLES["input-conv"]._replace(facts=Facts(producer="peft")).read()
+@pytest.mark.parametrize("kernel", [(3, 3), (3, 1), (1, 3), (2, 2)])
+def test_peft_rotates_patches_which_is_no_change_of_a_weight(kernel):
+    shared = EXAMPLES["input-shared"]
+    shared.read().check((16, 12, *kernel))
     with pytest.raises(ShapeMismatch, match="patches"):
-        adapter.check((16, 12, 3, 3))
+        shared._replace(facts=Facts(producer="peft")).read().check((16, 12, *kernel))
 
 
 @pytest.mark.parametrize(
@@ -227,7 +264,7 @@ def test_the_rank_of_a_rotation_is_the_size_of_its_blocks():
     assert [EXAMPLES[name].read().rank for name in ("oft", "oft-few", "boft", "boft-few")] == [4, 8, 4, 8]
 
 
-@pytest.mark.parametrize("kernel", [(3, 3), (3, 1), (1, 3)])
+@pytest.mark.parametrize("kernel", [(3, 3), (3, 1), (1, 3), (2, 2)])
 def test_tlora_is_no_change_of_a_wider_convolution(kernel):
     with pytest.raises(ShapeMismatch, match="1x1"):
         EXAMPLES["tlora-conv"].read().check((16, 12, *kernel))
@@ -239,18 +276,19 @@ def test_tlora_with_half_a_start_is_refused():
         example._replace(leaves={k: v for k, v in example.leaves.items() if k != "base_q"}).read()
 
 
+@pytest.mark.parametrize("rank", [1, 2])
 @pytest.mark.parametrize("name", ["tlora", "tlora-stored", "ortholora"])
-def test_truncation_is_the_trainers_mask(name):
-    """λ and λ₀ after the first two values are zero; alpha/r stays."""
-    example = EXAMPLES[name]
-    masked = {k: torch.cat((v[:, :2], 0 * v[:, 2:]), 1) if "lambda" in k else v for k, v in example.leaves.items()}
+def test_truncation_is_the_trainers_mask(name, rank):
+    """λ and λ₀ after the first values are zero; alpha/r stays."""
+    example, mask = EXAMPLES[name], torch.arange(3) < rank
+    masked = {leaf: value * mask if "lambda" in leaf else value for leaf, value in example.leaves.items()}
     base = weight(example.shape)
-    cut = example.read().truncated(2)
-    assert cut.rank == 2
+    cut = example.read().truncated(rank)
+    assert cut.rank == rank
     expected = example._replace(leaves=masked).read().delta(base)
     if name == "tlora":  # its λ₀ is not in the file
         u, s, v = torch.linalg.svd(base)
-        expected += 0.5 * s[2] * torch.outer(u[:, 2], v[2])
+        expected += 0.5 * (u[:, rank:3] * s[rank:3]) @ v[rank:3]
     torch.testing.assert_close(cut.delta(base), expected, rtol=1e-5, atol=1e-5)
 
 

@@ -25,8 +25,9 @@ class _Base:
     @property
     def holds(self) -> bool:
         now = self.slot.parameter()
-        same = now is not None and now is self.parameter() and now.data_ptr() == self.pointer
-        return same and now is not None and version_of(now) == self.version
+        if now is None or now is not self.parameter():
+            return False
+        return now.data_ptr() == self.pointer and version_of(now) == self.version
 
     @property
     def was_moved(self) -> bool:

@@ -39,9 +39,7 @@ class LiveLayer:
 
     def is_of(self, targets: Sequence[Target]) -> bool:
         """Does it do just this, turned by the very same dials?"""
-        patches = [patch for target in targets for patch in target.patches]
-        same = self.signature == signature_of(targets)
-        return same and all(mine.dial is new.dial for mine, new in zip(self._patches, patches, strict=True))
+        return self.signature == signature_of(targets)
 
     def __call__(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if self.retired:
@@ -132,8 +130,8 @@ class LiveLayer:
         self, module: nn.Module, targets: Sequence[tuple[str, Target]], used: dict[object, list[Kept]]
     ) -> list[Kept]:
         key = tuple(target.signature for _, target in targets)
-        used[key] = self._kept[key] if key in self._kept else self._computed(module, targets, lambda base: None)
         self._kept = self._kept if key in self._kept else {}  # other strengths: none of the old is needed again
+        used[key] = self._kept[key] if key in self._kept else self._computed(module, targets, lambda base: None)
         return used[key]
 
     def _now(self, row: int | None) -> list[tuple[str, Target]]:
@@ -163,7 +161,7 @@ class LiveLayer:
 
 
 def signature_of(targets: Sequence[Target]) -> tuple[object, ...]:
-    """Equal only where the very same dials are read: others are turned by nobody."""
+    """Equal only where the very same dials are read: others are turned by nobody. Whoever keeps it keeps the dials."""
     dials = tuple(id(patch.dial) for target in targets for patch in target.patches)
     return tuple(sorted((t.slot.path, t.slot.name, t.signature) for t in targets)), dials
 

@@ -52,12 +52,12 @@ class Merged:
         targets = by_parameter(targets)
         if targets.keys() != self._records.keys():
             return False
-        found = [(self._records.get(key), target) for key, target in targets.items()]
-        wanted = [(record, t) for record, t in found if record is None or record.signature != t.signature]
-        if not all(record and record.in_place() and record.pristine is not None for record, _ in wanted):
+        found = [(self._records[key], target) for key, target in targets.items()]
+        wanted = [(record, target) for record, target in found if record.signature != target.signature]
+        if not all(record.in_place() and record.pristine is not None for record, _ in wanted):
             return False
         try:
-            fresh = [self._again(record, target) for record, target in wanted if record is not None]
+            fresh = [self._again(record, target) for record, target in wanted]
             marks = samples([tensor for _, tensor in fresh])
         except BaseException:
             self.restore()
@@ -184,7 +184,7 @@ class Merged:
 
     def _before(self, step: Step) -> Tensor | None:
         """What rolling back gives the parameter; off the GPU where `step` took the pristine tensor off it."""
-        first = step.signature is not None and step.slot.key not in self._records
+        first = step.slot.key not in self._records
         return step.pristine if first else held(step.slot.module(), step.slot.name)
 
     def _after(self, done: list[Step]) -> dict[Key, Record]:

@@ -5,11 +5,12 @@ Patches of one parameter are kept in an order of their own, never the prompt's: 
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from lib_adapters.algorithms.base import Algorithm, Shape
+from lib_adapters.algorithms.base import Algorithm
 from lib_adapters.errors import ShapeMismatch
 from lib_adapters.files.adapter import Loaded
 from lib_adapters.files.blocks import weight_block
@@ -140,19 +141,23 @@ def _no_such_layer(stem: Stem, table: Table) -> str:
 
 def _fitted(layer: Layer, algorithm: Algorithm) -> Layer:
     """The layer as the algorithm can meet it; an inpainting model's conv_in by its first four channels."""
-    shape = layer.shape
     try:
-        algorithm.check(shape)
+        algorithm.check(layer.shape)
     except ShapeMismatch:
-        if not _is_wider_input(layer.path, shape):
+        if not _fits_four_channels(layer, algorithm):
             raise
-        algorithm.check((shape[0], 4, *shape[2:]))
         return replace(layer, view=View(channels=4))
     return layer
 
 
-def _is_wider_input(path: str, shape: Shape) -> bool:
-    return path.endswith(("conv_in", "input_blocks.0.0")) and len(shape) == 4 and shape[1] > 4
+def _fits_four_channels(layer: Layer, algorithm: Algorithm) -> bool:
+    shape = layer.shape
+    if not layer.path.endswith(("conv_in", "input_blocks.0.0")) or len(shape) != 4 or shape[1] <= 4:
+        return False
+    with contextlib.suppress(ShapeMismatch):
+        algorithm.check((shape[0], 4, *shape[2:]))
+        return True
+    return False
 
 
 def _patches(

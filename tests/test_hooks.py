@@ -1,0 +1,186 @@
+"""Our hooks on a model's modules: on exactly those that are meant, once, and nothing of them is left behind."""
+
+from __future__ import annotations
+
+import copy
+import gc
+
+import pytest
+import torch
+from torch import nn
+
+from lib_adapters.patching.change import Change
+from lib_adapters.patching.guard import Guards
+from lib_adapters.patching.hooks import Hooks
+
+KINDS = ("run", "load")
+
+
+class Owner:
+    """Notes the modules that are about to run or to be loaded."""
+
+    def __init__(self):
+        self.seen = []
+
+    def before(self, module, *_):
+        self.seen.append(module)
+
+
+class Doubler:
+    def before(self, module, given, named):
+        return tuple(2 * one for one in given), {name: 2 * one for name, one in named.items()}
+
+
+class Sum(nn.Module):
+    def forward(self, x, *, y=0):
+        return x + y
+
+
+def use(kind, module):
+    if kind == "run":
+        module(torch.ones(1, 2))
+    else:
+        module.load_state_dict(module.state_dict())
+
+
+def tables(module):
+    return [*module._forward_pre_hooks, *module._forward_pre_hooks_with_kwargs, *module._load_state_dict_pre_hooks]
+
+
+@pytest.fixture
+def three():
+    return [nn.Linear(2, 2) for _ in range(3)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_called_once_however_often_it_was_put_on(kind, three):
+    one, two, _ = three
+    owner, theirs = Owner(), []
+    one.register_forward_pre_hook(lambda *_: theirs.append(1))
+    hooks = Hooks(kind, owner.before)
+    hooks.put_on([one, two])
+    hooks.put_on([two])
+    assert (len(hooks), hooks.modules()) == (2, [one, two])
+    for module in three:
+        use(kind, module)
+    assert owner.seen == [one, two]
+    hooks.leave()
+    hooks.leave()
+    use(kind, one)
+    assert (owner.seen, len(hooks), hooks.modules()) == ([one, two], 0, [])
+    assert len(theirs) == (2 if kind == "run" else 0)  # somebody else's stays
+    assert tables(two) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_leaves_all_but_those_that_are_kept(kind, three):
+    owner = Owner()
+    hooks = Hooks(kind, owner.before)
+    hooks.put_on(three)
+    hooks.leave(three[1:2])
+    for module in three:
+        use(kind, module)
+    assert owner.seen == hooks.modules() == [three[1]]
+    assert tables(three[0]) == tables(three[2]) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_hook_that_somebody_else_took_off_is_put_on_again(kind, three):
+    owner, (module, *_) = Owner(), three
+    hooks = Hooks(kind, owner.before)
+    hooks.put_on([module])
+    for table in (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs, module._load_state_dict_pre_hooks):
+        table.clear()
+    assert len(hooks) == 0
+    hooks.put_on([module])
+    use(kind, module)
+    assert owner.seen == [module]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_move_is_made_wholly_or_not_at_all(kind, three, fails):
+    """While it is made those that come and those that go both have it."""
+    owner = Owner()
+    hooks = Hooks(kind, owner.before)
+    hooks.put_on(three[:2])
+
+    def move():
+        with Change() as change:
+            hooks.move(three[1:], change)
+            assert hooks.modules() == three
+            if fails:
+                raise KeyboardInterrupt
+
+    if fails:
+        with pytest.raises(KeyboardInterrupt):
+            move()
+    else:
+        move()
+    left = three[:2] if fails else three[1:]
+    assert hooks.modules() == left
+    assert [bool(tables(module)) for module in three] == [module in left for module in three]
+
+
+def test_what_it_returns_takes_the_place_of_the_arguments():
+    doubler, module = Doubler(), Sum()
+    hooks = Hooks("run", doubler.before)
+    hooks.put_on([module])
+    assert module(torch.tensor(1.0), y=torch.tensor(10.0)) == 22
+    hooks.leave()
+    assert module(torch.tensor(1.0), y=torch.tensor(10.0)) == 11
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_copy_of_a_module_calls_nobody(kind, three):
+    owner = Owner()
+    Hooks(kind, owner.before).put_on(three)
+    use(kind, copy.deepcopy(three[0]))
+    assert owner.seen == []
+
+
+@pytest.mark.parametrize("weak", [True, False])
+def test_of_an_owner_that_is_gone_nothing_is_called(three, weak):
+    """A function of nobody's stays, where that is asked for."""
+    owner, seen = Owner(), []
+    owner.seen, module = seen, three[0]
+    hooks = Hooks("run", owner.before, weak=weak)
+    hooks.put_on([module])
+    del owner
+    gc.collect()
+    use("run", module)
+    assert seen == ([] if weak else [module])
+
+
+def test_modules_that_are_gone_are_none_of_ours(three):
+    hooks = Hooks("run", Owner().before, weak=False)
+    hooks.put_on(three)
+    del three[0]
+    gc.collect()
+    assert (len(hooks), hooks.modules()) == (2, three)
+    hooks.leave()
+    assert not any(map(tables, three))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_both_guards_move_together(three, fails):
+    runs, loads = Owner(), Owner()
+    guards = Guards(runs.before, loads.before)
+    with Change() as change:
+        guards.move(three[:1], three[1:2], change)
+    for module in three:
+        use("run", module)
+        use("load", module)
+    assert (runs.seen, loads.seen) == (three[:1], three[1:2])
+    try:
+        with Change() as change:
+            guards.move([], three[:1], change)
+            if fails:
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        pass
+    places = [(bool(one._forward_pre_hooks), bool(one._load_state_dict_pre_hooks)) for one in three]
+    assert places == ([(True, False), (False, True)] if fails else [(False, True), (False, False)]) + [(False, False)]
+    guards.leave()
+    guards.leave()
+    assert not any(map(tables, three))
