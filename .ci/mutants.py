@@ -33,7 +33,7 @@ SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Add: ast.Sub, ast.Sub: ast.Add,
     ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Mod: ast.FloorDiv, ast.Pow: ast.Mult,
 }  # fmt: skip
-SECONDS = 40.0  # of tests for one mutant, as long as they take without it: the slower ones are not asked
+SECONDS = 30.0  # of tests for one mutant, as long as they take without it: the slower ones are not asked
 LONGER = 3  # times as long, and a mutant is taken to go on for ever
 Place = tuple[ast.AST, str, int | None]
 Line = tuple[str, int]  # file, number

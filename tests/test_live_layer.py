@@ -187,8 +187,11 @@ def test_rows_that_cannot_be_told_apart_once_are_lost_for_the_picture(model, lay
     with torch.no_grad(), Session(unet=model) as session:
         session.activate([asked(scope=frozenset({1}))], NOW)
         chosen(session, [0, 1])
+        layer(tokens(2, rows=2))
+        assert not session._live.lost
         x = tokens(2, rows=3)
         assert torch.equal(layer(x), nn.Linear.forward(layer, x))
+        assert session._live.lost
         layer(tokens(2, rows=2))
         assert session._live.lost
 

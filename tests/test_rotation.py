@@ -131,7 +131,7 @@ def test_each_trainers_rotation_has_its_own_epsilon(kohya, left):
         {"p_layer.weight": (16, 3, 3, 1), "lambda_layer": (1, 3), "q_layer.weight": (3, 12)},
         {"p_layer.weight": (16,), "lambda_layer": (1, 3), "q_layer.weight": (3, 12)},
         {"p_layer.weight": (16, 3), "lambda_layer": (1, 3), "q_layer.weight": (3,)},
-        {"p_layer.weight": (16, 3), "lambda_layer": (3,), "q_layer.weight": (3, 12)},
+        {"p_layer.weight": (16, 3), "lambda_layer": (3, 1), "q_layer.weight": (3, 12)},
         {"P_basis": (16, 3), "S_p": (3, 3), "lambda_layer": (1, 3), "S_q": (2, 2), "Q_basis": (3, 12)},
         {"P_basis": (16, 3), "S_p": (3, 3), "lambda_layer": (1, 3), "S_q": (3, 3), "Q_basis": (3,)},
     ],

@@ -51,7 +51,7 @@ class Dora(Algorithm):
         vector = leaves["dora_scale"]
         if vector.numel() not in vector.shape:
             raise ShapeMismatch(f"a magnitude of {list(vector.shape)} is no vector")
-        rows_first = vector.ndim == 1 or vector.shape[0] > 1 or facts.producer in ("peft", "diffusers")
+        rows_first = facts.producer in ("peft", "diffusers")
         mean = MEAN[0] <= facts.started < MEAN[1]
         return cls(cls.kind.from_leaves(leaves, facts), vector, rows_first, mean, facts.bypass_mode)
 

@@ -52,7 +52,7 @@ def fits_columns(down: Shape, weight: Shape) -> bool:
     flat = weight[1]
     for size in kernel:
         flat *= size
-    return (down[1] == weight[1] and mine == kernel) or (not mine and len(down) == 2 and down[1] == flat)
+    return (down[1] == weight[1] and mine == kernel) or (len(down) == 2 and down[1] == flat)
 
 
 def _unit(kernel: Shape) -> Shape:

@@ -16,7 +16,7 @@ from typing_extensions import Self
 from lib_adapters.algorithms.base import Algorithm, Facts, Leaves, LowRank, Shape, Shapes, mismatch, rs_uncorrected
 from lib_adapters.algorithms.factored import factor, fits_columns
 from lib_adapters.errors import ShapeMismatch
-from lib_adapters.ops.product import as_matrix, row_step
+from lib_adapters.ops.product import row_step
 from lib_adapters.ops.tucker import fold
 
 LEAVES = {"a1.weight", "a2.weight", "b1.weight", "b2.weight"}
@@ -52,8 +52,10 @@ class Glora(Algorithm):
         new = fitting[0] if len(fitting) == 1 else _is_new(a1, facts)
         if not new:
             a1, a2, b1, b2 = a2, a1, b2, b1
-        scale = _scale(leaves, len(b2), facts, new)
-        return cls(a1.flatten(1), a2.flatten(1), b1.flatten(1), b2, leaves.get("bm.weight"), scale)
+        scale, core = _scale(leaves, len(b2), facts, new), leaves.get("bm.weight")
+        if core is not None and (core.shape[:2] != (len(b2), len(b2)) or any(k != 1 for k in b2.shape[2:])):
+            raise ShapeMismatch(f"bm of {list(core.shape)} does not fit a factor of {list(b2.shape)}")
+        return cls(a1.flatten(1), a2.flatten(1), b1.flatten(1), b2, core, scale)
 
     def check(self, shape: Shape) -> None:
         kernel = self.b_down.shape[2:] if self.b_core is None else self.b_core.shape[2:]
@@ -78,9 +80,8 @@ class Glora(Algorithm):
         return out
 
     def add(self, out: Tensor, base: Tensor, strength: float) -> None:
-        pair, matrix = self.low_rank(base), as_matrix(out)
-        if pair is not None and matrix is not None:
-            matrix.addmm_(pair.up, pair.down, alpha=self.scale * strength)
+        if (pair := self.low_rank(base)) is not None:
+            out.view(out.shape[:2]).addmm_(pair.up, pair.down, alpha=self.scale * strength)
             return
         a_up, a_down, b_up, b_down = (
             self.a_up.float().t(),

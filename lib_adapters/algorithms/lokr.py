@@ -109,8 +109,11 @@ def _check(w1: Tensor, w1_down: Tensor | None, w2: Tensor, w2_down: Tensor | Non
             raise ShapeMismatch(f"lokr_t2 of {list(core.shape)} does not fit factors of {pair}")
     elif w2_down is not None:
         check_pair(w2, w2_down, "lokr_w2_a and lokr_w2_b")
-    if w1.ndim != 2 or w2.ndim < 2:
-        raise ShapeMismatch(f"Kronecker factors need two axes, not {list(w1.shape)} and {list(w2.shape)}")
+    pairs = [w1] if w1_down is None else [w1, w1_down]
+    flat = pairs if w2_down is None else [*pairs, w2]
+    if any(factor.ndim != 2 for factor in flat) or w2.ndim < 2:
+        shapes = " and ".join(str(list(factor.shape)) for factor in (*pairs, w2))
+        raise ShapeMismatch(f"Kronecker factors need two axes, not {shapes}")
 
 
 def _bypassed(facts: Facts) -> str:

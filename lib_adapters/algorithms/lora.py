@@ -54,6 +54,7 @@ class Lora(Factored):
         if "scale" not in leaves and facts.given_scale is None:
             scale *= facts.block_size if dylora == "lycoris" else _parts(up, facts)
         biases = leaves.get("lora_up.bias"), leaves.get("lora_down.bias"), leaves.get("diff_b")
+        _check_biases(biases, (len(up), len(down), len(up)))
         return cls(up, down, mid, scale, dylora, leaves.get("bias"), *_sparse(leaves), *biases)
 
     def check(self, shape: Shape) -> None:
@@ -127,6 +128,12 @@ def _check(up: Tensor, down: Tensor, mid: Tensor | None) -> None:
         raise ShapeMismatch(f"lora_mid of {list(mid.shape)} and lora_down of {list(down.shape)} do not fit each other")
 
 
+def _check_biases(biases: tuple[Tensor | None, ...], sizes: Shape) -> None:
+    for bias, size in zip(biases, sizes, strict=True):
+        if bias is not None and bias.shape != (size,):
+            raise ShapeMismatch(f"a bias of {list(bias.shape)} does not fit a factor of {size} rows")
+
+
 def _dylora(facts: Facts) -> str:
     if facts.algo != "dylora":
         return ""
@@ -153,7 +160,7 @@ def _sparse(leaves: Leaves) -> tuple[Tensor | None, Tensor | None, Shape]:
         return None, None, ()
     places, values = leaves["bias_indices"], leaves["bias_values"]
     size = tuple(leaves["bias_size"].flatten().long().tolist())
-    if len(size) != 2 or places.shape != (2, values.numel()) or not _inside(places, size):
+    if len(size) != 2 or values.ndim != 1 or places.shape != (2, len(values)) or not _inside(places, size):
         raise ShapeMismatch(f"bias_indices of {list(places.shape)} do not fit a sparse residual of {list(size[:4])}")
     return places, values, size
 

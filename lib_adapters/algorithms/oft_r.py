@@ -47,7 +47,7 @@ class OftInput(Algorithm):
 
     def check(self, shape: Shape) -> None:
         columns, rows = math.prod(shape[1:]), len(self.packed)
-        if len(shape) < 2 or columns % self.size or rows not in {1, columns // self.size}:
+        if columns % self.size or rows not in {1, columns // self.size}:
             mine = f"{rows} input rotations of {self.size} columns"
             raise ShapeMismatch(f"{mine} do not fit a weight of {list(shape)}, which has {columns}")
         if self.by_peft and any(k > 1 for k in shape[2:]):

@@ -42,8 +42,8 @@ class OrthoLora(Factored):
     @classmethod
     def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
         p, turn_p, weights, turn_q, q = tensors = [leaves[name] for name in LEAVES]
-        rank = q.shape[0]
-        expected = [(p.shape[0], rank), (rank, rank), (1, rank), (rank, rank), (rank, q.shape[-1])]
+        rank = weights.numel()
+        expected = [(*p.shape[:1], rank), (rank, rank), (1, rank), (rank, rank), (rank, *q.shape[-1:])]
         if [t.shape for t in tensors] != expected:
             shapes = ", ".join(str(list(t.shape)) for t in tensors)
             raise ShapeMismatch(f"the OrthoLoRA tensors of {shapes} do not fit each other")

@@ -120,6 +120,6 @@ def _pair(p: Tensor, weights: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
 
 def _check_triple(p: Tensor, weights: Tensor, q: Tensor) -> None:
     units = all(k == 1 for k in (*p.shape[2:], *q.shape[2:]))
-    if not units or p.ndim < 2 or q.ndim < 2 or not p.shape[1] == len(q) == weights.numel() or weights.ndim != 2:
+    if not units or p.ndim < 2 or q.ndim < 2 or p.shape[1] != len(q) or weights.shape != (1, len(q)):
         shapes = f"{list(p.shape)}, {list(weights.shape)} and {list(q.shape)}"
         raise ShapeMismatch(f"the T-LoRA tensors of {shapes} do not fit each other")
