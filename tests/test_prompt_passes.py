@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from prompts import only
 
+from lib_adapters.prompt.control import steady
 from lib_adapters.prompt.schedule_text import read_strength, read_window
 
 RISE = "0.5@0,1@1"
@@ -75,3 +76,13 @@ def test_a_curve_that_the_text_encoder_cannot_follow_is_told_of(items: str, firs
 )
 def test_what_changes_while_the_picture_is_drawn(items: str, moves: bool) -> None:
     assert only(f"<lora:n:1:{items}>" if "@" not in items else f"<lora:n:{items}>").control.moves == moves
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "told"),
+    [("0.5", 0.5, False), ("unet=0.3@0,1@1", 0.3, True), ("0.5:stop=3", 0.5, True)]
+    + [(f"0.5:{key}", 0.5, True) for key in ("lbw=MID:0.5", "lbwe=MID:attn:0", "dyn=4", "dyn=timestep")],
+)
+def test_what_has_one_strength_says_so_where_another_was_asked_for(keys, value, told):
+    sentence = f"n has one strength for all layers and steps; {value:g} is used"
+    assert steady(only(f"<lyco:n:{keys}>").control, "n") == (value, sentence if told else "")
