@@ -179,7 +179,7 @@ def scalings() -> dict[str, Example]:
     on_input = {"on_input": torch.tensor(1)}
     return {
         "ia3": Example({"weight": rows, "on_input": torch.tensor(0)}, LINE, by(rows, 0)),
-        "ia3-bare": Example({"weight": rows.view(1, 6, 1, 1)}, CONV, by(rows, 0)),
+        "ia3-conv": Example({"weight": rows.view(1, 6, 1, 1), "on_input": torch.tensor(0)}, CONV, by(rows, 0)),
         "ia3-input": Example({"weight": columns, **on_input}, LINE, by(columns, 1)),
         "ia3-input-conv": Example({"weight": columns.view(1, 8, 1, 1), **on_input}, CONV, by(columns, 1)),
         "ia3-peft": Example({"ia3_l": rows.view(6, 1) + 1}, LINE, by(rows, 0)),

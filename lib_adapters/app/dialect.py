@@ -21,6 +21,7 @@ from lib_adapters.files.adapter import Adapter, Module
 from lib_adapters.files.families import FAMILY_NAMES
 from lib_adapters.files.load import read_blob, view
 from lib_adapters.files.names import Stem
+from lib_adapters.files.quantised import dequantised
 from lib_adapters.hosts.pipeline.names import kohya_name
 from lib_adapters.hosts.pipeline.skeleton import Skeleton
 
@@ -71,7 +72,9 @@ def _place(adapter: Adapter, module: Module, paths: dict[Stem, tuple[str, str]])
 
 def _raw(tensors: Tensors, module: Module) -> Tensors:
     constants = {leaf: torch.tensor(value) for leaf, value in module.constants.items()}
-    return {leaf: tensors[key] for leaf, key in module.leaves.items()} | constants
+    found = {leaf: tensors[key] for leaf, key in module.leaves.items()}
+    scaled = {leaf: dequantised(found[leaf], tensors[key], leaf) for leaf, key in module.scales.items()}
+    return found | scaled | constants
 
 
 def _kohya(algorithm: Algorithm, raw: Tensors, ours: bool) -> Iterator[tuple[str, Tensor]]:

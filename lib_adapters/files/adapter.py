@@ -12,7 +12,7 @@ import torch
 
 from lib_adapters.algorithms.base import Facts
 from lib_adapters.errors import AdapterError, BrokenFile
-from lib_adapters.files import bundle, families, foreign, load, positions, report
+from lib_adapters.files import bundle, families, foreign, full_lokr, load, positions, report
 from lib_adapters.files.entries import Source
 from lib_adapters.files.load import Loaded
 from lib_adapters.files.metadata import read_facts, sidecar_overrides
@@ -66,7 +66,7 @@ def open_adapter(path: str | os.PathLike[str]) -> Adapter:
     where = Path(path)
     try:
         source = open_source(where)
-        foreign.refuse([*source.entries, *source.numbers])
+        foreign.refuse_whole([*source.entries, *source.numbers])
         return _adapter(positions.with_names(source))
     except AdapterError as error:
         raise type(error)(f"{where.name} {error}") from error
@@ -80,15 +80,16 @@ def alpha_sample(modules: Sequence[Module]) -> Sequence[Module]:
 def _adapter(source: Source) -> Adapter:
     embeddings, keys = bundle.split([*source.entries, *source.numbers])
     groups = group(keys)
-    foreign.refuse_plain(groups)
     config = PeftConfig(source.path, source.metadata)
-    builder = Builder(source)
+    builder = Builder(source, groups)
     for name, leaves in groups.modules.items():
         shapes = {leaf: source.entries[key].shape for leaf, key in leaves.items() if key in source.entries}
-        builder.add(name, leaves, config.constants(name, leaves, shapes) if config else {})
+        constants = config.constants(name, leaves, shapes) if config else {}
+        builder.add(name, leaves, constants | full_lokr.cdka_scale(source.metadata, shapes))
     builder.finish()
-    unusable = builder.unusable + report.strangers(groups.strangers)
+    unusable = builder.unusable + report.strangers(groups.strangers) + report.whole_weights(builder.plain)
     if not builder.modules:
+        foreign.refuse([*source.entries, *source.numbers], [] if builder.unusable else builder.plain)
         raise BrokenFile(report.nothing_usable(unusable))
     family = families.family_of(builder.modules.values(), source.metadata)
     modules, clashes = resolve_text_encoders(builder.modules.values(), family)
@@ -104,7 +105,14 @@ def _adapter(source: Source) -> Adapter:
         metadata=source.metadata,
         modules=modules,
         unusable=tuple(unusable),
-        notes=(*source.notes, *groups.notes, *builder.notes, *clashes, *config.notes()),
+        notes=(
+            *source.notes,
+            *groups.notes,
+            *builder.notes,
+            *clashes,
+            *config.notes(),
+            *full_lokr.notes(source, modules),
+        ),
         facts=read_facts(source.metadata, source.entries, config.overrides() | sidecar_overrides(source.path)),
         nbytes=source.nbytes,
         bundled=embeddings,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
+_TOKEN = re.compile(r"(?:^|\.)<([^<>]+)>$")
 _PREFIX = "bundle_emb."
 _ENDS = ("string_to_param.*", "clip_l", "clip_g", "clip_l_out", "clip_g_out", "t5", "t5_out")
 
@@ -13,8 +15,9 @@ def split(keys: Iterable[str]) -> tuple[tuple[str, ...], list[str]]:
     names: dict[str, None] = {}
     others: list[str] = []
     for key in keys:
-        if key.startswith("<") and key.endswith(">"):  # cloneofsimo: a token's own vector
-            names[key[1:-1]] = None
+        token = _TOKEN.search(key)
+        if token is not None:  # cloneofsimo and ED-LoRA: a token's own vector
+            names[token[1]] = None
         elif key.startswith(_PREFIX):
             names[_name(key.removeprefix(_PREFIX))] = None
         else:

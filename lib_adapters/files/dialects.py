@@ -1,7 +1,8 @@
 """A module's name in a file -> Stem, for every dialect: kohya, LyCORIS, OneTrainer, diffusers, PEFT, native names.
 
 A dialect is a prefix (which part of the model) and a few old spellings; the path itself is left as the file has it,
-because only the live model can tell which underscores are dots.
+because only the live model can tell which underscores are dots. Words of wrappers (torch.compile, DataParallel, PEFT,
+a table in a pickle) name nothing and are dropped.
 """
 
 from __future__ import annotations
@@ -20,20 +21,24 @@ _PREFIXES = {
     "text_encoders.": "te", "clip_l.": "te1", "clip_g.": "te2", "clip_h.": "te", "t5xxl.": "te3",
     "cond_stage_model.": "te", "cond_stage_model.model.": "te",
     "conditioner.embedders.0.": "te1", "conditioner.embedders.1.": "te2", "conditioner.embedders.1.model.": "te2",
-    "base_model.model.": "",
+    "base_model.model.": "", "model.unet.": "unet", "text_encoder_1.": "te1", "lora_weights.": "", "module.": "",
+    "_orig_mod.": "", "_orig_mod_": "", "model.": "", "params.": "", "weights.": "", "network.": "", "state_dict.": "",
+    "lora_state_dict.": "",
 }  # fmt: skip
 
 _PREFIX = re.compile("|".join(re.escape(p) for p in sorted(_PREFIXES, key=len, reverse=True)))
 _TEXT_ENCODER = re.compile(
     r"text_model_|text_projection|encoder_(layers|block)_|embeddings_(token|position)_embedding|(transformer_)?resblocks_"
 )
+_WRAPPED = re.compile(r"\.(?:base_layer|_orig_mod|module)(?=\.|$)")
+_OUTPUT = re.compile(r"(?<!self)_attn\d*_to_out$")
 _OLD_ATTENTION = re.compile(r"(.*_self_attn)_to_(q|k|v|out)$")
 
 
 def stem_of(module: str) -> Stem:
     """`module` is what names.split_key left of a key."""
     part, path = _without_prefixes(module)
-    name = _modern(path.replace(".", "_").strip("_"))
+    name = _modern(_WRAPPED.sub("", path).replace(".", "_").strip("_"))
     if not part or (part == "unet" and name.startswith("text_model_")):
         part = "te" if _TEXT_ENCODER.match(name) else "unet"
     return Stem(part, _text_encoder_names(name) if part != "unet" else name)
@@ -57,11 +62,9 @@ def _without_prefixes(module: str) -> tuple[str, str]:
 
 
 def _modern(name: str) -> str:
-    """Old attention processors: `attn1_processor_to_out` was `attn1.to_out.0`."""
-    if "_processor_to_" in name:
-        name = name.replace("_processor_to_", "_to_")
-        return f"{name}_0" if name.endswith("_to_out") else name
-    return name
+    """Old attention processors: `attn1_processor_to_q` was `attn1.to_q`; `attn1_to_out` is `attn1.to_out.0`."""
+    name = name.replace("_processor_to_", "_to_").replace("__orig_mod_", "_")
+    return f"{name}_0" if _OUTPUT.search(name) else name
 
 
 def _text_encoder_names(name: str) -> str:

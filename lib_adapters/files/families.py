@@ -46,6 +46,7 @@ _FOUR_LEVELS = re.compile(
 )
 _DEEP_START = re.compile(r"^(?:up_blocks_0_attentions|output_blocks_[012]_1_(?:transformer|proj|norm))", re.M)
 _LABELS = re.compile(r"^(?:add_embedding|label_emb)_", re.M)
+_KERNELS = ("lora_down.weight", "diff", "lokr_w2")  # tensors that keep the kernel axes of their layer
 _WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl", 1280: "sdxl-refiner"}
 
 
@@ -55,12 +56,18 @@ def family_of(modules: Iterable[Module], metadata: Mapping[str, str]) -> str:
     for module in modules:
         by_part.setdefault(module.stem.part, []).append(module)
     unet = by_part.get("unet", [])
+    said = _said(metadata)
     if unet:
         names = "\n".join(module.stem.name for module in unet)
         found = other_architecture(names, unet) or _unet_family(names, _cross_width(unet), unet)
         if found is not None:
             return found
-    return _text_family(by_part) or _said(metadata) or ("sdxl" if "te1" in by_part else "unknown")
+        if _SHALLOW_START.search(names):  # 1 and 2 have these layers, in the same widths
+            return next(
+                (family for family in (_text_family(by_part), said) if family in ("sd1", "sd2")),
+                "sd1",
+            )
+    return _text_family(by_part) or said or ("sdxl" if "te1" in by_part else "unknown")
 
 
 def _cross_width(unet: list[Module]) -> int | None:
@@ -76,7 +83,7 @@ def _unet_family(names: str, cross: int | None, unet: list[Module]) -> str | Non
     """Structure first; None where the layers present exist in every UNet family."""
     depths = {int(depth) for depth in _DEEP.findall(names)}
     if _SHALLOW_START.search(names):
-        return "sd2" if cross == 1024 or (cross is None and _linear_projection(unet)) else "sd1"
+        return {768: "sd1", 1024: "sd2"}.get(cross or 0, _by_projection(unet))
     if _DEEP_START.search(names) or (depths and max(depths) >= 4):
         return "sdxl"
     if _FOUR_LEVELS.search(names):
@@ -95,14 +102,14 @@ def _four_levels(depths: set[int], cross: int | None, labels: bool) -> str | Non
     return "sd2" if cross == 1024 else ("sd1" if cross is not None else None)
 
 
-def _linear_projection(unet: list[Module]) -> bool:
-    """SD2 projects with linear layers where SD1 has 1x1 convolutions."""
-    projections = [
-        m.shapes["lora_down.weight"]
-        for m in unet
-        if m.stem.name.endswith("_proj_in") and "lora_down.weight" in m.shapes
-    ]
-    return bool(projections) and len(projections[0]) == 2
+def _by_projection(unet: list[Module]) -> str | None:
+    """SD2 projects with linear layers where SD1 has 1x1 convolutions; None where no layer shows which."""
+    for module in unet:
+        if module.stem.name.endswith(("_proj_in", "_proj_out")):
+            for leaf in _KERNELS:
+                if leaf in module.shapes:
+                    return "sd2" if len(module.shapes[leaf]) == 2 else "sd1"
+    return None
 
 
 def _text_family(by_part: Mapping[str, list[Module]]) -> str | None:

@@ -1,24 +1,33 @@
-"""Sound files that are no adapter of weights: each is named, with the place where it belongs."""
+"""Sound files, and parts of files, that are not an adapter of weights: named, with the place where they belong."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator
 
 from lib_adapters.errors import AestheticFile, ForeignFile, HypernetworkFile
-from lib_adapters.files.modules import Groups
+
+Kind = tuple[str, str, str]
 
 _TUNERS = {
     "vera_lambda_": "VeRA", "vera_A": "VeRA", "c3a_kernel": "C3A", "hra_u": "HRA", "fourierft_spectrum": "FourierFT",
     "randlora_": "RandLora", "vblora_": "VB-LoRA", "shira_weight": "SHiRA", "miss_block": "MiSS", "bone_": "Bone",
     "road_theta": "RoAd", "road_alpha": "RoAd", "waveft_": "WaveFT", "gralora_": "GraLoRA", "hira_A": "HiRA",
     "hira_B": "HiRA", "delora_": "DeLoRA", "psoft_": "PSOFT", "osf_": "OSF", "glora_A": "PEFT's GLoRA",
-    "lora_E": "AdaLoRA", "lora_embedding_A": "LoRA of an embedding", "adaption_": "adaption prompts",
+    "lora_E": "AdaLoRA", "lora_embedding_": "LoRA of an embedding", "adaption_": "adaption prompts",
     "boft_R": "PEFT's BOFT", "boft_s": "PEFT's BOFT", "oft_r": "an old PEFT OFT", "oft_s": "an old PEFT OFT",
-    "poly_lora_": "Poly", "prompt_embeddings": "prompt tuning", "ln_tuning_": "LN tuning",
-    "trainable_tokens_": "token tuning",
+    "poly_lora_": "Poly", "poly_router": "Poly", "prompt_embeddings": "prompt tuning", "ln_tuning_": "LN tuning",
+    "trainable_tokens_": "token tuning", "token_adapter": "token tuning", "deft_": "DEFT", "beft_": "BEFT",
+    "lily_": "Lily", "peanut_": "PEANuT", "pvera_": "PVERA", "tinylora_": "TinyLoRA", "unilora_": "UniLoRA",
+    "frod_": "FRoD", "adamss_": "AdaMSS", "shadow_": "Shadow", "supertuning_": "SuperTuning",
+    "glora_": "PEFT's GLoRA", "hira_embedding_": "HiRA of an embedding", "oft_embedding_R": "OFT of an embedding",
+    "lora_diag": "KaSA", "default_lora_latent_mapping": "LoRA-XS",
+    "lora_latent_mapping": "LoRA-XS", "lora_AB": "MoSLoRA",
 }  # fmt: skip
-_TUNER = re.compile("|".join(rf"\.({name})" if name.endswith("_") else rf"\.({name})(?![a-zA-Z])" for name in _TUNERS))
+_LONGEST_FIRST = sorted(_TUNERS, key=len, reverse=True)
+_TUNER = re.compile(
+    r"[._](" + "|".join(name if name.endswith("_") else rf"{name}(?![a-zA-Z])" for name in _LONGEST_FIRST) + ")"
+)
 
 HYPERNETWORK = (
     "is a hypernetwork, not an adapter of weights; put it into models/hypernetworks and write <hypernet:NAME:1>"
@@ -30,22 +39,28 @@ AESTHETIC = (
 AESTHETIC_KEY = "aesthetic_embedding"  # its name in our own safetensors form
 _EMBEDDING = "a textual inversion embedding, not an adapter; put it into the folder 'embeddings'"
 _CONTROLNET = "put it into models/ControlNet"
-# (a word that all such files contain, what a key looks like, what the file is and where it belongs)
-_KINDS = (
+_RUNNING = "decided while running, which is not a change of weights"
+# What changes the meaning of everything beside it: (a word of it, what a key looks like, what the file is)
+_WHOLE_FILE = (
     ("lora_controlnet", r"^lora_controlnet", f"a Control-LoRA for ControlNet, not an adapter; {_CONTROLNET}"),
+    ("router_fc", r"", f"TSM: experts for parts of the timesteps, {_RUNNING}"),
+    ("xlora_", r"", f"X-LoRA: a mixture {_RUNNING}"),
+    ("controlnet_", r"^controlnet_(cond_embedding|down_blocks)", f"a ControlNet, not an adapter; {_CONTROLNET}"),
+    ("control_model.", r"^control_model\.", f"a ControlNet, not an adapter; {_CONTROLNET}"),
+)
+# What a tensor is a part of: (a word of its key, what the key looks like, what it is and where it belongs)
+_KINDS = (
     ("lllite_", r"^lllite_", f"a ControlNet-LLLite model, not an adapter; {_CONTROLNET}"),
     ("image_proj", r"^image_proj\.", "an IP-Adapter, not a LoRA; it belongs to the ControlNet extension"),
     ("ip_adapter", r"^ip_adapter\.", "an IP-Adapter, not a LoRA; it belongs to the ControlNet extension"),
     ("motion_modules", r"^(?=.*motion_modules).*lora", "an AnimateDiff motion LoRA; it belongs to AnimateDiff"),
     ("motion_modules", r"", "an AnimateDiff motion module, not an adapter; it belongs to AnimateDiff"),
     ("emb_params", r"^emb_params$", _EMBEDDING),
-    ("router_fc", r"", "TSM: experts that change with the timestep, not a change of weights"),
-    ("experts.", r"\bexperts\.\d+\.\d+\.", "TSM: experts that change with the timestep, not a change of weights"),
+    ("experts.", r"\bexperts\.\d+\.\d+\.", f"TSM: experts for parts of the timesteps, {_RUNNING}"),
     ("lora2_nu", r"\.lora2_nu$", "LoRA² (lora2_nu): its rank weighting is not in the file, so nobody can compute it"),
-    ("xlora_", r"", "X-LoRA: a mixture that is decided while running, which cannot be added to weights"),
+    ("custom_diffusion", r"_custom_diffusion\.", "Custom Diffusion, which is not supported"),
+    (".delta", r"\.delta$", "SVDiff, which is not supported"),
     ("_lora1.", r"\.processor\.\w+_lora\d\.(down|up)\.", "a Flux LoRA in XLabs' format; it belongs to Flux"),
-    ("controlnet_", r"^controlnet_(cond_embedding|down_blocks)", f"a ControlNet, not an adapter; {_CONTROLNET}"),
-    ("control_model.", r"^control_model\.", f"a ControlNet, not an adapter; {_CONTROLNET}"),
     ("body.", r"^(adapter\.)?body\.\d+\.(block\d|resnets)", f"a T2I-Adapter, not an adapter of weights; {_CONTROLNET}"),
     *(
         (f".{leaf}", rf"\.{leaf}$", "packed for Nunchaku (SVDQuant); use the LoRA it was made from")
@@ -67,8 +82,16 @@ _WHOLE = (
 _EMBEDDING_KEYS = frozenset({"clip_l", "clip_g", "t5xxl", "clip_l_out", "clip_g_out", "string_to_param.*"})
 
 
-def refuse(keys: Iterable[str]) -> None:
-    """ForeignFile for a file whose keys show that it belongs elsewhere."""
+def refuse_whole(keys: Iterable[str]) -> None:
+    """Raise ForeignFile where some keys show that the factors beside them are not for the model itself."""
+    _raise_for("\n".join(keys), _WHOLE_FILE)
+
+
+def refuse(keys: Iterable[str], plain: Collection[str]) -> None:
+    """Raise ForeignFile for a file without any usable layer whose keys show what it is and where it belongs.
+
+    `plain`: those of its keys that name whole weights of a model.
+    """
     names = list(keys)
     text = "\n".join(names)
     if names and all(re.match(r"\d+\.[kv]\.linear", name) for name in names):
@@ -77,27 +100,32 @@ def refuse(keys: Iterable[str]) -> None:
         raise AestheticFile(AESTHETIC)
     if names and all(name in _EMBEDDING_KEYS or re.fullmatch(r"<[^<>]+>", name) for name in names):
         raise ForeignFile(f"is {_EMBEDDING}")
-    for word, pattern, sentence in _KINDS:
+    _raise_for(text, _KINDS)
+    if tuner := _tuner_in(text):
+        raise ForeignFile(f"is {tuner}")
+    if plain:
+        whole = (sentence for pattern, sentence in _WHOLE if re.search(pattern, "\n".join(plain), re.M))
+        other = "holds the plain weights of some model, not the changes of an adapter; it is not used"
+        raise ForeignFile(next((f"is {sentence}" for sentence in whole), other))
+
+
+def kind_of(keys: Iterable[str]) -> str:
+    """Return what these tensors of one layer are a part of, in words; "" where that is an adapter or unknown."""
+    text = "\n".join(keys)
+    return next((sentence for _, sentence in _found(text, _KINDS)), "") or _tuner_in(text)
+
+
+def _raise_for(text: str, kinds: Iterable[Kind]) -> None:
+    for _, sentence in _found(text, kinds):
+        raise ForeignFile(f"is {sentence}")
+
+
+def _found(text: str, kinds: Iterable[Kind]) -> Iterator[tuple[str, str]]:
+    for word, pattern, sentence in kinds:
         if word in text and re.search(pattern, text, re.M):
-            raise ForeignFile(f"is {sentence}")
-    found = _TUNER.search(text) if any(f".{word}" in text for word in _TUNERS) else None
-    if found is not None:
-        name = _TUNERS[found.group(found.lastindex or 0)]
-        raise ForeignFile(f"is {name}, which no Stable Diffusion trainer writes; it belongs to language models")
+            yield word, sentence
 
 
-def refuse_plain(groups: Groups) -> None:
-    """ForeignFile for a file of plain weights: a checkpoint, a VAE, a text encoder."""
-    plain = [name for name, leaves in groups.modules.items() if _is_plain(name, leaves)]
-    if not plain or len(plain) * 2 <= len(groups.modules):
-        return
-    text = "\n".join(f"{name}." for name in plain)
-    for pattern, sentence in _WHOLE:
-        if re.search(pattern, text, re.M):
-            raise ForeignFile(f"is {sentence}")
-    raise ForeignFile("holds the plain weights of some model, not the changes of an adapter; it is not used")
-
-
-def _is_plain(name: str, leaves: Mapping[str, str]) -> bool:
-    """IA3 writes `weight` too, but under a trainer's prefix, where the module has no dots."""
-    return leaves.keys() <= {"weight", "bias"} and ("." in name or not name.startswith(("lora_", "lycoris_")))
+def _tuner_in(text: str) -> str:
+    found = _TUNER.search(text) if any(word in text for word in _TUNERS) else None
+    return f"{_TUNERS[found[1]]}, which is not supported" if found is not None else ""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from lib_adapters.algorithms import choose
@@ -10,6 +11,7 @@ from lib_adapters.algorithms.base import Algorithm, Shape
 from lib_adapters.errors import UnknownAlgorithm
 from lib_adapters.files import combine
 from lib_adapters.files.entries import Entry, torch_dtype
+from lib_adapters.files.quantised import QUANTISED
 
 SCALARS = frozenset({"alpha", "scale", "scalar", "on_input", "lora2_nu", "bias_size"})
 
@@ -39,23 +41,23 @@ class Judge:
     """Remembers verdicts: a file has thousands of modules and a few dozen different ones."""
 
     def __init__(self) -> None:
-        self._verdicts: dict[tuple[tuple[str, str, Shape, bool], ...], Verdict] = {}
+        self._verdicts: dict[tuple[tuple[str, str, Shape, bool, bool], ...], Verdict] = {}
 
-    def verdict(self, tensors: Mapping[str, Entry | None]) -> Verdict:
-        """`tensors`: leaf -> where it is; None for a plain number."""
+    def verdict(self, tensors: Mapping[str, Entry | None], scaled: Collection[str] = ()) -> Verdict:
+        """`tensors`: leaf -> where it is; None for a plain number. `scaled`: leaves with a scale of their own."""
         key = tuple(
-            (leaf, e.dtype, e.shape, e.start == e.end) if e is not None else (leaf, "", (), False)
+            (leaf, e.dtype, e.shape, e.start == e.end, leaf in scaled) if e else (leaf, "", (), False, False)
             for leaf, e in tensors.items()
         )
         found = self._verdicts.get(key)
         if found is None:
-            found = self._verdicts[key] = _judged(tensors)
+            found = self._verdicts[key] = _judged(tensors, scaled)
         return found
 
 
-def _judged(tensors: Mapping[str, Entry | None]) -> Verdict:
+def _judged(tensors: Mapping[str, Entry | None], scaled: Collection[str]) -> Verdict:
     shapes = combine.combined({leaf: entry.shape if entry else () for leaf, entry in tensors.items()})
-    reasons = (_bad_tensor(leaf, entry) for leaf, entry in tensors.items() if entry)
+    reasons = (_bad_tensor(leaf, entry, leaf in scaled) for leaf, entry in tensors.items() if entry)
     reason = next(filter(None, reasons), "") or missing_half(shapes)
     if reason:
         return Verdict(shapes, None, reason)
@@ -65,14 +67,23 @@ def _judged(tensors: Mapping[str, Entry | None]) -> Verdict:
         return Verdict(shapes, None, str(error))
 
 
-def _bad_tensor(leaf: str, entry: Entry) -> str:
+def _bad_tensor(leaf: str, entry: Entry, is_scaled: bool) -> str:
     if torch_dtype(entry.dtype) is None:
         return f"{leaf} is stored as {entry.dtype}, which torch cannot compute with"
     if entry.start == entry.end:
         return f"{leaf} is empty (rank 0)"
     if leaf in SCALARS - {"bias_size"} and any(axis != 1 for axis in entry.shape):
         return f"{leaf} should be one number, not {list(entry.shape)}"
+    if is_scaled and entry.dtype not in QUANTISED:
+        return f"{leaf} is stored as {entry.dtype} with a scale, and only 8-bit numbers are scaled so"
+    if not is_scaled and entry.dtype.startswith(("I", "U")) and not _may_be_whole_numbers(leaf, entry.shape):
+        return f"{leaf} is stored as {entry.dtype} without a scale, so its values cannot be known"
     return ""
+
+
+def _may_be_whole_numbers(leaf: str, shape: Shape) -> bool:
+    """Positions, sizes and single numbers are; factors are not."""
+    return math.prod(shape) == 1 or leaf.endswith(("_indices", "_size"))
 
 
 def missing_half(leaves: Mapping[str, Shape]) -> str:

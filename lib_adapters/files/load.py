@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 
 from lib_adapters.algorithms.base import Algorithm, Facts
-from lib_adapters.errors import AdapterError
+from lib_adapters.errors import AdapterError, ShapeMismatch
 from lib_adapters.files import combine
 from lib_adapters.files.entries import ITEM_SIZES, Entry, Source, torch_dtype
 from lib_adapters.files.judge import SCALARS
 from lib_adapters.files.modules import Module
 from lib_adapters.files.names import Stem
+from lib_adapters.files.quantised import dequantised
 
+_ANYWHERE = frozenset({"alpha", "scale"})  # trainers write them for every algorithm
 _FREE = frozenset({"alpha"})  # may be infinite: a full LoKr in float16 overflows it and nobody looks at it
 
 
@@ -39,17 +41,44 @@ def load(source: Source, modules: Iterable[Module], facts: Facts, device: torch.
     problems: list[tuple[str, str]] = []
     for module in modules:
         bad = [leaf for leaf, key in module.leaves.items() if key in suspects and leaf not in _FREE]
+        bad += [f"the scale of {leaf}" for leaf, key in module.scales.items() if key in suspects]
         if bad:
             problems.append((module.name, f"{', '.join(bad)} holds NaN or infinity: its training diverged"))
             continue
-        leaves = tensors.leaves(module)
-        joined = combine.join(leaves)
-        known = facts if joined is leaves else replace(facts, split_qkv=False)  # joined here, scale and all
         try:
-            algorithms[module.stem] = module.algorithm.from_leaves(joined, known)
+            algorithms[module.stem] = _algorithm(module, tensors.leaves(module), facts)
         except AdapterError as error:
             problems.append((module.name, str(error)))
     return Loaded(algorithms, problems, source.nbytes)
+
+
+class _Read(Mapping[str, Tensor]):
+    """The tensors of one module; remembers which of them the algorithm has not looked at."""
+
+    def __init__(self, leaves: Mapping[str, Tensor]) -> None:
+        self._leaves = leaves
+        self.unread = set(leaves)
+
+    def __getitem__(self, leaf: str) -> Tensor:
+        self.unread.discard(leaf)
+        return self._leaves[leaf]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._leaves)
+
+    def __len__(self) -> int:
+        return len(self._leaves)
+
+
+def _algorithm(module: Module, leaves: dict[str, Tensor], facts: Facts) -> Algorithm:
+    """ShapeMismatch too where the algorithm does not read a tensor: what it would have changed is not known here."""
+    joined = combine.join(leaves)
+    known = facts if joined is leaves else replace(facts, split_qkv=False)  # joined here, scale and all
+    read = _Read(joined)
+    algorithm = module.algorithm.from_leaves(read, known)
+    if unread := sorted(read.unread - _ANYWHERE):
+        raise ShapeMismatch(f"has {', '.join(unread)}, which {module.algorithm.label} does not use")
+    return algorithm
 
 
 def read_blob(source: Source, pinned: bool = False) -> tuple[Tensor, int]:
@@ -101,7 +130,10 @@ class _Tensors:
         self._shared = device.type == "cpu"
 
     def leaves(self, module: Module) -> dict[str, Tensor]:
+        """By leaf, those in 8 bits as the numbers they stand for. ShapeMismatch where a scale does not fit."""
         found = {leaf: self._tensor(leaf, key) for leaf, key in module.leaves.items()}
+        for leaf, key in module.scales.items():
+            found[leaf] = dequantised(found[leaf], self._tensor("", key), leaf)
         constants = {leaf: torch.tensor(value, dtype=torch.float64) for leaf, value in module.constants.items()}
         return found | constants
 

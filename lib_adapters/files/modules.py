@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from lib_adapters.algorithms.base import Algorithm, Shape
+from lib_adapters.files import foreign
 from lib_adapters.files.dialects import stem_of
 from lib_adapters.files.entries import Source
 from lib_adapters.files.judge import SCALARS, Judge
 from lib_adapters.files.names import Stem, split_key
+from lib_adapters.files.quantised import scales_of
 
 _FOLLOWERS = SCALARS | {"dora_scale", "rescale", "bias", "lora_up.bias", "lora_down.bias", "oft_R.scaled_oft"}
+_WHOLE = frozenset({"weight", "bias"})  # what a model itself calls its parameters
+
+# Training leaves these in a file, and no result depends on them: activation scales of 8-bit layers, MonteCLoRA's noise,
+# and the second adapter (`default_1`) that PEFT saves with the first when training was resumed.
+_LEFTOVER = re.compile(
+    r"(?:^|\.)(?:scaled_fp8|input_scale|scale_input|num_batches_tracked)$|\.lora_monteclora_sampler\."
+)
+_SECOND_ADAPTER = re.compile(r"^\.lora_([AB])(?:\.default)?_(\d{1,4})\.weight$")
+_MAX_DOTS = 8  # of the end of a key that are looked at for the layer it belongs to
 
 
 @dataclass(frozen=True)
@@ -24,6 +36,7 @@ class Module:
     leaves: Mapping[str, str]  # canonical leaf -> key in the file
     shapes: Mapping[str, Shape]
     constants: Mapping[str, float] = field(default_factory=dict)  # leaves that a config beside the tensors holds
+    scales: Mapping[str, str] = field(default_factory=dict)  # leaf stored in 8 bits -> key of its scale
 
 
 @dataclass
@@ -31,14 +44,20 @@ class Groups:
     """Keys sorted by module, before anybody asks what they are."""
 
     modules: dict[str, dict[str, str]]  # module as written -> leaf -> key
-    strangers: list[str]  # keys that no spelling fits
+    strangers: list[str]  # keys that no spelling fits and no layer of the file owns
     notes: list[str]
+    scales: dict[str, str] = field(default_factory=dict)  # key of a tensor in 8 bits -> key of its scale
+    unknown: dict[str, list[str]] = field(default_factory=dict)  # module -> keys of its tensors that no spelling fits
 
 
 def group(keys: Iterable[str]) -> Groups:
-    """By module; of two spellings of one tensor the first is taken."""
-    groups = Groups({}, [], [])
-    for key in keys:
+    """Group by module; of two spellings of one tensor the first is taken."""
+    names = dict.fromkeys(keys)
+    groups = Groups({}, [], [], scales_of(names))
+    set_aside = frozenset(groups.scales.values())
+    for key in names:
+        if key in set_aside or _LEFTOVER.search(key):
+            continue
         split = split_key(key)
         if split is None:
             groups.strangers.append(key)
@@ -46,35 +65,112 @@ def group(keys: Iterable[str]) -> Groups:
         leaves = groups.modules.setdefault(split[0], {})
         if leaves.setdefault(split[1], key) != key:
             groups.notes.append(f"{key} repeats a tensor under another spelling and is not used")
+    _join_followers(groups)
+    _find_owners(groups)
     return groups
+
+
+def _join_followers(groups: Groups) -> None:
+    """An alpha or a magnitude may spell its layer otherwise than the factors do (`to_out` for `to_out.0`)."""
+    lone = [name for name, leaves in groups.modules.items() if leaves.keys() <= _FOLLOWERS and "bias" not in leaves]
+    if not lone:
+        return
+    layers = {stem_of(name): leaves for name, leaves in groups.modules.items() if not leaves.keys() <= _FOLLOWERS}
+    for name in lone:
+        leaves = layers.get(stem_of(name))
+        if leaves is not None and not leaves.keys() & groups.modules[name].keys():
+            leaves.update(groups.modules.pop(name))
+
+
+def _find_owners(groups: Groups) -> None:
+    """A key below the name of a layer is a tensor of that layer, which nothing here can compute with."""
+    generic = [name for name, leaves in groups.modules.items() if _is_generic(leaves)]
+    if not generic and not groups.strangers:
+        return
+    layers = groups.modules.keys() - generic
+    extras: dict[str, list[str]] = {}
+    for name in generic:
+        owner = _owner(name, layers)
+        if owner is not None and not name.startswith(f"{owner}.base_layer"):
+            extras.setdefault(owner, []).extend(groups.modules.pop(name).values())
+    strangers, groups.strangers = groups.strangers, []
+    for key in strangers:
+        owner = _owner(key, layers)
+        (groups.strangers if owner is None else extras.setdefault(owner, [])).append(key)
+    for owner, keys in extras.items():
+        if _is_second_adapter([key[len(owner) :] for key in keys]):
+            groups.notes.append(f"{', '.join(keys)}: a second adapter in the same file, which is not used")
+        else:
+            groups.unknown[owner] = keys
+
+
+def _is_generic(leaves: Mapping[str, str]) -> bool:
+    return leaves.keys() <= _FOLLOWERS | _WHOLE and "on_input" not in leaves
+
+
+def _owner(name: str, layers: Collection[str]) -> str | None:
+    """The layer whose name `name` continues, with a dot or with what old diffusers and LoRA-XS glued to it."""
+    for _ in range(_MAX_DOTS):
+        glued = name.rpartition("_lora")[0]
+        if glued in layers:
+            return glued
+        name = name.rpartition(".")[0]
+        if not name or name in layers:
+            return name or None
+    return None
+
+
+def _is_second_adapter(ends: list[str]) -> bool:
+    found = [_SECOND_ADAPTER.match(end) for end in ends]
+    pairs = {(match[1], match[2]) for match in found if match}
+    return all(found) and all((other, number) in pairs for half, number in pairs for other in "AB" if other != half)
 
 
 class Builder:
     """Turns groups into modules; whatever cannot be used is told, not raised."""
 
-    def __init__(self, source: Source) -> None:
-        self._entries = source.entries
+    def __init__(self, source: Source, groups: Groups) -> None:
+        self._entries, self._groups = source.entries, groups
         self._judge = Judge()
         self.modules: dict[Stem, Module] = {}
         self.unusable: list[tuple[str, str]] = []
+        self.plain: list[str] = []  # keys of whole weights, as a model itself has them
         self.notes: list[str] = []
         self._orphans = 0
 
     def add(self, name: str, leaves: dict[str, str], constants: Mapping[str, float]) -> None:
         """One module with its leaves (leaf -> key) and constants (leaf -> number)."""
-        if leaves.keys() <= _FOLLOWERS:
-            self._orphans += 1
+        if _is_generic(leaves):
+            whole = [leaves[leaf] for leaf in _WHOLE & leaves.keys()]
+            self.plain.extend(whole)
+            self._orphans += not whole
             return
+        bias = self._entries.get(leaves["bias"]) if "bias" in leaves else None
+        if bias is not None and len(bias.shape) == 1:  # a residual of the weight has the weight's axes
+            self.plain.append(leaves["bias"])
+            leaves = {leaf: key for leaf, key in leaves.items() if leaf != "bias"}
         stem = stem_of(name)
         if stem in self.modules:
             self.notes.append(f"{name} and {self.modules[stem].name} mean the same layer; only the latter is used")
             return
+        scales = {leaf: self._groups.scales[key] for leaf, key in leaves.items() if key in self._groups.scales}
         tensors = {leaf: self._entries.get(key) for leaf, key in leaves.items()} | dict.fromkeys(constants)
-        verdict = self._judge.verdict(tensors)
-        if verdict.algorithm is None:
-            self.unusable.append((name, verdict.reason))
+        verdict = self._judge.verdict(tensors, scales.keys())
+        reason = next(self._reasons(name, leaves), verdict.reason)
+        if reason or verdict.algorithm is None:
+            self.unusable.append((name, reason))
         else:
-            self.modules[stem] = Module(stem, name, verdict.algorithm, leaves, verdict.shapes, constants)
+            self.modules[stem] = Module(stem, name, verdict.algorithm, leaves, verdict.shapes, constants, scales)
+
+    def _reasons(self, name: str, leaves: Mapping[str, str]) -> Iterator[str]:
+        """Why this module is not applied although its factors may be sound."""
+        if kind := foreign.kind_of([*leaves.values()]):
+            yield f"is {kind}"
+        for key in self._groups.unknown.get(name, ()):
+            kind = foreign.kind_of([key])
+            yield f"has a tensor {key[len(name) :].lstrip('._')!r}, " + (
+                f"which belongs to {kind}" if kind else "which no supported algorithm has"
+            )
 
     def finish(self) -> None:
         """Behind the last one: tells of modules that had no factors."""

@@ -25,7 +25,7 @@ _SPELLINGS = {
     "W_up": _UP, "W_down": _DOWN, "lora_up": _UP, "lora_down": _DOWN,
     "lora_B.bias": "lora_up.bias", "lora_A.bias": "lora_down.bias",
     "lora_magnitude_vector": _MAGNITUDE, "lora_magnitude_vector.weight": _MAGNITUDE, "magnitude": _MAGNITUDE,
-    "oft_R": "oft_R.weight",
+    "oft_R": "oft_R.weight", "lora.alpha": "alpha", "lora_linear_layer.alpha": "alpha",
 }  # fmt: skip
 
 _CANONICAL = (
@@ -56,6 +56,13 @@ def split_key(key: str) -> tuple[str, str] | None:
     """(module, leaf), or None where no spelling of any leaf ends the key."""
     if _HCP in key:
         return _split_hcp(key)
+    factor = _split(key.removesuffix(".alpha")) if key.endswith(".alpha") else None
+    if factor is not None and factor[1] in (_UP, _DOWN):  # diffusers 0.18-0.23: `to_q_lora.down.weight.alpha`
+        return factor[0], "alpha"
+    return _split(key)
+
+
+def _split(key: str) -> tuple[str, str] | None:
     tokens = key.rsplit(".", 3)
     for count in range(min(3, len(tokens)), 0, -1):
         found = _leaf(tokens[-count:])
@@ -71,8 +78,8 @@ def _leaf(tail: list[str]) -> tuple[str, str] | None:
     known = _LEAVES.get(".".join(tail))
     if known is not None:
         return known, ""
-    if len(tail) == 3 and tail[1] in ("up", "down"):
-        known = _LEAVES.get(f"lora.{tail[1]}.{tail[2]}")
+    if (len(tail) == 3 and tail[1] in ("up", "down")) or (len(tail) == 2 and tail[1] == "alpha"):
+        known = _LEAVES.get(f"lora.{'.'.join(tail[1:])}")
         glued = next((glue for glue in _GLUED if tail[0].endswith(glue)), "")
         return (known, tail[0].removesuffix(glued)) if known and glued else None
     return _numbered(tail)

@@ -7,18 +7,31 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from lib_adapters.errors import brief
+from lib_adapters.files import foreign
 
 Value = TypeVar("Value", int, float)
 
 PARTS = ("unet", "te", "te1", "te2", "te3")
 _MOST_NAMED = 20
+_WHOLE = "is a whole weight of a model, not a change of one (IA3 has on_input with it)"
 
 
 def strangers(keys: Sequence[str]) -> list[tuple[str, str]]:
-    """Keys that no spelling fits; a long list is cut, because nobody reads it."""
-    named = [(key, "no known adapter has a tensor of this name") for key in keys[:_MOST_NAMED]]
-    more = len(keys) - len(named)
-    return [*named, (f"{more} more keys", "no known adapter has tensors of these names")] if more > 0 else named
+    """Keys that no spelling fits, with what they are where that is known; a long list is cut."""
+    reasons = [foreign.kind_of([key]) for key in keys[:_MOST_NAMED]]
+    unknown = "no known adapter has a tensor of this name"
+    named = [(key, f"is {reason}" if reason else unknown) for key, reason in zip(keys, reasons, strict=False)]
+    return [*named, *_more(len(keys), "no known adapter has tensors of these names")]
+
+
+def whole_weights(keys: Sequence[str]) -> list[tuple[str, str]]:
+    """Keys of a model's own parameters that lie beside the adapter; a long list is cut."""
+    named = [(key, f"is {kind}" if (kind := foreign.kind_of([key])) else _WHOLE) for key in keys[:_MOST_NAMED]]
+    return [*named, *_more(len(keys), _WHOLE)]
+
+
+def _more(count: int, reason: str) -> list[tuple[str, str]]:
+    return [(f"{count - _MOST_NAMED} more keys", reason)] if count > _MOST_NAMED else []
 
 
 def nothing_usable(unusable: Sequence[tuple[str, str]]) -> str:

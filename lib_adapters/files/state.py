@@ -15,7 +15,8 @@ from lib_adapters.files.header import LONGEST_NAME
 from lib_adapters.files.pickles import Tree
 from lib_adapters.files.storages import Pickled
 
-_WRAPPERS = ("state_dict", "lora", "plugin", "module")  # the table that counts may lie inside another
+# the table that counts may lie inside another, and that one in a third
+_WRAPPERS = ("state_dict", "lora_state_dict", "lora", "plugin", "module", "params", "model", "weights", "network")
 _MOST_TENSORS = 200_000
 _DEEPEST = 4
 _LARGEST_NUMBER = 1e30
@@ -44,7 +45,7 @@ def _companion(path: Path, root: Any) -> tuple[str, ...]:
     return (f"its text encoder part is the file {other.name}; use both",)
 
 
-def _unwrapped(root: Any) -> Any:
+def _unwrapped(root: Any, depth: int = 0) -> Any:
     if isinstance(root, Pickled):
         raise AestheticFile(AESTHETIC)
     if isinstance(root, (list, tuple)):
@@ -57,10 +58,8 @@ def _unwrapped(root: Any) -> Any:
         raise ForeignFile("is a textual inversion embedding, not an adapter; put it into the folder 'embeddings'")
     if root and all(isinstance(value, Pickled) and _is_vector(key, value) for key, value in root.items()):
         raise ForeignFile("holds textual inversion embeddings, not an adapter; put it into the folder 'embeddings'")
-    for wrapper in _WRAPPERS:
-        if isinstance(root.get(wrapper), dict):
-            return root[wrapper]
-    return root
+    inner = next((root[word] for word in _WRAPPERS if isinstance(root.get(word), dict)), None)
+    return root if inner is None or depth >= _DEEPEST else _unwrapped(inner, depth + 1)
 
 
 def _is_vector(key: object, value: Pickled) -> bool:

@@ -18,6 +18,8 @@ from lib_adapters.patching.request import Request
 from lib_adapters.patching.targets import Table
 
 _FEWER = "T-LoRA trains fewer ranks where there is more noise; dyn=timestep draws it so too"
+# Of a file whose family is another: fewer, and it is that family's. A full SD1 file misses 1 of 11 layers on SD2.
+MIN_LAYERS_PER_MISSING = 20
 MOST_WORDS = 5  # that a report names
 
 
@@ -67,9 +69,10 @@ def _words(adapter: Adapter) -> Iterable[str]:
 
 
 def _refuse(request: Request, found: Fit, table: Table) -> None:
-    """Another family's file is not half applied; but what fits this model wholly is for this model."""
+    """Another family's file is not half applied; but what fits this model in all but a few layers is for this model."""
     adapter, ours = request.adapter, table.family
-    if found.missing and adapter.family != ours and "unknown" not in (adapter.family, ours):
+    fits = found.missing * MIN_LAYERS_PER_MISSING <= found.layers
+    if not fits and adapter.family != ours and "unknown" not in (adapter.family, ours):
         made_for, model = (FAMILY_NAMES.get(family, family) for family in (adapter.family, ours))
         raise FamilyMismatch(
             f"{adapter.name} was made for {made_for}, but this model is {model}: "

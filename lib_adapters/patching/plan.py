@@ -20,6 +20,7 @@ from lib_adapters.patching.patch import Key, Patch, PatchKey, Target, Targets
 from lib_adapters.patching.request import ALL, Request
 from lib_adapters.patching.targets import Layer, Slot, Table, View
 
+_ALL_ROWS = 1 << 62
 Place = tuple[Key, tuple[int, int] | None]  # a layer, or the rows of a fused one
 
 
@@ -44,10 +45,14 @@ def fit(request: Request, loaded: Loaded, table: Table) -> Fit:
     result.dials = {part: Dial(request, part) for part in ("unet", "te") if request.moves(part)}
     result.names = _spellings(table) if request.blocks.rules else {}
     names = {module.stem: module.name for module in request.adapter.modules}
+    taken: dict[Key, list[tuple[range, str]]] = {}
     for stem, algorithm in loaded.algorithms.items():
         layer, reason = _place(stem, algorithm, table)
         if layer is None:
             result.missing += 1
+            result.unmatched.append((names[stem], reason))
+        elif other := _take(taken, names[stem], algorithm, layer):
+            reason = f"names the same layer as {other}, {layer.path}; only that one is used"
             result.unmatched.append((names[stem], reason))
         else:
             result.layers += 1
@@ -55,6 +60,20 @@ def fit(request: Request, loaded: Loaded, table: Table) -> Fit:
             if algorithm.has_bias and layer.bias is None:
                 result.unmatched.append((names[stem], f"{layer.path} takes no bias"))
     return result
+
+
+def _take(taken: dict[Key, list[tuple[range, str]]], name: str, algorithm: Algorithm, layer: Layer) -> str:
+    """Reserve the rows that a module of the file changes; the name of the module that has some of them, else ""."""
+    slots = [layer.weight] if algorithm.has_weight else []
+    slots += [layer.bias] if algorithm.has_bias and layer.bias is not None else []
+    rows = range(*(layer.view.rows or (0, _ALL_ROWS)))
+    for slot in slots:
+        for others, other in taken.get(slot.key, ()):
+            if rows.start < others.stop and others.start < rows.stop:
+                return other
+    for slot in slots:
+        taken.setdefault(slot.key, []).append((rows, name))
+    return ""
 
 
 def _add(result: Fit, stem: Stem, algorithm: Algorithm, layer: Layer) -> None:

@@ -7,7 +7,7 @@ encoder (2 in every Stable Diffusion); the decoder has one more.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 
 RESNET = {  # diffusers -> LDM, inside one resnet
     "norm1": "in_layers.0",
@@ -32,6 +32,7 @@ OUTER_BACK = {ldm: diffusers for diffusers, ldm in OUTER.items()}
 _LDM_BLOCK = re.compile(r"(input_blocks|output_blocks)\.(\d+)\.(\d+)(?:\.(.*))?")
 _LDM_MID = re.compile(r"middle_block\.([012])(?:\.(.*))?")
 _BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)(?:\.(.*))?")
+_ATTENTION = re.compile(r"(up_blocks\.\d+\.attentions\.\d+)\.(?:norm|group_norm|proj_in|proj_out|transformer_blocks)\b")
 _MID = re.compile(r"mid_block\.(resnets|attentions)\.(\d+)(?:\.(.*))?")
 
 
@@ -73,8 +74,8 @@ def _resnet(prefix: str, rest: str) -> str:
 
 
 def to_ldm(path: str, has: Callable[[str], bool], per_level: int = 2) -> str | None:
-    """The way back. `has` tells whether the live model has a module of this diffusers name: an upsampler's number
-    in LDM depends on whether its block has attention."""
+    """The way back. `has` tells whether the model has attention of this diffusers name: an upsampler's number in LDM
+    depends on whether its block has some. What others inserted between the two (AnimateDiff) is not counted."""
     if path in OUTER:
         return OUTER[path]
     if match := _MID.fullmatch(path):
@@ -100,6 +101,11 @@ def _ldm_block(match: re.Match[str], has: Callable[[str], bool], per_level: int)
         f"input_blocks.{1 + step * level + position}" if side == "down" else f"output_blocks.{step * level + position}"
     )
     return _join(f"{block}.0", RESNET.get(rest, rest)) if kind == "resnets" else _join(f"{block}.1", rest)
+
+
+def attentions_of(paths: Iterable[str]) -> frozenset[str]:
+    """Return the diffusers names of the model's own attention modules. Others may lie in the same places."""
+    return frozenset(match[1] for path in paths if (match := _ATTENTION.match(path)))
 
 
 def per_level_of(paths: Collection[str]) -> int:

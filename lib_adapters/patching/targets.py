@@ -116,12 +116,14 @@ def _unet_names(root: nn.Module) -> Iterator[tuple[str, Layer]]:
     layers = _anchored(_layers(root), UNET_ANCHOR)
     known: dict[str, Layer] = {}
     per_level = spelling.per_level_of(layers)
-    prefixes = {path[: match.end()] for path in layers for match in re.finditer(r"\.\d+(?=\.)", path)}
+    nested = {path: spelling.to_diffusers(path, per_level) or path for path in layers}
+    attentions = spelling.attentions_of(nested.values())
     for path, layer in layers.items():
-        other = spelling.to_diffusers(path, per_level) or spelling.to_ldm(path, prefixes.__contains__, per_level)
-        for name in (path, other):
+        ldm = spelling.to_ldm(nested[path], attentions.__contains__, per_level)
+        for name in (path, nested[path], ldm):
             if name:
                 known.setdefault(flat(name), layer)
+                known.setdefault(re.sub(r"_to_out$", "_to_out_0", flat(name)), layer)
     known.update((name, layer) for name, layer in _sd3_names(layers) if name not in known)
     return iter(known.items())
 

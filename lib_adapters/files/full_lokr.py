@@ -1,0 +1,61 @@
+"""LoKr with two whole factors: no tensor shows its scale, so only the metadata can tell who computed it how."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from lib_adapters.algorithms.base import LARGEST, Shape
+from lib_adapters.files.entries import Source
+from lib_adapters.files.metadata import json_object
+from lib_adapters.files.modules import Module
+from lib_adapters.files.scalars import read_numbers
+
+_PRECISION = 0.01  # of a number that may be stored in bfloat16
+_FACTORS = {"lokr_w1", "lokr_w2"}
+
+
+def cdka_scale(metadata: Mapping[str, str], shapes: Mapping[str, Shape]) -> dict[str, float]:
+    """Return {"scale": ...} for a layer that sd-scripts' `networks.cdka` trained with `cdka_alpha`, else {}.
+
+    Its scale is cdka_alpha / sqrt(r2), where r2 is the columns of w1 (arXiv:2602.01267); without cdka_alpha it is 1.
+    """
+    if len(shapes.get("lokr_w1", ())) != 2 or not metadata.get("ss_network_module", "").startswith("networks.cdka"):
+        return {}
+    alpha = _positive(json_object(metadata.get("ss_network_args", "")).get("cdka_alpha"))
+    return {"scale": alpha / math.sqrt(shapes["lokr_w1"][1] or 1)} if alpha else {}
+
+
+def notes(source: Source, modules: Sequence[Module]) -> list[str]:
+    """Return a note where alpha is not what LyCORIS writes for such layers: the rank that it was called with."""
+    full = [module for module in modules if module.shapes.keys() >= _FACTORS and "scale" not in module.constants]
+    expected = _ranks(source.metadata) if full else []
+    for alpha in read_numbers(source, full[:1], "alpha"):
+        if expected and not any(_is_close(alpha, rank) for rank in expected):
+            return [
+                f"its LoKr layers have two whole factors and alpha {alpha:g}, where LyCORIS writes {expected[0]:g}: "
+                "another program wrote them. They are used with a scale of 1, as LyCORIS does; "
+                "if that is too strong or too weak, put the scale into the file's .json"
+            ]
+    return []
+
+
+def _ranks(metadata: Mapping[str, str]) -> list[float]:
+    """Return every alpha that LyCORIS may have written, that of linear layers first; rs-LoRA multiplies by a root."""
+    arguments = json_object(metadata.get("ss_network_args", ""))
+    named: Iterable[object] = (metadata.get("ss_network_dim"), arguments.get("conv_dim"))
+    ranks = [rank for value in named if (rank := _positive(value))]
+    return [*ranks, *(rank * math.sqrt(rank) for rank in ranks)] if _positive(metadata.get("ss_network_dim")) else []
+
+
+def _is_close(alpha: float, rank: float) -> bool:
+    return math.isinf(alpha) if rank > 65504 and math.isinf(alpha) else abs(alpha - rank) <= rank * _PRECISION
+
+
+def _positive(value: object) -> float:
+    """A number above 0 that computing with cannot overflow; 0 for anything else."""
+    try:
+        number = float(str(value))
+    except ValueError:
+        return 0.0
+    return number if 0 < number < LARGEST * LARGEST else 0.0

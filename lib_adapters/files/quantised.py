@@ -1,0 +1,54 @@
+"""Factors stored in 8 bits with a scale in a tensor of its own: value = stored number · scale.
+
+ComfyUI writes `X.scale_weight`, compressed-tensors and diffusers `X.weight_scale`, others `X.scale`, for the tensor
+`X.weight` or `X`. One scale is for the whole tensor, for each row, or for each block of a grid over [rows, columns].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from torch import Tensor
+
+from lib_adapters.errors import ShapeMismatch
+from lib_adapters.files.names import split_key
+
+_SPELLINGS = (".scale_weight", ".weight_scale", ".scale")
+QUANTISED = frozenset({"I8", "F8_E4M3", "F8_E5M2"})  # types whose numbers a scale may multiply
+
+
+def scales_of(keys: Collection[str]) -> dict[str, str]:
+    """Return the key of a tensor -> the key of its scale, for every scale whose tensor is in the file too."""
+    found: dict[str, str] = {}
+    known = keys if isinstance(keys, (set, frozenset, dict)) else frozenset(keys)
+    for key in keys:
+        if key.endswith(_SPELLINGS):
+            target = next((name for name in _targets(key) if name in known), None)
+            if target is not None:
+                found.setdefault(target, key)
+    return found
+
+
+def _targets(key: str) -> Iterator[str]:
+    """The tensors that a scale of this name may belong to. `X.scale` of a layer X is its whole factor, not a scale."""
+    base, _, spelling = key.rpartition(".")
+    for target in (f"{base}.weight", base):
+        split = split_key(target)
+        if split is not None and (spelling != "scale" or split[0] != base):
+            yield target
+
+
+def dequantised(tensor: Tensor, scale: Tensor, what: str) -> Tensor:
+    """Return tensor · scale in float32. ShapeMismatch, which calls the tensor `what`, where the scale does not fit."""
+    factors, numbers = scale.float(), tensor.float()
+    if factors.numel() == 1:
+        return numbers * factors.reshape(())
+    while factors.ndim > 1 and factors.shape[-1] == 1:
+        factors = factors.squeeze(-1)
+    if factors.ndim == 1 and numbers.ndim and len(factors) == len(numbers):
+        return numbers * factors.view(-1, *(1 for _ in numbers.shape[1:]))
+    if factors.ndim != 2 or numbers.ndim != 2 or any(n % m for n, m in zip(numbers.shape, factors.shape, strict=True)):
+        raise ShapeMismatch(f"the scale of {what}, {list(scale.shape)}, does not fit its {list(tensor.shape)}")
+    for axis in (0, 1):
+        factors = factors.repeat_interleave(numbers.shape[axis] // factors.shape[axis], dim=axis)
+    return numbers * factors
