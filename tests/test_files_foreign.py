@@ -155,3 +155,31 @@ def test_one_text_encoder_of_a_file_for_two_is_found_by_its_width(tmp_path):
     for kind, part in (("clip-l", "te1"), ("clip-g", "te2")):
         keys = by.flattened("lora_unet_", ldm(unet("sdxl"))) | by.flattened("lora_te_", text(kind))
         assert open_adapter(write(tmp_path / "x.safetensors", keys)).parts == ("unet", part)
+
+
+LEFT_OPEN = {path: shape for path, shape in unet("sd2").items() if ".attn1." in path or path.endswith("attn2.to_q")}
+
+
+@pytest.mark.parametrize("leaves", [by.lora, by.loha, by.lokr, by.full, by.ia3, by.oft])
+def test_sd2_without_a_layer_of_its_own_is_told_by_its_text_encoder_or_its_metadata(leaves, tmp_path):
+    keys = by.flattened("lora_unet_", LEFT_OPEN, leaves)
+    assert family(tmp_path, keys) == "sd1"
+    assert family(tmp_path, keys, {"ss_v2": "True"}) == "sd2"
+    assert family(tmp_path, keys, {"ss_v2": "False"}) == "sd1"
+    assert family(tmp_path, keys, {"modelspec.architecture": "stable-diffusion-v2-768-v/lora"}) == "sd2"
+    for kind, expected in (("open-clip-h", "sd2"), ("clip-l", "sd1")):
+        words = by.flattened("lora_te_", text(kind))
+        assert family(tmp_path, keys | words) == expected
+        assert family(tmp_path, keys | words, {"ss_v2": str(expected == "sd1")}) == expected  # tensors come first
+
+
+def test_metadata_of_another_structure_changes_nothing(tmp_path):
+    assert family(tmp_path, by.flattened("lora_unet_", LEFT_OPEN), {"ss_base_model_version": "sdxl_base_v1-0"}) == "sd1"
+
+
+@pytest.mark.parametrize("leaves", [by.lora, by.lokr, by.full])
+@pytest.mark.parametrize(("kernel", "expected"), [((), "sd2"), ((1, 1), "sd1")])
+@pytest.mark.parametrize("end", ["proj_in", "proj_out"])
+def test_projections_around_attention_tell_sd1_from_sd2(leaves, kernel, expected, end, tmp_path):
+    keys = by.flattened("lora_unet_", {f"down_blocks.0.attentions.0.{end}": (320, 320, *kernel)}, leaves)
+    assert family(tmp_path, keys, {"ss_v2": str(expected == "sd1")}) == expected

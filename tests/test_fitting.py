@@ -110,3 +110,15 @@ def test_one_that_is_refused_is_none_of_the_others_business(model, adapter, tmp_
     assert "does not fit a weight of [8, 4, 3, 3]" in refused.error
     assert (good.error, good.matched) == (None, 2)
     assert [(dial.request, dial.part) for dial in fitted.dials] == [(asked[1], "unet"), (asked[1], "te")]
+
+
+@pytest.mark.parametrize(
+    ("there", "missing", "refused"), [(20, 1, False), (40, 2, False), (19, 1, True), (40, 3, True)]
+)
+def test_one_layer_too_many_does_not_make_it_another_models_file(tmp_path, there, missing, refused):
+    layers = {f"x{n}": nn.Linear(4, 4) for n in range(there + missing)}
+    adapter = replace(adapter_for(nn.ModuleDict(layers), tmp_path / "ink.safetensors"), family="sd1")
+    model = nn.ModuleDict({name: layer for name, layer in layers.items() if int(name[1:]) < there})
+    report, _ = told(model, Request(adapter), "sd2")
+    assert bool(report.error) == refused
+    assert (report.matched, len(report.unmatched)) == (0 if refused else there, missing)

@@ -252,3 +252,53 @@ def test_what_is_added_in_a_row_at_this_moment(adapter):
     assert (stays.patches, moves.patches) == ([still, early], [moving])
     assert (Target(slot, [still]).parted()[1], Target(slot, [moving]).parted()[0]) == (None, None)
     assert replace(moving, dial=None).now(0).strength == moving.strength
+
+
+BOTH = ("down_blocks.0.attentions.0.proj_in", "input_blocks.1.1.proj_in")
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_of_two_names_of_one_layer_the_first_is_used_and_the_other_told(order, tmp_path):
+    names = [BOTH[n] for n in order]
+    model = nn.ModuleDict({"down_blocks": nn.ModuleList([nn.ModuleDict({"attentions": nn.ModuleList(
+        [nn.ModuleDict({"proj_in": nn.Linear(4, 4)})])})])})  # fmt: skip
+    path = adapter_file(tmp_path / "a.safetensors", dict.fromkeys(names, (4, 4)), full)
+    adapter = open_adapter(path)
+    assert {module.name for module in adapter.modules} == {f"lora_unet_{name.replace('.', '_')}" for name in BOTH}
+    found, _ = fitted(Request(adapter), model)
+    used, other = (module.name for module in adapter.modules)
+    assert [patch.of_bias for _, patch in found.patches] == [False, True]
+    assert {patch.key[1].name for _, patch in found.patches} == {used.removeprefix("lora_unet_")}
+    assert found.unmatched == [(other, f"names the same layer as {used}, {BOTH[0]}; only that one is used")]
+    assert (found.layers, found.missing) == (1, 0)
+
+
+def test_rows_of_one_parameter_are_layers_of_their_own(tmp_path):
+    class Tower(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.transformer = nn.ModuleDict({"resblocks": nn.ModuleList([nn.ModuleDict({"attn": Fused()})])})
+
+    class Fused(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.in_proj_weight = nn.Parameter(torch.zeros(12, 4))
+            self.in_proj_bias = nn.Parameter(torch.zeros(12))
+
+    block = "text_model.encoder.layers.0.self_attn"
+    shapes = {f"{block}.{name}_proj": (4, 4) for name in "qkv"}
+    adapter = open_adapter(adapter_file(tmp_path / "a.safetensors", shapes, full, prefix="lora_te_"))
+    found, _ = fitted(Request(adapter), None, [Tower()])
+    assert (found.layers, found.unmatched, len(found.patches)) == (3, [], 6)
+    shapes["transformer.resblocks.0.attn.in_proj"] = (12, 4)  # all three once more
+    adapter = open_adapter(adapter_file(tmp_path / "b.safetensors", shapes, full, prefix="lora_te_"))
+    found, _ = fitted(Request(adapter), None, [Tower()])
+    whole = [module.stem.name.endswith("in_proj") for module in adapter.modules].index(True)
+    assert (found.layers, len(found.unmatched)) == ((3, 1) if whole == 3 else (1, 3))
+
+
+def test_tied_layers_each_have_their_own(tmp_path):
+    model = nn.ModuleDict({"conv_in": nn.Linear(4, 4), "conv_out": nn.Linear(4, 4)})
+    model["conv_out"].weight = model["conv_in"].weight
+    found, _ = fitted(Request(adapter_for(model, tmp_path / "a.safetensors")), model)
+    assert (found.layers, found.unmatched, len(found.patches)) == (2, [], 2)

@@ -188,3 +188,44 @@ def test_stable_diffusion_3(sd3, name, path, rows):
 
 def test_the_last_context_block_has_another_layout_in_diffusers(sd3):
     assert "transformer_blocks_1_norm1_context_linear" not in Table.of(sd3, []).unet
+
+
+class _Motion(nn.Module):
+    """AnimateDiff's: a transformer over the frames, with a norm and projections of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.temporal_transformer = nn.ModuleDict({"norm": nn.GroupNorm(1, 4), "proj_in": nn.Linear(4, 4)})
+
+
+def with_motion(model):
+    """As the web UI's extension does it: behind a block's layers, but before its upsampler."""
+    for n, block in enumerate(model.input_blocks):
+        if n % 3:
+            block.append(_Motion())
+    for block in model.output_blocks:
+        block.insert(len(block) - any(hasattr(layer, "conv") for layer in block), _Motion())
+    model.middle_block.insert(len(model.middle_block) - 1, _Motion())
+    return model
+
+
+def test_modules_inserted_by_animatediff_take_no_layers_name():
+    plain, moving = (Table.of(model, []).unet for model in (ldm_unet(), with_motion(ldm_unet())))
+    assert plain.keys() <= moving.keys()
+    names = [name for name in plain if "upsamplers" in name or "resnets" in name or "attentions" in name]
+    assert {name for name in plain if moving[name].shape != plain[name].shape} == set()
+    assert moving["output_blocks_5_2_conv"] is moving["up_blocks_1_upsamplers_0_conv"]
+    assert moving["output_blocks_5_2_conv"].path == "output_blocks.5.3.conv"
+    assert moving["output_blocks_2_1_conv"].path == "output_blocks.2.2.conv"
+    assert all(("temporal" in moving[name].path) == ("temporal" in name) for name in names)
+
+
+def test_an_output_without_a_number_has_one_in_older_files():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.to_out = nn.Linear(4, 4)
+
+    model = nn.ModuleDict({"transformer_blocks": nn.ModuleList([nn.ModuleDict({"attn": Attention()})])})
+    names = Table.of(model, []).unet
+    assert names["transformer_blocks_0_attn_to_out_0"] is names["transformer_blocks_0_attn_to_out"]

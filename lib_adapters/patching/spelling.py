@@ -7,7 +7,7 @@ encoder (2 in every Stable Diffusion); the decoder has one more.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 RESNET = {  # diffusers -> LDM, inside one resnet
     "norm1": "in_layers.0",
@@ -30,9 +30,12 @@ OUTER = {  # diffusers -> LDM, outside the blocks
 OUTER_BACK = {ldm: diffusers for diffusers, ldm in OUTER.items()}
 
 _LDM_BLOCK = re.compile(r"(input_blocks|output_blocks)\.(\d+)\.(\d+)(?:\.(.*))?")
+_PLACE = re.compile(r"((?:input|output)_blocks\.\d+|middle_block)\.(\d{1,4})(?:\.(.*))?")
+_OWN = re.compile(  # what LDM has in a block: a convolution, a resnet, attention, a sampler
+    r"$|(?:in_layers|out_layers|emb_layers|skip_connection|transformer_blocks|norm|qkv|proj_in|proj_out|op|conv)(?:\.|$)"
+)
 _LDM_MID = re.compile(r"middle_block\.([012])(?:\.(.*))?")
 _BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)(?:\.(.*))?")
-_ATTENTION = re.compile(r"(up_blocks\.\d+\.attentions\.\d+)\.(?:norm|group_norm|proj_in|proj_out|transformer_blocks)\b")
 _MID = re.compile(r"mid_block\.(resnets|attentions)\.(\d+)(?:\.(.*))?")
 
 
@@ -74,8 +77,8 @@ def _resnet(prefix: str, rest: str) -> str:
 
 
 def to_ldm(path: str, has: Callable[[str], bool], per_level: int = 2) -> str | None:
-    """The way back. `has` tells whether the model has attention of this diffusers name: an upsampler's number in LDM
-    depends on whether its block has some. What others inserted between the two (AnimateDiff) is not counted."""
+    """The way back. `has` tells whether the live model has a module of this diffusers name: an upsampler's number
+    in LDM depends on whether its block has attention."""
     if path in OUTER:
         return OUTER[path]
     if match := _MID.fullmatch(path):
@@ -103,9 +106,23 @@ def _ldm_block(match: re.Match[str], has: Callable[[str], bool], per_level: int)
     return _join(f"{block}.0", RESNET.get(rest, rest)) if kind == "resnets" else _join(f"{block}.1", rest)
 
 
-def attentions_of(paths: Iterable[str]) -> frozenset[str]:
-    """Return the diffusers names of the model's own attention modules. Others may lie in the same places."""
-    return frozenset(match[1] for path in paths if (match := _ATTENTION.match(path)))
+def inserted_in(paths: Iterable[str]) -> dict[str, list[int]]:
+    """Return by LDM block the places of modules that are not the UNet's own: AnimateDiff inserts its own into them."""
+    found: dict[str, dict[int, bool]] = {}
+    for path in paths:
+        if match := _PLACE.fullmatch(path):
+            places = found.setdefault(match[1], {})
+            places[int(match[2])] = places.get(int(match[2]), False) or _OWN.match(match[3] or "") is not None
+    return {block: [n for n, own in places.items() if not own] for block, places in found.items()}
+
+
+def without_inserted(path: str, inserted: Mapping[str, Sequence[int]]) -> str:
+    """Return the path as the UNet alone would number it; that of an inserted module stays as it is."""
+    match = _PLACE.fullmatch(path)
+    if match is None or not (foreign := inserted.get(match[1])) or int(match[2]) in foreign:
+        return path
+    place = int(match[2]) - sum(n < int(match[2]) for n in foreign)
+    return _join(f"{match[1]}.{place}", match[3] or "")
 
 
 def per_level_of(paths: Collection[str]) -> int:

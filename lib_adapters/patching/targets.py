@@ -115,15 +115,15 @@ def flat(path: str) -> str:
 def _unet_names(root: nn.Module) -> Iterator[tuple[str, Layer]]:
     layers = _anchored(_layers(root), UNET_ANCHOR)
     known: dict[str, Layer] = {}
-    per_level = spelling.per_level_of(layers)
-    nested = {path: spelling.to_diffusers(path, per_level) or path for path in layers}
-    attentions = spelling.attentions_of(nested.values())
+    per_level, foreign = spelling.per_level_of(layers), spelling.inserted_in(layers)
+    layers = {spelling.without_inserted(path, foreign): layer for path, layer in layers.items()}
+    prefixes = {path[: match.end()] for path in layers for match in re.finditer(r"\.\d+(?=\.)", path)}
     for path, layer in layers.items():
-        ldm = spelling.to_ldm(nested[path], attentions.__contains__, per_level)
-        for name in (path, nested[path], ldm):
-            if name:
-                known.setdefault(flat(name), layer)
-                known.setdefault(re.sub(r"_to_out$", "_to_out_0", flat(name)), layer)
+        other = spelling.to_diffusers(path, per_level) or spelling.to_ldm(path, prefixes.__contains__, per_level)
+        for name in filter(None, (path, other)):
+            known.setdefault(flat(name), layer)
+            if name.endswith(".to_out"):  # files that lack the 0 of `to_out.0` are read as if they had it
+                known.setdefault(f"{flat(name)}_0", layer)
     known.update((name, layer) for name, layer in _sd3_names(layers) if name not in known)
     return iter(known.items())
 
