@@ -113,11 +113,22 @@ def test_the_second_adapter_of_a_resumed_training_is_not_used_and_told(tmp_path)
     second = {key.replace("_A.", "_A_1.").replace("_B.", "_B_1."): shape for key, shape in FORMS["peft"].items()}
     adapter = opened(tmp_path, FORMS["peft"] | second)
     assert (len(adapter.modules), adapter.unusable) == (2, ())
-    assert all("second adapter in the same file, which is not used" in note for note in adapter.notes)
-    assert len(adapter.notes) == 2
+    (note,) = adapter.notes
+    assert "lora_A_1.weight (and 3 more) belongs to a second adapter in the same file, which is not used" in note
     alone = {key: shape for key, shape in second.items() if "lora_A_1" in key}  # half a pair is not an adapter
     with pytest.raises(AdapterError, match="lora_A_1"):
         opened(tmp_path, FORMS["peft"] | alone)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_of_two_adapters_in_a_file_the_one_that_peft_reads_is_used(first, tmp_path):
+    named = {key.replace(".weight", ".default_1.weight"): shape for key, shape in FORMS["peft"].items()}
+    both = FORMS["peft"] | named if first else named | FORMS["peft"]
+    adapter = opened(tmp_path, both)
+    assert {key for module in adapter.modules for key in module.leaves.values()} == FORMS["peft"].keys()
+    (note,) = adapter.notes
+    assert "(and 3 more) repeats a tensor" in note
+    assert "default_1" in note
 
 
 BESIDE = {
@@ -148,6 +159,12 @@ def test_a_trained_bias_of_a_layer_is_reported_and_its_factors_are_used(tmp_path
     adapter = opened(tmp_path, FORMS["peft"] | {f"{FIRST['peft']}.bias": (320,)})
     assert len(adapter.modules) == 2
     assert [name for name, _ in adapter.unusable] == [f"{FIRST['peft']}.bias"]
+
+
+def test_a_layer_of_a_model_may_be_called_like_a_tuner(tmp_path):
+    layers = {f"mid_block.{word}_proj.to_q": (8, 8) for word in ("shadow", "lily", "bone", "osf", "token_adapter")}
+    adapter = opened(tmp_path, by.dotted("unet.", layers, PEFT))
+    assert (len(adapter.modules), adapter.unusable) == (5, ())
 
 
 @pytest.mark.parametrize("kind", ["controlnet_cond_embedding.conv_in.weight", "internal_xlora_classifier.0.weight"])

@@ -109,10 +109,14 @@ def refuse(keys: Iterable[str], plain: Collection[str]) -> None:
         raise ForeignFile(next((f"is {sentence}" for sentence in whole), other))
 
 
-def kind_of(keys: Iterable[str]) -> str:
-    """Return what these tensors of one layer are a part of, in words; "" where that is an adapter or unknown."""
-    text = "\n".join(keys)
-    return next((sentence for _, sentence in _found(text, _KINDS)), "") or _tuner_in(text)
+def part_of(keys: Iterable[str]) -> str:
+    """Return what the tensors of one layer are a part of, in words; "" where nothing shows that it is no adapter."""
+    return next((sentence for _, sentence in _found("\n".join(keys), _KINDS)), "")
+
+
+def kind_of(key: str) -> str:
+    """Return what a tensor that no algorithm has is a part of, in words; "" where it is not known."""
+    return part_of([key]) or _tuner_in(key)
 
 
 def _raise_for(text: str, kinds: Iterable[Kind]) -> None:

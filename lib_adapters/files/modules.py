@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from lib_adapters.algorithms.base import Algorithm, Shape
-from lib_adapters.files import foreign
+from lib_adapters.files import foreign, report
 from lib_adapters.files.dialects import stem_of
 from lib_adapters.files.entries import Source
 from lib_adapters.files.judge import SCALARS, Judge
@@ -19,10 +19,11 @@ _WHOLE = frozenset({"weight", "bias"})  # what a model itself calls its paramete
 
 # Training leaves these in a file, and no result depends on them: activation scales of 8-bit layers, MonteCLoRA's noise,
 # and the second adapter (`default_1`) that PEFT saves with the first when training was resumed.
-_LEFTOVER = re.compile(
-    r"(?:^|\.)(?:scaled_fp8|input_scale|scale_input|num_batches_tracked)$|\.lora_monteclora_sampler\."
-)
+_LEFTOVERS = ("scaled_fp8", ".input_scale", ".scale_input", ".num_batches_tracked")
+_NOISE = ".lora_monteclora_sampler."
 _SECOND_ADAPTER = re.compile(r"^\.lora_([AB])(?:\.default)?_(\d{1,4})\.weight$")
+_REPEATED = "repeats a tensor under another spelling, or of another adapter in the file, and is not used"
+_SECOND = "belongs to a second adapter in the same file, which is not used"
 _MAX_DOTS = 8  # of the end of a key that are looked at for the layer it belongs to
 
 
@@ -51,23 +52,34 @@ class Groups:
 
 
 def group(keys: Iterable[str]) -> Groups:
-    """Group by module; of two spellings of one tensor the first is taken."""
+    """Group by module; of two spellings of one tensor the first is taken, or PEFT's without an adapter's name."""
     names = dict.fromkeys(keys)
     groups = Groups({}, [], [], scales_of(names))
     set_aside = frozenset(groups.scales.values())
+    repeated: list[str] = []
     for key in names:
-        if key in set_aside or _LEFTOVER.search(key):
+        if key in set_aside or key.endswith(_LEFTOVERS) or _NOISE in key:
             continue
         split = split_key(key)
         if split is None:
             groups.strangers.append(key)
             continue
         leaves = groups.modules.setdefault(split[0], {})
-        if leaves.setdefault(split[1], key) != key:
-            groups.notes.append(f"{key} repeats a tensor under another spelling and is not used")
+        other = leaves.setdefault(split[1], key)
+        if other != key:
+            if _is_named_form(other, key):
+                leaves[split[1]], key = key, other
+            repeated.append(key)
+    groups.notes += report.noted(repeated, _REPEATED)
     _join_followers(groups)
     _find_owners(groups)
     return groups
+
+
+def _is_named_form(key: str, plain: str) -> bool:
+    """True if `key` is `plain` with an adapter's name in it: `lora_A.default_1.weight` for `lora_A.weight`."""
+    head, _, tail = plain.rpartition(".")
+    return len(key) > len(plain) and key.startswith(f"{head}.") and key.endswith(f".{tail}")
 
 
 def _join_followers(groups: Groups) -> None:
@@ -97,11 +109,9 @@ def _find_owners(groups: Groups) -> None:
     for key in strangers:
         owner = _owner(key, layers)
         (groups.strangers if owner is None else extras.setdefault(owner, [])).append(key)
-    for owner, keys in extras.items():
-        if _is_second_adapter([key[len(owner) :] for key in keys]):
-            groups.notes.append(f"{', '.join(keys)}: a second adapter in the same file, which is not used")
-        else:
-            groups.unknown[owner] = keys
+    second = [owner for owner, keys in extras.items() if _is_second_adapter([key[len(owner) :] for key in keys])]
+    groups.notes += report.noted([key for owner in second for key in extras.pop(owner)], _SECOND)
+    groups.unknown = extras
 
 
 def _is_generic(leaves: Mapping[str, str]) -> bool:
@@ -131,11 +141,13 @@ class Builder:
 
     def __init__(self, source: Source, groups: Groups) -> None:
         self._entries, self._groups = source.entries, groups
+        self._is_mixed = bool(foreign.part_of(source.entries))  # then every layer is looked at
         self._judge = Judge()
         self.modules: dict[Stem, Module] = {}
         self.unusable: list[tuple[str, str]] = []
         self.plain: list[str] = []  # keys of whole weights, as a model itself has them
         self.notes: list[str] = []
+        self._twice: list[str] = []  # pairs of names of one layer
         self._orphans = 0
 
     def add(self, name: str, leaves: dict[str, str], constants: Mapping[str, float]) -> None:
@@ -151,7 +163,7 @@ class Builder:
             leaves = {leaf: key for leaf, key in leaves.items() if leaf != "bias"}
         stem = stem_of(name)
         if stem in self.modules:
-            self.notes.append(f"{name} and {self.modules[stem].name} mean the same layer; only the latter is used")
+            self._twice.append(f"{name} and {self.modules[stem].name}")
             return
         scales = {leaf: self._groups.scales[key] for leaf, key in leaves.items() if key in self._groups.scales}
         tensors = {leaf: self._entries.get(key) for leaf, key in leaves.items()} | dict.fromkeys(constants)
@@ -164,15 +176,17 @@ class Builder:
 
     def _reasons(self, name: str, leaves: Mapping[str, str]) -> Iterator[str]:
         """Why this module is not applied although its factors may be sound."""
-        if kind := foreign.kind_of([*leaves.values()]):
+        kind = foreign.part_of(leaves.values()) if self._is_mixed else ""
+        if kind:
             yield f"is {kind}"
         for key in self._groups.unknown.get(name, ()):
-            kind = foreign.kind_of([key])
+            kind = foreign.kind_of(f".{key[len(name) :].lstrip('._')}")
             yield f"has a tensor {key[len(name) :].lstrip('._')!r}, " + (
                 f"which belongs to {kind}" if kind else "which no supported algorithm has"
             )
 
     def finish(self) -> None:
-        """Behind the last one: tells of modules that had no factors."""
+        """Behind the last one: tells of modules that had no factors, and of layers that had two names."""
+        self.notes += report.noted(self._twice, "mean the same layer; only the latter is used")
         if self._orphans:
             self.notes.append(f"{self._orphans} modules hold only alpha or magnitude and no factors; they do nothing")

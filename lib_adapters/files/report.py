@@ -18,7 +18,7 @@ _WHOLE = "is a whole weight of a model, not a change of one (IA3 has on_input wi
 
 def strangers(keys: Sequence[str]) -> list[tuple[str, str]]:
     """Keys that no spelling fits, with what they are where that is known; a long list is cut."""
-    reasons = [foreign.kind_of([key]) for key in keys[:_MOST_NAMED]]
+    reasons = [foreign.kind_of(key) for key in keys[:_MOST_NAMED]]
     unknown = "no known adapter has a tensor of this name"
     named = [(key, f"is {reason}" if reason else unknown) for key, reason in zip(keys, reasons, strict=False)]
     return [*named, *_more(len(keys), "no known adapter has tensors of these names")]
@@ -26,8 +26,14 @@ def strangers(keys: Sequence[str]) -> list[tuple[str, str]]:
 
 def whole_weights(keys: Sequence[str]) -> list[tuple[str, str]]:
     """Keys of a model's own parameters that lie beside the adapter; a long list is cut."""
-    named = [(key, f"is {kind}" if (kind := foreign.kind_of([key])) else _WHOLE) for key in keys[:_MOST_NAMED]]
+    named = [(key, f"is {kind}" if (kind := foreign.kind_of(key)) else _WHOLE) for key in keys[:_MOST_NAMED]]
     return [*named, *_more(len(keys), _WHOLE)]
+
+
+def noted(keys: Sequence[str], what: str) -> list[str]:
+    """Return one note about all these keys, which names the first; none where there are none."""
+    more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
+    return [f"{keys[0]}{more} {what}"] if keys else []
 
 
 def _more(count: int, reason: str) -> list[tuple[str, str]]:

@@ -113,7 +113,8 @@ def inserted_in(paths: Iterable[str]) -> dict[str, list[int]]:
         if match := _PLACE.fullmatch(path):
             places = found.setdefault(match[1], {})
             places[int(match[2])] = places.get(int(match[2]), False) or _OWN.match(match[3] or "") is not None
-    return {block: [n for n, own in places.items() if not own] for block, places in found.items()}
+    places_of = {block: [n for n, own in places.items() if not own] for block, places in found.items()}
+    return {block: places for block, places in places_of.items() if places}
 
 
 def without_inserted(path: str, inserted: Mapping[str, Sequence[int]]) -> str:

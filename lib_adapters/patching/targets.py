@@ -116,7 +116,8 @@ def _unet_names(root: nn.Module) -> Iterator[tuple[str, Layer]]:
     layers = _anchored(_layers(root), UNET_ANCHOR)
     known: dict[str, Layer] = {}
     per_level, foreign = spelling.per_level_of(layers), spelling.inserted_in(layers)
-    layers = {spelling.without_inserted(path, foreign): layer for path, layer in layers.items()}
+    if foreign:
+        layers = {spelling.without_inserted(path, foreign): layer for path, layer in layers.items()}
     prefixes = {path[: match.end()] for path in layers for match in re.finditer(r"\.\d+(?=\.)", path)}
     for path, layer in layers.items():
         other = spelling.to_diffusers(path, per_level) or spelling.to_ldm(path, prefixes.__contains__, per_level)
