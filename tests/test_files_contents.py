@@ -26,6 +26,7 @@ FORMS = {  # of a file with two layers: its keys, and what the first layer is ca
     "named": by.dotted("base_model.model.", LAYERS, NAMED),
     "text-dotted": by.dotted("text_encoder.", TEXT, PEFT),
     "processors": by.processors("unet.", LAYERS),
+    "hcp": by.dotted("", LAYERS, by.renamed("layer.W_down", "layer.W_up"), ".___."),
 }
 FIRST = {
     "kohya": f"lora_unet_{ONE.replace('.', '_')}",
@@ -35,6 +36,7 @@ FIRST = {
     "named": f"base_model.model.{ONE}",
     "text-dotted": f"text_encoder.{WORDS}",
     "processors": f"unet.{ONE.replace('.to_q', '.processor.to_q')}",
+    "hcp": ONE,
 }
 UNKNOWN = {  # what follows the layer's name -> words of the reason
     ".lora_diag": "KaSA",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -44,6 +46,14 @@ def test_every_layer_is_found_under_its_wrappers(name, tmp_path):
     adapter = open_adapter(write(tmp_path / "x.safetensors", WRAPPED[name]))
     assert {module.stem.name for module in adapter.modules} == flat(ATTENTION)
     assert (adapter.family, adapter.unusable, adapter.parts) == ("sd1", (), ("unet",))
+
+
+@pytest.mark.parametrize("prefix", ["unet.", "module.unet.", "model.unet.", "unet._orig_mod.", "lora_weights.unet."])
+def test_a_config_for_one_part_is_read_through_its_wrappers(prefix, tmp_path):
+    keys = {f"{prefix}mid.proj.lora_{half}.weight": torch.ones(shape) for half, shape in (("A", (2, 8)), ("B", (8, 2)))}
+    packed = json.dumps({"unet.r": 2, "unet.lora_alpha": 8, "text_encoder.lora_alpha": 2})
+    save_file(keys, tmp_path / "x.safetensors", {"lora_adapter_metadata": packed})
+    assert open_adapter(tmp_path / "x.safetensors").alpha == 8.0
 
 
 def test_the_first_text_encoder_may_have_a_number(tmp_path):

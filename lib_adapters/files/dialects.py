@@ -21,7 +21,7 @@ _PREFIXES = {
     "text_encoders.": "te", "clip_l.": "te1", "clip_g.": "te2", "clip_h.": "te", "t5xxl.": "te3",
     "cond_stage_model.": "te", "cond_stage_model.model.": "te",
     "conditioner.embedders.0.": "te1", "conditioner.embedders.1.": "te2", "conditioner.embedders.1.model.": "te2",
-    "base_model.model.": "", "model.unet.": "unet", "text_encoder_1.": "te1", "lora_weights.": "", "module.": "",
+    "base_model.model.": "", "text_encoder_1.": "te1", "lora_weights.": "", "module.": "",
     "_orig_mod.": "", "_orig_mod_": "", "model.": "", "params.": "", "weights.": "", "network.": "", "state_dict.": "",
     "lora_state_dict.": "",
 }  # fmt: skip
@@ -45,8 +45,9 @@ def stem_of(module: str) -> Stem:
 
 
 def prefix_of(module: str) -> str:
-    """The first prefix as written, "" where there is none."""
-    found = _PREFIX.match(module)
+    """Return the first prefix that names a part of the model, as written; "" where there is none."""
+    while (found := _PREFIX.match(module)) is not None and not _PREFIXES[found.group()]:
+        module = module[found.end() :]
     return found.group() if found else ""
 
 
