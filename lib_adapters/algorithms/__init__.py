@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lib_adapters.algorithms.abba import Abba
-from lib_adapters.algorithms.base import Algorithm, Shapes
+from lib_adapters.algorithms.base import Algorithm, Facts, Leaves, Shapes
 from lib_adapters.algorithms.boft import Boft
 from lib_adapters.algorithms.dora import Doha, Dokr, Dora, DoraAbba
 from lib_adapters.algorithms.full import Full
@@ -17,6 +17,7 @@ from lib_adapters.algorithms.oft import Oft, OftDiag
 from lib_adapters.algorithms.oft_r import OftInput
 from lib_adapters.algorithms.ortholora import OrthoLora
 from lib_adapters.algorithms.tlora import TLora
+from lib_adapters.algorithms.whole import BIAS, Whole, WithBias
 from lib_adapters.errors import UnknownAlgorithm
 
 ALGORITHMS: tuple[type[Algorithm], ...] = (
@@ -38,13 +39,23 @@ ALGORITHMS: tuple[type[Algorithm], ...] = (
     OftInput,
     OrthoLora,
     TLora,
+    Whole,
 )
 
 
 def choose(shapes: Shapes) -> type[Algorithm]:
     """The one algorithm that claims these leaves (leaf -> shape), else UnknownAlgorithm; the order never matters."""
-    claimants = [algorithm for algorithm in ALGORITHMS if algorithm.claims(shapes)]
+    rest = {leaf: shape for leaf, shape in shapes.items() if leaf != BIAS} or shapes
+    claimants = [algorithm for algorithm in ALGORITHMS if algorithm.claims(rest)]
     if len(claimants) != 1:
         names = " and ".join(a.label for a in claimants) or "no algorithm"
         raise UnknownAlgorithm(f"the tensors {', '.join(sorted(shapes))} are claimed by {names}")
     return claimants[0]
+
+
+def build(algorithm: type[Algorithm], leaves: Leaves, facts: Facts) -> Algorithm:
+    """The algorithm that `choose` found, with its tensors; a whole bias beside other factors wraps it (whole.py)."""
+    if BIAS not in leaves or algorithm is Whole:
+        return algorithm.from_leaves(leaves, facts)
+    rest = {leaf: tensor for leaf, tensor in leaves.items() if leaf != BIAS}
+    return WithBias(algorithm.from_leaves(rest, facts), leaves[BIAS])

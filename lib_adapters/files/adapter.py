@@ -16,8 +16,9 @@ from lib_adapters.files import bundle, families, foreign, load, positions, repor
 from lib_adapters.files.entries import Source
 from lib_adapters.files.load import Loaded
 from lib_adapters.files.metadata import read_facts, sidecar_overrides
-from lib_adapters.files.modules import Builder, Module, group
+from lib_adapters.files.modules import Builder, Groups, Module, group, with_whole
 from lib_adapters.files.parts import resolve_text_encoders
+from lib_adapters.files.patterns import UnreadPattern
 from lib_adapters.files.peft import PeftConfig
 from lib_adapters.files.scalars import read_numbers
 from lib_adapters.files.source import open_source
@@ -72,6 +73,21 @@ def open_adapter(path: str | os.PathLike[str]) -> Adapter:
         raise type(error)(f"{where.name} {error}") from error
 
 
+def _built(source: Source, groups: Groups, config: PeftConfig) -> Builder:
+    """The modules of a file; one whose alpha a config gives in a way that cannot be followed is left out."""
+    builder = Builder(source)
+    for name, leaves in groups.modules.items():
+        shapes = {leaf: source.entries[key].shape for leaf, key in leaves.items() if key in source.entries}
+        try:
+            constants = config.constants(name, leaves, shapes) if config else {}
+        except UnreadPattern as error:
+            builder.unusable.append((name, str(error)))
+        else:
+            builder.add(name, with_whole(name, leaves, shapes), constants)
+    builder.finish()
+    return builder
+
+
 def alpha_sample(modules: Sequence[Module]) -> Sequence[Module]:
     """Each number is a place of its own on the disk, and what most layers have, a few will show."""
     return modules[:: 1 + len(modules) // SAMPLED]
@@ -81,12 +97,9 @@ def _adapter(source: Source) -> Adapter:
     embeddings, keys = bundle.split([*source.entries, *source.numbers])
     groups = group(keys)
     foreign.refuse_plain(groups)
-    config = PeftConfig(source.path, source.metadata)
-    builder = Builder(source)
-    for name, leaves in groups.modules.items():
-        shapes = {leaf: source.entries[key].shape for leaf, key in leaves.items() if key in source.entries}
-        builder.add(name, leaves, config.constants(name, leaves, shapes) if config else {})
-    builder.finish()
+    config = PeftConfig(source.path, source.metadata, keys)
+    config.refuse()
+    builder = _built(source, groups, config)
     unusable = builder.unusable + report.strangers(groups.strangers)
     if not builder.modules:
         raise BrokenFile(report.nothing_usable(unusable))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from lib_adapters.errors import AestheticFile, ForeignFile, HypernetworkFile
-from lib_adapters.files.modules import Groups
+from lib_adapters.files.modules import FOLLOWERS, Groups
 
 _TUNERS = {
     "vera_lambda_": "VeRA", "vera_A": "VeRA", "c3a_kernel": "C3A", "hra_u": "HRA", "fourierft_spectrum": "FourierFT",
@@ -89,7 +89,8 @@ def refuse(keys: Iterable[str]) -> None:
 def refuse_plain(groups: Groups) -> None:
     """ForeignFile for a file of plain weights: a checkpoint, a VAE, a text encoder."""
     plain = [name for name, leaves in groups.modules.items() if _is_plain(name, leaves)]
-    if not plain or len(plain) * 2 <= len(groups.modules):
+    others = (leaves for name, leaves in groups.modules.items() if not _is_plain(name, leaves))
+    if not plain or any(not leaves.keys() <= FOLLOWERS for leaves in others):
         return
     text = "\n".join(f"{name}." for name in plain)
     for pattern, sentence in _WHOLE:

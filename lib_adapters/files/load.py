@@ -10,6 +10,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from lib_adapters.algorithms import build
 from lib_adapters.algorithms.base import Algorithm, Facts
 from lib_adapters.errors import AdapterError
 from lib_adapters.files import combine
@@ -46,7 +47,7 @@ def load(source: Source, modules: Iterable[Module], facts: Facts, device: torch.
         joined = combine.join(leaves)
         known = facts if joined is leaves else replace(facts, split_qkv=False)  # joined here, scale and all
         try:
-            algorithms[module.stem] = module.algorithm.from_leaves(joined, known)
+            algorithms[module.stem] = build(module.algorithm, joined, known)
         except AdapterError as error:
             problems.append((module.name, str(error)))
     return Loaded(algorithms, problems, source.nbytes)

@@ -11,7 +11,7 @@ from lib_adapters.files.entries import Source
 from lib_adapters.files.judge import SCALARS, Judge
 from lib_adapters.files.names import Stem, split_key
 
-_FOLLOWERS = SCALARS | {"dora_scale", "rescale", "bias", "lora_up.bias", "lora_down.bias", "oft_R.scaled_oft"}
+FOLLOWERS = SCALARS | {"dora_scale", "rescale", "bias", "lora_up.bias", "lora_down.bias", "oft_R.scaled_oft"}
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,19 @@ def group(keys: Iterable[str]) -> Groups:
     return groups
 
 
+def with_whole(name: str, leaves: dict[str, str], shapes: Mapping[str, Shape]) -> dict[str, str]:
+    """`weight` and `bias` under a dotted name are the layer's own, trained as a whole (PEFT): `set_weight`, `set_bias`.
+
+    A `bias` beside factors of more than one axis is LyCORIS' dense residual and stays.
+    """
+    if "." not in name or "on_input" in leaves:
+        return leaves
+    whole = {"bias": "set_bias"} if len(shapes.get("bias", ())) == 1 else {}
+    if leaves.keys() <= {"weight", "bias"}:
+        whole["weight"] = "set_weight"
+    return {whole.get(leaf, leaf): key for leaf, key in leaves.items()}
+
+
 class Builder:
     """Turns groups into modules; whatever cannot be used is told, not raised."""
 
@@ -62,7 +75,7 @@ class Builder:
 
     def add(self, name: str, leaves: dict[str, str], constants: Mapping[str, float]) -> None:
         """One module with its leaves (leaf -> key) and constants (leaf -> number)."""
-        if leaves.keys() <= _FOLLOWERS:
+        if leaves.keys() <= FOLLOWERS:
             self._orphans += 1
             return
         stem = stem_of(name)
