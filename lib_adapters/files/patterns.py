@@ -22,7 +22,7 @@ MAX_COUNT = 1000  # of a repetition
 MAX_STEPS = 4_000_000  # for one table: two seconds or so; twenty usual patterns on a whole UNet need a quarter of it
 
 Test = Callable[[str], bool]  # of one character
-_PLAIN = re.compile(r"[\w.\-]+")
+_PLAIN = re.compile(r"(\^?)((?:[\w\-]|\\?\.)+)\$?")  # a name, in which a dot may stand for any character
 _CLASSES: dict[str, Test] = {
     "d": str.isdecimal,
     "w": lambda char: char.isalnum() or char == "_",
@@ -40,11 +40,11 @@ class PatternTable:
     def __init__(self, table: Mapping[str, Any]) -> None:
         self._values = list(table.values())
         self._budget = _Budget(MAX_STEPS)
-        self._plain: dict[int, dict[tuple[int, ...], dict[str, int]]] = {}  # length -> where dots are -> key -> index
+        self._plain, self._anchored = _Names(), _Names()
         self._others: list[tuple[int, str, _Part | None]] = []
         for index, key in enumerate(table):
-            if _PLAIN.fullmatch(key):
-                self._plain.setdefault(len(key), {}).setdefault(_dots(key), {})[key] = index
+            if plain := _PLAIN.fullmatch(key):
+                (self._anchored if plain[1] else self._plain).add(plain[2], index)
             else:
                 self._others.append((index, key, _compiled(key)))
 
@@ -65,14 +65,30 @@ class PatternTable:
         return self._values[found] if found < len(self._values) else None
 
     def _plain_hits(self, name: str) -> Iterator[int]:
-        """Keys whose only special character is the dot, which stands for any character."""
+        yield from self._anchored.indexes(name)
         for tail in (name, *(name[dot + 1 :] for dot in _dots(name))):
-            for dots, keys in self._plain.get(len(tail), {}).items():
-                chars = list(tail)
-                for dot in dots:
-                    chars[dot] = "."
-                if (index := keys.get("".join(chars))) is not None:
-                    yield index
+            yield from self._plain.indexes(tail)
+
+
+class _Names:
+    """Names in which a dot stands for any character, unless a backslash is before it."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, dict[tuple[int, ...], dict[str, int]]] = {}  # length -> its dots -> name -> index
+
+    def add(self, pattern: str, index: int) -> None:
+        name = pattern.replace("\\.", "\0")
+        known = self._known.setdefault(len(name), {}).setdefault(_dots(name), {})
+        known.setdefault(name.replace("\0", "."), index)
+
+    def indexes(self, name: str) -> Iterator[int]:
+        """Of the patterns that are this name."""
+        for dots, known in self._known.get(len(name), {}).items():
+            chars = list(name)
+            for dot in dots:
+                chars[dot] = "."
+            if (index := known.get("".join(chars))) is not None:
+                yield index
 
 
 def _dots(text: str) -> tuple[int, ...]:
@@ -241,7 +257,7 @@ def _one(test: Test) -> _Part:
 
 
 def _anything(text: _Text, starts: int) -> int:
-    """`.*`, by far the commonest repetition, in one step: every position from the first start on. Names are one line."""
+    """`.*` in one step: every position from the first start on, because names are one line."""
     text.budget.left -= 1
     return (1 << len(text.text) + 1) - (starts & -starts) if starts else 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ _COMPONENTS = ("unet", "transformer", "text_encoder_2", "text_encoder_3", "text_
 
 
 NAME = "adapter_config.json"
+METADATA_KEY = "lora_adapter_metadata"  # where diffusers 0.35 and later keep configs inside the file
 _OWN_PREFIX = "base_model.model."  # of every key that PEFT itself saves
 _MOST_TERMS = 64
 # Options of LoraConfig that change the forward pass in a way that no change of the weights can follow.
@@ -37,7 +39,7 @@ class PeftConfig:
 
     def __init__(self, path: Path, metadata: Mapping[str, str], keys: Iterable[str] = ()) -> None:
         """`keys` of the file: they tell whether an adapter_config.json in its folder is about this file."""
-        self._configs = _from_metadata(json_object(metadata.get("lora_adapter_metadata", "")))
+        self._configs = _from_metadata(json_object(metadata.get(METADATA_KEY, "")))
         self.table: Mapping[str, Any] = {}  # the adapter_config.json that is used, {} for none
         if not self._configs and _belongs(path, keys):
             found = read_json(path.with_name(NAME))
@@ -96,6 +98,21 @@ class PeftConfig:
             return {"scale": alpha / rank}
         return {"alpha": alpha}
 
+    def for_folder(self) -> Mapping[str, Any]:
+        """The one config that PEFT would need as adapter_config.json; {} where there is none for the whole file."""
+        config = self._configs.get("", {})
+        return config if "peft_type" in config else {}
+
+    def as_metadata(self, modules: Iterable[str]) -> dict[str, str]:
+        """The adapter_config.json that is used, as diffusers packs it into a file's metadata; {} for none.
+
+        `modules`: their names in the file, which say whether it needs one config for each component.
+        """
+        if not self.table:
+            return {}
+        components = sorted({prefix_of(module).rstrip(".") for module in modules} & set(_COMPONENTS))
+        return packed({component: self.table for component in components} or {"": self.table})
+
     def _of(self, module: str) -> Mapping[str, Any]:
         prefix = prefix_of(module).rstrip(".")
         component = prefix if prefix in _COMPONENTS else ""
@@ -110,6 +127,12 @@ class PeftConfig:
         found = self._patterns[key].value(_path(module))
         value = found if found is not None else config.get(name, config.get(other))
         return float(value) if is_sane(value) and value is not None else None
+
+
+def packed(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Configs by component ("" for a file without components) as the metadata of a file."""
+    items = ((part, *item) for part, config in configs.items() for item in config.items())
+    return {METADATA_KEY: json.dumps({f"{part}.{key}" if part else key: value for part, key, value in items})}
 
 
 def _from_metadata(table: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
