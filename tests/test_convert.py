@@ -96,7 +96,8 @@ def written(case: Case, pipe, folder: Path) -> tuple[Path, Deltas]:
             if case.alpha:
                 tensors[f"{name}.alpha"] = torch.tensor(ALPHA)
         configs[component] = {
-            "peft_type": "LORA", "r": 2, "lora_alpha": ALPHA, "target_modules": [*ranks], "alpha_pattern": other,
+            "peft_type": "LORA", "r": 2, "lora_alpha": ALPHA, "alpha_pattern": other,
+            "target_modules": [path.removeprefix("text_model.") for path in ranks],
             "rank_pattern": {path: rank for path, rank in ranks.items() if rank != 2},
         }  # fmt: skip
     if case.beside:

@@ -134,14 +134,16 @@ def _to_dotted(
 def _config(ranks: Mapping[str, int]) -> dict[str, Any]:
     """What diffusers and PEFT need besides the tensors; alpha is the rank of each layer, its scale is in B."""
     (rank, _), *_ = Counter(ranks.values()).most_common(1)
-    others = {f"^{path}": other for path, other in ranks.items() if other != rank}
+    # transformers 5 dropped the level `text_model`; both take a name by its end
+    names = {path: path.removeprefix("text_model.") for path in ranks}
+    others = {name if name != path else f"^{path}": ranks[path] for path, name in names.items() if ranks[path] != rank}
     return {
         "peft_type": "LORA",
         "r": rank,
         "lora_alpha": rank,
         "rank_pattern": others,
         "alpha_pattern": others,
-        "target_modules": sorted(ranks),
+        "target_modules": sorted(names.values()),
     }
 
 
