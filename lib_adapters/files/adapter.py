@@ -88,6 +88,11 @@ def _built(source: Source, groups: Groups, config: PeftConfig) -> Builder:
     return builder
 
 
+def _paths(path: Path) -> list[str]:
+    """The file, and the link to it that was opened: what lies beside a link is not what lies beside the file."""
+    return list(dict.fromkeys([str(path.resolve()), str(path.parent.resolve() / path.name)]))
+
+
 def alpha_sample(modules: Sequence[Module]) -> Sequence[Module]:
     """Each number is a place of its own on the disk, and what most layers have, a few will show."""
     return modules[:: 1 + len(modules) // SAMPLED]
@@ -108,7 +113,7 @@ def _adapter(source: Source) -> Adapter:
     return Adapter(
         path=source.path,
         name=source.path.stem,
-        key=f"{source.path.resolve()}|{source.size}|{source.mtime_ns}",
+        key="|".join([*_paths(source.path), str(source.size), str(source.mtime_ns)]),
         family=family,
         algorithms=dict(Counter(module.algorithm.label for module in modules).most_common()),
         rank=report.commonest(rank_of(module.shapes) for module in modules),

@@ -18,6 +18,7 @@ from lib_adapters.files.entries import ITEM_SIZES, Entry, Source, torch_dtype
 from lib_adapters.files.judge import SCALARS
 from lib_adapters.files.modules import Module
 from lib_adapters.files.names import Stem
+from lib_adapters.files.platforms import open_file
 
 _FREE = frozenset({"alpha"})  # may be infinite: a full LoKr in float16 overflows it and nobody looks at it
 
@@ -62,7 +63,7 @@ def read_blob(source: Source, pinned: bool = False) -> tuple[Tensor, int]:
     highest = max((entry.end for entry in source.entries.values()), default=0)
     blob = torch.empty(highest - lowest, dtype=torch.uint8, pin_memory=pinned)
     try:
-        with source.path.open("rb") as file:
+        with open_file(source.path) as file:
             status = os.fstat(file.fileno())
             if (status.st_size, status.st_mtime_ns) != (source.size, source.mtime_ns):
                 _changed(source)
