@@ -176,6 +176,9 @@ def scalings() -> dict[str, Example]:
     def stored(values: Tensor) -> Callable[[Tensor, float], Tensor]:
         return lambda base, strength: strength * values.double().view(base.shape)
 
+    def instead(values: Tensor) -> Callable[[Tensor, float], Tensor]:
+        return lambda base, strength: strength * (values.double().view(base.shape) - base)
+
     on_input = {"on_input": torch.tensor(1)}
     return {
         "ia3": Example({"weight": rows, "on_input": torch.tensor(0)}, LINE, by(rows, 0)),
@@ -192,6 +195,11 @@ def scalings() -> dict[str, Example]:
         "norm": Example({"w_norm": rows, "b_norm": rows + 1}, (6,), stored(rows)),
         "norm-weight": Example({"w_norm": rows}, (6,), stored(rows)),
         "norm-bias": Example({"b_norm": rows}, (6,), stored(torch.zeros(6))),
+        "whole": Example({"set_weight": diff, "set_bias": rows}, LINE, instead(diff)),
+        "whole-conv": Example({"set_weight": spatial}, CONV, instead(spatial)),
+        "whole-point": Example({"set_weight": diff}, POINT, instead(diff)),
+        "whole-norm": Example({"set_weight": rows, "set_bias": rows + 1}, (6,), instead(rows)),
+        "whole-bias": Example({"set_bias": rows}, LINE, stored(torch.zeros(LINE))),
     }
 
 

@@ -12,11 +12,12 @@ from lib_adapters.algorithms.dora import Dora
 from lib_adapters.algorithms.factored import Factored
 from lib_adapters.algorithms.oft_r import OftInput
 from lib_adapters.algorithms.tlora import TLora
+from lib_adapters.algorithms.whole import Whole
 from lib_adapters.errors import ShapeMismatch, UnknownAlgorithm
 from tests.examples import examples
 
 EXAMPLES = examples()
-SOMETIMES = {Dora, TLora}  # whether they read the weight is told by the file, not by the class
+SOMETIMES = {Dora, TLora, Whole}  # whether they read the weight is told by the file, not by the class
 NOT_LINEAR = {"BOFT"}  # its strength goes into every factor
 every_example = pytest.mark.parametrize("example", EXAMPLES.values(), ids=EXAMPLES.keys())
 
@@ -46,7 +47,7 @@ def test_every_registered_algorithm_has_an_example():
 def test_they_are_called_as_users_call_them():
     names = (
         "ABBA", "BOFT", "DoHa", "DoKr", "DoRA", "DoRA on ABBA", "Full", "GLoRA", "IA3", "LoHa", "LoKr", "LoRA",
-        "Norm", "OFT", "OFT", "OFT (input)", "OrthoLoRA", "T-LoRA",
+        "Norm", "OFT", "OFT", "OFT (input)", "OrthoLoRA", "T-LoRA", "Whole weight",
     )  # fmt: skip
     assert sorted(algorithm.label for algorithm in ALGORITHMS) == sorted(names)
 

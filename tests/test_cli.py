@@ -198,8 +198,6 @@ def test_convert_refuses_what_would_be_lost(run, place):
         code, _, err = run("convert", place / "Lora" / f"{file}.safetensors", "out.safetensors", "--to", dialect)
         assert code == 2
         assert "plain LoRA only" in err
-    save_file({"lora_unet_conv_in.diff": torch.full((32, 4, 3, 3), 1e6)}, "big.safetensors")
-    assert "cannot hold" in run("convert", "big.safetensors", "out.safetensors", "--dtype", "fp16")[2]
     assert not Path("out.safetensors").exists()
 
 

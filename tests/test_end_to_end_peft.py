@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import NamedTuple
 
 import oracles
 import pytest
 import torch
 from models import clip, diffusers_unet
+from safetensors import safe_open
 from torch import nn
 from trainers import assert_same, run_text, run_unet, written
 
 from lib_adapters import Request, Session, open_adapter
+from lib_adapters.errors import ForeignFile
 
 WIDTH = 32
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -28,6 +31,13 @@ PATTERNS = {
     "rank_pattern": {"attn2.to_k": 2, "to_q": 3},
     "alpha_pattern": {"to_v": 1, "mid_block.attentions.0.transformer_blocks.0.attn1.to_k": 9},
 }
+EXPRESSIONS = {  # of some layers more than one is true: the first counts
+    r"down_blocks\.\d\..*attn[12]\.to_(k|v)": 2,
+    r"(?!.*attn2).*to_q$": 3,
+    "^mid_block.*": 9,
+    "to.out.0": 1,
+}
+WHOLE = ["conv_in", "conv_norm_out", "norm2", "time_embedding"]
 
 
 class Case(NamedTuple):
@@ -48,6 +58,16 @@ CASES = {
     "oft": Case("OFTConfig", {**ROTATION, "use_cayley_neumann": True}),
     "oft-exact": Case("OFTConfig", {**ROTATION, "use_cayley_neumann": False}),
     "oft-shared": Case("OFTConfig", {**ROTATION, "block_share": True}),
+    "oft-2-terms": Case("OFTConfig", {**ROTATION, "use_cayley_neumann": True, "num_cayley_neumann_terms": 2}),
+    "oft-3-terms": Case("OFTConfig", {**ROTATION, "use_cayley_neumann": True, "num_cayley_neumann_terms": 3}),
+    "oft-7-terms": Case("OFTConfig", {**ROTATION, "use_cayley_neumann": True, "num_cayley_neumann_terms": 7}),
+    "oft-bound": Case("OFTConfig", {**ROTATION, "use_cayley_neumann": True, "coft": True, "eps": 0.5}),
+    "oft-all-biases": Case("OFTConfig", {**ROTATION, "bias": "all"}),
+    "expressions": Case("LoraConfig", {**LORA, "alpha_pattern": EXPRESSIONS, "target_modules": ATTENTION}),
+    "all-biases": Case("LoraConfig", {**LORA, "bias": "all"}),
+    "all-biases-and-its-own": Case("LoraConfig", {**LORA, "bias": "all", "lora_bias": True}),
+    "its-biases": Case("LoraConfig", {**LORA, "bias": "lora_only"}),
+    "whole-modules": Case("LoraConfig", {**LORA, "target_modules": ATTENTION, "modules_to_save": WHOLE}),
     "ia3": Case("IA3Config", {"target_modules": ["to_k", "to_v", "ff.net.2"], "feedforward_modules": ["ff.net.2"]}),
 }
 SIZES = {"ia3": 0.2, "oft_R": 0.1, "lora_": 0.15, "hada_": 0.4, "lokr_": 0.3}
@@ -63,6 +83,8 @@ def randomise(model: nn.Module) -> None:
             parameter.mul_(1 + 0.1 * torch.randn_like(parameter))
         elif size is not None:
             parameter.copy_(torch.randn_like(parameter) * size + ("ia3" in name))
+        elif parameter.requires_grad:  # whole biases and modules
+            parameter.mul_(1 + 0.3 * torch.randn_like(parameter)).add_(0.05 * torch.randn_like(parameter))
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +97,11 @@ def encoder():
     return clip(width=WIDTH, layers=2)
 
 
+def keys_of(folder) -> list[str]:
+    with safe_open(folder / "adapter_model.safetensors", "pt") as opened:
+        return list(opened.keys())
+
+
 def config_of(case: Case, targets: list[str]):
     return getattr(oracles.peft(), case.config)(**{"target_modules": targets, **case.options})
 
@@ -85,6 +112,8 @@ def test_a_folder_by_peft_draws_what_peft_drew(unet, tmp_path, name):
     theirs = oracles.peft().get_peft_model(copy.deepcopy(unet), config_of(CASES[name], EVERYTHING)).eval()
     randomise(theirs)
     theirs.save_pretrained(str(tmp_path))
+    if "bias" in CASES[name].options and not any(key.endswith(".base_layer.bias") for key in keys_of(tmp_path)):
+        pytest.skip("this release of PEFT does not save the biases that it trains with this method")
     plain, expected = run_unet(unet), run_unet(theirs.base_model.model)
     with Session(unet=unet) as session:
         (report,) = session.activate([Request(open_adapter(tmp_path / "adapter_model.safetensors"))]).adapters
@@ -105,18 +134,15 @@ def test_a_text_encoder_by_peft_says_what_peft_said(encoder, tmp_path, name):
         assert_same(run_text(encoder), expected, plain)
 
 
-STRANGE = {
-    "pattern": Case("LoraConfig", {**LORA, "target_modules": ATTENTION, "alpha_pattern": {r".*attn\d.to_k": 2}}),
-    "bound": Case("OFTConfig", {**ROTATION, "coft": True}),
-}
-
-
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", STRANGE)
-def test_what_only_a_config_tells_and_we_do_not_follow_is_said(unet, tmp_path, name):
-    oracles.peft().get_peft_model(copy.deepcopy(unet), config_of(STRANGE[name], ATTENTION)).save_pretrained(tmp_path)
-    (note,) = open_adapter(tmp_path / "adapter_model.safetensors").notes
-    assert "is not followed" in note or "is not applied" in note
+@pytest.mark.parametrize("option", ["alora_invocation_tokens", "use_qalora"])
+def test_variants_of_lora_that_no_weight_can_be_are_refused(unet, tmp_path, option):
+    value = {"alora_invocation_tokens": [1, 2], "use_qalora": True}[option]
+    oracles.peft().get_peft_model(copy.deepcopy(unet), config_of(CASES["lora"], ATTENTION)).save_pretrained(tmp_path)
+    table = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**table, option: value}))
+    with pytest.raises(ForeignFile, match="no change of the weights"):
+        open_adapter(tmp_path / "adapter_model.safetensors")
 
 
 class Trained(NamedTuple):

@@ -223,6 +223,8 @@ PEFT = {"peft_type": "LORA", "r": 2, "lora_alpha": 6, "use_rslora": False}
         ({"alpha_pattern": {"mid.proj": 1}}, 0.5),
         ({"alpha_pattern": {"d.proj": 1}}, 3.0),
         ({"alpha_pattern": {"(a+)+$": 1, "mid.proj$": 4}}, 2.0),
+        ({"alpha_pattern": {r"mid\.(proj|to_q)": 4}}, 2.0),
+        ({"alpha_pattern": {"^proj": 4}}, 3.0),
         ({"lora_alpha": None}, 1.0),
     ],
 )

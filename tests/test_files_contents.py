@@ -133,17 +133,19 @@ def test_of_two_adapters_in_a_file_the_one_that_peft_reads_is_used(first, tmp_pa
     assert "default_1" in note
 
 
-BESIDE = {
+WHOLE = {
     "biases of every layer": {f"base_model.model.{path}.bias": shape[:1] for path, shape in unet("sd1").items()},
     "norms saved whole": {f"unet.down_blocks.{n}.norm.weight": (320,) for n in range(40)},
     "modules_to_save": {f"unet.conv_in.{leaf}": (4,) for leaf in ("weight", "bias")},
+}
+BESIDE = {
     "an IP-Adapter's projections": {f"ip_adapter.{n}.to_k_ip.weight": (320, 768) for n in range(40)},
     "its LoRA": {f"ip_adapter.{n}.to_q_lora.{half}.weight": (4, 4) for n in range(9) for half in ("up", "down")},
     "an image encoder": {f"id_encoder.vision_model.{n}.weight": (4, 4) for n in range(40)},
     "LoRA of an embedding": {"base_model.model.token_embedding.lora_embedding_A": (4, 99)},
     "trained tokens": {"base_model.model.token_embedding.token_adapter.trainable_tokens_delta": (2, 768)},
     "motion modules": {"down_blocks.0.motion_modules.0.temporal_transformer.norm.weight": (320,)},
-    "the base layer": {f"base_model.model.{ONE}.base_layer.{leaf}": (320,) for leaf in ("weight", "bias")},
+    "the base layer": {f"base_model.model.{ONE}.base_layer.weight": (320, 320)},
     "one VeRA layer": {"base_model.model.conv_in.vera_lambda_b": (320,)},
 }
 
@@ -157,10 +159,21 @@ def test_sound_layers_are_used_whatever_lies_beside_them(form, name, tmp_path):
     assert len(adapter.unusable) <= 41
 
 
-def test_a_trained_bias_of_a_layer_is_reported_and_its_factors_are_used(tmp_path):
-    adapter = opened(tmp_path, FORMS["peft"] | {f"{FIRST['peft']}.bias": (320,)})
+@pytest.mark.parametrize("form", ["kohya", "dotted", "peft"])
+@pytest.mark.parametrize("name", WHOLE)
+def test_whole_weights_under_their_own_names_are_used_with_the_factors(form, name, tmp_path):
+    adapter = opened(tmp_path, WHOLE[name] | FORMS[form])
+    assert adapter.algorithms["LoRA"] == 2
+    assert adapter.algorithms["Whole weight"] > 0
+    assert not [name for name, _ in adapter.unusable if "lora" in name]
+
+
+def test_a_trained_bias_of_a_layer_is_used_with_its_factors(tmp_path):
+    bias = f"{FIRST['peft']}.bias"
+    adapter = opened(tmp_path, FORMS["peft"] | {bias: (320,)})
     assert len(adapter.modules) == 2
-    assert [name for name, _ in adapter.unusable] == [f"{FIRST['peft']}.bias"]
+    assert adapter.unusable == ()
+    assert bias in {key for module in adapter.modules for key in module.leaves.values()}
 
 
 def test_a_layer_of_a_model_may_be_called_like_a_tuner(tmp_path):
@@ -175,16 +188,23 @@ def test_factors_for_something_other_than_the_model_are_refused_with_all_that_is
         opened(tmp_path, FORMS["dotted"] | {kind: (4, 4)})
 
 
-@pytest.mark.parametrize("name", ["lora_unet_mid_block_resnets_0_norm1", "unet.mid_block.resnets.0.norm1"])
-def test_a_weight_of_one_axis_is_not_ia3_without_the_mark_of_ia3(name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "algorithms"),
+    [
+        ("lora_unet_mid_block_resnets_0_norm1", {"Full": 1}),
+        ("unet.mid_block.resnets.0.norm1", {"Full": 1, "Whole weight": 1}),
+    ],
+)
+def test_a_weight_of_one_axis_is_not_ia3_without_the_mark_of_ia3(name, algorithms, tmp_path):
+    """Under a trainer's name it is unknown; under the model's own name it is the model's weight."""
     save_file({f"{name}.weight": torch.ones(8), "lora_unet_y.diff": torch.ones(8, 8)}, tmp_path / "x.safetensors")
     adapter = open_adapter(tmp_path / "x.safetensors")
-    assert adapter.algorithms == {"Full": 1}
-    assert "on_input" in dict(adapter.unusable)[f"{name}.weight"]
+    assert adapter.algorithms == algorithms
+    assert ("on_input" in dict(adapter.unusable).get(f"{name}.weight", "")) == ("Whole weight" not in algorithms)
 
 
 def test_reports_of_many_tensors_stay_short(tmp_path):
-    plain = {f"unet.x{n}.weight": (4,) for n in range(500)} | {f"odd{n}.thing": (4,) for n in range(500)}
+    plain = {f"x{n}.weight": (4,) for n in range(500)} | {f"odd{n}.thing": (4,) for n in range(500)}
     adapter = opened(tmp_path, FORMS["kohya"] | plain)
     assert len(adapter.unusable) == 42
     assert {name for name, _ in adapter.unusable if "more" in name} == {"480 more keys"}

@@ -17,6 +17,7 @@ from lib_adapters.algorithms.oft import Oft, OftDiag
 from lib_adapters.algorithms.oft_r import OftInput
 from lib_adapters.algorithms.ortholora import OrthoLora
 from lib_adapters.algorithms.tlora import TLora
+from lib_adapters.algorithms.whole import BIAS, Whole
 from lib_adapters.errors import UnknownAlgorithm
 
 ALGORITHMS: tuple[type[Algorithm], ...] = (
@@ -38,12 +39,14 @@ ALGORITHMS: tuple[type[Algorithm], ...] = (
     OftInput,
     OrthoLora,
     TLora,
+    Whole,
 )
 
 
 def choose(shapes: Shapes) -> type[Algorithm]:
     """The one algorithm that claims these leaves (leaf -> shape), else UnknownAlgorithm; the order never matters."""
-    claimants = [algorithm for algorithm in ALGORITHMS if algorithm.claims(shapes)]
+    rest = {leaf: shape for leaf, shape in shapes.items() if leaf != BIAS} or shapes
+    claimants = [algorithm for algorithm in ALGORITHMS if algorithm.claims(rest)]
     if len(claimants) != 1:
         names = " and ".join(a.label for a in claimants) or "no algorithm"
         raise UnknownAlgorithm(f"the tensors {', '.join(sorted(shapes))} are claimed by {names}")

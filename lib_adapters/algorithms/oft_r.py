@@ -2,13 +2,15 @@
 
 A linear layer is W' = W·Rᵀ for both trainers; OneTrainer's convolutions are W' = flat(W)·R.
 Paper: arXiv:2506.19847. Leaf names: PEFT `OFTRotationModule`, OneTrainer `OFTModule`.
-Not in the file: PEFT's `use_cayley_neumann: false` (the exact form, transposed) and, before PEFT 0.18,
-2Q⁴ as the last term; the overrides `use_cayley_neumann` and `neumann_last_term` tell.
+Not in the file, but in PEFT's config: `use_cayley_neumann: false` (the exact form, transposed), the number of terms,
+2Q⁴ as the last term (before PEFT 0.18) and the bound of COFT; the overrides `use_cayley_neumann`, `neumann_terms`,
+`neumann_last_term` and `rotation_bound` say so.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,7 +19,7 @@ from typing_extensions import Self
 
 from lib_adapters.algorithms.base import Algorithm, Facts, Leaves, Shape, Shapes
 from lib_adapters.errors import ShapeMismatch
-from lib_adapters.ops.orthogonal import cayley_turn, neumann_turn, skew_packed, turn_columns
+from lib_adapters.ops.orthogonal import bounded_each, cayley_turn, neumann_turn, skew_packed, turn_columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +33,9 @@ class OftInput(Algorithm):
     divisor: float  # OneTrainer's "scaled" OFT trains packed values 2√(b−1) times too large
     by_peft: bool
     exact: bool
-    last_term: float  # factor of Q⁴
+    last_term: float  # factor of the highest power
+    highest: int = 4  # the highest power of Q
+    bound: float = math.inf  # of the Frobenius norm of each block's Q
 
     @classmethod
     def claims(cls, shapes: Shapes) -> bool:
@@ -43,7 +47,9 @@ class OftInput(Algorithm):
         size = _block_size(packed.shape)
         divisor = 2.0 * math.sqrt(size - 1) if "oft_R.scaled_oft" in leaves else 1.0
         exact = overrides.get("use_cayley_neumann", 1.0) == 0
-        return cls(packed, size, divisor, facts.producer == "peft", exact, overrides.get("neumann_last_term", 1.0))
+        by_peft = facts.producer in ("peft", "diffusers")
+        bound = overrides.get("rotation_bound", math.inf) / math.sqrt(len(packed))
+        return cls(packed, size, divisor, by_peft, exact, *_series(overrides), bound)
 
     def check(self, shape: Shape) -> None:
         columns, rows = math.prod(shape[1:]), len(self.packed)
@@ -67,12 +73,20 @@ class OftInput(Algorithm):
     def _turn(self, transposed: bool) -> Tensor:
         """R − I or Rᵀ − I, [n, b, b]: −Q transposes every form."""
         q = skew_packed(self.packed, self.size) / self.divisor
-        q = -q if transposed != self.exact else q
-        return cayley_turn(q) if self.exact else neumann_turn(q, self.last_term)
+        q = bounded_each(-q if transposed != self.exact else q, self.bound)
+        return cayley_turn(q) if self.exact else neumann_turn(q, self.last_term, self.highest)
 
     @property
     def rank(self) -> int:
         return self.size
+
+
+def _series(overrides: Mapping[str, float]) -> tuple[float, int]:
+    """(factor of the highest power, that power). PEFT from 0.18 on never stops at Q²: three terms are four."""
+    last, terms = overrides.get("neumann_last_term", 1.0), int(overrides.get("neumann_terms", 5))
+    if terms < 3 or last == 2.0:
+        return 2.0, terms - 1
+    return last, max(terms - 1, 3)
 
 
 def _block_size(packed: Shape) -> int:

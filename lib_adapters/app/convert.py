@@ -6,19 +6,30 @@ Hypernetworks and aesthetic embeddings go both ways: to safetensors, and to the 
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from lib_adapters.app import aesthetics
 from lib_adapters.app.dialect import DIALECTS, as_they_are, respelled
 from lib_adapters.app.options import Commands, check_new
+from lib_adapters.app.unchanged import first_difference
 from lib_adapters.conditioning.aesthetic import open_aesthetic
 from lib_adapters.conditioning.hypernetwork import open_hypernetwork, save_hypernetwork
 from lib_adapters.errors import AdapterError, AestheticFile, ForeignFile, HypernetworkFile
-from lib_adapters.files.adapter import open_adapter
+from lib_adapters.files.adapter import Adapter, open_adapter
+from lib_adapters.files.metadata import read_json
+from lib_adapters.files.names import Stem
+from lib_adapters.files.peft import NAME
 from lib_adapters.hosts.pipeline.folder import DTYPES
+from lib_adapters.hosts.pipeline.skeleton import Skeleton
+
+NAMED = 3  # tensors named in one message
 
 
 def add(commands: Commands) -> None:
@@ -36,15 +47,57 @@ def run(given: argparse.Namespace) -> int:
     except (HypernetworkFile, AestheticFile) as kind:
         return _other(given, kind)
     check_new(given.out, ".safetensors")
-    tensors, metadata = respelled(adapter, given.to) if given.to else (as_they_are(adapter), adapter.metadata)
-    if given.dtype:
-        tensors = {key: _cast(key, tensor, given.dtype) for key, tensor in tensors.items()}
+    skeleton = Skeleton.of(adapter.family) if given.to else None
+    new = respelled(adapter, given.to, skeleton) if skeleton else as_they_are(adapter)
+    config = _config_file(given.out, new.config)
+    tensors, coarse = _cast(new.tensors, given.dtype)
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, str(given.out), metadata or None)
-    print(f"{given.out}: {len(tensors)} tensors of {len(adapter.modules)} layers")
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, str(given.out), new.metadata or None)
+    _check(adapter, given.out, skeleton.paths() if skeleton else {})
+    if config is not None:
+        config.write_text(json.dumps(new.config, indent=2))
+    _report(given, adapter, len(tensors), coarse)
+    return 0
+
+
+def _report(given: argparse.Namespace, adapter: Adapter, tensors: int, coarse: Sequence[str]) -> None:
+    print(f"{given.out}: {tensors} tensors of {len(adapter.modules)} layers")
+    if coarse:
+        print(f"kept as they were, because {given.dtype} cannot hold their values: {_some(coarse)}")
+    for note in adapter.notes:
+        print(f"Note: {note}")
     for key, reason in adapter.unusable:
         print(f"left out: {key} ({reason})" if given.to else f"kept, but not usable: {key} ({reason})")
-    return 0
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{len(names)} tensors, {', '.join(names[:NAMED])}{more}"
+
+
+def _check(adapter: Adapter, out: Path, places: Mapping[Stem, object]) -> None:
+    """Read the new file back; AdapterError, and no file, where it changes a layer otherwise than the source does."""
+    try:
+        different = first_difference(adapter, open_adapter(out), places)
+    except BaseException:
+        out.unlink()
+        raise
+    if different:
+        out.unlink()
+        raise AdapterError(
+            f"{adapter.path.name}: {different} would act differently in the new file, where something that its config, "
+            "its trainer or its .json file says has no place; nothing was written."
+        )
+
+
+def _config_file(out: Path, config: Mapping[str, Any]) -> Path | None:
+    """Where PEFT needs `config` beside its adapter_model.safetensors; None where it needs none or has it."""
+    path = out.with_name(NAME)
+    if not config or out.stem != "adapter_model" or read_json(path) == config:
+        return None
+    if path.exists():
+        raise AdapterError(f"{path}: PEFT would apply this config to {out.name}; choose another folder or name.")
+    return path
 
 
 def _other(given: argparse.Namespace, kind: ForeignFile) -> int:
@@ -63,11 +116,18 @@ def _other(given: argparse.Namespace, kind: ForeignFile) -> int:
     return 0
 
 
-def _cast(key: str, tensor: Tensor, dtype: str) -> Tensor:
-    """Only floating point; a value that the new type cannot hold is an error, not an infinity."""
-    if not tensor.is_floating_point():
-        return tensor
-    cast = tensor.to(DTYPES[dtype])
-    if bool(cast.isinf().any()) and not bool(tensor.isinf().any()):
-        raise AdapterError(f"{key} has values that {dtype} cannot hold; choose bf16 or fp32.")
-    return cast
+def _cast(tensors: Mapping[str, Tensor], name: str | None) -> tuple[dict[str, Tensor], list[str]]:
+    """Floating-point tensors in another dtype, and the names of those that stay because it cannot hold their values."""
+    if name is None:
+        return dict(tensors), []
+    cast = {key: tensor.to(DTYPES[name]) for key, tensor in tensors.items() if tensor.is_floating_point()}
+    coarse = [key for key, tensor in cast.items() if not _holds(tensor, tensors[key])]
+    return {**tensors, **{key: tensor for key, tensor in cast.items() if key not in set(coarse)}}, coarse
+
+
+def _holds(cast: Tensor, tensor: Tensor) -> bool:
+    """True if nothing but rounding happened: no overflow, and no underflow that the tensor as a whole would feel."""
+    before, after = tensor.double(), cast.double()
+    finite = before.isfinite()
+    error = (before - after)[finite].norm()  # infinite where a value overflows
+    return bool(error <= torch.finfo(cast.dtype).eps * before[finite].norm())

@@ -1,19 +1,23 @@
 """An adapter's tensors under another trainer's names.
 
 kohya: `lora_unet_..._to_q.lora_up.weight` with alpha; every algorithm has names there.
-diffusers and PEFT: `unet.....to_q.lora_B.weight`; they know plain LoRA only and have no alpha, so the scale moves into
-B (for PEFT: lora_alpha = r).
+diffusers and PEFT: `unet.....to_q.lora_B.weight`; they know plain LoRA only and keep alpha in a config. The scale moves
+into B, so that alpha = rank is right for readers with and without the config that is written into the metadata.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lib_adapters.algorithms.base import Algorithm
+from lib_adapters.algorithms.dora import Dora
 from lib_adapters.algorithms.full import Full
 from lib_adapters.algorithms.lora import Lora
 from lib_adapters.errors import AdapterError
@@ -21,6 +25,7 @@ from lib_adapters.files.adapter import Adapter, Module
 from lib_adapters.files.families import FAMILY_NAMES
 from lib_adapters.files.load import read_blob, view
 from lib_adapters.files.names import Stem
+from lib_adapters.files.peft import METADATA_KEY, PeftConfig, packed
 from lib_adapters.files.quantised import dequantised
 from lib_adapters.hosts.pipeline.names import kohya_name
 from lib_adapters.hosts.pipeline.skeleton import Skeleton
@@ -30,44 +35,59 @@ PLAIN = {"lora_up.weight", "lora_down.weight", "alpha", "scale", "scalar"}
 SCALES = {"alpha", "scale", "scalar"}
 SETTLED = ("rs_lora", "split_qkv")  # what the metadata says about scales and the new alpha has in it already
 Tensors = dict[str, Tensor]
+Place = tuple[str, str]  # component of a pipeline, dotted path in it
 
 
-def respelled(adapter: Adapter, dialect: str) -> tuple[Tensors, dict[str, str]]:
-    """Tensors and metadata. A module that has no place in the new spelling is an error, not a loss."""
-    skeleton = Skeleton.of(adapter.family)
-    paths, loaded = skeleton.paths(), adapter.load()
-    named = [(module, *_place(adapter, module, paths)) for module in adapter.modules]
-    for module, _, _ in named:
+@dataclass(frozen=True)
+class Converted:
+    """The content of a new file, and the adapter_config.json that PEFT needs with it ({} for none)."""
+
+    tensors: Tensors
+    metadata: dict[str, str]
+    config: Mapping[str, Any]
+
+
+def respelled(adapter: Adapter, dialect: str, skeleton: Skeleton) -> Converted:
+    """Under the names of `dialect`. A module that has no place among them is an error, not a loss."""
+    named, loaded = _places(adapter, skeleton), adapter.load()
+    for module in adapter.modules:
         if module.stem not in loaded.algorithms:
             raise AdapterError(f"{adapter.path.name}: {dict(loaded.problems)[module.name]} ({module.name}).")
-    algorithms = loaded.algorithms
-    if dialect != "kohya":
-        several = len({component for _, component, _ in named}) > 1
-        return {
-            f"{_dotted_prefix(component, dialect, several)}{path}.{leaf}": tensor
-            for module, component, path in named
-            for leaf, tensor in _dotted(module, algorithms[module.stem])
-        }, _settled(adapter)
-    tensors = as_they_are(adapter)
-    ours = all(isinstance(one, Full) or (isinstance(one, Lora) and not one.dylora) for one in algorithms.values())
-    return {
-        f"{kohya_name(component, path, skeleton.roots)}.{leaf}": tensor
-        for module, component, path in named
-        for leaf, tensor in _kohya(algorithms[module.stem], _raw(tensors, module), ours)
-    }, _settled(adapter) if ours else adapter.metadata
+    if dialect == "kohya":
+        return _to_kohya(adapter, named, loaded.algorithms, skeleton)
+    return _to_dotted(adapter, named, loaded.algorithms, dialect)
 
 
-def as_they_are(adapter: Adapter) -> Tensors:
-    """Every tensor of the file under its own name, also those that nobody understands."""
+def as_they_are(adapter: Adapter) -> Converted:
+    """Every tensor under its own name, also unknown ones; a config in the file's folder moves into the metadata."""
     blob, lowest = read_blob(adapter.source)
     tensors = {key: view(blob, lowest, entry).clone() for key, entry in adapter.source.entries.items()}
-    return tensors | {key: torch.tensor(number) for key, number in adapter.source.numbers.items()}
+    tensors |= {key: torch.tensor(number) for key, number in adapter.source.numbers.items()}
+    config = PeftConfig(adapter.path, adapter.metadata, adapter.source.entries)
+    names = (module.name for module in adapter.modules)
+    return Converted(tensors, {**adapter.metadata, **config.as_metadata(names)}, config.for_folder())
 
 
-def _place(adapter: Adapter, module: Module, paths: dict[Stem, tuple[str, str]]) -> tuple[str, str]:
-    if module.stem not in paths:
-        raise AdapterError(f"{adapter.path.name}: {module.name} is no layer of {FAMILY_NAMES[adapter.family]}.")
-    return paths[module.stem]
+def _places(adapter: Adapter, skeleton: Skeleton) -> dict[Stem, Place]:
+    paths = skeleton.paths()
+    for module in adapter.modules:
+        if module.stem not in paths:
+            raise AdapterError(f"{adapter.path.name}: {module.name} is no layer of {FAMILY_NAMES[adapter.family]}.")
+    return {module.stem: paths[module.stem] for module in adapter.modules}
+
+
+def _to_kohya(
+    adapter: Adapter, named: Mapping[Stem, Place], algorithms: Mapping[Stem, Algorithm], skeleton: Skeleton
+) -> Converted:
+    tensors = as_they_are(adapter).tensors
+    ours = all(isinstance(one, Full) or (isinstance(one, Lora) and not one.dylora) for one in algorithms.values())
+    metadata = {key: value for key, value in adapter.metadata.items() if key != METADATA_KEY}
+    found = {
+        f"{kohya_name(*named[module.stem], skeleton.roots)}.{leaf}": tensor
+        for module in adapter.modules
+        for leaf, tensor in _kohya(algorithms[module.stem], _raw(tensors, module), ours)
+    }
+    return Converted(found, _settled(metadata) if ours else metadata, {})
 
 
 def _raw(tensors: Tensors, module: Module) -> Tensors:
@@ -79,6 +99,9 @@ def _raw(tensors: Tensors, module: Module) -> Tensors:
 
 def _kohya(algorithm: Algorithm, raw: Tensors, ours: bool) -> Iterator[tuple[str, Tensor]]:
     """The file's own tensors. A plain pair's alpha is written anew, because dialects disagree about it."""
+    if isinstance(algorithm, Dora) and algorithm.rows_first:  # PEFT's [1, o, 1, 1] would be read as columns
+        vector = raw["dora_scale"]
+        raw = {**raw, "dora_scale": vector.reshape(-1, *(1 for _ in vector.shape[1:]))}
     if not ours or not isinstance(algorithm, Lora):
         yield from raw.items()
         return
@@ -94,13 +117,46 @@ def _is_factor(leaf: str) -> bool:
     return leaf.startswith(("lora_up.", "lora_down.", "lora_mid.")) and leaf.endswith(".weight")
 
 
-def _dotted(module: Module, algorithm: Algorithm) -> Iterator[tuple[str, Tensor]]:
+def _to_dotted(
+    adapter: Adapter, named: Mapping[Stem, Place], algorithms: Mapping[Stem, Algorithm], dialect: str
+) -> Converted:
+    components = sorted({component for component, _ in named.values()})
+    several, tensors = len(components) > 1, Tensors()
+    ranks: dict[str, dict[str, int]] = {component: {} for component in components}
+    for module in adapter.modules:
+        component, path = named[module.stem]
+        down, up = _pair(module, algorithms[module.stem])
+        prefix = f"{_dotted_prefix(component, dialect, several)}{path}"
+        tensors |= {f"{prefix}.lora_A.weight": down, f"{prefix}.lora_B.weight": up}
+        ranks[component][path] = len(down)
+    alone = dialect == "peft" and not several
+    configs = {"" if alone else component: _config(found) for component, found in ranks.items()}
+    return Converted(tensors, _settled(adapter.metadata) | packed(configs), configs[""] if alone else {})
+
+
+def _config(ranks: Mapping[str, int]) -> dict[str, Any]:
+    """What diffusers and PEFT need besides the tensors; alpha is the rank of each layer, its scale is in B."""
+    (rank, _), *_ = Counter(ranks.values()).most_common(1)
+    # transformers 5 dropped the level `text_model`; both take a name by its end
+    names = {path: path.removeprefix("text_model.") for path in ranks}
+    others = {name if name != path else f"^{path}": ranks[path] for path, name in names.items() if ranks[path] != rank}
+    return {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": rank,
+        "rank_pattern": others,
+        "alpha_pattern": others,
+        "target_modules": sorted(names.values()),
+    }
+
+
+def _pair(module: Module, algorithm: Algorithm) -> tuple[Tensor, Tensor]:
+    """A and B; B has the scale in it."""
     if not isinstance(algorithm, Lora) or algorithm.dylora or module.leaves.keys() - PLAIN:
         extra = ", ".join(sorted(module.leaves.keys() - PLAIN)) or "trained as DyLoRA"
         kind = f"{algorithm.label} ({extra})"
         raise AdapterError(f"{module.name} is {kind}; this spelling has names for plain LoRA only.")
-    yield "lora_A.weight", algorithm.down.clone()
-    yield "lora_B.weight", (algorithm.up.float() * algorithm.scale).to(algorithm.up.dtype)
+    return algorithm.down.clone(), (algorithm.up.float() * algorithm.scale).to(algorithm.up.dtype)
 
 
 def _dotted_prefix(component: str, dialect: str, several: bool) -> str:
@@ -110,13 +166,13 @@ def _dotted_prefix(component: str, dialect: str, several: bool) -> str:
     return f"{component}.base_model.model." if several else "base_model.model."
 
 
-def _settled(adapter: Adapter) -> dict[str, str]:
-    """The metadata without the words that would scale the factors a second time."""
+def _settled(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Without the words that would scale the factors a second time."""
+    kept = {key: value for key, value in metadata.items() if key != METADATA_KEY}
     try:
-        arguments = json.loads(adapter.metadata.get("ss_network_args", ""))
+        arguments = json.loads(kept.get("ss_network_args", ""))
     except ValueError:
-        return adapter.metadata
+        return kept
     if not isinstance(arguments, dict):
-        return adapter.metadata
-    kept = {key: value for key, value in arguments.items() if key not in SETTLED}
-    return {**adapter.metadata, "ss_network_args": json.dumps(kept)}
+        return kept
+    return kept | {"ss_network_args": json.dumps({k: v for k, v in arguments.items() if k not in SETTLED})}

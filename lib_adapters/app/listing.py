@@ -31,7 +31,7 @@ def run(given: argparse.Namespace) -> int:
     if given.json:
         print(json.dumps(found, indent=2, ensure_ascii=False))
     else:
-        print("\n".join(_lines(found, given.folder.resolve())) or "No adapter files here.")
+        print("\n".join(_lines(found, given.folder.absolute())) or "No adapter files here.")
     return 0
 
 

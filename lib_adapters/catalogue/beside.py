@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lib_adapters.files.metadata import read_json
-from lib_adapters.files.platforms import decoded, folded
+from lib_adapters.files.platforms import decoded, folded, open_file
 
 SIDECAR = ".json"  # the web UI's own, the only one that is ever written
 CIVITAI = (".civitai.info", ".cm-info.json")
@@ -84,7 +85,7 @@ class Beside:
         if suffix not in self._versions():
             return ""
         try:
-            with at(self.path, suffix).open("rb") as file:
+            with open_file(at(self.path, suffix)) as file:
                 start = file.read(4 * LONGEST)
             return decoded(start, whole=len(start) < 4 * LONGEST)[:LONGEST].replace("\r\n", "\n")
         except OSError:
@@ -110,5 +111,6 @@ def _words(found: Iterable[tuple[str, Callable[[], os.stat_result]]]) -> str:
             status = status_of()
         except OSError:  # gone meanwhile, or a link to nothing
             continue
-        words.append(f"{suffix}:{status.st_size:x}:{status.st_mtime_ns:x}")
+        if stat.S_ISREG(status.st_mode):  # what waits for a writer is never opened
+            words.append(f"{suffix}:{status.st_size:x}:{status.st_mtime_ns:x}")
     return " ".join(words)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from lib_adapters.catalogue import beside
 
-SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin", ".pth")
+SUFFIXES = (".safetensors", ".sft", ".pt", ".ckpt", ".bin", ".pth")
 
 
 class File(NamedTuple):

@@ -18,6 +18,7 @@ from lib_adapters.errors import AestheticFile, HypernetworkFile
 from lib_adapters.files import header, report
 from lib_adapters.files.adapter import Adapter, alpha_sample, open_adapter
 from lib_adapters.files.entries import Entry, read_exactly
+from lib_adapters.files.platforms import open_file
 from lib_adapters.files.scalars import decode
 
 MOST = 512  # layouts remembered
@@ -104,7 +105,7 @@ def _content(adapter: Adapter) -> Content:
 def _start(path: Path) -> Start | None:
     """None for what is no safetensors file of the usual kind: it is read as a whole."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return _read(file)
     except OSError:
         return None
@@ -134,7 +135,7 @@ def _alphas(adapter: Adapter, data: int) -> Iterator[Entry]:
 def _alpha(path: Path, data: int, entries: Iterable[Entry]) -> float | None:
     """None too where the file went away just now: that will be told at the next round."""
     try:
-        with path.open("rb", buffering=0) as file:
+        with open_file(path, buffering=0) as file:
             return report.commonest(
                 decode(entry, read_exactly(file, data + entry.start, entry.end - entry.start)) for entry in entries
             )

@@ -16,8 +16,9 @@ from lib_adapters.files import bundle, families, foreign, full_lokr, load, posit
 from lib_adapters.files.entries import Source
 from lib_adapters.files.load import Loaded
 from lib_adapters.files.metadata import read_facts, sidecar_overrides
-from lib_adapters.files.modules import Builder, Module, group
+from lib_adapters.files.modules import Builder, Groups, Module, group, with_whole
 from lib_adapters.files.parts import resolve_text_encoders
+from lib_adapters.files.patterns import UnreadPattern
 from lib_adapters.files.peft import PeftConfig
 from lib_adapters.files.scalars import read_numbers
 from lib_adapters.files.source import open_source
@@ -72,6 +73,27 @@ def open_adapter(path: str | os.PathLike[str]) -> Adapter:
         raise type(error)(f"{where.name} {error}") from error
 
 
+def _built(source: Source, groups: Groups, config: PeftConfig) -> Builder:
+    """The modules of a file; one whose alpha a config gives in a way that cannot be followed is left out."""
+    builder, changes_layers = Builder(source, groups), groups.has_factors
+    for name, leaves in groups.in_order():
+        shapes = {leaf: source.entries[key].shape for leaf, key in leaves.items() if key in source.entries}
+        try:
+            constants = config.constants(name, leaves, shapes) if config else {}
+        except UnreadPattern as error:
+            builder.unusable.append((name, str(error)))
+        else:
+            leaves = with_whole(name, leaves, shapes) if changes_layers else leaves
+            builder.add(name, leaves, constants | full_lokr.cdka_scale(source.metadata, shapes))
+    builder.finish()
+    return builder
+
+
+def _paths(path: Path) -> list[str]:
+    """The file, and the link to it that was opened: what lies beside a link is not what lies beside the file."""
+    return list(dict.fromkeys([str(path.resolve()), str(path.parent.resolve() / path.name)]))
+
+
 def alpha_sample(modules: Sequence[Module]) -> Sequence[Module]:
     """Each number is a place of its own on the disk, and what most layers have, a few will show."""
     return modules[:: 1 + len(modules) // SAMPLED]
@@ -80,13 +102,9 @@ def alpha_sample(modules: Sequence[Module]) -> Sequence[Module]:
 def _adapter(source: Source) -> Adapter:
     embeddings, keys = bundle.split([*source.entries, *source.numbers])
     groups = group(keys)
-    config = PeftConfig(source.path, source.metadata)
-    builder = Builder(source, groups)
-    for name, leaves in groups.modules.items():
-        shapes = {leaf: source.entries[key].shape for leaf, key in leaves.items() if key in source.entries}
-        constants = config.constants(name, leaves, shapes) if config else {}
-        builder.add(name, leaves, constants | full_lokr.cdka_scale(source.metadata, shapes))
-    builder.finish()
+    config = PeftConfig(source.path, source.metadata, keys)
+    config.refuse()
+    builder = _built(source, groups, config)
     unusable = builder.unusable + report.strangers(groups.strangers) + report.whole_weights(builder.plain)
     if not builder.modules:
         foreign.refuse([*source.entries, *source.numbers], [] if builder.unusable else builder.plain)
@@ -96,7 +114,7 @@ def _adapter(source: Source) -> Adapter:
     return Adapter(
         path=source.path,
         name=source.path.stem,
-        key=f"{source.path.resolve()}|{source.size}|{source.mtime_ns}",
+        key="|".join([*_paths(source.path), str(source.size), str(source.mtime_ns)]),
         family=family,
         algorithms=dict(Counter(module.algorithm.label for module in modules).most_common()),
         rank=report.commonest(rank_of(module.shapes) for module in modules),

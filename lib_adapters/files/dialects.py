@@ -51,6 +51,16 @@ def prefix_of(module: str) -> str:
     return found.group() if found else ""
 
 
+def is_prefixed(module: str) -> bool:
+    """True if the name says that it is of the model that was trained, or of a part of it."""
+    return _PREFIX.match(module) is not None
+
+
+def path_of(module: str) -> str:
+    """Return the layer's path in the model that was trained, without what names the part of the model."""
+    return _without_prefixes(module)[1]
+
+
 def _without_prefixes(module: str) -> tuple[str, str]:
     """Prefixes nest: `unet.base_model.model.`, `text_encoders.clip_l.transformer.`; the last that names a part wins."""
     part = ""

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from lib_adapters.algorithms.base import Algorithm, Facts
+from lib_adapters.algorithms.whole import BIAS, Whole, WithBias
 from lib_adapters.errors import AdapterError, ShapeMismatch
 from lib_adapters.files import combine
 from lib_adapters.files.entries import ITEM_SIZES, Entry, Source, torch_dtype
 from lib_adapters.files.judge import SCALARS
 from lib_adapters.files.modules import Module
 from lib_adapters.files.names import Stem
+from lib_adapters.files.platforms import open_file
 from lib_adapters.files.quantised import dequantised
 
 _ANYWHERE = frozenset({"alpha", "scale"})  # trainers write them for every algorithm
@@ -74,11 +76,12 @@ def _algorithm(module: Module, leaves: dict[str, Tensor], facts: Facts) -> Algor
     """ShapeMismatch too where the algorithm does not read a tensor: what it would have changed is not known here."""
     joined = combine.join(leaves)
     known = facts if joined is leaves else replace(facts, split_qkv=False)  # joined here, scale and all
+    bias = None if module.algorithm is Whole else joined.pop(BIAS, None)
     read = _Read(joined)
     algorithm = module.algorithm.from_leaves(read, known)
     if unread := sorted(read.unread - _ANYWHERE):
         raise ShapeMismatch(f"has {', '.join(unread)}, which {module.algorithm.label} does not use")
-    return algorithm
+    return algorithm if bias is None else WithBias(algorithm, bias)
 
 
 def read_blob(source: Source, pinned: bool = False) -> tuple[Tensor, int]:
@@ -90,7 +93,7 @@ def read_blob(source: Source, pinned: bool = False) -> tuple[Tensor, int]:
     highest = max((entry.end for entry in source.entries.values()), default=0)
     blob = torch.empty(highest - lowest, dtype=torch.uint8, pin_memory=pinned)
     try:
-        with source.path.open("rb") as file:
+        with open_file(source.path) as file:
             status = os.fstat(file.fileno())
             if (status.st_size, status.st_mtime_ns) != (source.size, source.mtime_ns):
                 _changed(source)

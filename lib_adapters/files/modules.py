@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from lib_adapters.algorithms.base import Algorithm, Shape
 from lib_adapters.files import foreign, report
-from lib_adapters.files.dialects import stem_of
+from lib_adapters.files.dialects import is_prefixed, stem_of
 from lib_adapters.files.entries import Source
 from lib_adapters.files.judge import SCALARS, Judge
 from lib_adapters.files.names import Stem, split_key
@@ -49,6 +49,15 @@ class Groups:
     notes: list[str]
     scales: dict[str, str] = field(default_factory=dict)  # key of a tensor in 8 bits -> key of its scale
     unknown: dict[str, list[str]] = field(default_factory=dict)  # module -> keys of its tensors that no spelling fits
+
+    @property
+    def has_factors(self) -> bool:
+        """False for a file of whole weights alone, which is a model and not an adapter."""
+        return any(not _is_generic(leaves) for leaves in self.modules.values())
+
+    def in_order(self) -> list[tuple[str, dict[str, str]]]:
+        """Return the modules with factors first: of two names of one layer the first is used."""
+        return sorted(self.modules.items(), key=lambda item: _is_generic(item[1]))
 
 
 def group(keys: Iterable[str]) -> Groups:
@@ -134,6 +143,20 @@ def _is_second_adapter(ends: list[str]) -> bool:
     found = [_SECOND_ADAPTER.match(end) for end in ends]
     pairs = {(match[1], match[2]) for match in found if match}
     return all(found) and all((other, number) in pairs for half, number in pairs for other in "AB" if other != half)
+
+
+def with_whole(name: str, leaves: dict[str, str], shapes: Mapping[str, Shape]) -> dict[str, str]:
+    """Return the leaves with `weight` and `bias` of the model itself as `set_weight` and `set_bias`.
+
+    PEFT saves what it trained as a whole so (modules_to_save, biases). A `bias` of more than one axis beside factors is
+    LyCORIS' dense residual and stays; the weight of a `base_layer` was not trained.
+    """
+    if not is_prefixed(name) or "." not in name or "on_input" in leaves or name.endswith(".base_layer"):
+        return leaves
+    whole = {"bias": "set_bias"} if len(shapes.get("bias", ())) == 1 else {}
+    if leaves.keys() <= {"weight", "bias"}:
+        whole["weight"] = "set_weight"
+    return {whole.get(leaf, leaf): key for leaf, key in leaves.items()}
 
 
 class Builder:

@@ -34,7 +34,7 @@ _CANONICAL = (
     "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2", "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a",
     "lokr_w2_b", "lokr_t1", "lokr_t2", "oft_blocks", "oft_diag", "rescale", "oft_R.weight", "oft_R.scaled_oft",
     "a1.weight", "a2.weight", "b1.weight", "b2.weight", "bm.weight", "weight", "on_input", "ia3_l", "diff",
-    "diff_b", "w_norm", "b_norm", "set_weight", "reshape_weight", "q_layer.weight", "p_layer.weight",
+    "diff_b", "w_norm", "b_norm", "set_weight", "set_bias", "reshape_weight", "q_layer.weight", "p_layer.weight",
     "lambda_layer", "base_q", "base_p", "base_lambda", "lora_up1.weight", "lora_down1.weight", "lora_up2.weight",
     "lora_down2.weight", "S_p", "S_q", "P_basis", "Q_basis", "lora2_nu",
 )  # fmt: skip
@@ -69,6 +69,8 @@ def _split(key: str) -> tuple[str, str] | None:
         if found is not None:
             leaf, joined = found
             module = ".".join([*tokens[:-count], *([joined] if joined else [])])
+            if leaf == "bias":  # PEFT saves the trained bias of a wrapped layer under it
+                module = module.removesuffix(".base_layer")
             return (module, leaf) if module else None
     return None
 

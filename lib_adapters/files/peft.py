@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lib_adapters.algorithms.base import Shape
-from lib_adapters.files.dialects import prefix_of
+from lib_adapters.errors import ForeignFile
+from lib_adapters.files.dialects import path_of, prefix_of
 from lib_adapters.files.metadata import is_sane, json_object, read_json
+from lib_adapters.files.patterns import PatternTable
 from lib_adapters.files.widths import rank_of
 
 _FACTORS = frozenset({"lora_down.weight", "hada_w1_a", "lokr_w1", "lokr_w1_a"})
@@ -18,28 +20,50 @@ _CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _COMPONENTS = ("unet", "transformer", "text_encoder_2", "text_encoder_3", "text_encoder")
 
 
+NAME = "adapter_config.json"
+METADATA_KEY = "lora_adapter_metadata"  # where diffusers 0.35 and later keep configs inside the file
+_OWN_PREFIX = "base_model.model."  # of every key that PEFT itself saves
+_MOST_TERMS = 64
+# Options of LoraConfig that change the forward pass in a way that no change of the weights can follow.
+_UNMERGEABLE = {
+    "alora_invocation_tokens": "an activated LoRA (aLoRA): it acts only on the tokens behind a given phrase",
+    "arrow_config": "an Arrow router: it mixes several LoRAs for each token",
+    "use_qalora": "a QA-LoRA: it averages groups of a layer's inputs, and is made for quantized weights",
+    "use_bdlora": "a block-diagonal LoRA (BD-LoRA), which is made for language models on several GPUs",
+    "layer_replication": "trained on a model whose layers were duplicated (layer_replication)",
+}
+
+
 class PeftConfig:
     """The configs of one file, by component; "" where the file has one config for everything."""
 
-    def __init__(self, path: Path, metadata: Mapping[str, str]) -> None:
-        self._configs = _from_metadata(json_object(metadata.get("lora_adapter_metadata", "")))
-        if not self._configs:
-            beside = read_json(path.with_name("adapter_config.json"))
-            self._configs = {"": beside} if "peft_type" in beside else {}
+    def __init__(self, path: Path, metadata: Mapping[str, str], keys: Iterable[str] = ()) -> None:
+        """`keys` of the file: they tell whether an adapter_config.json in its folder is about this file."""
+        self._configs = _from_metadata(json_object(metadata.get(METADATA_KEY, "")))
+        self.table: Mapping[str, Any] = {}  # the adapter_config.json that is used, {} for none
+        if not self._configs and _belongs(path, keys):
+            found = read_json(path.with_name(NAME))
+            self.table = found if "peft_type" in found else {}
+            self._configs = {"": found} if self.table else {}
+        self._patterns: dict[tuple[int, str], PatternTable] = {}
 
     def __bool__(self) -> bool:
         return bool(self._configs)
 
+    def refuse(self) -> None:
+        """ForeignFile where the config says that the adapter is no change of weights."""
+        for option, sentence in _UNMERGEABLE.items():
+            if any(config.get(option) for config in self._configs.values()):
+                raise ForeignFile(f"is {sentence}; no change of the weights can do that")
+
     def notes(self) -> list[str]:
-        """What training did that the file alone cannot tell: changed base weights, patterns, bounds."""
+        """What the user should know of the config: that it is used, and what the file alone cannot tell."""
         starts = {str(config.get("init_lora_weights", "")).lower() for config in self._configs.values()}
         names = sorted(start for start in starts if start.startswith(_CHANGED_BASE))
-        notes = [f"trained with '{name}', which changes the base model at the start; it may look off" for name in names]
-        if strange := [p for config in self._configs.values() for p in _patterns(config, "alpha") if not _literal(p)]:
-            notes.append(f"its config sets alpha by a pattern that is not followed: {strange[0]!r}")
-        if any(config.get("coft") for config in self._configs.values()):
-            notes.append("trained with 'coft', whose bound is not applied; it may be too strong")
-        return notes
+        notes = [f"alpha and rank are read from the {NAME} in its folder"] if self.table else []
+        return notes + [
+            f"trained with '{name}', which changes the base model at the start; it may look off" for name in names
+        ]
 
     def overrides(self) -> dict[str, float]:
         """Variants of OFT that its tensors do not show; 0.18, which changed one, was the first to write its version."""
@@ -49,15 +73,23 @@ class PeftConfig:
                 found["use_cayley_neumann"] = 0.0
             if config.get("peft_type") == "OFT" and "peft_version" not in config:
                 found["neumann_last_term"] = 2.0
+            terms, bound = config.get("num_cayley_neumann_terms"), config.get("eps", 6e-5)
+            if isinstance(terms, int) and 0 < terms <= _MOST_TERMS:
+                found["neumann_terms"] = float(terms)
+            if config.get("coft") and is_sane(bound):
+                found["rotation_bound"] = float(bound)
         return found
 
     def constants(self, module: str, leaves: Mapping[str, str], shapes: Mapping[str, Shape]) -> dict[str, float]:
-        """{"alpha": ...} where the file itself has none; PEFT's full LoKr does divide, so it gets a scale."""
+        """{"alpha": ...} where the file itself has none; PEFT's full LoKr does divide, so it gets a scale.
+
+        Raises UnreadPattern (files/patterns.py) where a pattern of the config cannot be followed.
+        """
         if leaves.keys() & {"alpha", "scale"} or not leaves.keys() & _FACTORS:
             return {}
         config = self._of(module)
-        alpha, rank = _value(config, "lora_alpha", "alpha", module), _value(config, "r", "r", module)
-        actual = rank_of(shapes)
+        alpha, actual = self._value(config, "lora_alpha", "alpha", module), rank_of(shapes)
+        rank = None if actual else self._value(config, "r", "r", module)
         if alpha is None or not (actual or (rank and rank > 0)):
             return {}
         if config.get("use_rslora"):
@@ -66,10 +98,41 @@ class PeftConfig:
             return {"scale": alpha / rank}
         return {"alpha": alpha}
 
+    def for_folder(self) -> Mapping[str, Any]:
+        """The one config that PEFT would need as adapter_config.json; {} where there is none for the whole file."""
+        config = self._configs.get("", {})
+        return config if "peft_type" in config else {}
+
+    def as_metadata(self, modules: Iterable[str]) -> dict[str, str]:
+        """The adapter_config.json that is used, as diffusers packs it into a file's metadata; {} for none.
+
+        `modules`: their names in the file, which say whether it needs one config for each component.
+        """
+        if not self.table:
+            return {}
+        components = sorted({prefix_of(module).rstrip(".") for module in modules} & set(_COMPONENTS))
+        return packed({component: self.table for component in components} or {"": self.table})
+
     def _of(self, module: str) -> Mapping[str, Any]:
         prefix = prefix_of(module).rstrip(".")
         component = prefix if prefix in _COMPONENTS else ""
         return self._configs.get(component) or self._configs.get("") or {}
+
+    def _value(self, config: Mapping[str, Any], name: str, other: str, module: str) -> float | None:
+        """The pattern table wins over the common value, as in PEFT."""
+        key = id(config), "alpha_pattern" if "alpha" in name else "rank_pattern"
+        if key not in self._patterns:
+            table = config.get(key[1])
+            self._patterns[key] = PatternTable(table if isinstance(table, dict) else {})
+        found = self._patterns[key].value(path_of(module))
+        value = found if found is not None else config.get(name, config.get(other))
+        return float(value) if is_sane(value) and value is not None else None
+
+
+def packed(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Configs by component ("" for a file without components) as the metadata of a file."""
+    items = ((part, *item) for part, config in configs.items() for item in config.items())
+    return {METADATA_KEY: json.dumps({f"{part}.{key}" if part else key: value for part, key, value in items})}
 
 
 def _from_metadata(table: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -84,26 +147,6 @@ def _from_metadata(table: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return configs
 
 
-def _value(config: Mapping[str, Any], name: str, other: str, module: str) -> float | None:
-    """The pattern table wins over the common value, as in PEFT: its keys are regular expressions for the name's end."""
-    patterns = _patterns(config, "alpha" if "alpha" in name else "rank")
-    found = next((v for pattern, v in patterns.items() if _ends(pattern, module)), None)
-    value = found if found is not None else config.get(name, config.get(other))
-    return float(value) if is_sane(value) and value is not None else None
-
-
-def _ends(pattern: str, module: str) -> bool:
-    """Plain suffixes only; a pattern from a file is never run as a regular expression (it could run for ever)."""
-    literal = _literal(pattern)
-    return bool(literal) and (module == literal or module.endswith(f".{literal}"))
-
-
-def _patterns(config: Mapping[str, Any], what: str) -> dict[str, Any]:
-    found = config.get(f"{what}_pattern")
-    return found if isinstance(found, dict) else {}
-
-
-def _literal(pattern: str) -> str:
-    """The name that a pattern spells; "" for one that is more than a name."""
-    literal = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
-    return literal if re.fullmatch(r"[\w.]+", literal) else ""
+def _belongs(path: Path, keys: Iterable[str]) -> bool:
+    """PEFT names its pair adapter_model and adapter_config; another file is its own only if its keys say so."""
+    return path.stem == "adapter_model" or any(key.startswith(_OWN_PREFIX) for key in keys)

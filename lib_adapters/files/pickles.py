@@ -18,6 +18,7 @@ from lib_adapters.errors import AdapterError, BrokenFile
 from lib_adapters.files.entries import ITEM_SIZES, Entry, Source, read_exactly
 from lib_adapters.files.load import read_blob, view
 from lib_adapters.files.opcodes import Machine, Name
+from lib_adapters.files.platforms import open_file
 from lib_adapters.files.storages import NAMES, Pickled, Storage, persistent
 from lib_adapters.files.ziptable import read_table
 
@@ -42,7 +43,7 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:  # whatever the file holds
     """
     where = Path(path)
     try:
-        with where.open("rb") as file:
+        with open_file(where) as file:
             status = os.fstat(file.fileno())
             if not is_pickle(file, status.st_size):
                 raise BrokenFile("is not a PyTorch file")

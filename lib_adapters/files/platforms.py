@@ -1,19 +1,24 @@
-"""What Windows and macOS do differently with files, so that one rule holds everywhere. Pure, but for `replace`."""
+"""What Windows and macOS do differently with files, so that one rule holds everywhere. Pure, but for the last two."""
 
 from __future__ import annotations
 
 import codecs
 import contextlib
+import errno
 import locale
 import os
 import re
+import stat
 import time
 import unicodedata
+from io import BufferedReader, FileIO
 from pathlib import Path
+from typing import Literal, overload
 
 LONGEST_NAME = 200  # bytes; file systems take 255, and a picture's ending must fit behind it
 LONGEST_PATH = 259  # letters, on Windows as it comes
 TOO_LONG = f"cannot be reached: with its folders its name has more than {LONGEST_PATH} letters; give it a shorter place"
+NOT_A_FILE = "it is a pipe, a socket or a device, not a file"
 PAUSES = (0.05, 0.1, 0.2, 0.4)  # seconds
 _IN_NO_NAME = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]')
 _DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])\s*(\..*)?", re.IGNORECASE)
@@ -54,6 +59,17 @@ def decoded(content: bytes, whole: bool = True, old: str = locale.getpreferreden
         with contextlib.suppress(UnicodeDecodeError):
             return content.decode(encoding)
     return text
+
+
+@overload
+def open_file(path: Path) -> BufferedReader: ...
+@overload
+def open_file(path: Path, buffering: Literal[0]) -> FileIO: ...
+def open_file(path: Path, buffering: Literal[-1, 0] = -1) -> BufferedReader | FileIO:
+    """Open a regular file for reading; OSError for anything else, because opening a pipe waits for its writer."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, NOT_A_FILE, str(path))
+    return path.open("rb", buffering=0) if buffering == 0 else path.open("rb")
 
 
 def replace(part: Path, target: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from lib_adapters.files.entries import Entry, Source
 from lib_adapters.files.modules import Module
+from lib_adapters.files.platforms import open_file
 
 _FORMATS = {
     "F64": "<d", "F32": "<f", "F16": "<e", "I64": "<q", "I32": "<i", "I16": "<h", "I8": "<b",
@@ -16,7 +17,7 @@ _FORMATS = {
 
 def read_numbers(source: Source, modules: Iterable[Module], leaf: str) -> Iterator[float]:
     """The value of `leaf` in every module that has it."""
-    with source.path.open("rb", buffering=0) as file:
+    with open_file(source.path, buffering=0) as file:
         for module in modules:
             if leaf in module.constants:
                 yield module.constants[leaf]

@@ -9,7 +9,7 @@ from typing import BinaryIO
 from lib_adapters.errors import AdapterError, BrokenFile
 from lib_adapters.files import header, pickles, state
 from lib_adapters.files.entries import Source, read_exactly
-from lib_adapters.files.platforms import TOO_LONG, is_too_long
+from lib_adapters.files.platforms import TOO_LONG, is_too_long, open_file
 
 SAFETENSORS_NAMES = (".safetensors", ".sft")
 
@@ -17,11 +17,12 @@ SAFETENSORS_NAMES = (".safetensors", ".sft")
 def open_source(path: Path) -> Source:
     """Header only. Errors say what is wrong, but not yet with which file (open_adapter adds the name)."""
     if not path.exists():
-        raise AdapterError(TOO_LONG if is_too_long(str(path.absolute())) else "does not exist")
+        gone = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
+        raise AdapterError(TOO_LONG if is_too_long(str(path.absolute())) else gone)
     if path.is_dir():
         raise AdapterError("is a folder; name the file inside it")
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             status = os.fstat(file.fileno())
             return _read(file, path, status.st_size, status.st_mtime_ns)
     except OSError as error:

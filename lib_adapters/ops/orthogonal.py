@@ -41,6 +41,12 @@ def bounded_smoothly(q: Tensor, bound: float) -> Tensor:
     return q * ((norm.clamp(max=bound) + 1e-8) / (norm + 1e-8))
 
 
+def bounded_each(q: Tensor, bound: float) -> Tensor:
+    """Q [..., b, b], the Frobenius norm of each block brought down to `bound` (PEFT's COFT)."""
+    norms: Tensor = torch.linalg.matrix_norm(q, keepdim=True)
+    return torch.where(norms <= bound, q, q * (bound / norms))
+
+
 def cayley_turn(q: Tensor) -> Tensor:
     """R − I for R = (I + Q)(I − Q)⁻¹, [..., b, b] -> [..., b, b]; −Q gives the transposed rotation."""
     eye = torch.eye(q.shape[-1], dtype=q.dtype, device=q.device)
@@ -48,10 +54,16 @@ def cayley_turn(q: Tensor) -> Tensor:
     return turn
 
 
-def neumann_turn(q: Tensor, last: float) -> Tensor:
-    """R − I for R = I + 2Q + 2Q² + 2Q³ + last·Q⁴, the short series of the Cayley form, [n, b, b] -> [n, b, b]."""
-    square = q @ q
-    return 2.0 * (q + square + square @ q) + last * (square @ square)
+def neumann_turn(q: Tensor, last: float, highest: int = 4) -> Tensor:
+    """R − I for R = I + 2Q + 2Q² + ... + last·Qʰ, the short series of the Cayley form, [n, b, b] -> [n, b, b].
+
+    `highest` is h; 0 gives no rotation.
+    """
+    turn, power = torch.zeros_like(q), q
+    for exponent in range(1, highest + 1):
+        turn.add_(power, alpha=2.0 if exponent < highest else last)
+        power = power @ q if exponent < highest else power
+    return turn
 
 
 def turn_rows(out: Tensor, base: Tensor, turn: Tensor, strength: float) -> None:

@@ -6,11 +6,11 @@ files that are there and never joined to a path.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lib_adapters.catalogue.folders import is_adapter, listings
 from lib_adapters.conditioning.aesthetic import Aesthetic, open_aesthetic
 from lib_adapters.conditioning.hypernetwork import Hypernetwork, open_hypernetwork
 from lib_adapters.errors import AdapterError
@@ -19,7 +19,6 @@ from lib_adapters.files.platforms import folded, same_form
 from lib_adapters.prompt.tags import quoted
 
 KINDS = {"lyco": "adapter", "hypernet": "hypernetwork", "aesthetic": "aesthetic embedding"}
-SUFFIXES = (".safetensors", ".pt", ".ckpt", ".bin", ".pth")
 
 
 @dataclass(frozen=True)
@@ -69,14 +68,15 @@ class Shelf:
         return path, None if same else f"{name!r} was taken for {path.stem!r}."
 
     def _only(self, kind: str, paths: Sequence[Path], name: str) -> Path:
-        if len(paths) == 1:
+        if len({path.resolve() for path in paths}) == 1:  # one file, to which several links lead
             return paths[0]
         choices = ", ".join(f"<{kind}:{quoted(self.shortest(path))}:1>" for path in paths[:5])
         raise AdapterError(f"{len(paths)} files are called {name!r}; write which one: {choices}.")
 
     def shortest(self, path: Path) -> str:
         """The shortest name that means this file and no other."""
-        others = {name for other in self.files if other != path for name in _names(other)}
+        real = path.resolve()
+        others = {name for other in self.files if other.resolve() != real for name in _names(other)}
         return next((name for name in _names(path) if name not in others), path.as_posix())
 
     def _open(self, path: Path) -> Adapter:
@@ -86,9 +86,12 @@ class Shelf:
 
 
 def adapter_files(folder: Path) -> list[Path]:
-    """Every file below `folder` that could be an adapter, in a fixed order; unreadable folders are passed over."""
-    found = [Path(root) / name for root, _, names in os.walk(folder) for name in names]
-    return sorted(path.resolve() for path in found if path.suffix.lower() in SUFFIXES)
+    """Every file below `folder` that could be an adapter, in a fixed order; unreadable folders are passed over.
+
+    Links to files and folders are followed and keep their own names.
+    """
+    found = (entry.path for _, files in listings(str(folder.absolute())) for entry in files.values())
+    return sorted(path for path in map(Path, found) if is_adapter(path.name))
 
 
 def _names(path: Path) -> list[str]:

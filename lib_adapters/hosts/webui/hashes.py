@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_adapters.files.adapter import Adapter
+from lib_adapters.files.source import SAFETENSORS_NAMES
 from lib_adapters.hosts.webui import host
 from lib_adapters.hosts.webui.names import Names
 
@@ -50,4 +51,4 @@ def _title(path: Path) -> str:
 
 
 def _is_safetensors(path: Path) -> bool:
-    return path.suffix.lower() == ".safetensors"
+    return path.suffix.lower() in SAFETENSORS_NAMES

@@ -19,7 +19,7 @@ from lib_adapters.catalogue import About
 from lib_adapters.catalogue.names import Folders, Index, is_named, names_of, read_index
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.platforms import folded
-from lib_adapters.files.source import open_source
+from lib_adapters.files.source import SAFETENSORS_NAMES, open_source
 from lib_adapters.prompt.tags import quoted
 
 Stamp = tuple[int, int]
@@ -163,7 +163,7 @@ def _read_about(path: Path) -> About:
 def read_metadata(path: Path) -> Mapping[str, str]:
     """Nothing for a file that cannot be read, and for a pickle, which has none."""
     try:
-        return open_source(path).metadata if path.suffix.lower() == ".safetensors" else {}
+        return open_source(path).metadata if path.suffix.lower() in SAFETENSORS_NAMES else {}
     except AdapterError:
         return {}
 

@@ -1,0 +1,141 @@
+"""Whole weights: the file holds W' and b' themselves, not their changes, so ΔW = W' − W.
+
+PEFT saves `modules_to_save` (norms, conv_in, ...) and the biases of `bias="all"` and `bias="lora_only"` so; ComfyUI's
+`set_weight` is the same. PEFT trains the adapter on top of its biases, so an adapter that changes a bias reads b'.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from lib_adapters.algorithms.base import Algorithm, Facts, Leaves, LowRank, Shape, Shapes, mismatch, same_layer
+from lib_adapters.errors import ShapeMismatch
+
+WEIGHT, BIAS = "set_weight", "set_bias"
+
+
+@dataclass(frozen=True, eq=False)
+class Whole(Algorithm):
+    """W' and b', either of which may be missing; a strength between 0 and 1 lies between the original and them."""
+
+    label: ClassVar[str] = "Whole weight"
+
+    weight: Tensor | None  # shaped like W
+    bias: Tensor | None  # [o]
+
+    @classmethod
+    def claims(cls, shapes: Shapes) -> bool:
+        return bool(shapes) and shapes.keys() <= {WEIGHT, BIAS}
+
+    @classmethod
+    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
+        return cls(leaves.get(WEIGHT), leaves.get(BIAS))
+
+    def check(self, shape: Shape) -> None:
+        if self.weight is not None and not same_layer(tuple(self.weight.shape), shape):
+            raise mismatch(self.weight.shape, shape)
+        check_bias(self.bias, shape)
+
+    def delta(self, base: Tensor) -> Tensor:
+        if self.weight is None:
+            return torch.zeros_like(base)
+        return self.weight.float().reshape(base.shape) - base
+
+    def onto(self, base: Tensor, strength: float, out: Tensor | None = None) -> Tensor:
+        """At strength 1 this is W' to the bit."""
+        out = torch.empty_like(base) if out is None else out
+        if self.weight is None:
+            return out.copy_(base)
+        return torch.lerp(base, self.weight.float().reshape(base.shape), strength, out=out)
+
+    def bias_delta(self, bias: Tensor) -> Tensor | None:
+        return None if self.bias is None else self.bias.float() - bias
+
+    @property
+    def has_weight(self) -> bool:
+        return self.weight is not None
+
+    @property
+    def has_bias(self) -> bool:
+        return self.bias is not None
+
+
+@dataclass(frozen=True, eq=False)
+class WithBias(Algorithm):
+    """Any algorithm whose file holds the layer's whole trained bias too; everything else is the algorithm's own."""
+
+    inner: Algorithm
+    bias: Tensor  # [o]
+
+    def check(self, shape: Shape) -> None:
+        self.inner.check(shape)
+        check_bias(self.bias, shape)
+
+    def delta(self, base: Tensor) -> Tensor:
+        return self.inner.delta(base)
+
+    def delta_at(self, base: Tensor, strength: float) -> Tensor:
+        return self.inner.delta_at(base, strength)
+
+    def add(self, out: Tensor, base: Tensor, strength: float) -> None:
+        self.inner.add(out, base, strength)
+
+    def onto(self, base: Tensor, strength: float, out: Tensor | None = None) -> Tensor:
+        return self.inner.onto(base, strength, out)
+
+    def low_rank(self, base: Tensor) -> LowRank | None:
+        return self.inner.low_rank(base)
+
+    def bias_delta(self, bias: Tensor) -> Tensor | None:
+        """(b' − b), and what the algorithm makes of b'."""
+        mine, new = self.bias.float() - bias, self.bias.float().expand_as(bias)
+        change = self.inner.bias_delta(new)
+        return mine if change is None else mine + change.reshape(mine.shape)
+
+    @property
+    def label(self) -> str:  # type: ignore[override]
+        return self.inner.label
+
+    @property
+    def reads_base(self) -> bool:  # type: ignore[override]
+        return self.inner.reads_base
+
+    @property
+    def has_weight(self) -> bool:
+        return self.inner.has_weight
+
+    @property
+    def has_bias(self) -> bool:
+        return True
+
+    @property
+    def rank(self) -> int | None:
+        return self.inner.rank
+
+    def truncated(self, rank: int) -> Self:
+        cut = self.inner.truncated(rank)
+        return self if cut is self.inner else replace(self, inner=cut)
+
+    def settled(self, base: Tensor) -> Self:
+        settled = self.inner.settled(base)
+        return self if settled is self.inner else replace(self, inner=settled)
+
+    @classmethod
+    def claims(cls, shapes: Shapes) -> bool:
+        """Never by itself: files/load.py wraps it around the algorithm of the other leaves."""
+        return False
+
+    @classmethod
+    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
+        raise NotImplementedError
+
+
+def check_bias(bias: Tensor | None, shape: Shape) -> None:
+    """ShapeMismatch unless the bias is None or [o] for a weight [o, ...]."""
+    if bias is not None and tuple(bias.shape) != tuple(shape[:1]):
+        raise ShapeMismatch(f"a bias of {list(bias.shape)} does not fit a weight of {list(shape)}")

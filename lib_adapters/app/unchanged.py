@@ -1,0 +1,73 @@
+"""Whether two files change every layer alike, compared by what their algorithms compute with. Nothing is applied."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lib_adapters.algorithms.base import Algorithm
+from lib_adapters.algorithms.dora import Dora
+from lib_adapters.algorithms.lora import Lora
+from lib_adapters.files.adapter import Adapter
+from lib_adapters.files.names import Stem
+
+
+def first_difference(source: Adapter, new: Adapter, places: Mapping[Stem, object]) -> str:
+    """The name of the first layer of `source` that `new` changes otherwise; "" where there is none.
+
+    `places` gives layers whose names differ between the files one identity; a layer without one is its own.
+    """
+    after = {places.get(stem, stem): algorithm for stem, algorithm in new.load().algorithms.items()}
+    loaded = source.load().algorithms
+    for module in source.modules:
+        before = loaded.get(module.stem)
+        if before is not None and not alike(before, after.get(places.get(module.stem, module.stem))):
+            return f"{module.name} ({before.label})"
+    return ""
+
+
+def alike(one: Algorithm, other: Algorithm | None) -> bool:
+    """Equal but for rounding to the coarser of their dtypes."""
+    if type(one) is not type(other) or other is None:
+        return False
+    tolerance = 2 * max(_eps(one), _eps(other))
+    mine, others = _traits(one), _traits(other)
+    return mine.keys() == others.keys() and all(_same(mine[name], others[name], tolerance) for name in mine)
+
+
+def _eps(algorithm: Algorithm) -> float:
+    """Of the coarsest of its tensors; float32's, where scales are computed, at least."""
+    types = {part.dtype for part in vars(algorithm).values() if isinstance(part, Tensor) and part.is_floating_point()}
+    return max(torch.finfo(dtype).eps for dtype in types | {torch.float32})
+
+
+def _traits(algorithm: Algorithm) -> dict[str, Any]:
+    """Its parts, in a form in which no two spellings of one delta differ."""
+    traits = dict(vars(algorithm))
+    if isinstance(algorithm, Lora):
+        scale = traits.pop("scale")
+        scaled = {"up", "dense", "values", "up_bias"}
+        traits |= {name: traits[name].float() * scale for name in scaled if traits[name] is not None}
+    if isinstance(algorithm, Dora):
+        vector, rows_first = algorithm.magnitude, traits.pop("rows_first")
+        traits["rows"] = vector.ndim == 1 or len(vector) > 1 or rows_first
+    return traits
+
+
+def _same(one: Any, other: Any, tolerance: float) -> bool:
+    if isinstance(one, Algorithm):
+        return isinstance(other, Algorithm) and alike(one, other)
+    if isinstance(one, Tensor):
+        return isinstance(other, Tensor) and one.numel() == other.numel() and _close(one, other, tolerance)
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=tolerance)
+    return bool(one == other)
+
+
+def _close(one: Tensor, other: Tensor, tolerance: float) -> bool:
+    before, after = one.flatten().double(), other.flatten().double()
+    return bool((before - after).norm() <= tolerance * before.norm())

@@ -1,0 +1,67 @@
+"""PEFT's config in a file's folder: whose it is, that the user is told of it, and what cannot be followed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lib_adapters import open_adapter
+from lib_adapters.errors import ShapeMismatch
+
+CONFIG = {"peft_type": "LORA", "r": 2, "lora_alpha": 16}
+LAYER = "mid_block.attentions.0.proj_in"
+
+
+def pair(name: str, down: str = "lora_A", up: str = "lora_B") -> dict[str, torch.Tensor]:
+    return {f"{name}.{down}.weight": torch.ones(2, 8), f"{name}.{up}.weight": torch.ones(8, 2)}
+
+
+def scale_of(path) -> float:
+    (algorithm,) = open_adapter(path).load().algorithms.values()
+    return float(algorithm.delta(torch.zeros(8, 8))[0, 0]) / 2
+
+
+@pytest.mark.parametrize(
+    ("file", "tensors", "scale"),
+    [
+        ("adapter_model.safetensors", pair(f"base_model.model.{LAYER}"), 8.0),
+        ("adapter_model.safetensors", pair(f"unet.{LAYER}"), 8.0),
+        ("other.safetensors", pair(f"base_model.model.{LAYER}"), 8.0),
+        ("other.safetensors", pair(f"unet.{LAYER}"), 1.0),
+        ("other.safetensors", pair(f"lora_unet_{LAYER.replace('.', '_')}", "lora_down", "lora_up"), 1.0),
+    ],
+)
+def test_a_config_belongs_to_pefts_own_files_and_its_use_is_reported(file, tensors, scale, tmp_path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps(CONFIG))
+    save_file(tensors, tmp_path / file)
+    assert scale_of(tmp_path / file) == scale
+    notes = [note for note in open_adapter(tmp_path / file).notes if "adapter_config.json" in note]
+    assert len(notes) == (scale != 1)
+
+
+def test_layers_whose_alpha_cannot_be_known_are_left_out_with_the_reason(tmp_path):
+    table = {**CONFIG, "alpha_pattern": {"proj_in": 4, r"(?<=x)y": 8}}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(table))
+    other = LAYER.replace("proj_in", "proj_out")
+    save_file(pair(LAYER) | pair(other), tmp_path / "adapter_model.safetensors")
+    adapter = open_adapter(tmp_path / "adapter_model.safetensors")
+    assert [module.name for module in adapter.modules] == [LAYER]
+    ((name, reason),) = adapter.unusable
+    assert name == other
+    assert "(?<=x)y" in reason
+
+
+def test_a_bias_of_a_wrapped_layer_belongs_to_it_and_one_of_another_size_is_refused(tmp_path):
+    name = f"base_model.model.{LAYER}"
+    for key, size in ((f"{name}.base_layer.bias", 8), (f"{name}.bias", 8), (f"{name}.bias", 7)):
+        save_file(pair(name) | {key: torch.full((size,), 3.0)}, tmp_path / "x.safetensors")
+        (algorithm,) = open_adapter(tmp_path / "x.safetensors").load().algorithms.values()
+        if size == 8:
+            algorithm.check((8, 8))
+            assert torch.equal(algorithm.bias_delta(torch.ones(8)), torch.full((8,), 2.0))
+        else:
+            with pytest.raises(ShapeMismatch, match="a bias of"):
+                algorithm.check((8, 8))
