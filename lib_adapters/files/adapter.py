@@ -85,7 +85,7 @@ def _adapter(source: Source) -> Adapter:
     for name, leaves in groups.modules.items():
         shapes = {leaf: source.entries[key].shape for leaf, key in leaves.items() if key in source.entries}
         constants = config.constants(name, leaves, shapes) if config else {}
-        builder.add(name, leaves, constants | full_lokr.cdka_scale(source.metadata, shapes))
+        builder.add(name, leaves, constants | full_lokr.kronecker_scale(source.metadata, shapes))
     builder.finish()
     unusable = builder.unusable + report.strangers(groups.strangers) + report.whole_weights(builder.plain)
     if not builder.modules:
