@@ -33,12 +33,16 @@ def opened(path, alpha, metadata, w1=(4, 2), extra=None):
         (CDKA, {}, 1.0),
         (CDKA, {"cdka_alpha": None}, 1.0),
         (CDKA, {"cdka_alpha": "many"}, 1.0),
+        ("networks.krona", {"krona_alpha": "4", "use_cdka_scale": "true"}, 4 / math.sqrt(2)),  # KronaModule: the same
+        ("networks.krona", {"krona_alpha": "4"}, 1.0),
+        ("networks.krona", {"cdka_alpha": "4"}, 1.0),
         ("lycoris.kohya", {"cdka_alpha": "4"}, 1.0),
         ("", {"cdka_alpha": "4"}, 1.0),
     ],
 )
 def test_cdka_divides_its_alpha_by_the_root_of_w1s_columns(module, arguments, scale, tmp_path):
     metadata = {"ss_network_module": module, "ss_network_args": json.dumps(arguments)}
+    metadata |= {"ss_network_dim": "16"} if module.startswith("networks.") else {}
     adapter, delta, product = opened(tmp_path / "x.safetensors", 4.0, metadata)
     torch.testing.assert_close(delta, product * scale)
     assert adapter.notes == ()

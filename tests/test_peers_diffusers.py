@@ -136,7 +136,7 @@ def test_alpha_by_layer_is_lost(release, tmp_path):
 FOREIGN = {
     "LoHa": {"hada_w1_a": (32, 4), "hada_w1_b": (4, 32), "hada_w2_a": (32, 4), "hada_w2_b": (4, 32)},
     "LoKr": {"lokr_w1": (4, 4), "lokr_w2": (8, 8)},
-    "IA3": {"weight": (32,)},
+    "IA3": {"weight": (32,), "on_input": (1,)},
     "GLoRA": {"a1.weight": (32, 4), "a2.weight": (4, 32), "b1.weight": (32, 4), "b2.weight": (4, 32)},
     "OFT": {"oft_blocks": (8, 4, 4)},
     "Full": {"diff": (32, 32)},

@@ -84,7 +84,7 @@ def _built(source: Source, groups: Groups, config: PeftConfig) -> Builder:
             builder.unusable.append((name, str(error)))
         else:
             leaves = with_whole(name, leaves, shapes) if changes_layers else leaves
-            builder.add(name, leaves, constants | full_lokr.cdka_scale(source.metadata, shapes))
+            builder.add(name, leaves, constants | full_lokr.kronecker_scale(source.metadata, shapes))
     builder.finish()
     return builder
 

@@ -12,18 +12,26 @@ from lib_adapters.files.modules import Module
 from lib_adapters.files.scalars import read_numbers
 
 _PRECISION = 0.01  # of a number that may be stored in bfloat16
+_OWN_ALPHA = {"networks.cdka": "cdka_alpha", "networks.krona": "krona_alpha"}  # module -> its argument
 _FACTORS = {"lokr_w1", "lokr_w2"}
 
 
-def cdka_scale(metadata: Mapping[str, str], shapes: Mapping[str, Shape]) -> dict[str, float]:
-    """Return {"scale": ...} for a layer that sd-scripts' `networks.cdka` trained with `cdka_alpha`, else {}.
+def kronecker_scale(metadata: Mapping[str, str], shapes: Mapping[str, Shape]) -> dict[str, float]:
+    """Return {"scale": ...} for a layer of sd-scripts' `networks.cdka` or `networks.krona`, else {}.
 
-    Its scale is cdka_alpha / sqrt(r2), where r2 is the columns of w1 (arXiv:2602.01267); without cdka_alpha it is 1.
+    The scale is cdka_alpha / sqrt(r2), where r2 is the columns of w1 (CDKA, arXiv:2602.01267); KronA
+    (arXiv:2402.17412) uses the same where it was trained with `use_cdka_scale`. Without their own alpha both use 1.
     """
-    if len(shapes.get("lokr_w1", ())) != 2 or not metadata.get("ss_network_module", "").startswith("networks.cdka"):
+    if len(shapes.get("lokr_w1", ())) != 2:
         return {}
-    alpha = _positive(json_object(metadata.get("ss_network_args", "")).get("cdka_alpha"))
-    return {"scale": alpha / math.sqrt(shapes["lokr_w1"][1] or 1)} if alpha else {}
+    module = metadata.get("ss_network_module", "")
+    own_alpha = next((name for start, name in _OWN_ALPHA.items() if module.startswith(start)), None)
+    if own_alpha is None:
+        return {}
+    arguments = json_object(metadata.get("ss_network_args", ""))
+    is_used = own_alpha == "cdka_alpha" or str(arguments.get("use_cdka_scale")).lower() == "true"
+    alpha = _positive(arguments.get(own_alpha)) if is_used else 0.0
+    return {"scale": alpha / math.sqrt(shapes["lokr_w1"][1] or 1) if alpha else 1.0}
 
 
 def notes(source: Source, modules: Sequence[Module]) -> list[str]:
