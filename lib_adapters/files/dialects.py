@@ -25,7 +25,8 @@ _PREFIXES = {
 
 _PREFIX = re.compile("|".join(re.escape(p) for p in sorted(_PREFIXES, key=len, reverse=True)))
 _TEXT_ENCODER = re.compile(
-    r"text_model_|text_projection|encoder_(layers|block)_|embeddings_(token|position)_embedding|(transformer_)?resblocks_"
+    r"text_model_|text_projection|final_layer_norm|encoder_(layers|block)_|"
+    r"embeddings_(token|position)_embedding|(transformer_)?resblocks_"
 )
 _OLD_ATTENTION = re.compile(r"(.*_self_attn)_to_(q|k|v|out)$")
 
