@@ -122,7 +122,7 @@ def test_a_folder_by_peft_draws_what_peft_drew(unet, tmp_path, name):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["lora", "rs-lora", "dora", "bias", "loha", "lokr"])
+@pytest.mark.parametrize("name", ["lora", "rs-lora", "dora", "bias", "loha", "lokr", "all-biases"])
 def test_a_text_encoder_by_peft_says_what_peft_said(encoder, tmp_path, name):
     theirs = oracles.peft().get_peft_model(copy.deepcopy(encoder), config_of(CASES[name], PROJECTIONS)).eval()
     randomise(theirs)

@@ -7,8 +7,9 @@ import json
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
-from lib_adapters import open_adapter
+from lib_adapters import Request, Session, open_adapter
 from lib_adapters.errors import ShapeMismatch
 
 CONFIG = {"peft_type": "LORA", "r": 2, "lora_alpha": 16}
@@ -52,6 +53,25 @@ def test_layers_whose_alpha_cannot_be_known_are_left_out_with_the_reason(tmp_pat
     ((name, reason),) = adapter.unusable
     assert name == other
     assert "(?<=x)y" in reason
+
+
+@pytest.mark.parametrize("mode", ["merged", "live"])
+def test_a_whole_bias_beside_factors_is_the_layers_at_full_strength_and_goes_back(mode, tmp_path):
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"conv_in": nn.Linear(8, 8)}).requires_grad_(False)
+    weight, bias = (getattr(model.conv_in, name).clone() for name in ("weight", "bias"))
+    whole, x = torch.randn(8), torch.randn(3, 8)
+    tensors = pair("base_model.model.conv_in") | {"base_model.model.conv_in.base_layer.bias": whole}
+    save_file(tensors | {"base_model.model.conv_in.lora_B.bias": torch.ones(8)}, tmp_path / "x.safetensors")
+    for strength in (1.0, 0.5):
+        with Session(unet=model, mode=mode) as session:
+            (report,) = session.activate([Request(open_adapter(tmp_path / "x.safetensors"), unet=strength)]).adapters
+            assert (report.error, report.unmatched, report.matched) == (None, [], 1)
+            output = model.conv_in(x)
+        expected = x @ (weight + strength * 2).T + bias + strength * (whole - bias + 1)
+        torch.testing.assert_close(output, expected)
+        assert torch.equal(model.conv_in.weight, weight)
+        assert torch.equal(model.conv_in.bias, bias)
 
 
 def test_a_bias_of_a_wrapped_layer_belongs_to_it_and_one_of_another_size_is_refused(tmp_path):

@@ -21,6 +21,8 @@ from lib_adapters.algorithms.base import Algorithm, Facts, Leaves, Shape, Shapes
 from lib_adapters.errors import ShapeMismatch
 from lib_adapters.ops.orthogonal import bounded_each, cayley_turn, neumann_turn, skew_packed, turn_columns
 
+MAX_TERMS = 64  # of the series: it has long converged, or never will
+
 
 @dataclass(frozen=True, eq=False)
 class OftInput(Algorithm):
@@ -73,7 +75,8 @@ class OftInput(Algorithm):
     def _turn(self, transposed: bool) -> Tensor:
         """R − I or Rᵀ − I, [n, b, b]: −Q transposes every form."""
         q = skew_packed(self.packed, self.size) / self.divisor
-        q = bounded_each(-q if transposed != self.exact else q, self.bound)
+        q = -q if transposed != self.exact else q
+        q = bounded_each(q, self.bound) if math.isfinite(self.bound) else q
         return cayley_turn(q) if self.exact else neumann_turn(q, self.last_term, self.highest)
 
     @property
@@ -83,7 +86,7 @@ class OftInput(Algorithm):
 
 def _series(overrides: Mapping[str, float]) -> tuple[float, int]:
     """(factor of the highest power, that power). PEFT from 0.18 on never stops at Q²: three terms are four."""
-    last, terms = overrides.get("neumann_last_term", 1.0), int(overrides.get("neumann_terms", 5))
+    last, terms = overrides.get("neumann_last_term", 1.0), int(min(overrides.get("neumann_terms", 5), MAX_TERMS))
     if terms < 3 or last == 2.0:
         return 2.0, terms - 1
     return last, max(terms - 1, 3)

@@ -28,7 +28,8 @@ _PREFIXES = {
 
 _PREFIX = re.compile("|".join(re.escape(p) for p in sorted(_PREFIXES, key=len, reverse=True)))
 _TEXT_ENCODER = re.compile(
-    r"text_model_|text_projection|encoder_(layers|block)_|embeddings_(token|position)_embedding|(transformer_)?resblocks_"
+    r"text_model_|text_projection|final_layer_norm|encoder_(layers|block)_|"
+    r"embeddings_(token|position)_embedding|(transformer_)?resblocks_"
 )
 _WRAPPED = re.compile(r"\.(?:base_layer|_orig_mod|module)(?=\.|$)")
 _OUTPUT = re.compile(r"(?<!self)_attn\d*_to_out$")

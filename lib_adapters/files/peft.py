@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_adapters.algorithms.base import Shape
+from lib_adapters.algorithms.oft_r import MAX_TERMS
 from lib_adapters.errors import ForeignFile
 from lib_adapters.files.dialects import path_of, prefix_of
 from lib_adapters.files.metadata import is_sane, json_object, read_json
@@ -23,7 +24,6 @@ _COMPONENTS = ("unet", "transformer", "text_encoder_2", "text_encoder_3", "text_
 NAME = "adapter_config.json"
 METADATA_KEY = "lora_adapter_metadata"  # where diffusers 0.35 and later keep configs inside the file
 _OWN_PREFIX = "base_model.model."  # of every key that PEFT itself saves
-_MOST_TERMS = 64
 # Options of LoraConfig that change the forward pass in a way that no change of the weights can follow.
 _UNMERGEABLE = {
     "alora_invocation_tokens": "an activated LoRA (aLoRA): it acts only on the tokens behind a given phrase",
@@ -74,7 +74,7 @@ class PeftConfig:
             if config.get("peft_type") == "OFT" and "peft_version" not in config:
                 found["neumann_last_term"] = 2.0
             terms, bound = config.get("num_cayley_neumann_terms"), config.get("eps", 6e-5)
-            if isinstance(terms, int) and 0 < terms <= _MOST_TERMS:
+            if isinstance(terms, int) and 0 < terms <= MAX_TERMS:
                 found["neumann_terms"] = float(terms)
             if config.get("coft") and is_sane(bound):
                 found["rotation_bound"] = float(bound)
