@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import random
 
 import pytest
@@ -50,6 +51,7 @@ def opened(name, folder, dtype=None, prefix=f"lora_unet_{PLACE}"):
             for leaf, t in leaves.items()}  # fmt: skip
     path = folder / f"{name}.safetensors"
     save_file({f"{prefix}.{leaf}": tensor.contiguous() for leaf, tensor in cast.items()}, path)
+    path.with_suffix(".json").write_text(json.dumps({"lycoris": dict(EXAMPLES[name].facts.overrides or {})}), "utf-8")
     return open_adapter(path)
 
 

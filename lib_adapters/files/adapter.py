@@ -12,7 +12,7 @@ import torch
 
 from lib_adapters.algorithms.base import Facts
 from lib_adapters.errors import AdapterError, BrokenFile
-from lib_adapters.files import bundle, families, foreign, load, positions, report
+from lib_adapters.files import bundle, families, foreign, load, peft_tuners, positions, report
 from lib_adapters.files.entries import Source
 from lib_adapters.files.load import Loaded
 from lib_adapters.files.metadata import read_facts, sidecar_overrides
@@ -90,6 +90,7 @@ def _adapter(source: Source) -> Adapter:
     unusable = builder.unusable + report.strangers(groups.strangers)
     if not builder.modules:
         raise BrokenFile(report.nothing_usable(unusable))
+    unconfigured = [] if config else peft_tuners.notes(leaf for m in builder.modules.values() for leaf in m.leaves)
     family = families.family_of(builder.modules.values(), source.metadata)
     modules, clashes = resolve_text_encoders(builder.modules.values(), family)
     return Adapter(
@@ -104,7 +105,7 @@ def _adapter(source: Source) -> Adapter:
         metadata=source.metadata,
         modules=modules,
         unusable=tuple(unusable),
-        notes=(*source.notes, *groups.notes, *builder.notes, *clashes, *config.notes()),
+        notes=(*source.notes, *groups.notes, *builder.notes, *clashes, *config.notes(), *unconfigured),
         facts=read_facts(source.metadata, source.entries, config.overrides() | sidecar_overrides(source.path)),
         nbytes=source.nbytes,
         bundled=embeddings,
