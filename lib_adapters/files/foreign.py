@@ -9,21 +9,15 @@ from lib_adapters.errors import AestheticFile, ForeignFile, HypernetworkFile
 from lib_adapters.files.modules import Groups
 
 _TUNERS = {
-    "vera_lambda_": "VeRA", "vera_A": "VeRA", "fourierft_spectrum": "FourierFT", "randlora_": "RandLora",
-    "vblora_": "VB-LoRA", "road_theta": "RoAd", "road_alpha": "RoAd", "waveft_": "WaveFT", "psoft_": "PSOFT",
-    "osf_": "OSF",
-    "glora_A": "PEFT's GLoRA", "lora_E": "AdaLoRA", "lora_embedding_A": "LoRA of an embedding",
-    "adaption_": "adaption prompts", "oft_r": "an old PEFT OFT", "oft_s": "an old PEFT OFT", "poly_lora_": "Poly",
-    "prompt_embeddings": "prompt tuning", "trainable_tokens_": "token tuning", "adamss_": "AdaMSS", "beft_": "BEFT",
-    "frod_": "FRoD", "lily_": "Lily", "peanut_": "PEANuT", "pvera_": "PVERA", "supertuning_": "SuperTuning",
-    "tinylora_": "TinyLoRA", "unilora_": "UniLoRA",
+    "vera_lambda_": "VeRA", "vera_A": "VeRA", "fourierft_spectrum": "FourierFT",
+    "randlora_": "RandLora", "vblora_": "VB-LoRA",
+    "road_theta": "RoAd", "road_alpha": "RoAd", "waveft_": "WaveFT",
+    "psoft_": "PSOFT", "osf_": "OSF", "glora_A": "PEFT's GLoRA",
+    "lora_E": "AdaLoRA", "lora_embedding_A": "LoRA of an embedding", "adaption_": "adaption prompts",
+    "oft_r": "an old PEFT OFT", "oft_s": "an old PEFT OFT",
+    "poly_lora_": "Poly", "prompt_embeddings": "prompt tuning",
+    "trainable_tokens_": "token tuning",
 }  # fmt: skip
-_NO_DELTA = {  # tuners that PEFT itself cannot merge into weights, and why
-    "Lily": "the layer's input decides how its experts are mixed",
-    "adaption prompts": "it adds tokens to the attention",
-    "prompt tuning": "it adds tokens to the text",
-    "token tuning": "it replaces token embeddings",
-}
 _TUNER = re.compile("|".join(rf"\.({name})" if name.endswith("_") else rf"\.({name})(?![a-zA-Z])" for name in _TUNERS))
 
 HYPERNETWORK = (
@@ -48,8 +42,6 @@ _KINDS = (
     ("router_fc", r"", "TSM: experts that change with the timestep, not a change of weights"),
     ("experts.", r"\bexperts\.\d+\.\d+\.", "TSM: experts that change with the timestep, not a change of weights"),
     ("lora2_nu", r"\.lora2_nu$", "LoRA² (lora2_nu): its rank weighting is not in the file, so nobody can compute it"),
-    ("_custom_diffusion.", r"", "Custom Diffusion (whole attention weights), which is not supported"),
-    (".delta", r"\.delta$", "SVDiff (shifts of singular values), which is not supported"),
     ("xlora_", r"", "X-LoRA: a mixture that is decided while running, which cannot be added to weights"),
     ("_lora1.", r"\.processor\.\w+_lora\d\.(down|up)\.", "a Flux LoRA in XLabs' format; it belongs to Flux"),
     ("controlnet_", r"^controlnet_(cond_embedding|down_blocks)", f"a ControlNet, not an adapter; {_CONTROLNET}"),
@@ -91,9 +83,7 @@ def refuse(keys: Iterable[str]) -> None:
     found = _TUNER.search(text) if any(f".{word}" in text for word in _TUNERS) else None
     if found is not None:
         name = _TUNERS[found.group(found.lastindex or 0)]
-        if name in _NO_DELTA:
-            raise ForeignFile(f"is {name}, which is not a change of weights: {_NO_DELTA[name]}")
-        raise ForeignFile(f"is {name}, a tuner of PEFT that is not supported; merge it with PEFT, and use the model")
+        raise ForeignFile(f"is {name}, which no Stable Diffusion trainer writes; it belongs to language models")
 
 
 def refuse_plain(groups: Groups) -> None:
