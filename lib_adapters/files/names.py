@@ -25,7 +25,7 @@ _SPELLINGS = {
     "W_up": _UP, "W_down": _DOWN, "lora_up": _UP, "lora_down": _DOWN,
     "lora_B.bias": "lora_up.bias", "lora_A.bias": "lora_down.bias",
     "lora_magnitude_vector": _MAGNITUDE, "lora_magnitude_vector.weight": _MAGNITUDE, "magnitude": _MAGNITUDE,
-    "oft_R": "oft_R.weight", "bone_block": "miss_block",
+    "oft_R": "oft_R.weight",
 }  # fmt: skip
 
 _CANONICAL = (
@@ -45,7 +45,7 @@ _PEFT = (  # further tuners of PEFT, under the names that it saves them by
     "hira_B", "miss_block", "ln_tuning_layers.weight", "ln_tuning_layers.bias", "shira_weight", "shira_indices",
 )  # fmt: skip
 
-_LEAVES = {leaf: leaf for leaf in (*_CANONICAL, *_PEFT)} | _SPELLINGS
+_LEAVES = {leaf: leaf for leaf in (*_CANONICAL, *_PEFT)} | _SPELLINGS | {"bone_block": "miss_block"}
 
 _NAMED = frozenset(  # PEFT puts an adapter's name in
     {"lora_A", "lora_B", "lora_magnitude_vector", "ia3_l", "oft_R", "bone_block", *(n.partition(".")[0] for n in _PEFT)}
