@@ -89,10 +89,11 @@ def orthogonal(vectors: Tensor) -> Callable[[Tensor], Tensor]:
 
 def hras() -> dict[str, Example]:
     u, wide = torch.randn(8, 3), torch.randn(48, 3)
-    still = torch.cat((u, torch.zeros(8, 1)), 1)
+    many, still = torch.randn(8, 11), torch.cat((u, torch.zeros(8, 1)), 1)
     return {
         "hra": Example({"hra_u": u}, LINE, linear(householder(u))),
         "hra-conv": Example({"hra_u": wide}, CONV, linear(householder(wide))),
+        "hra-many": Example({"hra_u": many}, LINE, linear(householder(many))),
         "hra-zero": Example({"hra_u": still}, LINE, linear(householder(u))),
         "hra-gs": Example({"hra_u": u}, LINE, linear(orthogonal(u)), only(hra_apply_gs=1.0)),
         "hra-gs-conv": Example({"hra_u": wide}, CONV, linear(orthogonal(wide)), only(hra_apply_gs=1.0)),

@@ -36,10 +36,10 @@ class Hra(ThinOnBase):
 
     @classmethod
     def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
-        vectors = leaves["hra_u"]
-        if vectors.ndim != 2 or vectors.shape[0] < vectors.shape[1]:
+        vectors, orthogonal = leaves["hra_u"], bool((facts.overrides or {}).get("hra_apply_gs"))
+        if vectors.ndim != 2 or (orthogonal and vectors.shape[0] < vectors.shape[1]):
             raise ShapeMismatch(f"hra_u needs one column per reflection, not {list(vectors.shape)}")
-        return cls(vectors, bool((facts.overrides or {}).get("hra_apply_gs")))
+        return cls(vectors, orthogonal)
 
     def check(self, shape: Shape) -> None:
         if len(shape) < 2 or math.prod(shape[1:]) != len(self.vectors):
