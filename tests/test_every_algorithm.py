@@ -156,7 +156,14 @@ def test_turned_round_and_as_it_is_are_one(tmp_path, name):
     assert torch.equal(tower.text_projection, before)
 
 
-@pytest.mark.parametrize("name", ["dora-rows", "dora-columns", "oft", "boft", "glora", "ia3", "lokr", "tlora"])
+IN_A_THIRD = (
+    "dora-rows", "dora-columns", "oft", "boft", "glora", "ia3", "lokr", "tlora", "boft-input-two", "hra", "hira",
+    "shira",
+    "miss-bat", "ln-tuning-line",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IN_A_THIRD)
 def test_a_third_of_a_fused_matrix_is_a_layer_of_its_own(tmp_path, name):
     example = next(n for n in MATRICES if n == name or n.startswith(name))
     o, i = EXAMPLES[example].shape
