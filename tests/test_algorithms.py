@@ -18,7 +18,7 @@ from tests.examples import examples
 
 EXAMPLES = examples()
 SOMETIMES = {Dora, TLora, Whole}  # whether they read the weight is told by the file, not by the class
-NOT_LINEAR = {"BOFT"}  # its strength goes into every factor
+NOT_LINEAR = {"BOFT", "BOFT (input)"}  # its strength goes into every factor
 every_example = pytest.mark.parametrize("example", EXAMPLES.values(), ids=EXAMPLES.keys())
 
 
@@ -46,8 +46,9 @@ def test_every_registered_algorithm_has_an_example():
 
 def test_they_are_called_as_users_call_them():
     names = (
-        "ABBA", "BOFT", "DoHa", "DoKr", "DoRA", "DoRA on ABBA", "Full", "GLoRA", "IA3", "LoHa", "LoKr", "LoRA",
-        "Norm", "OFT", "OFT", "OFT (input)", "OrthoLoRA", "T-LoRA", "Whole weight",
+        "ABBA", "BOFT", "BOFT (input)", "C3A", "DEFT", "DeLoRA", "DoHa", "DoKr", "DoRA", "DoRA on ABBA", "Full",
+        "GLoRA", "GraLoRA", "HRA", "HiRA", "IA3", "LN tuning", "LoHa", "LoKr", "LoRA", "MiSS", "MiSS (bat)", "Norm",
+        "OFT", "OFT", "OFT (input)", "OrthoLoRA", "SHiRA", "T-LoRA", "Whole weight",
     )  # fmt: skip
     assert sorted(algorithm.label for algorithm in ALGORITHMS) == sorted(names)
 
@@ -152,7 +153,8 @@ def test_what_is_a_product_of_two_thin_factors_is_told_as_one():
     loras = {name for name, example in EXAMPLES.items() if example.read().label == "LoRA"}
     gloras = {"glora", "glora-rs", "glora-bypass", "glora-old", "glora-old-squared", "glora-old-point"}
     triples = {"tlora", "tlora-conv", "tlora-wide", "tlora-stored", "ortholora"}
-    assert thin == loras - {"lora-sparse", "locon-sparse", "lora-dense"} | gloras | triples
+    peft = {name for name, example in EXAMPLES.items() if example.read().label in ("DEFT", "DeLoRA", "HRA")}
+    assert thin == loras - {"lora-sparse", "locon-sparse", "lora-dense"} | gloras | triples | peft
 
 
 @every_example
@@ -192,12 +194,12 @@ def test_only_its_own_shape_fits(example):
 
 
 def fits_any(adapter, shape):
-    """Row rotations, scalings and biases say nothing about the width, OFTv2 nothing about the rows."""
+    """Row rotations, scalings and biases say nothing about the width, OFTv2 and mini MiSS nothing about the rows."""
     try:
         adapter.check(shape)
     except ShapeMismatch:
         return False
-    return adapter.reads_base or not adapter.has_weight
+    return adapter.reads_base or not adapter.has_weight or getattr(adapter, "mini", False)
 
 
 @every_example

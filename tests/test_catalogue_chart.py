@@ -33,6 +33,22 @@ def test_the_block_chart(root, catalogue):
     assert turned["M00"] is None
 
 
+@pytest.mark.parametrize(
+    "leaves",
+    [
+        {"delora_A": (2, 8), "delora_B": (6, 2), "delora_lambda": (1,), "delora_w_norm": (8,)},
+        {"c3a_kernel": (3, 4, 2)},
+        {"gralora_A": (2, 4, 4), "gralora_B": (2, 4, 3)},
+    ],
+    ids=["DeLoRA", "C3A", "GraLoRA"],
+)
+def test_the_factors_of_pefts_tuners_show_how_strong_they_are(root, catalogue, leaves):
+    path = "base_model.model.mid_block.attentions.0.proj_in"
+    write(root / "x.safetensors", {f"{path}.{leaf}": shape for leaf, shape in leaves.items()})
+    rows = {row["block"]: row["strength"] for row in catalogue.strengths(scan(catalogue)["x"]["id"])}
+    assert rows["M00"] is not None
+
+
 WIDE = 1 << 15
 
 

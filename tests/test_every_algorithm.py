@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import random
 
 import pytest
@@ -50,6 +51,7 @@ def opened(name, folder, dtype=None, prefix=f"lora_unet_{PLACE}"):
             for leaf, t in leaves.items()}  # fmt: skip
     path = folder / f"{name}.safetensors"
     save_file({f"{prefix}.{leaf}": tensor.contiguous() for leaf, tensor in cast.items()}, path)
+    path.with_suffix(".json").write_text(json.dumps({"lycoris": dict(EXAMPLES[name].facts.overrides or {})}), "utf-8")
     return open_adapter(path)
 
 
@@ -157,7 +159,14 @@ def test_turned_round_and_as_it_is_are_one(tmp_path, name):
     assert torch.equal(tower.text_projection, before)
 
 
-@pytest.mark.parametrize("name", ["dora-rows", "dora-columns", "oft", "boft", "glora", "ia3", "lokr", "tlora"])
+IN_A_THIRD = (
+    "dora-rows", "dora-columns", "oft", "boft", "glora", "ia3", "lokr", "tlora", "boft-input-two", "hra", "hira",
+    "shira",
+    "miss-bat", "ln-tuning-line",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IN_A_THIRD)
 def test_a_third_of_a_fused_matrix_is_a_layer_of_its_own(tmp_path, name):
     example = next(n for n in MATRICES if n == name or n.startswith(name))
     o, i = EXAMPLES[example].shape

@@ -5,17 +5,27 @@ from __future__ import annotations
 from lib_adapters.algorithms.abba import Abba
 from lib_adapters.algorithms.base import Algorithm, Shapes
 from lib_adapters.algorithms.boft import Boft
+from lib_adapters.algorithms.boft_input import BoftInput
+from lib_adapters.algorithms.c3a import C3a
+from lib_adapters.algorithms.deft import Deft
+from lib_adapters.algorithms.delora import Delora
 from lib_adapters.algorithms.dora import Doha, Dokr, Dora, DoraAbba
 from lib_adapters.algorithms.full import Full
 from lib_adapters.algorithms.glora import Glora
+from lib_adapters.algorithms.gralora import Gralora
+from lib_adapters.algorithms.hira import Hira
+from lib_adapters.algorithms.hra import Hra
 from lib_adapters.algorithms.ia3 import Ia3
+from lib_adapters.algorithms.ln_tuning import LnTuning
 from lib_adapters.algorithms.loha import Loha
 from lib_adapters.algorithms.lokr import Lokr
 from lib_adapters.algorithms.lora import Lora
+from lib_adapters.algorithms.miss import Miss, MissBat
 from lib_adapters.algorithms.norm import Norm
 from lib_adapters.algorithms.oft import Oft, OftDiag
 from lib_adapters.algorithms.oft_r import OftInput
 from lib_adapters.algorithms.ortholora import OrthoLora
+from lib_adapters.algorithms.shira import Shira
 from lib_adapters.algorithms.tlora import TLora
 from lib_adapters.algorithms.whole import BIAS, Whole
 from lib_adapters.errors import UnknownAlgorithm
@@ -23,21 +33,32 @@ from lib_adapters.errors import UnknownAlgorithm
 ALGORITHMS: tuple[type[Algorithm], ...] = (
     Abba,
     Boft,
+    BoftInput,
+    C3a,
+    Deft,
+    Delora,
     Doha,
     Dokr,
     Dora,
     DoraAbba,
     Full,
     Glora,
+    Gralora,
+    Hira,
+    Hra,
     Ia3,
+    LnTuning,
     Loha,
     Lokr,
     Lora,
+    Miss,
+    MissBat,
     Norm,
     Oft,
     OftDiag,
     OftInput,
     OrthoLora,
+    Shira,
     TLora,
     Whole,
 )

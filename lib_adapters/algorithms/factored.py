@@ -1,4 +1,4 @@
-"""What the algorithms share whose ΔW is a product of small factors and does not read W."""
+"""What the algorithms share whose ΔW is a product of small factors."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lib_adapters.algorithms.base import Algorithm, Facts, Leaves, Shape, computable, number, scale_of
+from lib_adapters.algorithms.base import Algorithm, Facts, Leaves, LowRank, Shape, computable, number, scale_of
 from lib_adapters.errors import ShapeMismatch
-from lib_adapters.ops.product import Product
+from lib_adapters.ops.product import Matmul, Product
 
 
 class Factored(Algorithm):
-    """An algorithm that tells ΔW by its `product`; `delta` and `add` follow from that."""
+    """An algorithm that tells ΔW by its `product`, without reading W; `delta` and `add` follow from that."""
 
     reads_base: ClassVar[bool] = False
 
@@ -29,6 +29,23 @@ class Factored(Algorithm):
 
     def add(self, out: Tensor, base: Tensor, strength: float) -> None:
         self.product(out.shape).add(out, strength)
+
+
+class ThinOnBase(Algorithm):
+    """An algorithm whose ΔW is a thin pair computed from W (`low_rank`); `delta` and `add` follow from that."""
+
+    @abstractmethod
+    def low_rank(self, base: Tensor) -> LowRank:
+        """ΔW at strength 1 as a pair of thin factors, base [o, i, ...]."""
+
+    def delta(self, base: Tensor) -> Tensor:
+        out = base.new_zeros(base.shape)
+        self.add(out, base, 1.0)
+        return out
+
+    def add(self, out: Tensor, base: Tensor, strength: float) -> None:
+        pair = self.low_rank(base)
+        Matmul(pair.up, pair.down, pair.scale).add(out, strength)
 
 
 def factor(leaves: Leaves, rank: int, facts: Facts) -> float:

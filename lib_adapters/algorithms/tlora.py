@@ -15,27 +15,17 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lib_adapters.algorithms.base import (
-    Algorithm,
-    Facts,
-    Leaves,
-    LowRank,
-    Shape,
-    Shapes,
-    mismatch,
-    same_layer,
-    scale_of,
-)
+from lib_adapters.algorithms.base import Facts, Leaves, LowRank, Shape, Shapes, mismatch, same_layer, scale_of
+from lib_adapters.algorithms.factored import ThinOnBase
 from lib_adapters.errors import ShapeMismatch
 from lib_adapters.ops.orthogonal import top_part
-from lib_adapters.ops.product import Matmul
 
 TRIPLE = ("p_layer.weight", "lambda_layer", "q_layer.weight")
 START = ("base_p", "base_lambda", "base_q")
 
 
 @dataclass(frozen=True, eq=False)
-class TLora(Algorithm):
+class TLora(ThinOnBase):
     """Fits linear layers and 1x1 convolutions, W [o, i] or [o, i, 1, 1]. LyCORIS from 4.0.0 on, and forks."""
 
     label: ClassVar[str] = "T-LoRA"
@@ -71,15 +61,6 @@ class TLora(Algorithm):
             )
         if not same_layer(self._matrix, shape):
             raise mismatch(self._matrix, shape)
-
-    def delta(self, base: Tensor) -> Tensor:
-        out = base.new_zeros(base.shape)
-        self.add(out, base, 1.0)
-        return out
-
-    def add(self, out: Tensor, base: Tensor, strength: float) -> None:
-        pair = self.low_rank(base)
-        Matmul(pair.up, pair.down, pair.scale).add(out, strength)
 
     def low_rank(self, base: Tensor) -> LowRank:
         if self.start_p is None or self.start_weights is None or self.start_q is None:

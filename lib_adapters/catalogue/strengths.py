@@ -105,13 +105,22 @@ def _weight_shape(shapes: Mapping[str, Shape]) -> Shape | None:
         ("lora_up.weight", "lora_down.weight", "lora_mid.weight"),
         ("lora_up1.weight", "lora_down1.weight", ""),
         ("hada_w1_a", "hada_w1_b", "hada_t1"),
+        ("delora_B", "delora_A", ""),
     ):
         if up in shapes and down in shapes:
             if core not in shapes:
                 return (shapes[up][0], *shapes[down][1:])
             rows = shapes[up][1] if core == "hada_t1" else shapes[up][0]
             return (rows, shapes[down][1], *shapes[core][2:])
-    return _kronecker_shape(shapes)
+    return _kronecker_shape(shapes) or _blocks_shape(shapes)
+
+
+def _blocks_shape(shapes: Mapping[str, Shape]) -> Shape | None:
+    """C3A's kernel is [rows/b, columns/b, b]; GraLoRA's factors are [k, columns/k, r] and [k, r, rows/k]."""
+    kernel, down, up = (shapes.get(leaf, ()) for leaf in ("c3a_kernel", "gralora_A", "gralora_B"))
+    if len(kernel) == 3:
+        return (kernel[0] * kernel[2], kernel[1] * kernel[2])
+    return (up[0] * up[2], down[0] * down[1]) if len(down) == len(up) == 3 else None
 
 
 def _kronecker_shape(shapes: Mapping[str, Shape]) -> Shape | None:

@@ -12,7 +12,7 @@ import torch
 
 from lib_adapters.algorithms.base import Facts
 from lib_adapters.errors import AdapterError, BrokenFile
-from lib_adapters.files import bundle, families, foreign, full_lokr, load, positions, report
+from lib_adapters.files import bundle, families, foreign, full_lokr, load, peft_tuners, positions, report
 from lib_adapters.files.entries import Source
 from lib_adapters.files.load import Loaded
 from lib_adapters.files.metadata import read_facts, sidecar_overrides
@@ -109,6 +109,7 @@ def _adapter(source: Source) -> Adapter:
     if not builder.modules:
         foreign.refuse([*source.entries, *source.numbers], [] if builder.unusable else builder.plain)
         raise BrokenFile(report.nothing_usable(unusable))
+    unconfigured = [] if config else peft_tuners.notes(leaf for m in builder.modules.values() for leaf in m.leaves)
     family = families.family_of(builder.modules.values(), source.metadata)
     modules, clashes = resolve_text_encoders(builder.modules.values(), family)
     return Adapter(
@@ -129,6 +130,7 @@ def _adapter(source: Source) -> Adapter:
             *builder.notes,
             *clashes,
             *config.notes(),
+            *unconfigured,
             *full_lokr.notes(source, modules),
         ),
         facts=read_facts(source.metadata, source.entries, config.overrides() | sidecar_overrides(source.path)),

@@ -10,14 +10,11 @@ from lib_adapters.errors import AestheticFile, ForeignFile, HypernetworkFile
 Kind = tuple[str, str, str]
 
 _TUNERS = {
-    "vera_lambda_": "VeRA", "vera_A": "VeRA", "c3a_kernel": "C3A", "hra_u": "HRA", "fourierft_spectrum": "FourierFT",
-    "randlora_": "RandLora", "vblora_": "VB-LoRA", "shira_weight": "SHiRA", "miss_block": "MiSS", "bone_": "Bone",
-    "road_theta": "RoAd", "road_alpha": "RoAd", "waveft_": "WaveFT", "gralora_": "GraLoRA", "hira_A": "HiRA",
-    "hira_B": "HiRA", "delora_": "DeLoRA", "psoft_": "PSOFT", "osf_": "OSF", "glora_A": "PEFT's GLoRA",
-    "lora_E": "AdaLoRA", "lora_embedding_": "LoRA of an embedding", "adaption_": "adaption prompts",
-    "boft_R": "PEFT's BOFT", "boft_s": "PEFT's BOFT", "oft_r": "an old PEFT OFT", "oft_s": "an old PEFT OFT",
-    "poly_lora_": "Poly", "poly_router": "Poly", "prompt_embeddings": "prompt tuning", "ln_tuning_": "LN tuning",
-    "trainable_tokens_": "token tuning", "token_adapter": "token tuning", "deft_": "DEFT", "beft_": "BEFT",
+    "psoft_": "PSOFT", "osf_": "OSF", "glora_A": "PEFT's GLoRA",
+    "lora_embedding_": "LoRA of an embedding", "adaption_": "adaption prompts",
+    "oft_r": "an old PEFT OFT", "oft_s": "an old PEFT OFT",
+    "poly_lora_": "Poly", "poly_router": "Poly", "prompt_embeddings": "prompt tuning",
+    "trainable_tokens_": "token tuning", "token_adapter": "token tuning", "beft_": "BEFT",
     "lily_": "Lily", "peanut_": "PEANuT", "pvera_": "PVERA", "tinylora_": "TinyLoRA", "unilora_": "UniLoRA",
     "frod_": "FRoD", "adamss_": "AdaMSS", "shadow_": "Shadow", "supertuning_": "SuperTuning",
     "glora_": "PEFT's GLoRA", "hira_embedding_": "HiRA of an embedding", "oft_embedding_R": "OFT of an embedding",

@@ -25,6 +25,12 @@ _TOGETHER = (
     ("lora_up1.weight", "lora_down1.weight", "lora_up2.weight", "lora_down2.weight"),
     ("S_p", "S_q", "P_basis", "Q_basis"),
     ("bias_indices", "bias_values", "bias_size"),
+    ("boft_R", "boft_s"),
+    ("delora_A", "delora_B", "delora_lambda", "delora_w_norm"),
+    ("gralora_A", "gralora_B"),
+    ("gralora_A_general.weight", "gralora_B_general.weight"),
+    ("hira_A", "hira_B"),
+    ("shira_weight", "shira_indices"),
 )
 
 

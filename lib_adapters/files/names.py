@@ -39,9 +39,17 @@ _CANONICAL = (
     "lora_down2.weight", "S_p", "S_q", "P_basis", "Q_basis", "lora2_nu",
 )  # fmt: skip
 
-_LEAVES = {leaf: leaf for leaf in _CANONICAL} | _SPELLINGS
+_PEFT = (  # further tuners of PEFT, under the names that it saves them by
+    "boft_R", "boft_s", "hra_u", "deft_P", "deft_R", "c3a_kernel", "delora_A", "delora_B", "delora_lambda",
+    "delora_w_norm", "gralora_A", "gralora_B", "gralora_A_general.weight", "gralora_B_general.weight", "hira_A",
+    "hira_B", "miss_block", "ln_tuning_layers.weight", "ln_tuning_layers.bias", "shira_weight", "shira_indices",
+)  # fmt: skip
 
-_NAMED = frozenset({"lora_A", "lora_B", "lora_magnitude_vector", "ia3_l", "oft_R"})  # PEFT puts an adapter's name in
+_LEAVES = {leaf: leaf for leaf in (*_CANONICAL, *_PEFT)} | _SPELLINGS | {"bone_block": "miss_block"}
+
+_NAMED = frozenset(  # PEFT puts an adapter's name in
+    {"lora_A", "lora_B", "lora_magnitude_vector", "ia3_l", "oft_R", "bone_block", *(n.partition(".")[0] for n in _PEFT)}
+)
 _SPLIT = frozenset({"lora_up", "lora_down"})  # kohya's unsaved split form numbers them
 _GLUED = ("_lora", "_lora_linear_layer")  # diffusers 0.11-0.16, and what its export for web UIs leaves as it is
 _HCP = ".___."
@@ -95,7 +103,8 @@ def _numbered(tail: list[str]) -> tuple[str, str] | None:
     if len(tail) == 3 and tail[0] in _SPLIT and is_number(tail[1]) and tail[2] == "weight":
         return ".".join(tail), ""
     if len(tail) == 2 and tail[0] in _NAMED and tail[1] not in ("weight", "bias"):
-        return _LEAVES[tail[0]], ""
+        known = _LEAVES.get(tail[0])
+        return (known, "") if known else None
     if len(tail) == 2 and tail[0] == "oft_blocks" and is_number(tail[1]):
         return ".".join(tail), ""
     return None

@@ -11,6 +11,7 @@ from typing import Any
 from lib_adapters.algorithms.base import Shape
 from lib_adapters.algorithms.oft_r import MAX_TERMS
 from lib_adapters.errors import ForeignFile
+from lib_adapters.files import peft_tuners
 from lib_adapters.files.dialects import path_of, prefix_of
 from lib_adapters.files.metadata import is_sane, json_object, read_json
 from lib_adapters.files.patterns import PatternTable
@@ -78,6 +79,7 @@ class PeftConfig:
                 found["neumann_terms"] = float(terms)
             if config.get("coft") and is_sane(bound):
                 found["rotation_bound"] = float(bound)
+            found |= peft_tuners.flags(config)
         return found
 
     def constants(self, module: str, leaves: Mapping[str, str], shapes: Mapping[str, Shape]) -> dict[str, float]:
@@ -85,6 +87,8 @@ class PeftConfig:
 
         Raises UnreadPattern (files/patterns.py) where a pattern of the config cannot be followed.
         """
+        if leaves.keys() & peft_tuners.SCALED:
+            return peft_tuners.constants(self._of(module))
         if leaves.keys() & {"alpha", "scale"} or not leaves.keys() & _FACTORS:
             return {}
         config = self._of(module)

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from lib_adapters.algorithms.base import Shape
+
+# PEFT's further tuners: leaf -> the axes that make up the layer's input, or the rank.
+_INPUTS = {
+    "boft_R": (1, 2), "hra_u": (0,), "deft_R": (1,), "c3a_kernel": (1, 2), "delora_A": (1,), "gralora_A": (0, 1),
+    "hira_A": (1,),
+}  # fmt: skip
+_RANKS = {"hra_u": 1, "deft_P": 1, "delora_A": 0, "gralora_A": 2, "hira_A": 0, "miss_block": 0}
 
 
 def input_width(shapes: Mapping[str, Shape]) -> int | None:
@@ -14,7 +22,7 @@ def input_width(shapes: Mapping[str, Shape]) -> int | None:
             return shapes[leaf][1]
     if "hada_w1_b" in shapes:
         return shapes["hada_w1_b"][1] if len(shapes["hada_w1_b"]) > 1 else None
-    return _kronecker_width(shapes) or _glora_width(shapes)
+    return _kronecker_width(shapes) or _glora_width(shapes) or _peft_width(shapes)
 
 
 def rank_of(shapes: Mapping[str, Shape]) -> int | None:
@@ -26,6 +34,13 @@ def rank_of(shapes: Mapping[str, Shape]) -> int | None:
             return shapes[leaf][0]
     if "a1.weight" in shapes and len(shapes["a1.weight"]) > 1:
         return min(shapes["a1.weight"][:2])
+    return next((shapes[leaf][axis] for leaf, axis in _RANKS.items() if len(shapes.get(leaf, ())) > axis), None)
+
+
+def _peft_width(shapes: Mapping[str, Shape]) -> int | None:
+    for leaf, axes in _INPUTS.items():
+        if len(shapes.get(leaf, ())) > axes[-1]:
+            return math.prod(shapes[leaf][axis] for axis in axes)
     return None
 
 

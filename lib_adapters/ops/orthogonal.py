@@ -2,7 +2,7 @@
 
 A "turn" is R − I, [n, b, b] for n blocks of size b. It is solved for directly: taking I from R in float32
 would leave only a few digits of a small rotation.
-Papers: OFT, arXiv:2306.07280; BOFT, arXiv:2311.06243.
+Papers: OFT, arXiv:2306.07280; BOFT, arXiv:2311.06243; HRA, arXiv:2405.17484; WY form: Schreiber, Van Loan 1989.
 """
 
 from __future__ import annotations
@@ -94,16 +94,17 @@ def _turn(out: Tensor, base: Tensor, turn: Tensor, strength: float) -> None:
     out.view(blocks).baddbmm_(turn, base.view(blocks), alpha=strength)
 
 
-def butterfly(base: Tensor, turns: Sequence[Tensor], strength: float) -> Tensor:
+def butterfly(base: Tensor, turns: Sequence[Tensor], strength: float, chunk: int = 1) -> Tensor:
     """(Fₘ ⋯ F₁ − I) @ base for the factors F = I + strength · turn of BOFT, base [o, columns], each turn [n, b, b].
 
-    Factor i mixes rows that lie 2ⁱ·b/2 apart; two scratch weights serve all factors.
+    Factor i mixes rows that lie 2ⁱ·b/2 apart; two scratch weights serve all factors. Inside a block the two halves
+    alternate every `chunk` rows: 1 in LyCORIS, b/2 in PEFT.
     """
     rows, columns = base.shape
     delta, near, moved = base.new_zeros(rows, columns), base.new_empty(rows, columns), base.new_empty(rows, columns)
     for i, turn in enumerate(turns):
-        reach = 2**i * turn.shape[-1] // 2
-        apart, together = (-1, 2, reach, columns), (-1, reach, 2, columns)
+        reach = 2**i * turn.shape[-1] // 2 // chunk
+        apart, together = (-1, 2, reach, chunk, columns), (-1, reach, 2, chunk, columns)
         change = delta.view(apart).transpose(1, 2)
         torch.add(base.view(apart).transpose(1, 2), change, out=near.view(together))
         blocks = (*turn.shape[:2], columns)
@@ -125,3 +126,16 @@ def top_part(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     others = vectors.T @ wide
     pair = (vectors, others) if weight.shape[0] <= weight.shape[1] else (others.T, vectors.T)
     return pair[0].float(), pair[1].float()
+
+
+def reflections(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """(U, T) so that the reflections I − 2uuᵀ along the columns u, multiplied in their order, are I − U·T·Uᵀ.
+
+    vectors [d, r] of any length -> U [d, r] of unit length, T [r, r] (the compact WY form); a vector of zeros, which
+    has no direction, reflects nothing.
+    """
+    vectors = vectors.float()
+    unit = vectors / torch.linalg.vector_norm(vectors, dim=0).clamp(min=torch.finfo(torch.float32).tiny)
+    inner = (unit.T @ unit).triu(1) + 0.5 * torch.eye(unit.shape[1], device=unit.device)
+    eye = torch.eye(unit.shape[1], device=unit.device)
+    return unit, torch.linalg.solve_triangular(inner, eye, upper=True)

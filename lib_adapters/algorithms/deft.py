@@ -1,0 +1,69 @@
+"""DEFT: a subspace of W's output is replaced, ΔW = P·(s·R − Nᵀ·W), N = relu(P); with "qr" P and N are both qr(P)'s Q.
+
+Without R it is PaRa, which only removes: ΔW = −P·Nᵀ·W. s is alpha/r where PEFT's config has an alpha, else 1. The file
+does not tell the decomposition; the override `deft_qr` does (PEFT's config, or the user's).
+Paper: DEFT, NeurIPS 2025. Leaf names: PEFT `DeftLayer`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from lib_adapters.algorithms.base import Facts, Leaves, LowRank, Shape, Shapes, mismatch, same_layer, scale_of
+from lib_adapters.algorithms.factored import ThinOnBase
+from lib_adapters.errors import ShapeMismatch
+
+
+@dataclass(frozen=True, eq=False)
+class Deft(ThinOnBase):
+    """Fits linear layers and 1x1 convolutions, W [o, i] or [o, i, 1, 1]; PaRa shows no i."""
+
+    label: ClassVar[str] = "DEFT"
+
+    directions: Tensor  # [o, r]: P
+    injected: Tensor | None  # [r, i]: R
+    scale: float
+    orthogonal: bool  # decomposition_method "qr"
+
+    @classmethod
+    def claims(cls, shapes: Shapes) -> bool:
+        return "deft_P" in shapes and shapes.keys() <= {"deft_P", "deft_R", "alpha"}
+
+    @classmethod
+    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
+        directions, injected = leaves["deft_P"], leaves.get("deft_R")
+        if directions.ndim != 2 or directions.shape[0] < directions.shape[1]:
+            raise ShapeMismatch(f"deft_P needs one column per direction, not {list(directions.shape)}")
+        if injected is not None and (injected.ndim != 2 or len(injected) != directions.shape[1]):
+            shapes = f"{list(directions.shape)} and {list(injected.shape)}"
+            raise ShapeMismatch(f"the factors deft_P and deft_R of {shapes} do not fit each other")
+        scale = scale_of(leaves, directions.shape[1], facts)
+        return cls(directions, injected, scale, bool((facts.overrides or {}).get("deft_qr")))
+
+    def check(self, shape: Shape) -> None:
+        mine = (len(self.directions), *(shape[1:2] if self.injected is None else self.injected.shape[1:]))
+        if len(shape) < 2 or not same_layer(mine, shape):
+            raise mismatch(mine, shape)
+
+    def low_rank(self, base: Tensor) -> LowRank:
+        up = self.directions.float()
+        up = torch.linalg.qr(up)[0] if self.orthogonal else up
+        down = (up if self.orthogonal else up.relu()).T @ base.flatten(1)
+        if self.injected is not None:
+            down = down.sub_(self.injected.float(), alpha=self.scale)
+        return LowRank(up, down, -1.0)
+
+    @property
+    def rank(self) -> int:
+        return self.directions.shape[1]
+
+    def truncated(self, rank: int) -> Self:
+        if not 0 < rank < self.rank:
+            return self
+        injected = None if self.injected is None else self.injected[:rank]
+        return replace(self, directions=self.directions[:, :rank], injected=injected)

@@ -1,0 +1,61 @@
+"""HRA: W' = W·H₁⋯Hᵣ over the flattened input, reflections H = I − 2uuᵀ/‖u‖².
+
+With PEFT's `apply_GS` the vectors are made orthonormal first (Gram-Schmidt): W' = W·(I − 2QQᵀ). The file does not tell;
+the override `hra_apply_gs` does (PEFT's config, or the user's). Strength is linear on ΔW; PEFT has no rule for it.
+Paper: arXiv:2405.17484. Leaf name: PEFT `HRALayer`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from lib_adapters.algorithms.base import Facts, Leaves, LowRank, Shape, Shapes
+from lib_adapters.algorithms.factored import ThinOnBase
+from lib_adapters.errors import ShapeMismatch
+from lib_adapters.ops.orthogonal import reflections
+
+
+@dataclass(frozen=True, eq=False)
+class Hra(ThinOnBase):
+    """Fits W [o, i, ...] with i*kernel columns; nothing shows how many rows."""
+
+    label: ClassVar[str] = "HRA"
+
+    vectors: Tensor  # [i*kernel, r]: u in columns
+    orthogonal: bool  # apply_GS
+
+    @classmethod
+    def claims(cls, shapes: Shapes) -> bool:
+        return shapes.keys() == {"hra_u"}
+
+    @classmethod
+    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
+        vectors, orthogonal = leaves["hra_u"], bool((facts.overrides or {}).get("hra_apply_gs"))
+        if vectors.ndim != 2 or (orthogonal and vectors.shape[0] < vectors.shape[1]):
+            raise ShapeMismatch(f"hra_u needs one column per reflection, not {list(vectors.shape)}")
+        return cls(vectors, orthogonal)
+
+    def check(self, shape: Shape) -> None:
+        if len(shape) < 2 or math.prod(shape[1:]) != len(self.vectors):
+            raise ShapeMismatch(f"reflections of {list(self.vectors.shape)} do not fit a weight of {list(shape)}")
+
+    def low_rank(self, base: Tensor) -> LowRank:
+        if self.orthogonal:
+            vectors = torch.linalg.qr(self.vectors.float())[0]
+            return LowRank(base.flatten(1) @ vectors, vectors.T, -2.0)
+        vectors, inner = reflections(self.vectors)
+        return LowRank(base.flatten(1) @ vectors @ inner, vectors.T, -1.0)
+
+    @property
+    def rank(self) -> int:
+        return self.vectors.shape[1]
+
+    def truncated(self, rank: int) -> Self:
+        """The first reflections alone."""
+        return replace(self, vectors=self.vectors[:, :rank]) if 0 < rank < self.rank else self

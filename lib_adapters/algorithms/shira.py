@@ -1,0 +1,60 @@
+"""SHiRA: a few entries of W change, and the file says which: ΔW[row, column] = value.
+
+There are r·(o + i) of them, as many as a LoRA of rank r has. Paper: arXiv:2406.13175. Leaf names: PEFT `ShiraLayer`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from lib_adapters.algorithms.base import Algorithm, Facts, Leaves, Shape, Shapes, same_layer
+from lib_adapters.errors import ShapeMismatch
+
+
+@dataclass(frozen=True, eq=False)
+class Shira(Algorithm):
+    """Fits linear layers and 1x1 convolutions that have all these places; no alpha is read."""
+
+    label: ClassVar[str] = "SHiRA"
+    reads_base: ClassVar[bool] = False
+
+    values: Tensor  # [n]
+    places: Tensor  # [2, n], row and column; PEFT on Windows stores them as floats
+    smallest: Shape  # (o, i) of the smallest weight that has all these places
+
+    @classmethod
+    def claims(cls, shapes: Shapes) -> bool:
+        return shapes.keys() == {"shira_weight", "shira_indices"}
+
+    @classmethod
+    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
+        values, places = leaves["shira_weight"], leaves["shira_indices"].long()
+        if values.ndim != 1 or places.shape != (2, len(values)) or bool((places < 0).any()):
+            shapes = f"{list(values.shape)} and {list(places.shape)}"
+            raise ShapeMismatch(f"shira_weight and shira_indices of {shapes} are not values and their places")
+        return cls(values, places, tuple((places.amax(dim=1) + 1).tolist()))
+
+    def check(self, shape: Shape) -> None:
+        plain = len(shape) >= 2 and same_layer(shape[:2], shape)
+        if not plain or any(mine > axis for mine, axis in zip(self.smallest, shape, strict=False)):
+            what = f"places of at least {list(self.smallest)}"
+        elif len(self.values) % (shape[0] + shape[1]):
+            what = f"values of {list(self.values.shape)}, which are not a multiple of rows and columns together,"
+        else:
+            return
+        raise ShapeMismatch(f"{what} do not fit a weight of {list(shape)}")
+
+    def delta(self, base: Tensor) -> Tensor:
+        out = torch.zeros(base.shape, device=base.device)
+        self.add(out, base, 1.0)
+        return out
+
+    def add(self, out: Tensor, base: Tensor, strength: float) -> None:
+        while out.ndim > 2:  # a kernel of 1x1
+            out = out.select(-1, 0)
+        out.index_put_((self.places[0], self.places[1]), self.values.float() * strength, accumulate=True)
