@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lib_adapters.algorithms.base import Facts
 from tests.definitions import CONV, LINE, POINT, Example, additive, decomposed, entries, glora, kron, pair, times
+from tests.examples_peft import seeded
 from tests.examples_rotation import rotations, thin
 
 
@@ -252,5 +253,5 @@ def doras() -> dict[str, Example]:
 
 def examples() -> dict[str, Example]:
     torch.manual_seed(3)
-    mine = loras() | hadamards() | kroneckers() | scalings() | gloras() | doras()
+    mine = loras() | hadamards() | kroneckers() | scalings() | gloras() | doras() | seeded()
     return mine | {name: Example(*example) for name, example in (rotations() | thin()).items()}

@@ -10,7 +10,9 @@ import torch
 from lib_adapters.algorithms import ALGORITHMS, choose
 from lib_adapters.algorithms.dora import Dora
 from lib_adapters.algorithms.factored import Factored
+from lib_adapters.algorithms.fourierft import Spectral
 from lib_adapters.algorithms.oft_r import OftInput
+from lib_adapters.algorithms.randlora import RandLora
 from lib_adapters.algorithms.tlora import TLora
 from lib_adapters.errors import ShapeMismatch, UnknownAlgorithm
 from tests.examples import examples
@@ -45,8 +47,9 @@ def test_every_registered_algorithm_has_an_example():
 
 def test_they_are_called_as_users_call_them():
     names = (
-        "ABBA", "BOFT", "DoHa", "DoKr", "DoRA", "DoRA on ABBA", "Full", "GLoRA", "IA3", "LoHa", "LoKr", "LoRA",
-        "Norm", "OFT", "OFT", "OFT (input)", "OrthoLoRA", "T-LoRA",
+        "ABBA", "AdaLoRA", "BOFT", "DoHa", "DoKr", "DoRA", "DoRA on ABBA", "FourierFT", "Full", "GLoRA", "IA3", "LoHa",
+        "LoKr", "LoRA", "Norm", "OFT", "OFT", "OFT (input)", "OrthoLoRA", "RandLora", "RoAd", "T-LoRA", "VB-LoRA",
+        "VeRA", "WaveFT",
     )  # fmt: skip
     assert sorted(algorithm.label for algorithm in ALGORITHMS) == sorted(names)
 
@@ -151,7 +154,8 @@ def test_what_is_a_product_of_two_thin_factors_is_told_as_one():
     loras = {name for name, example in EXAMPLES.items() if example.read().label == "LoRA"}
     gloras = {"glora", "glora-rs", "glora-bypass", "glora-old", "glora-old-squared", "glora-old-point"}
     triples = {"tlora", "tlora-conv", "tlora-wide", "tlora-stored", "ortholora"}
-    assert thin == loras - {"lora-sparse", "locon-sparse", "lora-dense"} | gloras | triples
+    seeded = {"vera", "vera-point", "vera-drawn", "vblora", "vblora-chosen", "adalora", "adalora-conv"}
+    assert thin == loras - {"lora-sparse", "locon-sparse", "lora-dense"} | gloras | triples | seeded
 
 
 @every_example
@@ -191,12 +195,15 @@ def test_only_its_own_shape_fits(example):
 
 
 def fits_any(adapter, shape):
-    """Row rotations, scalings and biases say nothing about the width, OFTv2 nothing about the rows."""
+    """Row rotations, scalings and biases say nothing about the width, OFTv2 nothing about the rows.
+
+    Spectra fit every matrix, and RandLora knows only the smaller side until its pair is drawn.
+    """
     try:
         adapter.check(shape)
     except ShapeMismatch:
         return False
-    return adapter.reads_base or not adapter.has_weight
+    return adapter.reads_base or not adapter.has_weight or isinstance(adapter, (Spectral, RandLora))
 
 
 @every_example

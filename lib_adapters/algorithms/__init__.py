@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from lib_adapters.algorithms.abba import Abba
+from lib_adapters.algorithms.adalora import AdaLora
 from lib_adapters.algorithms.base import Algorithm, Shapes
 from lib_adapters.algorithms.boft import Boft
 from lib_adapters.algorithms.dora import Doha, Dokr, Dora, DoraAbba
+from lib_adapters.algorithms.fourierft import FourierFt
 from lib_adapters.algorithms.full import Full
 from lib_adapters.algorithms.glora import Glora
 from lib_adapters.algorithms.ia3 import Ia3
@@ -16,16 +18,23 @@ from lib_adapters.algorithms.norm import Norm
 from lib_adapters.algorithms.oft import Oft, OftDiag
 from lib_adapters.algorithms.oft_r import OftInput
 from lib_adapters.algorithms.ortholora import OrthoLora
+from lib_adapters.algorithms.randlora import RandLora
+from lib_adapters.algorithms.road import Road
 from lib_adapters.algorithms.tlora import TLora
+from lib_adapters.algorithms.vblora import VbLora
+from lib_adapters.algorithms.vera import Vera
+from lib_adapters.algorithms.waveft import WaveFt
 from lib_adapters.errors import UnknownAlgorithm
 
 ALGORITHMS: tuple[type[Algorithm], ...] = (
     Abba,
+    AdaLora,
     Boft,
     Doha,
     Dokr,
     Dora,
     DoraAbba,
+    FourierFt,
     Full,
     Glora,
     Ia3,
@@ -37,7 +46,12 @@ ALGORITHMS: tuple[type[Algorithm], ...] = (
     OftDiag,
     OftInput,
     OrthoLora,
+    RandLora,
+    Road,
     TLora,
+    VbLora,
+    Vera,
+    WaveFt,
 )
 
 

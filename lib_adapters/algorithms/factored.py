@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lib_adapters.algorithms.base import Algorithm, Facts, Leaves, Shape, computable, number, scale_of
+from lib_adapters.algorithms.base import Algorithm, Facts, LayerGroup, Leaves, Shape, computable, number, scale_of
 from lib_adapters.errors import ShapeMismatch
 from lib_adapters.ops.product import Product
 
@@ -57,3 +57,12 @@ def fits_columns(down: Shape, weight: Shape) -> bool:
 
 def _unit(kernel: Shape) -> Shape:
     return () if all(k == 1 for k in kernel) else kernel
+
+
+def check_group(group: LayerGroup, name: str) -> None:
+    """ShapeMismatch unless all layers of the file are in this model: the largest one sizes what `name` draws."""
+    if group.missing:
+        raise ShapeMismatch(
+            f"{name} draws its random projections with the sizes of all layers of the file, and {group.missing} of "
+            "them cannot be used on this model; save it again with save_projection=True"
+        )

@@ -9,11 +9,9 @@ from lib_adapters.errors import AestheticFile, ForeignFile, HypernetworkFile
 from lib_adapters.files.modules import Groups
 
 _TUNERS = {
-    "vera_lambda_": "VeRA", "vera_A": "VeRA", "c3a_kernel": "C3A", "hra_u": "HRA", "fourierft_spectrum": "FourierFT",
-    "randlora_": "RandLora", "vblora_": "VB-LoRA", "shira_weight": "SHiRA", "miss_block": "MiSS", "bone_": "Bone",
-    "road_theta": "RoAd", "road_alpha": "RoAd", "waveft_": "WaveFT", "gralora_": "GraLoRA", "hira_A": "HiRA",
-    "hira_B": "HiRA", "delora_": "DeLoRA", "psoft_": "PSOFT", "osf_": "OSF", "glora_A": "PEFT's GLoRA",
-    "lora_E": "AdaLoRA", "lora_embedding_A": "LoRA of an embedding", "adaption_": "adaption prompts",
+    "c3a_kernel": "C3A", "hra_u": "HRA", "shira_weight": "SHiRA", "miss_block": "MiSS", "bone_": "Bone",
+    "gralora_": "GraLoRA", "hira_A": "HiRA", "hira_B": "HiRA", "delora_": "DeLoRA", "psoft_": "PSOFT", "osf_": "OSF",
+    "glora_A": "PEFT's GLoRA", "lora_embedding_A": "LoRA of an embedding", "adaption_": "adaption prompts",
     "boft_R": "PEFT's BOFT", "boft_s": "PEFT's BOFT", "oft_r": "an old PEFT OFT", "oft_s": "an old PEFT OFT",
     "poly_lora_": "Poly", "prompt_embeddings": "prompt tuning", "ln_tuning_": "LN tuning",
     "trainable_tokens_": "token tuning",

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from lib_adapters.algorithms.base import Algorithm
-from lib_adapters.errors import ShapeMismatch
+from lib_adapters.algorithms.base import Algorithm, LayerGroup
+from lib_adapters.errors import AdapterError, ShapeMismatch
 from lib_adapters.files.adapter import Loaded
 from lib_adapters.files.blocks import weight_block
 from lib_adapters.files.names import Stem
@@ -44,8 +44,10 @@ def fit(request: Request, loaded: Loaded, table: Table) -> Fit:
     result.dials = {part: Dial(request, part) for part in ("unet", "te") if request.moves(part)}
     result.names = _spellings(table) if request.blocks.rules else {}
     names = {module.stem: module.name for module in request.adapter.modules}
-    for stem, algorithm in loaded.algorithms.items():
-        layer, reason = _place(stem, algorithm, table)
+    places = {stem: _place(stem, algorithm, table) for stem, algorithm in loaded.algorithms.items()}
+    groups = _groups(request, places)
+    for stem, alone in loaded.algorithms.items():
+        algorithm, layer, reason = _grouped(alone, places[stem], groups[stem.part])
         if layer is None:
             result.missing += 1
             result.unmatched.append((names[stem], reason))
@@ -55,6 +57,32 @@ def fit(request: Request, loaded: Loaded, table: Table) -> Fit:
             if algorithm.has_bias and layer.bias is None:
                 result.unmatched.append((names[stem], f"{layer.path} takes no bias"))
     return result
+
+
+def _groups(request: Request, places: Mapping[Stem, tuple[Layer | None, str]]) -> dict[str, LayerGroup]:
+    """By component, the layers that the file changes, and how many of its layers are not among them."""
+    found: dict[str, list[Layer]] = {}
+    for stem, (layer, _) in places.items():
+        found.setdefault(stem.part, []).extend([] if layer is None else [layer])
+    of_file = Counter(module.stem.part for module in request.adapter.modules)
+    unread = len(request.adapter.unusable)
+    return {
+        part: LayerGroup(tuple(layer.shape for layer in layers), of_file[part] - len(layers) + unread)
+        for part, layers in found.items()
+    }
+
+
+def _grouped(
+    algorithm: Algorithm, place: tuple[Layer | None, str], group: LayerGroup
+) -> tuple[Algorithm, Layer | None, str]:
+    """The algorithm as the file's other layers make it, its layer, and the reason where there is none."""
+    layer, reason = place
+    if layer is None:
+        return algorithm, None, reason
+    try:
+        return algorithm.in_group(layer.shape, group), layer, ""
+    except AdapterError as error:
+        return algorithm, None, f"{layer.path}: {error}"
 
 
 def _add(result: Fit, stem: Stem, algorithm: Algorithm, layer: Layer) -> None:
