@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lib_adapters.algorithms.base import Facts
 from tests.definitions import CONV, LINE, POINT, Example, additive, decomposed, entries, glora, kron, pair, times
-from tests.examples_peft import seeded
+from tests.examples_peft_seeded import seeded
 from tests.examples_rotation import rotations, thin
 
 

@@ -21,6 +21,7 @@ from lib_adapters.files.adapter import Adapter, Module
 from lib_adapters.files.families import FAMILY_NAMES
 from lib_adapters.files.load import read_blob, view
 from lib_adapters.files.names import Stem
+from lib_adapters.files.peft_seeded import NUMBERS
 from lib_adapters.hosts.pipeline.names import kohya_name
 from lib_adapters.hosts.pipeline.skeleton import Skeleton
 
@@ -47,6 +48,7 @@ def respelled(adapter: Adapter, dialect: str) -> tuple[Tensors, dict[str, str]]:
             for module, component, path in named
             for leaf, tensor in _dotted(module, algorithms[module.stem])
         }, _settled(adapter)
+    _refuse_shared(adapter)
     tensors = as_they_are(adapter)
     ours = all(isinstance(one, Full) or (isinstance(one, Lora) and not one.dylora) for one in algorithms.values())
     return {
@@ -54,6 +56,16 @@ def respelled(adapter: Adapter, dialect: str) -> tuple[Tensors, dict[str, str]]:
         for module, component, path in named
         for leaf, tensor in _kohya(algorithms[module.stem], _raw(tensors, module), ours)
     }, _settled(adapter) if ours else adapter.metadata
+
+
+def _refuse_shared(adapter: Adapter) -> None:
+    """AdapterError where layers share a tensor: each would get a copy, gigabytes for a file of a few megabytes."""
+    owners: dict[str, str] = {}
+    for module in adapter.modules:
+        for leaf, key in module.leaves.items():
+            if owners.setdefault(key, module.name) != module.name:
+                kind = f"{module.algorithm.label}, whose layers share {leaf}"
+                raise AdapterError(f"{adapter.path.name} is {kind}; only PEFT's own names can say so. Leave out --to.")
 
 
 def as_they_are(adapter: Adapter) -> Tensors:
@@ -70,7 +82,8 @@ def _place(adapter: Adapter, module: Module, paths: dict[Stem, tuple[str, str]])
 
 
 def _raw(tensors: Tensors, module: Module) -> Tensors:
-    constants = {leaf: torch.tensor(value) for leaf, value in module.constants.items()}
+    whole = {leaf: torch.tensor(int(value)) for leaf, value in module.constants.items() if leaf in NUMBERS}
+    constants = {leaf: torch.tensor(value) for leaf, value in module.constants.items()} | whole
     return {leaf: tensors[key] for leaf, key in module.leaves.items()} | constants
 
 

@@ -12,7 +12,7 @@ import torch
 
 from lib_adapters.algorithms.base import Facts
 from lib_adapters.errors import AdapterError, BrokenFile
-from lib_adapters.files import bundle, families, foreign, load, positions, report
+from lib_adapters.files import bundle, families, foreign, load, peft_seeded, positions, report
 from lib_adapters.files.entries import Source
 from lib_adapters.files.load import Loaded
 from lib_adapters.files.metadata import read_facts, sidecar_overrides
@@ -92,6 +92,7 @@ def _adapter(source: Source) -> Adapter:
         raise BrokenFile(report.nothing_usable(unusable))
     family = families.family_of(builder.modules.values(), source.metadata)
     modules, clashes = resolve_text_encoders(builder.modules.values(), family)
+    drawn = peft_seeded.notes(module.shapes for module in modules)
     return Adapter(
         path=source.path,
         name=source.path.stem,
@@ -104,7 +105,7 @@ def _adapter(source: Source) -> Adapter:
         metadata=source.metadata,
         modules=modules,
         unusable=tuple(unusable),
-        notes=(*source.notes, *groups.notes, *builder.notes, *clashes, *config.notes()),
+        notes=(*source.notes, *groups.notes, *builder.notes, *clashes, *config.notes(), *drawn),
         facts=read_facts(source.metadata, source.entries, config.overrides() | sidecar_overrides(source.path)),
         nbytes=source.nbytes,
         bundled=embeddings,

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from lib_adapters.algorithms import choose
 from lib_adapters.algorithms.base import Algorithm, Shape
 from lib_adapters.errors import UnknownAlgorithm
-from lib_adapters.files import combine, peft_tuners
+from lib_adapters.files import combine, peft_seeded
 from lib_adapters.files.entries import Entry, torch_dtype
 
-SCALARS = frozenset({"alpha", "scale", "scalar", "on_input", "lora2_nu", "bias_size", *peft_tuners.NUMBERS})
+SCALARS = frozenset({"alpha", "scale", "scalar", "on_input", "lora2_nu", "bias_size", *peft_seeded.NUMBERS})
 
 _TOGETHER = (
     ("lora_up.weight", "lora_down.weight"),
@@ -23,7 +23,7 @@ _TOGETHER = (
     ("lora_up1.weight", "lora_down1.weight", "lora_up2.weight", "lora_down2.weight"),
     ("S_p", "S_q", "P_basis", "Q_basis"),
     ("bias_indices", "bias_values", "bias_size"),
-    *peft_tuners.TOGETHER,
+    *peft_seeded.TOGETHER,
 )
 
 
@@ -57,7 +57,7 @@ class Judge:
 def _judged(tensors: Mapping[str, Entry | None]) -> Verdict:
     shapes = combine.combined({leaf: entry.shape if entry else () for leaf, entry in tensors.items()})
     reasons = (_bad_tensor(leaf, entry) for leaf, entry in tensors.items() if entry)
-    reason = next(filter(None, reasons), "") or missing_half(shapes) or peft_tuners.missing_config(shapes)
+    reason = next(filter(None, reasons), "") or missing_half(shapes) or peft_seeded.missing_config(shapes)
     if reason:
         return Verdict(shapes, None, reason)
     try:

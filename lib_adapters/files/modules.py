@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from lib_adapters.algorithms.base import Algorithm, Shape
-from lib_adapters.files import peft_tuners
+from lib_adapters.files import peft_seeded
 from lib_adapters.files.dialects import stem_of
 from lib_adapters.files.entries import Source
 from lib_adapters.files.judge import SCALARS, Judge
@@ -47,7 +47,7 @@ def group(keys: Iterable[str]) -> Groups:
         leaves = groups.modules.setdefault(split[0], {})
         if leaves.setdefault(split[1], key) != key:
             groups.notes.append(f"{key} repeats a tensor under another spelling and is not used")
-    peft_tuners.share(groups.modules)
+    peft_seeded.share(groups.modules)
     return groups
 
 

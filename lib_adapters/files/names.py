@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lib_adapters.files import peft_tuners
+from lib_adapters.files import peft_seeded
 
 
 @dataclass(frozen=True, order=True)
@@ -41,10 +41,10 @@ _CANONICAL = (
     "lora_down2.weight", "S_p", "S_q", "P_basis", "Q_basis", "lora2_nu",
 )  # fmt: skip
 
-_LEAVES = {leaf: leaf for leaf in (*_CANONICAL, *peft_tuners.TENSORS, *peft_tuners.NUMBERS)} | _SPELLINGS
+_LEAVES = {leaf: leaf for leaf in (*_CANONICAL, *peft_seeded.TENSORS, *peft_seeded.NUMBERS)} | _SPELLINGS
 
 _NAMED = frozenset(  # PEFT puts an adapter's name in
-    {"lora_A", "lora_B", "lora_magnitude_vector", "ia3_l", "oft_R", *peft_tuners.TENSORS}
+    {"lora_A", "lora_B", "lora_magnitude_vector", "ia3_l", "oft_R", *peft_seeded.TENSORS}
 )
 _SPLIT = frozenset({"lora_up", "lora_down"})  # kohya's unsaved split form numbers them
 _GLUED = ("_lora", "_lora_linear_layer")  # diffusers 0.11-0.16, and what its export for web UIs leaves as it is

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_adapters.algorithms.base import Shape
-from lib_adapters.files import peft_tuners
+from lib_adapters.files import peft_seeded
 from lib_adapters.files.dialects import prefix_of
 from lib_adapters.files.metadata import is_sane, json_object, read_json
 from lib_adapters.files.widths import rank_of
@@ -54,8 +54,8 @@ class PeftConfig:
 
     def constants(self, module: str, leaves: Mapping[str, str], shapes: Mapping[str, Shape]) -> dict[str, float]:
         """{"alpha": ...} where the file itself has none; PEFT's full LoKr does divide, so it gets a scale."""
-        if peft_tuners.is_tuner(leaves):
-            return peft_tuners.constants(self._of(module), leaves)
+        if peft_seeded.is_tuner(leaves):
+            return peft_seeded.constants(self._of(module), leaves)
         if leaves.keys() & {"alpha", "scale"} or not leaves.keys() & _FACTORS:
             return {}
         config = self._of(module)

@@ -1,7 +1,7 @@
 """Random tensors that a trainer draws from a seed and does not save: the same calls on the same generator.
 
-The numbers are torch's own on the CPU (Mersenne Twister). `uniform_`, `rand` and `randperm` have given the same float32
-and integer values in every release since 2.0; torch does not promise that they always will.
+The numbers are those of torch's generator on the CPU, as torch 2.13 draws them. torch does not promise the same numbers
+in every release; where they differ, PEFT itself reads such a file differently there too.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ that points at one key.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from lib_adapters.algorithms.base import Shape
@@ -32,6 +32,7 @@ NUMBERS = (
 )  # fmt: skip
 
 _SHARED = frozenset({"vera_A", "vera_B", "randlora_A", "randlora_B", "vblora_vector_bank"})
+_DRAWN = "projection_prng_key"
 _OWNER = "base_model"  # PEFT keeps what is shared at the model itself
 _EXACT = float(1 << 53)  # a seed beyond this is no float64
 Numbers = dict[str, float]
@@ -70,6 +71,13 @@ def constants(config: Mapping[str, Any], leaves: Mapping[str, object]) -> Number
     if not mark or not any(leaf.startswith(mark) for leaf in leaves):
         return {}
     return {name: value for name, value in read(config).items() if value is not None and name not in leaves}
+
+
+def notes(layers: Iterable[Mapping[str, Shape]]) -> list[str]:
+    """What the user should know of the layers of a file: leaf -> shape of each, numbers of the config among them."""
+    if any(_DRAWN in shapes and shapes.keys().isdisjoint(_SHARED) for shapes in layers):
+        return ["its random projections are not in the file; they are drawn from its seed, as PEFT does"]
+    return []
 
 
 def missing_config(shapes: Mapping[str, Shape]) -> str:
