@@ -16,6 +16,8 @@ from torch import nn
 from lib_adapters import Request, Session, open_adapter
 from lib_adapters.app.main import main
 from lib_adapters.errors import BrokenFile
+from lib_adapters.patching.plan import fit
+from lib_adapters.patching.targets import Table
 from tests import oracles
 
 PLACE = "down_blocks.0.attentions.0.transformer_blocks.0"
@@ -178,6 +180,39 @@ def test_projections_are_not_drawn_for_a_model_that_lacks_a_layer(name, tmp_path
         (report,) = session.activate([Request(open_adapter(tmp_path / "adapter_model.safetensors"))]).adapters
     assert "save_projection" in str(report.error)
     assert "1 of them" in str(report.error)
+
+
+@by_peft
+@pytest.mark.parametrize("name", ["vera-drawn", "randlora-drawn"])
+def test_larger_layers_of_another_kind_in_the_file_change_no_projection(name, tmp_path):
+    """A LoRA of the convolution, whose 48 inputs are more than any trained layer of the tuner has."""
+    expected, path = saved(name, tmp_path), tmp_path / "adapter_model.safetensors"
+    pair = {"lora_A.weight": torch.ones(1, 48, 3, 3), "lora_B.weight": torch.zeros(12, 1, 1, 1)}
+    other = {f"base_model.model.{PLACE}.conv.{leaf}": tensor for leaf, tensor in pair.items()}
+    save_file(load_file(path) | other, path)
+    ours = model()
+    ours.get_submodule(PLACE).conv = nn.Conv2d(48, 12, 3)
+    with Session(unet=ours) as session:
+        (report,) = session.activate([Request(open_adapter(path))]).adapters
+        assert (report.unmatched, report.matched) == ([], 6)
+        for key, weight in expected.state_dict().items():
+            if "conv" not in key:
+                torch.testing.assert_close(ours.state_dict()[key].double(), weight, rtol=1e-5, atol=1e-5)
+
+
+@by_peft
+def test_one_file_on_two_models_draws_for_each(tmp_path):
+    """What is kept between activations is kept for one size of projections."""
+    expected, path = saved("vera-drawn", tmp_path), tmp_path / "adapter_model.safetensors"
+    adapter, other, ours = open_adapter(path), model(), model()
+    other.get_submodule(PLACE).attn1.to_k = nn.Linear(40, 8, bias=False)
+    loaded = adapter.load()
+    for each in (other, ours):
+        found = fit(Request(adapter), loaded, Table.of(each, []))
+        assert found.unmatched == []
+    key, weight = f"{PLACE}.attn1.to_q.weight", ours.get_submodule(PLACE).attn1.to_q.weight
+    (patch,) = [patch for slot, patch in found.patches if slot.path.endswith("to_q")]
+    torch.testing.assert_close(patch.algorithm.onto(weight, 1.0).double(), expected.state_dict()[key])
 
 
 @by_peft

@@ -62,7 +62,7 @@ class LayerGroup:
 
     shapes: tuple[Shape, ...]
     missing: int = 0  # layers of the file that this model does not have: the largest may be among them
-    _shared: dict[Hashable, object] = field(default_factory=dict)
+    shared: dict[Hashable, object] = field(default_factory=dict)  # results of `once`; may outlive the group
 
     @property
     def largest(self) -> tuple[int, int]:
@@ -70,10 +70,10 @@ class LayerGroup:
         return max(shape[0] for shape in self.shapes), max(shape[1] for shape in self.shapes)
 
     def once(self, key: Hashable, make: Callable[[], Value]) -> Value:
-        """The result of `make`, computed for the first layer that needs it and shared by all others."""
-        if key not in self._shared:
-            self._shared[key] = make()
-        return cast("Value", self._shared[key])
+        """The result of `make`, which depends on `key` alone: computed for the first layer, shared by all others."""
+        if key not in self.shared:
+            self.shared[key] = make()
+        return cast("Value", self.shared[key])
 
 
 @dataclass(frozen=True, eq=False)

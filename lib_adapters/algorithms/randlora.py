@@ -83,9 +83,8 @@ class RandLora(Factored):
         if self.a is not None:
             return self
         check_group(group, "RandLora")
-        a, b = group.once(
-            ("RandLora", self.seed, self.sparse, self.rank, self.weights.device), lambda: self._pair(*group.largest)
-        )
+        key = "RandLora", self.seed, self.sparse, self.rank, group.largest, self.weights.device
+        a, b = group.once(key, lambda: self._pair(*group.largest))
         return replace(self, a=a, b=b)
 
     def _pair(self, outputs: int, inputs: int) -> tuple[Tensor, Tensor]:

@@ -76,9 +76,8 @@ class Vera(Factored):
         if self.a is not None:
             return self
         check_group(group, "VeRA")
-        a, b = group.once(
-            ("VeRA", self.seed, self.rank, self.outer.device), lambda: self._pair(*group.largest)
-        )
+        key = "VeRA", self.seed, self.rank, group.largest, self.outer.device
+        a, b = group.once(key, lambda: self._pair(*group.largest))
         return replace(self, a=a, b=b)
 
     def _pair(self, outputs: int, inputs: int) -> tuple[Tensor, Tensor]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 import torch
@@ -28,6 +28,7 @@ class Loaded:
     algorithms: dict[Stem, Algorithm]
     problems: list[tuple[str, str]]  # (module as in the file, why it was left out)
     nbytes: int
+    shared: dict[Hashable, object] = field(default_factory=dict)  # what layers draw from a seed, once for all uses
 
 
 def load(source: Source, modules: Iterable[Module], facts: Facts, device: torch.device) -> Loaded:

@@ -21,6 +21,8 @@ from lib_adapters.patching.request import ALL, Request
 from lib_adapters.patching.targets import Layer, Slot, Table, View
 
 Place = tuple[Key, tuple[int, int] | None]  # a layer, or the rows of a fused one
+_Placed = tuple[Layer | None, str]  # the layer of a module, or why there is none
+_Kind = tuple[str, type[Algorithm]]  # component and algorithm: what shares random projections
 
 
 @dataclass
@@ -45,9 +47,9 @@ def fit(request: Request, loaded: Loaded, table: Table) -> Fit:
     result.names = _spellings(table) if request.blocks.rules else {}
     names = {module.stem: module.name for module in request.adapter.modules}
     places = {stem: _place(stem, algorithm, table) for stem, algorithm in loaded.algorithms.items()}
-    groups = _groups(request, places)
+    groups = _groups(request, loaded, places)
     for stem, alone in loaded.algorithms.items():
-        algorithm, layer, reason = _grouped(alone, places[stem], groups[stem.part])
+        algorithm, layer, reason = _grouped(alone, places[stem], groups[stem.part, type(alone)])
         if layer is None:
             result.missing += 1
             result.unmatched.append((names[stem], reason))
@@ -59,22 +61,21 @@ def fit(request: Request, loaded: Loaded, table: Table) -> Fit:
     return result
 
 
-def _groups(request: Request, places: Mapping[Stem, tuple[Layer | None, str]]) -> dict[str, LayerGroup]:
-    """By component, the layers that the file changes, and how many of its layers are not among them."""
-    found: dict[str, list[Layer]] = {}
+def _groups(request: Request, loaded: Loaded, places: Mapping[Stem, _Placed]) -> dict[_Kind, LayerGroup]:
+    """By component and algorithm, the layers that the file changes, and how many of its layers are not among them."""
+    found: dict[_Kind, list[Layer]] = {}
     for stem, (layer, _) in places.items():
-        found.setdefault(stem.part, []).extend([] if layer is None else [layer])
-    of_file = Counter(module.stem.part for module in request.adapter.modules)
+        group = found.setdefault((stem.part, type(loaded.algorithms[stem])), [])
+        group.extend([] if layer is None else [layer])
+    of_file = Counter((module.stem.part, module.algorithm) for module in request.adapter.modules)
     unread = len(request.adapter.unusable)
     return {
-        part: LayerGroup(tuple(layer.shape for layer in layers), of_file[part] - len(layers) + unread)
-        for part, layers in found.items()
+        kind: LayerGroup(tuple(layer.shape for layer in layers), of_file[kind] - len(layers) + unread, loaded.shared)
+        for kind, layers in found.items()
     }
 
 
-def _grouped(
-    algorithm: Algorithm, place: tuple[Layer | None, str], group: LayerGroup
-) -> tuple[Algorithm, Layer | None, str]:
+def _grouped(algorithm: Algorithm, place: _Placed, group: LayerGroup) -> tuple[Algorithm, Layer | None, str]:
     """The algorithm as the file's other layers make it, its layer, and the reason where there is none."""
     layer, reason = place
     if layer is None:
@@ -133,7 +134,7 @@ def by_parameter(targets: Mapping[tuple[int, str], Target]) -> Mapping[tuple[int
     return found
 
 
-def _place(stem: Stem, algorithm: Algorithm, table: Table) -> tuple[Layer | None, str]:
+def _place(stem: Stem, algorithm: Algorithm, table: Table) -> _Placed:
     candidates = table.find(stem)
     if not candidates:
         return None, _no_such_layer(stem, table)
