@@ -12,7 +12,6 @@ from lib_adapters.algorithms.dora import Dora
 from lib_adapters.algorithms.factored import Factored
 from lib_adapters.algorithms.fourierft import Spectral
 from lib_adapters.algorithms.oft_r import OftInput
-from lib_adapters.algorithms.randlora import RandLora
 from lib_adapters.algorithms.tlora import TLora
 from lib_adapters.errors import ShapeMismatch, UnknownAlgorithm
 from tests.examples import examples
@@ -195,15 +194,12 @@ def test_only_its_own_shape_fits(example):
 
 
 def fits_any(adapter, shape):
-    """Row rotations, scalings and biases say nothing about the width, OFTv2 nothing about the rows.
-
-    Spectra fit every matrix, and RandLora knows only the smaller side until its pair is drawn.
-    """
+    """Row rotations, scalings and biases say nothing about the width, OFTv2 nothing about the rows, spectra nothing."""
     try:
         adapter.check(shape)
     except ShapeMismatch:
         return False
-    return adapter.reads_base or not adapter.has_weight or isinstance(adapter, (Spectral, RandLora))
+    return adapter.reads_base or not adapter.has_weight or isinstance(adapter, Spectral)
 
 
 @every_example

@@ -66,3 +66,10 @@ def check_group(group: LayerGroup, name: str) -> None:
             f"{name} draws its random projections with the sizes of all layers of the file, and {group.missing} of "
             "them cannot be used on this model; save it again with save_projection=True"
         )
+
+
+def drawn(a: Tensor | None, b: Tensor | None, name: str) -> tuple[Tensor, Tensor]:
+    """The random projections of `name`; ShapeMismatch where `in_group` was not called, which alone can size them."""
+    if a is None or b is None:
+        raise ShapeMismatch(f"the random projections of {name} are sized by all layers of the file, which are unknown")
+    return a, b

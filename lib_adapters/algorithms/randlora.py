@@ -20,7 +20,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from lib_adapters.algorithms.base import Facts, LayerGroup, Leaves, Shape, Shapes, bounded, mismatch, number, seed_of
-from lib_adapters.algorithms.factored import Factored, check_group, factor
+from lib_adapters.algorithms.factored import Factored, check_group, drawn, factor
 from lib_adapters.errors import ShapeMismatch
 from lib_adapters.ops.product import Matmul, Product
 from lib_adapters.ops.seeded import generator, kaiming_bound, uniform
@@ -82,7 +82,7 @@ class RandLora(Factored):
         """With the pair that PEFT draws for these layers, one for all of them."""
         if self.a is not None:
             return self
-        check_group(group, "RandLora")
+        check_group(group, self.label)
         key = "RandLora", self.seed, self.sparse, self.rank, group.largest, self.weights.device
         a, b = group.once(key, lambda: self._pair(*group.largest))
         return replace(self, a=a, b=b)
@@ -92,9 +92,7 @@ class RandLora(Factored):
         return a.to(self.weights.device), b.to(self.weights.device)
 
     def product(self, shape: Shape) -> Product:
-        a, b = self.a, self.b
-        if a is None or b is None:
-            a, b = self._pair(shape[0], shape[1])
+        a, b = drawn(self.a, self.b, self.label)
         small, large = sorted(shape[:2])
         inner = self.weights.float().unsqueeze(2) * a[:, :, :small].float() * self.columns.float()
         outer = b[:large, : self.bases].flatten(1).float()  # [large, n·r]

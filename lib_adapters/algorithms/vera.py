@@ -25,7 +25,7 @@ from lib_adapters.algorithms.base import (
     mismatch,
     seed_of,
 )
-from lib_adapters.algorithms.factored import Factored, check_group, factor
+from lib_adapters.algorithms.factored import Factored, check_group, drawn, factor
 from lib_adapters.errors import ShapeMismatch
 from lib_adapters.ops.product import Matmul, Product
 from lib_adapters.ops.seeded import generator, kaiming_bound, uniform
@@ -75,7 +75,7 @@ class Vera(Factored):
         """With the pair that PEFT draws for these layers, one for all of them."""
         if self.a is not None:
             return self
-        check_group(group, "VeRA")
+        check_group(group, self.label)
         key = "VeRA", self.seed, self.rank, group.largest, self.outer.device
         a, b = group.once(key, lambda: self._pair(*group.largest))
         return replace(self, a=a, b=b)
@@ -91,10 +91,8 @@ class Vera(Factored):
         return LowRank(*self._factors(tuple(base.shape)), self.scale)
 
     def _factors(self, shape: Shape) -> tuple[Tensor, Tensor]:
-        """up [o, r] and down [r, i]; a layer alone is the largest one."""
-        a, b = self.a, self.b
-        if a is None or b is None:
-            a, b = self._pair(shape[0], shape[1])
+        """up [o, r] and down [r, i]."""
+        a, b = drawn(self.a, self.b, self.label)
         up = self.outer.float().unsqueeze(1) * b[: shape[0]].float()
         return up, self.inner.float().unsqueeze(1) * a[:, : shape[1]].float()
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from lib_adapters.algorithms.base import Algorithm, LayerGroup
+from lib_adapters.algorithms.base import Algorithm, LayerGroup, Shape
 from lib_adapters.errors import AdapterError, ShapeMismatch
 from lib_adapters.files.adapter import Loaded
 from lib_adapters.files.blocks import weight_block
@@ -49,7 +49,7 @@ def fit(request: Request, loaded: Loaded, table: Table) -> Fit:
     places = {stem: _place(stem, algorithm, table) for stem, algorithm in loaded.algorithms.items()}
     groups = _groups(request, loaded, places)
     for stem, alone in loaded.algorithms.items():
-        algorithm, layer, reason = _grouped(alone, places[stem], groups[stem.part, type(alone)])
+        algorithm, layer, reason = _grouped(alone, places[stem], groups[stem])
         if layer is None:
             result.missing += 1
             result.unmatched.append((names[stem], reason))
@@ -61,18 +61,18 @@ def fit(request: Request, loaded: Loaded, table: Table) -> Fit:
     return result
 
 
-def _groups(request: Request, loaded: Loaded, places: Mapping[Stem, _Placed]) -> dict[_Kind, LayerGroup]:
-    """By component and algorithm, the layers that the file changes, and how many of its layers are not among them."""
-    found: dict[_Kind, list[Layer]] = {}
+def _groups(request: Request, loaded: Loaded, places: Mapping[Stem, _Placed]) -> dict[Stem, LayerGroup]:
+    """For each module the layers that the same algorithm changes in its component, and how many it lacks there."""
+    kinds = {module.stem: (module.stem.part, module.algorithm) for module in request.adapter.modules}
+    of_file, unread = Counter(kinds.values()), len(request.adapter.unusable)
+    shapes: dict[_Kind, list[Shape]] = {kind: [] for kind in of_file}
     for stem, (layer, _) in places.items():
-        group = found.setdefault((stem.part, type(loaded.algorithms[stem])), [])
-        group.extend([] if layer is None else [layer])
-    of_file = Counter((module.stem.part, module.algorithm) for module in request.adapter.modules)
-    unread = len(request.adapter.unusable)
-    return {
-        kind: LayerGroup(tuple(layer.shape for layer in layers), of_file[kind] - len(layers) + unread, loaded.shared)
-        for kind, layers in found.items()
+        shapes[kinds[stem]].extend([] if layer is None else [layer.shape])
+    groups = {
+        kind: LayerGroup(tuple(found), of_file[kind] - len(found) + unread, loaded.shared)
+        for kind, found in shapes.items()
     }
+    return {stem: groups[kinds[stem]] for stem in places}
 
 
 def _grouped(algorithm: Algorithm, place: _Placed, group: LayerGroup) -> tuple[Algorithm, Layer | None, str]:
