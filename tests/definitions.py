@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lib_adapters.algorithms import choose
-from lib_adapters.algorithms.base import Algorithm, Facts
+from lib_adapters.algorithms.base import Algorithm, Facts, LayerGroup
 
 Shape = tuple[int, ...]
 LINE, CONV, POINT = (6, 8), (6, 8, 3, 2), (6, 8, 1, 1)
@@ -25,7 +25,8 @@ class Example(NamedTuple):
 
     def read(self, dtype: torch.dtype | None = None) -> Algorithm:
         leaves = {n: leaf if dtype is None or leaf.numel() == 1 else leaf.to(dtype) for n, leaf in self.leaves.items()}
-        return choose({name: tuple(leaf.shape) for name, leaf in leaves.items()}).from_leaves(leaves, self.facts)
+        alone = choose({name: tuple(leaf.shape) for name, leaf in leaves.items()}).from_leaves(leaves, self.facts)
+        return alone.in_group(self.shape, LayerGroup((self.shape,)))
 
 
 def entries(shape: Shape, value: Callable[..., Tensor | float]) -> Tensor:

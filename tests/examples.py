@@ -11,6 +11,7 @@ from torch import Tensor
 from lib_adapters.algorithms.base import Facts
 from tests.definitions import CONV, LINE, POINT, Example, additive, decomposed, entries, glora, kron, pair, times
 from tests.examples_peft import tuners
+from tests.examples_peft_seeded import seeded
 from tests.examples_rotation import rotations, thin
 
 
@@ -261,5 +262,5 @@ def doras() -> dict[str, Example]:
 
 def examples() -> dict[str, Example]:
     torch.manual_seed(3)
-    mine = loras() | hadamards() | kroneckers() | scalings() | gloras() | doras() | tuners()
+    mine = loras() | hadamards() | kroneckers() | scalings() | gloras() | doras() | tuners() | seeded()
     return mine | {name: Example(*example) for name, example in (rotations() | thin()).items()}

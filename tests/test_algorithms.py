@@ -10,6 +10,7 @@ import torch
 from lib_adapters.algorithms import ALGORITHMS, choose
 from lib_adapters.algorithms.dora import Dora
 from lib_adapters.algorithms.factored import Factored
+from lib_adapters.algorithms.fourierft import Spectral
 from lib_adapters.algorithms.oft_r import OftInput
 from lib_adapters.algorithms.tlora import TLora
 from lib_adapters.algorithms.whole import Whole
@@ -46,9 +47,10 @@ def test_every_registered_algorithm_has_an_example():
 
 def test_they_are_called_as_users_call_them():
     names = (
-        "ABBA", "BOFT", "BOFT (input)", "C3A", "DEFT", "DeLoRA", "DoHa", "DoKr", "DoRA", "DoRA on ABBA", "Full",
-        "GLoRA", "GraLoRA", "HRA", "HiRA", "IA3", "LN tuning", "LoHa", "LoKr", "LoRA", "MiSS", "MiSS (bat)", "Norm",
-        "OFT", "OFT", "OFT (input)", "OrthoLoRA", "SHiRA", "T-LoRA", "Whole weight",
+        "ABBA", "AdaLoRA", "BOFT", "BOFT (input)", "C3A", "DEFT", "DeLoRA", "DoHa", "DoKr", "DoRA", "DoRA on ABBA",
+        "FourierFT", "Full", "GLoRA", "GraLoRA", "HRA", "HiRA", "IA3", "LN tuning", "LoHa", "LoKr", "LoRA", "MiSS",
+        "MiSS (bat)", "Norm", "OFT", "OFT", "OFT (input)", "OrthoLoRA", "RandLora", "RoAd", "SHiRA", "T-LoRA",
+        "VB-LoRA", "VeRA", "WaveFT", "Whole weight",
     )  # fmt: skip
     assert sorted(algorithm.label for algorithm in ALGORITHMS) == sorted(names)
 
@@ -153,8 +155,9 @@ def test_what_is_a_product_of_two_thin_factors_is_told_as_one():
     loras = {name for name, example in EXAMPLES.items() if example.read().label == "LoRA"}
     gloras = {"glora", "glora-rs", "glora-bypass", "glora-old", "glora-old-squared", "glora-old-point"}
     triples = {"tlora", "tlora-conv", "tlora-wide", "tlora-stored", "ortholora"}
+    seeded = {"vera", "vera-point", "vera-drawn", "vblora", "vblora-chosen", "adalora", "adalora-conv"}
     peft = {name for name, example in EXAMPLES.items() if example.read().label in ("DEFT", "DeLoRA", "HRA")}
-    assert thin == loras - {"lora-sparse", "locon-sparse", "lora-dense"} | gloras | triples | peft
+    assert thin == loras - {"lora-sparse", "locon-sparse", "lora-dense"} | gloras | triples | peft | seeded
 
 
 @every_example
@@ -194,12 +197,13 @@ def test_only_its_own_shape_fits(example):
 
 
 def fits_any(adapter, shape):
-    """Row rotations, scalings and biases say nothing about the width, OFTv2 and mini MiSS nothing about the rows."""
+    """Row rotations, scalings, biases and spectra say nothing of the width, OFTv2 and mini MiSS nothing of the rows."""
     try:
         adapter.check(shape)
     except ShapeMismatch:
         return False
-    return adapter.reads_base or not adapter.has_weight or getattr(adapter, "mini", False)
+    free = isinstance(adapter, Spectral) or getattr(adapter, "mini", False)
+    return adapter.reads_base or not adapter.has_weight or free
 
 
 @every_example

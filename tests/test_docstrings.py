@@ -31,8 +31,13 @@ def tree_of(path: Path) -> ast.Module:
 
 def public(node: ast.Module | ast.ClassDef) -> Iterator[Named]:
     for found in node.body:
-        if isinstance(found, Named) and not found.name.startswith("_"):
+        if isinstance(found, Named) and not found.name.startswith("_") and not is_overload(found):
             yield found
+
+
+def is_overload(node: Named) -> bool:
+    """One of several signatures; the function itself has the docstring."""
+    return any(isinstance(one, ast.Name) and one.id == "overload" for one in node.decorator_list)
 
 
 def class_named(tree: ast.Module, name: str) -> ast.ClassDef:

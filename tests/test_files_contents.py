@@ -45,7 +45,7 @@ UNKNOWN = {  # what follows the layer's name -> words of the reason
     "_lora_latent_mapping.weight": "LoRA-XS",
     ".lora_AB.weight": "MoSLoRA",
     ".lora_AB.default.weight": "MoSLoRA",
-    ".lora_E": "AdaLoRA",
+    ".lora_F": "no supported algorithm",
     ".lora_C.weight": "no supported algorithm",
     ".never.heard.of.this": "no supported algorithm",
     ".gate.weight": "no supported algorithm",
@@ -215,7 +215,7 @@ NAMES = {
     "TinyLoRA": "tinylora_v", "UniLoRA": "unilora_theta_d", "FRoD": "frod_lambda_l", "AdaMSS": "adamss_A.0",
     "Custom Diffusion": "processor.to_k_custom_diffusion.weight", "SVDiff": "to_k.delta",
     "OSF": "osf_svd_params.U_high", "SuperTuning": "supertuning_values", "Poly": "poly_router.weight",
-    "RoAd": "road_theta", "PSOFT": "psoft_R", "AdaLoRA": "lora_E", "PEFT's GLoRA": "glora_B.weight",
+    "PSOFT": "psoft_R", "PEFT's GLoRA": "glora_B.weight",
 }  # fmt: skip
 
 

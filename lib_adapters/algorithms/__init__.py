@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lib_adapters.algorithms.abba import Abba
+from lib_adapters.algorithms.adalora import AdaLora
 from lib_adapters.algorithms.base import Algorithm, Shapes
 from lib_adapters.algorithms.boft import Boft
 from lib_adapters.algorithms.boft_input import BoftInput
@@ -10,6 +11,7 @@ from lib_adapters.algorithms.c3a import C3a
 from lib_adapters.algorithms.deft import Deft
 from lib_adapters.algorithms.delora import Delora
 from lib_adapters.algorithms.dora import Doha, Dokr, Dora, DoraAbba
+from lib_adapters.algorithms.fourierft import FourierFt
 from lib_adapters.algorithms.full import Full
 from lib_adapters.algorithms.glora import Glora
 from lib_adapters.algorithms.gralora import Gralora
@@ -25,13 +27,19 @@ from lib_adapters.algorithms.norm import Norm
 from lib_adapters.algorithms.oft import Oft, OftDiag
 from lib_adapters.algorithms.oft_r import OftInput
 from lib_adapters.algorithms.ortholora import OrthoLora
+from lib_adapters.algorithms.randlora import RandLora
+from lib_adapters.algorithms.road import Road
 from lib_adapters.algorithms.shira import Shira
 from lib_adapters.algorithms.tlora import TLora
+from lib_adapters.algorithms.vblora import VbLora
+from lib_adapters.algorithms.vera import Vera
+from lib_adapters.algorithms.waveft import WaveFt
 from lib_adapters.algorithms.whole import BIAS, Whole
 from lib_adapters.errors import UnknownAlgorithm
 
 ALGORITHMS: tuple[type[Algorithm], ...] = (
     Abba,
+    AdaLora,
     Boft,
     BoftInput,
     C3a,
@@ -41,6 +49,7 @@ ALGORITHMS: tuple[type[Algorithm], ...] = (
     Dokr,
     Dora,
     DoraAbba,
+    FourierFt,
     Full,
     Glora,
     Gralora,
@@ -58,8 +67,13 @@ ALGORITHMS: tuple[type[Algorithm], ...] = (
     OftDiag,
     OftInput,
     OrthoLora,
+    RandLora,
+    Road,
     Shira,
     TLora,
+    VbLora,
+    Vera,
+    WaveFt,
     Whole,
 )
 

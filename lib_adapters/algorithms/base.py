@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from lib_adapters.errors import BrokenFile, ShapeMismatch
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]  # leaf -> shape, as the header tells
 Leaves = Mapping[str, Tensor]  # leaf -> tensor
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,29 @@ class LowRank:
     up: Tensor  # [o, r]
     down: Tensor  # [r, i*kernel]
     scale: float
+
+
+@dataclass(frozen=True, eq=False)
+class LayerGroup:
+    """The layers of one component that one file changes, as the model has them.
+
+    Some trainers size what all layers share by the largest of them, and draw it from a seed instead of saving it.
+    """
+
+    shapes: tuple[Shape, ...]
+    missing: int = 0  # layers of the file that this model does not have: the largest may be among them
+    shared: dict[Hashable, object] = field(default_factory=dict)  # results of `once`; may outlive the group
+
+    @property
+    def largest(self) -> tuple[int, int]:
+        """The largest output and the largest input size, which need not be of one layer."""
+        return max(shape[0] for shape in self.shapes), max(shape[1] for shape in self.shapes)
+
+    def once(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        """The result of `make`, which depends on `key` alone: computed for the first layer, shared by all others."""
+        if key not in self.shared:
+            self.shared[key] = make()
+        return cast("Value", self.shared[key])
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +142,13 @@ class Algorithm(ABC):
         """The adapter cut to its first `rank` components (the tag's `dyn`); itself where that means nothing."""
         return self
 
+    def in_group(self, shape: Shape, group: LayerGroup) -> Self:
+        """With what depends on the other layers of the file; itself where nothing does. `shape`: of its own weight.
+
+        ShapeMismatch where a layer that this model lacks makes it impossible to know.
+        """
+        return self
+
     def settled(self, base: Tensor) -> Self:
         """With everything computed that depends on W alone, for one that is merged again and again."""
         return self
@@ -150,6 +181,7 @@ def _without_unit_kernel(shape: Shape) -> Shape:
     return shape[:2] if all(k == 1 for k in shape[2:]) else shape
 
 
+MAX_UNFOLDED = 1 << 28  # numbers: 1 GB; the largest real ones are a tenth of it
 LARGEST = 1e9  # of a scale or a strength; GLoRA squares the one and multiplies by the other
 RS_NOMINAL = (1712275200.0, 1720483200.0)  # 2024-04-05 .. 2024-07-09: LyCORIS stored the nominal alpha for rs-LoRA
 
@@ -183,3 +215,17 @@ def number(tensor: Tensor) -> float:
     if tensor.numel() != 1:
         raise ShapeMismatch(f"one number was expected, not {list(tensor.shape)}")
     return float(tensor.double().item())
+
+
+def seed_of(leaf: Tensor) -> int:
+    """A whole number that float64 holds exactly and torch takes as a seed; else BrokenFile."""
+    value = number(leaf)
+    if not abs(value) <= 1 << 53:
+        raise BrokenFile(f"{value:g} is no seed of random numbers")
+    return int(value)
+
+
+def bounded(count: int, what: str) -> None:
+    """BrokenFile where a few numbers of a file would be unfolded into more than MAX_UNFOLDED."""
+    if count > MAX_UNFOLDED:
+        raise BrokenFile(f"{what} would be {count:.1e} numbers, more than any trained adapter has")

@@ -8,7 +8,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lib_adapters.algorithms.base import Algorithm, Facts, Leaves, LowRank, Shape, computable, number, scale_of
+from lib_adapters.algorithms.base import (
+    Algorithm,
+    Facts,
+    LayerGroup,
+    Leaves,
+    LowRank,
+    Shape,
+    computable,
+    number,
+    scale_of,
+)
 from lib_adapters.errors import ShapeMismatch
 from lib_adapters.ops.product import Matmul, Product
 
@@ -74,3 +84,19 @@ def fits_columns(down: Shape, weight: Shape) -> bool:
 
 def _unit(kernel: Shape) -> Shape:
     return () if all(k == 1 for k in kernel) else kernel
+
+
+def check_group(group: LayerGroup, name: str) -> None:
+    """ShapeMismatch unless all layers of the file are in this model: the largest one sizes what `name` draws."""
+    if group.missing:
+        raise ShapeMismatch(
+            f"{name} draws its random projections with the sizes of all layers of the file, and {group.missing} of "
+            "them cannot be used on this model; save it again with save_projection=True"
+        )
+
+
+def drawn(a: Tensor | None, b: Tensor | None, name: str) -> tuple[Tensor, Tensor]:
+    """The random projections of `name`; ShapeMismatch where `in_group` was not called, which alone can size them."""
+    if a is None or b is None:
+        raise ShapeMismatch(f"the random projections of {name} are sized by all layers of the file, which are unknown")
+    return a, b

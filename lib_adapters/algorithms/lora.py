@@ -43,7 +43,7 @@ class Lora(Factored):
 
     @classmethod
     def claims(cls, shapes: Shapes) -> bool:
-        return shapes.keys() >= LEAVES and not shapes.keys() & {"dora_scale", "diff"}
+        return shapes.keys() >= LEAVES and not shapes.keys() & {"dora_scale", "diff", "lora_E"}
 
     @classmethod
     def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:

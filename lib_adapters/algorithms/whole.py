@@ -13,7 +13,17 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lib_adapters.algorithms.base import Algorithm, Facts, Leaves, LowRank, Shape, Shapes, mismatch, same_layer
+from lib_adapters.algorithms.base import (
+    Algorithm,
+    Facts,
+    LayerGroup,
+    Leaves,
+    LowRank,
+    Shape,
+    Shapes,
+    mismatch,
+    same_layer,
+)
 from lib_adapters.errors import ShapeMismatch
 
 WEIGHT, BIAS = "set_weight", "set_bias"
@@ -120,6 +130,10 @@ class WithBias(Algorithm):
     def truncated(self, rank: int) -> Self:
         cut = self.inner.truncated(rank)
         return self if cut is self.inner else replace(self, inner=cut)
+
+    def in_group(self, shape: Shape, group: LayerGroup) -> Self:
+        inner = self.inner.in_group(shape, group)
+        return self if inner is self.inner else replace(self, inner=inner)
 
     def settled(self, base: Tensor) -> Self:
         settled = self.inner.settled(base)

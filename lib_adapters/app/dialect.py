@@ -26,6 +26,7 @@ from lib_adapters.files.families import FAMILY_NAMES
 from lib_adapters.files.load import read_blob, view
 from lib_adapters.files.names import Stem
 from lib_adapters.files.peft import METADATA_KEY, PeftConfig, packed
+from lib_adapters.files.peft_seeded import NUMBERS
 from lib_adapters.files.quantised import dequantised
 from lib_adapters.hosts.pipeline.names import kohya_name
 from lib_adapters.hosts.pipeline.skeleton import Skeleton
@@ -76,9 +77,20 @@ def _places(adapter: Adapter, skeleton: Skeleton) -> dict[Stem, Place]:
     return {module.stem: paths[module.stem] for module in adapter.modules}
 
 
+def _refuse_shared(adapter: Adapter) -> None:
+    """AdapterError where layers share a tensor: each would get a copy, gigabytes for a file of a few megabytes."""
+    owners: dict[str, str] = {}
+    for module in adapter.modules:
+        for leaf, key in module.leaves.items():
+            if owners.setdefault(key, module.name) != module.name:
+                kind = f"{module.algorithm.label}, whose layers share {leaf}"
+                raise AdapterError(f"{adapter.path.name} is {kind}; only PEFT's own names can say so. Leave out --to.")
+
+
 def _to_kohya(
     adapter: Adapter, named: Mapping[Stem, Place], algorithms: Mapping[Stem, Algorithm], skeleton: Skeleton
 ) -> Converted:
+    _refuse_shared(adapter)
     tensors = as_they_are(adapter).tensors
     ours = all(isinstance(one, Full) or (isinstance(one, Lora) and not one.dylora) for one in algorithms.values())
     metadata = {key: value for key, value in adapter.metadata.items() if key != METADATA_KEY}
@@ -91,7 +103,8 @@ def _to_kohya(
 
 
 def _raw(tensors: Tensors, module: Module) -> Tensors:
-    constants = {leaf: torch.tensor(value) for leaf, value in module.constants.items()}
+    whole = {leaf: torch.tensor(int(value)) for leaf, value in module.constants.items() if leaf in NUMBERS}
+    constants = {leaf: torch.tensor(value) for leaf, value in module.constants.items()} | whole
     found = {leaf: tensors[key] for leaf, key in module.leaves.items()}
     scaled = {leaf: dequantised(found[leaf], tensors[key], leaf) for leaf, key in module.scales.items()}
     return found | scaled | constants

@@ -12,7 +12,7 @@ import torch
 
 from lib_adapters.algorithms.base import Facts
 from lib_adapters.errors import AdapterError, BrokenFile
-from lib_adapters.files import bundle, families, foreign, full_lokr, load, peft_tuners, positions, report
+from lib_adapters.files import bundle, families, foreign, full_lokr, load, peft_seeded, peft_tuners, positions, report
 from lib_adapters.files.entries import Source
 from lib_adapters.files.load import Loaded
 from lib_adapters.files.metadata import read_facts, sidecar_overrides
@@ -112,6 +112,7 @@ def _adapter(source: Source) -> Adapter:
     unconfigured = [] if config else peft_tuners.notes(leaf for m in builder.modules.values() for leaf in m.leaves)
     family = families.family_of(builder.modules.values(), source.metadata)
     modules, clashes = resolve_text_encoders(builder.modules.values(), family)
+    drawn = peft_seeded.notes(module.shapes for module in modules)
     return Adapter(
         path=source.path,
         name=source.path.stem,
@@ -131,6 +132,7 @@ def _adapter(source: Source) -> Adapter:
             *clashes,
             *config.notes(),
             *unconfigured,
+            *drawn,
             *full_lokr.notes(source, modules),
         ),
         facts=read_facts(source.metadata, source.entries, config.overrides() | sidecar_overrides(source.path)),

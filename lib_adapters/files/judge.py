@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from lib_adapters.algorithms import choose
 from lib_adapters.algorithms.base import Algorithm, Shape
 from lib_adapters.errors import UnknownAlgorithm
-from lib_adapters.files import combine
+from lib_adapters.files import combine, peft_seeded
 from lib_adapters.files.entries import Entry, torch_dtype
 from lib_adapters.files.quantised import QUANTISED
 
-SCALARS = frozenset({"alpha", "scale", "scalar", "on_input", "lora2_nu", "bias_size"})
+SCALARS = frozenset({"alpha", "scale", "scalar", "on_input", "lora2_nu", "bias_size", *peft_seeded.NUMBERS})
 
 _TOGETHER = (
     ("lora_up.weight", "lora_down.weight"),
@@ -31,6 +31,7 @@ _TOGETHER = (
     ("gralora_A_general.weight", "gralora_B_general.weight"),
     ("hira_A", "hira_B"),
     ("shira_weight", "shira_indices"),
+    *peft_seeded.TOGETHER,
 )
 
 
@@ -64,7 +65,7 @@ class Judge:
 def _judged(tensors: Mapping[str, Entry | None], scaled: Collection[str]) -> Verdict:
     shapes = combine.combined({leaf: entry.shape if entry else () for leaf, entry in tensors.items()})
     reasons = (_bad_tensor(leaf, entry, leaf in scaled) for leaf, entry in tensors.items() if entry)
-    reason = next(filter(None, reasons), "") or missing_half(shapes)
+    reason = next(filter(None, reasons), "") or missing_half(shapes) or peft_seeded.missing_config(shapes)
     if reason:
         return Verdict(shapes, None, reason)
     try:

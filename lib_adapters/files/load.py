@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 import torch
@@ -18,10 +18,11 @@ from lib_adapters.files.entries import ITEM_SIZES, Entry, Source, torch_dtype
 from lib_adapters.files.judge import SCALARS
 from lib_adapters.files.modules import Module
 from lib_adapters.files.names import Stem
+from lib_adapters.files.peft_seeded import NUMBERS
 from lib_adapters.files.platforms import open_file
 from lib_adapters.files.quantised import dequantised
 
-_ANYWHERE = frozenset({"alpha", "scale"})  # trainers write them for every algorithm
+_ANYWHERE = frozenset({"alpha", "scale", *NUMBERS})  # trainers and configs give them whether or not they matter
 _FREE = frozenset({"alpha"})  # may be infinite: a full LoKr in float16 overflows it and nobody looks at it
 
 
@@ -32,6 +33,7 @@ class Loaded:
     algorithms: dict[Stem, Algorithm]
     problems: list[tuple[str, str]]  # (module as in the file, why it was left out)
     nbytes: int
+    shared: dict[Hashable, object] = field(default_factory=dict)  # what layers draw from a seed, once for all uses
 
 
 def load(source: Source, modules: Iterable[Module], facts: Facts, device: torch.device) -> Loaded:

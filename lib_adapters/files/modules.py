@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from lib_adapters.algorithms.base import Algorithm, Shape
-from lib_adapters.files import foreign, report
+from lib_adapters.files import foreign, peft_seeded, report
 from lib_adapters.files.dialects import is_prefixed, stem_of
 from lib_adapters.files.entries import Source
 from lib_adapters.files.judge import SCALARS, Judge
@@ -82,6 +82,7 @@ def group(keys: Iterable[str]) -> Groups:
     groups.notes += report.noted(repeated, _REPEATED)
     _join_followers(groups)
     _find_owners(groups)
+    peft_seeded.share(groups.modules)
     return groups
 
 

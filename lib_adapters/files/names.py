@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lib_adapters.files import peft_seeded
+
 
 @dataclass(frozen=True, order=True)
 class Stem:
@@ -45,10 +47,12 @@ _PEFT = (  # further tuners of PEFT, under the names that it saves them by
     "hira_B", "miss_block", "ln_tuning_layers.weight", "ln_tuning_layers.bias", "shira_weight", "shira_indices",
 )  # fmt: skip
 
-_LEAVES = {leaf: leaf for leaf in (*_CANONICAL, *_PEFT)} | _SPELLINGS | {"bone_block": "miss_block"}
+_KNOWN = (*_CANONICAL, *_PEFT, *peft_seeded.TENSORS, *peft_seeded.NUMBERS)
+_LEAVES = {leaf: leaf for leaf in _KNOWN} | _SPELLINGS | {"bone_block": "miss_block"}
 
 _NAMED = frozenset(  # PEFT puts an adapter's name in
-    {"lora_A", "lora_B", "lora_magnitude_vector", "ia3_l", "oft_R", "bone_block", *(n.partition(".")[0] for n in _PEFT)}
+    {"lora_A", "lora_B", "lora_magnitude_vector", "ia3_l", "oft_R", "bone_block", *peft_seeded.TENSORS}
+    | {name.partition(".")[0] for name in _PEFT}
 )
 _SPLIT = frozenset({"lora_up", "lora_down"})  # kohya's unsaved split form numbers them
 _GLUED = ("_lora", "_lora_linear_layer")  # diffusers 0.11-0.16, and what its export for web UIs leaves as it is

@@ -11,7 +11,7 @@ from typing import Any
 from lib_adapters.algorithms.base import Shape
 from lib_adapters.algorithms.oft_r import MAX_TERMS
 from lib_adapters.errors import ForeignFile
-from lib_adapters.files import peft_tuners
+from lib_adapters.files import peft_seeded, peft_tuners
 from lib_adapters.files.dialects import path_of, prefix_of
 from lib_adapters.files.metadata import is_sane, json_object, read_json
 from lib_adapters.files.patterns import PatternTable
@@ -89,6 +89,8 @@ class PeftConfig:
         """
         if leaves.keys() & peft_tuners.SCALED:
             return peft_tuners.constants(self._of(module))
+        if peft_seeded.is_tuner(leaves):
+            return peft_seeded.constants(self._of(module), leaves)
         if leaves.keys() & {"alpha", "scale"} or not leaves.keys() & _FACTORS:
             return {}
         config = self._of(module)

@@ -22,14 +22,17 @@ def input_width(shapes: Mapping[str, Shape]) -> int | None:
             return shapes[leaf][1]
     if "hada_w1_b" in shapes:
         return shapes["hada_w1_b"][1] if len(shapes["hada_w1_b"]) > 1 else None
-    return _kronecker_width(shapes) or _glora_width(shapes) or _peft_width(shapes)
+    return _kronecker_width(shapes) or _glora_width(shapes) or _bank_width(shapes) or _peft_width(shapes)
 
 
 def rank_of(shapes: Mapping[str, Shape]) -> int | None:
     """The rank that the trainer was asked for; None where there is none (full factors, norms, IA3, OFT)."""
     if "lora_down1.weight" in shapes and "lora_down2.weight" in shapes:
         return shapes["lora_down1.weight"][0] + shapes["lora_down2.weight"][0]
-    for leaf in ("lora_down.weight", "hada_w1_b", "lokr_w1_b", "lokr_w2_b", "q_layer.weight", "S_p"):
+    for leaf in (
+        "lora_down.weight", "hada_w1_b", "lokr_w1_b", "lokr_w2_b", "q_layer.weight", "S_p", "vera_lambda_d",
+        "randlora_lambda", "vblora_logits_A", "vblora_logits_A_topk_indices",
+    ):  # fmt: skip
         if shapes.get(leaf):
             return shapes[leaf][0]
     if "a1.weight" in shapes and len(shapes["a1.weight"]) > 1:
@@ -58,3 +61,10 @@ def _kronecker_width(shapes: Mapping[str, Shape]) -> int | None:
 def _glora_width(shapes: Mapping[str, Shape]) -> int | None:
     """a1 is (r, in) or (in, r); the rank is the smaller."""
     return max(shapes["a1.weight"][:2]) if len(shapes.get("a1.weight", ())) > 1 else None
+
+
+def _bank_width(shapes: Mapping[str, Shape]) -> int | None:
+    """VB-LoRA: so many pieces, each as long as the vectors of the bank."""
+    pieces = shapes.get("vblora_logits_A") or shapes.get("vblora_logits_A_topk_indices", ())
+    bank = shapes.get("vblora_vector_bank", ())
+    return pieces[1] * bank[1] if len(pieces) > 1 and len(bank) > 1 else None

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from lib_adapters.algorithms.base import Algorithm
-from lib_adapters.errors import ShapeMismatch
+from lib_adapters.algorithms.base import Algorithm, LayerGroup, Shape
+from lib_adapters.errors import AdapterError, ShapeMismatch
 from lib_adapters.files.adapter import Loaded
 from lib_adapters.files.blocks import weight_block
 from lib_adapters.files.names import Stem
@@ -22,6 +22,8 @@ from lib_adapters.patching.targets import Layer, Slot, Table, View
 
 _ALL_ROWS = 1 << 62
 Place = tuple[Key, tuple[int, int] | None]  # a layer, or the rows of a fused one
+_Placed = tuple[Layer | None, str]  # the layer of a module, or why there is none
+_Kind = tuple[str, type[Algorithm]]  # component and algorithm: what shares random projections
 
 
 @dataclass
@@ -45,9 +47,11 @@ def fit(request: Request, loaded: Loaded, table: Table) -> Fit:
     result.dials = {part: Dial(request, part) for part in ("unet", "te") if request.moves(part)}
     result.names = _spellings(table) if request.blocks.rules else {}
     names = {module.stem: module.name for module in request.adapter.modules}
+    places = {stem: _place(stem, algorithm, table) for stem, algorithm in loaded.algorithms.items()}
+    groups = _groups(request, loaded, places)
     taken: dict[Key, list[tuple[range, str]]] = {}
-    for stem, algorithm in loaded.algorithms.items():
-        layer, reason = _place(stem, algorithm, table)
+    for stem, alone in loaded.algorithms.items():
+        algorithm, layer, reason = _grouped(alone, places[stem], groups[stem])
         if layer is None:
             result.missing += 1
             result.unmatched.append((names[stem], reason))
@@ -74,6 +78,31 @@ def _take(taken: dict[Key, list[tuple[range, str]]], name: str, algorithm: Algor
     for slot in slots:
         taken.setdefault(slot.key, []).append((rows, name))
     return ""
+
+
+def _groups(request: Request, loaded: Loaded, places: Mapping[Stem, _Placed]) -> dict[Stem, LayerGroup]:
+    """For each module the layers that the same algorithm changes in its component, and how many it lacks there."""
+    kinds = {module.stem: (module.stem.part, module.algorithm) for module in request.adapter.modules}
+    of_file, unread = Counter(kinds.values()), len(request.adapter.unusable)
+    shapes: dict[_Kind, list[Shape]] = {kind: [] for kind in of_file}
+    for stem, (layer, _) in places.items():
+        shapes[kinds[stem]].extend([] if layer is None else [layer.shape])
+    groups = {
+        kind: LayerGroup(tuple(found), of_file[kind] - len(found) + unread, loaded.shared)
+        for kind, found in shapes.items()
+    }
+    return {stem: groups[kinds[stem]] for stem in places}
+
+
+def _grouped(algorithm: Algorithm, place: _Placed, group: LayerGroup) -> tuple[Algorithm, Layer | None, str]:
+    """The algorithm as the file's other layers make it, its layer, and the reason where there is none."""
+    layer, reason = place
+    if layer is None:
+        return algorithm, None, reason
+    try:
+        return algorithm.in_group(layer.shape, group), layer, ""
+    except AdapterError as error:
+        return algorithm, None, f"{layer.path}: {error}"
 
 
 def _add(result: Fit, stem: Stem, algorithm: Algorithm, layer: Layer) -> None:
@@ -124,7 +153,7 @@ def by_parameter(targets: Mapping[tuple[int, str], Target]) -> Mapping[tuple[int
     return found
 
 
-def _place(stem: Stem, algorithm: Algorithm, table: Table) -> tuple[Layer | None, str]:
+def _place(stem: Stem, algorithm: Algorithm, table: Table) -> _Placed:
     candidates = table.find(stem)
     if not candidates:
         return None, _no_such_layer(stem, table)

@@ -1,0 +1,68 @@
+"""AdaLoRA: ΔW = scale · B · diag(λ) · A, of as many components as training left.
+
+PEFT's scale is lora_alpha / (init_r + 1e-5): the rank it started with, also where components were dropped.
+Paper: arXiv:2303.10512. Tensor names: PEFT `AdaLoraLayer`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from torch import Tensor
+from typing_extensions import Self
+
+from lib_adapters.algorithms.base import Facts, Leaves, LowRank, Shape, Shapes, mismatch, scale_of
+from lib_adapters.algorithms.factored import Factored, check_pair
+from lib_adapters.errors import ShapeMismatch
+from lib_adapters.ops.product import Matmul, Product
+
+TENSORS = {"lora_up.weight", "lora_down.weight", "lora_E", "scale"}
+
+
+@dataclass(frozen=True, eq=False)
+class AdaLora(Factored):
+    """Fits W [o, i, ...]; a convolution's A is flat."""
+
+    label: ClassVar[str] = "AdaLoRA"
+
+    up: Tensor  # [o, r]: B
+    down: Tensor  # [r, i*kernel]: A
+    values: Tensor  # [r, 1]: λ
+    scale: float
+
+    @classmethod
+    def claims(cls, shapes: Shapes) -> bool:
+        return shapes.keys() == TENSORS
+
+    @classmethod
+    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
+        up, down, values = leaves["lora_up.weight"], leaves["lora_down.weight"], leaves["lora_E"]
+        check_pair(up, down, "lora_B and lora_A")
+        if up.ndim != 2 or down.ndim != 2 or values.shape != (len(down), 1):
+            raise ShapeMismatch(f"lora_E of {list(values.shape)} does not fit lora_A of {list(down.shape)}")
+        return cls(up, down, values, scale_of(leaves, len(down), facts))
+
+    def check(self, shape: Shape) -> None:
+        mine = (len(self.up), self.down.shape[1])
+        if not shape or mine != (shape[0], math.prod(shape[1:])):
+            raise mismatch(mine, shape)
+
+    def product(self, shape: Shape) -> Product:
+        return Matmul(self.up, self._weighted(), self.scale)
+
+    def low_rank(self, base: Tensor) -> LowRank:
+        return LowRank(self.up, self._weighted(), self.scale)
+
+    def _weighted(self) -> Tensor:
+        return self.down.float() * self.values.float()
+
+    @property
+    def rank(self) -> int:
+        return len(self.down)
+
+    def truncated(self, rank: int) -> Self:
+        if not 0 < rank < self.rank:
+            return self
+        return replace(self, up=self.up[:, :rank], down=self.down[:rank], values=self.values[:rank])

@@ -1,0 +1,80 @@
+"""FourierFT: ΔW = scaling · Re(IDFT2(F)) where F [o, i] holds n trained numbers at random places and zeros elsewhere.
+
+The places are not in the file: `random_loc_seed` of the config and the shape of W give them, the first n of a random
+order of all o·i places (`torch.randperm`, which torch does not promise to keep between releases).
+Paper: arXiv:2405.03003. Tensor names: PEFT `FourierFTLayer`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from lib_adapters.algorithms.base import Algorithm, Facts, LayerGroup, Leaves, Shape, Shapes, scale_of, seed_of
+from lib_adapters.errors import ShapeMismatch
+from lib_adapters.ops.seeded import random_places
+
+SEED = "random_loc_seed"
+
+
+@dataclass(frozen=True, eq=False)
+class Spectral(Algorithm):
+    """An algorithm whose ΔW is a transform of numbers at random places; they fit every matrix with room for them."""
+
+    reads_base: ClassVar[bool] = False
+
+    spectrum: Tensor  # [n]
+    seed: int
+    scale: float
+    places: Tensor | None = None  # [2, n] row and column, once they are drawn for a layer
+
+    def check(self, shape: Shape) -> None:
+        plain = len(shape) > 1 and all(k == 1 for k in shape[2:])
+        if not plain or len(self.spectrum) > shape[0] * shape[1]:
+            raise ShapeMismatch(f"{self.label} of {list(self.spectrum.shape)} numbers does not fit {list(shape)}")
+
+    def in_group(self, shape: Shape, group: LayerGroup) -> Self:
+        """With its places, which all layers of one shape share: a random order of millions takes a second."""
+        size = (len(self.spectrum), shape[0], shape[1])
+        places = group.once(("places", self.seed, size), lambda: random_places(self.seed, *size))
+        return replace(self, places=places.to(self.spectrum.device))
+
+    def _dense(self, shape: Shape) -> tuple[Tensor, Tensor]:
+        """The places [2, n] and the numbers [n] in float32."""
+        places = self.places
+        if places is None:
+            places = random_places(self.seed, len(self.spectrum), shape[0], shape[1])
+        return places.to(self.spectrum.device), self.spectrum.float()
+
+
+@dataclass(frozen=True, eq=False)
+class FourierFt(Spectral):
+    """Fits linear layers and 1x1 convolutions, W [o, i] or [o, i, 1, 1]; PEFT trains linear layers."""
+
+    label: ClassVar[str] = "FourierFT"
+
+    @classmethod
+    def claims(cls, shapes: Shapes) -> bool:
+        return shapes.keys() == {"fourierft_spectrum", SEED, "scale"}
+
+    @classmethod
+    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
+        return cls(*spectrum_of(leaves, "fourierft_spectrum"), scale_of(leaves, 1, facts))
+
+    def delta(self, base: Tensor) -> Tensor:
+        places, numbers = self._dense(tuple(base.shape))
+        dense = torch.zeros(base.shape[:2], device=numbers.device)
+        dense[places[0], places[1]] = numbers
+        transformed: Tensor = torch.fft.ifft2(dense)
+        return transformed.real.mul(self.scale).view(base.shape)
+
+
+def spectrum_of(leaves: Leaves, name: str) -> tuple[Tensor, int]:
+    """The trained numbers and the seed of their places; ShapeMismatch unless the numbers are a vector."""
+    if leaves[name].ndim != 1:
+        raise ShapeMismatch(f"{name} should be a vector, not {list(leaves[name].shape)}")
+    return leaves[name], seed_of(leaves[SEED])

@@ -1,0 +1,91 @@
+"""VB-LoRA: ΔW = B · A, both composed of short vectors from one bank [h, l] that all layers share.
+
+Each piece of l numbers is the mean of k vectors, weighted by the softmax of its k largest logits. A file holds all
+logits (then k is the config's `topk`), or the places and weights of the k largest, the last weight being what is left.
+Paper: arXiv:2405.15179. Tensor names: PEFT `VBLoRALayer`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from lib_adapters.algorithms.base import Facts, Leaves, LowRank, Shape, Shapes, bounded, mismatch, number
+from lib_adapters.algorithms.factored import Factored, factor, fits_columns
+from lib_adapters.errors import ShapeMismatch
+from lib_adapters.ops.product import Matmul, Product
+
+BANK, TOPK = "vblora_vector_bank", "vblora_topk"
+A, B = "vblora_logits_A", "vblora_logits_B"
+PLACES, WEIGHTS = "_topk_indices", "_topk_weights"
+WHOLE = {A, B, BANK}
+CHOSEN = {BANK, *(f"{side}{what}" for side in (A, B) for what in (PLACES, WEIGHTS))}
+
+
+@dataclass(frozen=True, eq=False)
+class VbLora(Factored):
+    """Fits linear layers and 1x1 convolutions, W [o, i] or [o, i, 1, 1]."""
+
+    label: ClassVar[str] = "VB-LoRA"
+
+    up: Tensor  # [o, r]
+    down: Tensor  # [r, i]
+    scale: float = 1.0
+
+    @classmethod
+    def claims(cls, shapes: Shapes) -> bool:
+        tensors = shapes.keys() - {TOPK, "alpha", "scale"}
+        return tensors == CHOSEN or (tensors == WHOLE and TOPK in shapes)
+
+    @classmethod
+    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
+        bank = leaves[BANK]
+        if bank.ndim != 2:
+            raise ShapeMismatch(f"{BANK} should be a matrix, not {list(bank.shape)}")
+        down, up = _composed(leaves, A, bank), _composed(leaves, B, bank)  # [r, i/l, l] and [o/l, r, l]
+        if len(down) != up.shape[1]:
+            raise ShapeMismatch(f"{A} is of rank {len(down)} and {B} of rank {up.shape[1]}")
+        return cls(up.transpose(1, 2).reshape(-1, len(down)), down.flatten(1), factor(leaves, len(down), facts))
+
+    def check(self, shape: Shape) -> None:
+        mine = (len(self.up), self.down.shape[1])
+        if not shape or mine[0] != shape[0] or any(k != 1 for k in shape[2:]) or not fits_columns(mine, shape):
+            raise mismatch(mine, shape)
+
+    def product(self, shape: Shape) -> Product:
+        return Matmul(self.up, self.down, self.scale)
+
+    def low_rank(self, base: Tensor) -> LowRank:
+        return LowRank(self.up, self.down, self.scale)
+
+    @property
+    def rank(self) -> int:
+        return len(self.down)
+
+    def truncated(self, rank: int) -> Self:
+        return replace(self, up=self.up[:, :rank], down=self.down[:rank]) if 0 < rank < self.rank else self
+
+
+def _composed(leaves: Leaves, side: str, bank: Tensor) -> Tensor:
+    """The pieces [..., l] of one factor, each a weighted mean of vectors of the bank."""
+    if side in leaves:
+        logits, k = leaves[side].float(), number(leaves[TOPK])
+        if logits.ndim != 3 or logits.shape[2] != len(bank) or k not in range(1, len(bank) + 1):
+            raise ShapeMismatch(f"{side} of {list(logits.shape)} does not choose {k:g} of a bank of {list(bank.shape)}")
+        highest, places = logits.topk(int(k), dim=-1)
+        weights = highest.softmax(dim=-1)
+    else:
+        places, first = leaves[f"{side}{PLACES}"].long(), leaves[f"{side}{WEIGHTS}"].float()
+        alike = places.ndim == 3 and first.shape == (*places.shape[:2], places.shape[2] - 1)
+        if not alike or not bool(((places >= 0) & (places < len(bank))).all()):
+            raise ShapeMismatch(
+                f"{side}{PLACES} of {list(places.shape)} and weights of {list(first.shape)} do not fit each other "
+                f"and a bank of {list(bank.shape)}"
+            )
+        weights = torch.cat((first, 1 - first.sum(-1, keepdim=True)), dim=-1)
+    bounded(places.numel() * bank.shape[1], f"{side}'s vectors")
+    return (weights.unsqueeze(-1) * bank.float()[places]).sum(-2)

@@ -1,0 +1,71 @@
+"""WaveFT: ΔW = scaling · IDWT2(F) where F holds n trained numbers at random places and zeros elsewhere.
+
+One level of the inverse wavelet transform: F is padded by the length of the filter, its quarters are the four bands,
+and the middle of the result is ΔW. PEFT filters the quarter at the top right with the high pass along the rows axis,
+and the one at the bottom left along the columns axis. Without `use_idwt`, ΔW = scaling · F.
+The places come from `random_loc_seed` as for FourierFT (`torch.randperm`).
+Paper: arXiv:2505.12532. Tensor names: PEFT `WaveFTLayer`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from lib_adapters.algorithms.base import Facts, Leaves, Shapes, number, scale_of
+from lib_adapters.algorithms.fourierft import SEED, Spectral, spectrum_of
+from lib_adapters.errors import BrokenFile
+from lib_adapters.ops.wavelets import FAMILIES, MAX_ORDER, low_pass, synthesised
+
+KINDS = {*(f"waveft_{family}" for family in FAMILIES), "waveft_direct"}
+
+
+@dataclass(frozen=True, eq=False)
+class WaveFt(Spectral):
+    """Fits linear layers and 1x1 convolutions, W [o, i] or [o, i, 1, 1]; PEFT trains linear layers."""
+
+    label: ClassVar[str] = "WaveFT"
+
+    family: str = ""  # "db" or "sym"; "" where there is no transform
+    order: int = 0  # of the wavelet: its filters have 2·order taps
+
+    @classmethod
+    def claims(cls, shapes: Shapes) -> bool:
+        common = {"waveft_spectrum", SEED, "scale"}
+        return common < shapes.keys() <= common | KINDS and len(shapes) == len(common) + 1
+
+    @classmethod
+    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
+        (kind,) = KINDS & leaves.keys()
+        family, order = kind.removeprefix("waveft_"), number(leaves[kind])
+        common = *spectrum_of(leaves, "waveft_spectrum"), scale_of(leaves, 1, facts)
+        if family == "direct":
+            return cls(*common)
+        if order not in range(1, MAX_ORDER + 1):
+            raise BrokenFile(f"there is no wavelet {family}{order:g} of at most {MAX_ORDER}")
+        return cls(*common, None, family, int(order))
+
+    def delta(self, base: Tensor) -> Tensor:
+        places, numbers = self._dense(tuple(base.shape))
+        if not self.family:
+            dense = torch.zeros(base.shape[:2], device=numbers.device)
+            dense[places[0], places[1]] = numbers
+            return dense.mul_(self.scale).view(base.shape)
+        return self._transformed(places, numbers, *base.shape[:2]).mul_(self.scale).reshape(base.shape)
+
+    def _transformed(self, places: Tensor, numbers: Tensor, outputs: int, inputs: int) -> Tensor:
+        low = low_pass(self.family, self.order).to(numbers.device)
+        margin = len(low) - 2
+        sizes = [size + margin + (size + margin) % 2 for size in (outputs, inputs)]
+        rows, columns = places[0] + (sizes[0] - outputs) // 2, places[1] + (sizes[1] - inputs) // 2
+        half_rows, half_columns = (size // 2 for size in sizes)
+        lower, right = rows >= half_rows, columns >= half_columns
+        dense = torch.zeros(sizes, device=numbers.device)
+        # PEFT's bands, with the off-diagonal quarters exchanged: so each axis has its own filter in each half
+        dense[rows % half_rows + right * half_rows, columns % half_columns + lower * half_columns] = numbers
+        whole = synthesised(synthesised(dense, low).T, low).T
+        return whole[:outputs, :inputs]
