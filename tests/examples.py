@@ -11,6 +11,7 @@ from torch import Tensor
 from lib_adapters.algorithms.base import Facts
 from tests.definitions import CONV, LINE, POINT, Example, additive, decomposed, entries, glora, kron, pair, times
 from tests.examples_rotation import rotations, thin
+from tests.examples_wide import wide
 
 
 def loras() -> dict[str, Example]:
@@ -253,4 +254,4 @@ def doras() -> dict[str, Example]:
 def examples() -> dict[str, Example]:
     torch.manual_seed(3)
     mine = loras() | hadamards() | kroneckers() | scalings() | gloras() | doras()
-    return mine | {name: Example(*example) for name, example in (rotations() | thin()).items()}
+    return mine | {name: Example(*example) for name, example in (rotations() | thin() | wide()).items()}

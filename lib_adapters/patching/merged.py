@@ -148,8 +148,10 @@ class Merged:
         tensor = merged(self._base(module, slot.name, pristine), target.patches)
         if pristine is not None:
             tensor = tensor.to(pristine.dtype)
-        if pristine is None and not tensor.float().any():
-            return  # a layer without bias gets none for nothing
+        if pristine is None and not tensor.float().any():  # a layer without a bias keeps none for a sum of zeros
+            if record is not None:  # an earlier patch gave it one
+                yield Step(slot, None, None, None)
+            return
         kept = record.pristine if record else (to_host(pristine) if short and pristine is not None else pristine)
         yield Step(slot, tensor, kept, target.signature)
 
