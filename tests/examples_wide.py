@@ -72,6 +72,8 @@ def decomposing() -> dict[str, Example]:
     lora = {"lora_up.weight": up, "lora_down.weight": down}
     found["lora-wide"] = Example(lora, WIDE, additive(WIDE, pair(up, down)))
     return {
-        f"{name}-dora": Example(leaves | {"dora_scale": rows}, shape, decomposed(slow, rows, 0, torch.linalg.vector_norm), facts)
+        f"{name}-dora": Example(
+            leaves | {"dora_scale": rows}, shape, decomposed(slow, rows, 0, torch.linalg.vector_norm), facts
+        )
         for name, (leaves, shape, slow, facts) in found.items()
     }

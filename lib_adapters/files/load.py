@@ -17,6 +17,7 @@ from lib_adapters.files.entries import ITEM_SIZES, Entry, Source, torch_dtype
 from lib_adapters.files.judge import SCALARS
 from lib_adapters.files.modules import Module
 from lib_adapters.files.names import Stem
+from lib_adapters.ops.modes import ordinary
 
 _FREE = frozenset({"alpha"})  # may be infinite: a full LoKr in float16 overflows it and nobody looks at it
 
@@ -30,6 +31,7 @@ class Loaded:
     nbytes: int
 
 
+@ordinary()
 def load(source: Source, modules: Iterable[Module], facts: Facts, device: torch.device) -> Loaded:
     """All tensors on `device`. AdapterError if the file changed or vanished; a bad module is told and left out."""
     blob, lowest = read_blob(source, pinned=device.type == "cuda")
@@ -52,6 +54,7 @@ def load(source: Source, modules: Iterable[Module], facts: Facts, device: torch.
     return Loaded(algorithms, problems, source.nbytes)
 
 
+@ordinary()
 def read_blob(source: Source, pinned: bool = False) -> tuple[Tensor, int]:
     """The bytes of all tensors as uint8 [bytes], and at which byte of the file they start. AdapterError if it changed.
 

@@ -12,6 +12,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from lib_adapters.ops.modes import ordinary
 from lib_adapters.patching.change import Change
 from lib_adapters.patching.checksum import Witness, samples
 from lib_adapters.patching.memory import is_short, let_go, to_host
@@ -102,6 +103,7 @@ class Merged:
         self._back_from([record for key, record in records.items() if key in self._records])
         self._whole = self._whole and not records
 
+    @ordinary()
     def _back_from(self, records: list[Record]) -> None:
         with Change() as change:
             self._run(list(self._steps(records, [], False)), change)

@@ -13,9 +13,9 @@ from typing import Literal
 from torch import Tensor, nn
 
 from lib_adapters.algorithms.base import Algorithm
+from lib_adapters.ops.modes import exact
 from lib_adapters.patching.beside import beside
 from lib_adapters.patching.dial import Dial
-from lib_adapters.patching.merge import exact
 from lib_adapters.patching.patch import Key, Target, Targets
 from lib_adapters.patching.pointer import held
 from lib_adapters.patching.targets import Slot, View

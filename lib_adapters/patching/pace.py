@@ -7,11 +7,11 @@ from functools import partial
 
 from torch import Tensor
 
+from lib_adapters.ops.modes import exact
 from lib_adapters.patching.change import Change
 from lib_adapters.patching.choice import Chooser
 from lib_adapters.patching.cost import Run
 from lib_adapters.patching.live import Live
-from lib_adapters.patching.merge import exact
 from lib_adapters.patching.merged import Merged
 from lib_adapters.patching.motion import Motion
 from lib_adapters.prompt.schedule import Moment
