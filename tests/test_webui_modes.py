@@ -12,7 +12,8 @@ from lib_adapters.patching import choice
 
 JOBS = {
     "merged": ("3 4 <lyco:d:0.8><lyco:c:0.5>", {}),
-    "schedule": ("3 4 <lyco:a:1:0@0,1@1><lyco:b:1:stop=1>", {}),
+    "window": ("3 4 <lyco:d:1:0@0,1@1><lyco:b:1:stop=1>", {}),
+    "measured": ("3 4 <lyco:a:1:0@0,1@1><lyco:e:1:stop=1>", {}),
     "live": ("3 4 <lyco:e:0.6:1@0,0@1:mode=live><lyco:b:1:0@0,1@1:mode=live>", {}),
     "rows": ("3 4 <lyco:a:1> AND 5 6 <lyco:f:0.7><lyco:c:0.5>", {}),
     "hires": ("3 4 <lyco:a:0.8:hr=0.2><lyco:h:0.5>", {"enable_hr": True}),
