@@ -127,6 +127,10 @@ class Pace:
         """How an adapter is followed, in words; `file` is its key."""
         return self._motion.ways_of(file)
 
+    def out_of_range(self, file: str) -> int:
+        """How many parameters keep their original weight, because merged with this file it would be infinite or NaN."""
+        return self._merged.out_of_range(file)
+
     def told(self) -> str:
         """How what moves is followed, in one sentence; "" where nothing does."""
         counts = self._motion.counts()
