@@ -62,10 +62,10 @@ def test_weights_inside_and_outside_of_a_window_are_those_of_a_new_model(shelf, 
     assert session.verify()
 
 
-@pytest.mark.parametrize(("mode", "window"), [("auto", UNTIL), ("live", FROM)])
+@pytest.mark.parametrize(("mode", "window"), [("auto", UNTIL), ("live", FROM), ("live", None)])
 @pytest.mark.parametrize("first", LABELS)
 def test_layers_inside_and_outside_of_a_window_compute_what_a_new_model_does(shelf, first, mode, window, monkeypatch):
-    """`auto`: every second layer is merged again and the others get a bypass."""
+    """`auto`: every second layer is merged again and the others get a bypass. Without a window the strength stays."""
     monkeypatch.setattr(choice, "expected", lambda target, *_: (1, 9)[:: 1 if target.slot.path[-1:] in "048" else -1])
     model, session = shelf.session()
     own = state(model)
@@ -74,7 +74,7 @@ def test_layers_inside_and_outside_of_a_window_compute_what_a_new_model_does(she
         session.activate(requests, EARLY)
         for moment in (EARLY, LATE):
             session.at(moment)
-            labels = (first, second) if window.holds(moment) else (second,)
+            labels = (first, second) if window is None or window.holds(moment) else (second,)
             close(shelf, model, labels, shelf.meeting(first, second))
     session.deactivate()
     assert not differing(state(model), own)

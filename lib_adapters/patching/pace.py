@@ -49,7 +49,7 @@ class Pace:
     @property
     def moves(self) -> bool:
         """Does anything depend on the step, the row or the text?"""
-        return bool(self._motion.dials)
+        return self._motion.moves
 
     @property
     def moment(self) -> Moment:

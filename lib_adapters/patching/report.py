@@ -49,6 +49,7 @@ class AdapterReport:
         kinds = ", ".join(f"{label} {count}" for label, count in self.algorithms.items())
         text = f"{self.name}: {self.matched} of {self.total} layers ({kinds})"
         text += f", te {self.te:g}, unet {written(self.unet)}"
+        text += ", live" if "live" in self.mode else ""
         text += f", {self.silenced} at a block weight of 0" if self.silenced else ""
         text += f"; {self.out_of_range} {_OUT_OF_RANGE}" if self.out_of_range else ""
         return f"{text}; {_reasons(self.unmatched)}" if self.unmatched else text
