@@ -62,6 +62,17 @@ def test_weights_inside_and_outside_of_a_window_are_those_of_a_new_model(shelf, 
     assert session.verify()
 
 
+@pytest.mark.parametrize("label", ["Full", "LoRA"])
+def test_a_lent_bias_goes_when_patches_cancel(shelf, label):
+    model, session = shelf.session()
+    own = state(model)
+    session.activate([shelf.request(label)])
+    lent = state(model).keys() - own.keys()
+    assert lent
+    session.activate([shelf.request(label), shelf.request(label, -0.5)])
+    assert state(model).keys() == own.keys()
+
+
 @pytest.mark.parametrize(("mode", "window"), [("auto", UNTIL), ("live", FROM), ("live", None)])
 @pytest.mark.parametrize("first", LABELS)
 def test_layers_inside_and_outside_of_a_window_compute_what_a_new_model_does(shelf, first, mode, window, monkeypatch):

@@ -37,10 +37,11 @@ def out_of_range(tensors: Sequence[Tensor]) -> list[bool]:
 def _largest(tensor: Tensor) -> Tensor:
     """[], infinite or NaN if any of its elements is."""
     if tensor.is_cuda and tensor.element_size() == 2:
-        return torch.linalg.vector_norm(tensor, math.inf)
+        norm: Tensor = torch.linalg.vector_norm(tensor, math.inf)
+        return norm
     bits = _BITS[tensor.element_size()]
     sign = torch.iinfo(bits).max  # all bits but the sign: magnitudes are ordered as their bits are
     step = row_step(tensor) if tensor.ndim else 1
-    blocks = tensor.split(step) if tensor.ndim and not tensor.is_cuda else [tensor]
+    blocks = torch.split(tensor, step) if tensor.ndim and not tensor.is_cuda else (tensor,)
     highest = torch.stack([(block.contiguous().view(bits) & sign).max() for block in blocks]).max()
     return highest.view(-1).view(tensor.dtype)[0]
