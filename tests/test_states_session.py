@@ -82,7 +82,7 @@ class SessionMachine(RuleBasedStateMachine):
 
     @rule(first=LETTER, second=LETTER, around=AROUND)
     def in_a_window_beside(self, first, second, around):
-        self.activate([Want(first, window=(0, 1)), Want(second)], 2, around)
+        self.activate([Want(first, window=(0, 1), mode="merged"), Want(second)], 2, around)
         self.draw(2, None, False, around)
 
     @rule(steps=st.integers(1, 3), rows=ROWS, cut=st.booleans(), around=AROUND)
