@@ -146,6 +146,7 @@ class Session:
         self._report.motion, self._report.lost = self._pace.told(), self._pace.lost
         for request, report in zip(self._requests, self._report.adapters, strict=True):
             report.mode = self._pace.mode_of(request.key[0])
+            report.out_of_range = max(report.out_of_range, self._pace.out_of_range(request.key[0]))
 
     def _go(self, work: Callable[[], bool]) -> None:
         """`work` says whether there is something to tell."""

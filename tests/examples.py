@@ -13,6 +13,7 @@ from tests.definitions import CONV, LINE, POINT, Example, additive, decomposed, 
 from tests.examples_peft import tuners
 from tests.examples_peft_seeded import seeded
 from tests.examples_rotation import rotations, thin
+from tests.examples_wide import wide
 
 
 def loras() -> dict[str, Example]:
@@ -263,4 +264,4 @@ def doras() -> dict[str, Example]:
 def examples() -> dict[str, Example]:
     torch.manual_seed(3)
     mine = loras() | hadamards() | kroneckers() | scalings() | gloras() | doras() | tuners() | seeded()
-    return mine | {name: Example(*example) for name, example in (rotations() | thin()).items()}
+    return mine | {name: Example(*example) for name, example in (rotations() | thin() | wide()).items()}

@@ -153,7 +153,7 @@ def test_thin_factors_are_the_same_delta(example):
 def test_what_is_a_product_of_two_thin_factors_is_told_as_one():
     thin = {name for name, example in EXAMPLES.items() if example.read().low_rank(weight(example.shape)) is not None}
     loras = {name for name, example in EXAMPLES.items() if example.read().label == "LoRA"}
-    gloras = {"glora", "glora-rs", "glora-bypass", "glora-old", "glora-old-squared", "glora-old-point"}
+    gloras = {"glora", "glora-rs", "glora-bypass", "glora-old", "glora-old-squared", "glora-old-point", "glora-wide"}
     triples = {"tlora", "tlora-conv", "tlora-wide", "tlora-stored", "ortholora"}
     seeded = {"vera", "vera-point", "vera-drawn", "vblora", "vblora-chosen", "adalora", "adalora-conv"}
     peft = {name for name, example in EXAMPLES.items() if example.read().label in ("DEFT", "DeLoRA", "HRA")}

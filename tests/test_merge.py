@@ -10,7 +10,8 @@ from test_every_algorithm import EXAMPLES
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lib_adapters.files.names import Stem
-from lib_adapters.patching.merge import exact, merged_bias, merged_weight
+from lib_adapters.ops.modes import exact
+from lib_adapters.patching.merge import merged_bias, merged_weight
 from lib_adapters.patching.patch import Patch
 from lib_adapters.patching.targets import View
 

@@ -59,6 +59,17 @@ def test_tags_change_the_picture_and_leave_no_trace(studio):
     assert all(torch.equal(value, before[name]) for name, value in studio.pipe.unet.state_dict().items())
 
 
+def test_a_picture_inside_inference_mode_is_the_same_before_and_after_any_other(sd1_folder, shelf):
+    with Studio.open(sd1_folder, CPU, shelf) as studio:
+        before, seen = state(studio.pipe), []
+        for around in (torch.inference_mode, torch.no_grad, torch.inference_mode):
+            with around():
+                seen.append(pixels(studio.draw("a cat <lyco:ink:0@0,1@1>", QUICK)))
+        assert all(np.abs(picture - seen[0]).max() <= 1 for picture in seen)
+    assert all(torch.equal(value, before[name]) for name, value in studio.pipe.unet.state_dict().items())
+    assert studio.session.verify()
+
+
 def test_the_tag_is_not_part_of_the_text(studio):
     unchanged = studio.draw("a cat <lyco:ink:0>", QUICK)
     assert (pixels(unchanged) == pixels(studio.draw("a cat ", QUICK))).all()

@@ -9,10 +9,12 @@ tests/test_states_session.py` (so many steps; a failure prints the steps that le
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 
 import pytest
+import torch
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from states.adapters import IN_UNET, LETTERS, Shelf
@@ -21,7 +23,7 @@ from states.fresh import Fresh
 from states.kept import Kept, place
 from states.soak import run_machine
 from states.tiny import Pair, another, differing
-from states.wants import START, wants
+from states.wants import START, Want, wants
 from torch import nn
 
 from lib_adapters import open_adapter
@@ -32,6 +34,7 @@ STEPS = 2700
 MODES = st.sampled_from(("merged", "merged", "live"))
 LETTER = st.sampled_from(sorted(LETTERS))
 ROWS = st.sampled_from((None, (0, 1, 2), (2, 0), (1, 1), (0,)))
+AROUND = st.sampled_from((contextlib.nullcontext, torch.no_grad, torch.inference_mode))
 PLACES = [f"unet.{name}.weight" for name in IN_UNET]
 
 
@@ -57,10 +60,11 @@ class SessionMachine(RuleBasedStateMachine):
         requests = [want.request(self.adapters[want.file]) for want in chosen]
         return requests, [want.of(self.contents[want.file]) for want in chosen]
 
-    @rule(chosen=st.lists(wants, max_size=3), steps=st.integers(1, 4))
-    def activate(self, chosen, steps):
+    @rule(chosen=st.lists(wants, max_size=3), steps=st.integers(1, 4), around=AROUND)
+    def activate(self, chosen, steps, around):
         requests, contents = self.asked(chosen)
-        report = self.kept.session.activate(requests, Moment(0, steps))
+        with around():
+            report = self.kept.session.activate(requests, Moment(0, steps))
         assert not [one.error for one in report.adapters if one.error]
         self.kept.wanted(contents, Moment(0, steps))
 
@@ -69,9 +73,22 @@ class SessionMachine(RuleBasedStateMachine):
         self.kept.session.deactivate()
         self.kept.idle()
 
-    @rule(steps=st.integers(1, 3), rows=ROWS, cut=st.booleans())
-    def draw(self, steps, rows, cut):
-        found = [self.kept.draw(Moment(step, steps), rows, cut) for step in range(steps)]
+    @rule(first=LETTER, second=LETTER, around=AROUND)
+    def one_after_the_other(self, first, second, around):
+        """What the first gives to a layer, such as a bias, goes when only the second is wanted."""
+        for letter in (first, second):
+            self.activate([Want(letter)], 2, around)
+            self.kept.check(self.fresh)
+
+    @rule(first=LETTER, second=LETTER, around=AROUND)
+    def in_a_window_beside(self, first, second, around):
+        self.activate([Want(first, window=(0, 1), mode="merged"), Want(second)], 2, around)
+        self.draw(2, None, False, around)
+
+    @rule(steps=st.integers(1, 3), rows=ROWS, cut=st.booleans(), around=AROUND)
+    def draw(self, steps, rows, cut, around):
+        with around():
+            found = [self.kept.draw(Moment(step, steps), rows, cut) for step in range(steps)]
         wanted = self.fresh.pictures(self.kept.now, steps, cut)
         assert all(one.equal(other) for one, other in zip(found, wanted, strict=True))
 

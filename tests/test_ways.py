@@ -64,7 +64,7 @@ def sizes(targets):
         ([("LoRA", MOVES), ("OFT", MOVES)], "merged", False),
         ([("LoRA", MOVES), ("LoKr", {**MOVES, "mode": "merged"})], "merged", False),
         ([("LoRA", MOVES), ("LoKr", ROWS)], "beside", False),
-        ([("LoRA", {"mode": "live"}), ("LoKr", MOVES)], "merged", True),  # `mode` says how what moves is followed
+        ([("LoRA", {"mode": "live"}), ("LoKr", MOVES)], "beside", False),
     ],
 )
 def test_what_must_be_and_what_may_be_chosen(unet, asked, requests, way, is_open):

@@ -21,6 +21,7 @@ from lib_adapters.files.load import read_blob, view
 from lib_adapters.files.pickles import read_pickle
 from lib_adapters.files.platforms import replace
 from lib_adapters.files.source import SAFETENSORS_NAMES, open_source
+from lib_adapters.ops.modes import ordinary
 
 FORMAT = "lycoris-aesthetic"
 _LARGEST = 64_000_000  # bytes; a bigger file of this name is a checkpoint, and reading it would only take long
@@ -49,6 +50,7 @@ class Aesthetic:
         return _WIDTHS.get(self.width, "unknown")
 
 
+@ordinary()
 def open_aesthetic(path: str | os.PathLike[str]) -> Aesthetic:
     """AdapterError (one sentence, with the file's name) if the file cannot be used. Code in a pickle is never run.
 

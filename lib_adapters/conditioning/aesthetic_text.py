@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lib_adapters.errors import AdapterError, BrokenModel
 from lib_adapters.files.load import read_blob, view
 from lib_adapters.files.source import open_source
+from lib_adapters.ops.modes import ordinary
 
 PROJECTION = "text_projection"
 _FILES = ("model.safetensors", "model.fp16.safetensors", "open_clip_pytorch_model.safetensors", "pytorch_model.bin")
@@ -60,6 +61,7 @@ def own_projection(tower: nn.Module) -> Tensor | None:
     return held.detach().T if isinstance(held, Tensor) else None
 
 
+@ordinary()
 def projection_in(folder: Path) -> Tensor:
     """[d, w] of a CLIP model in a local folder, as transformers or OpenCLIP save it; nothing else of it is read.
 

@@ -22,6 +22,7 @@ from lib_adapters.conditioning.hypernetwork import Hypernetwork
 from lib_adapters.conditioning.nets import Net
 from lib_adapters.errors import AdapterError, FamilyMismatch, ShapeMismatch
 from lib_adapters.files.families import FAMILY_NAMES
+from lib_adapters.ops.modes import ordinary
 from lib_adapters.patching.hooks import Hooks
 from lib_adapters.patching.report import AdapterReport
 
@@ -115,7 +116,8 @@ class Hypernetworks:
         if not inputs or (chain := chains.get(id(layer))) is None:
             return None
         if chain[0][0].device != inputs[0].device:  # a host short of memory moves layers while it draws
-            chain = chains[id(layer)] = [(net.on(inputs[0].device), strength) for net, strength in chain]
+            with ordinary():
+                chain = chains[id(layer)] = [(net.on(inputs[0].device), strength) for net, strength in chain]
         return (_steered(inputs[0], chain), *inputs[1:]), named
 
 

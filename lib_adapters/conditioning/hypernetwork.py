@@ -23,6 +23,7 @@ from lib_adapters.errors import AdapterError, BrokenFile, ForeignFile
 from lib_adapters.files.load import read_blob, view
 from lib_adapters.files.pickles import read_pickle
 from lib_adapters.files.source import SAFETENSORS_NAMES, open_source
+from lib_adapters.ops.modes import ordinary
 
 FORMAT = "lycoris-hypernetwork"
 _CROSS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}  # the width of a text encoder's output tells the base
@@ -71,6 +72,7 @@ class Hypernetwork:
         return "-".join(f"{size / width:g}" for size in (width, *sizes))
 
 
+@ordinary()
 def open_hypernetwork(path: str | os.PathLike[str]) -> Hypernetwork:
     """AdapterError (one sentence, with the file's name) if the file cannot be used. Code in a pickle is never run.
 

@@ -21,6 +21,7 @@ from lib_adapters.files.names import Stem
 from lib_adapters.files.peft_seeded import NUMBERS
 from lib_adapters.files.platforms import open_file
 from lib_adapters.files.quantised import dequantised
+from lib_adapters.ops.modes import ordinary
 
 _ANYWHERE = frozenset({"alpha", "scale", *NUMBERS})  # trainers and configs give them whether or not they matter
 _FREE = frozenset({"alpha"})  # may be infinite: a full LoKr in float16 overflows it and nobody looks at it
@@ -36,6 +37,7 @@ class Loaded:
     shared: dict[Hashable, object] = field(default_factory=dict)  # what layers draw from a seed, once for all uses
 
 
+@ordinary()
 def load(source: Source, modules: Iterable[Module], facts: Facts, device: torch.device) -> Loaded:
     """All tensors on `device`. AdapterError if the file changed or vanished; a bad module is told and left out."""
     blob, lowest = read_blob(source, pinned=device.type == "cuda")
@@ -86,6 +88,7 @@ def _algorithm(module: Module, leaves: dict[str, Tensor], facts: Facts) -> Algor
     return algorithm if bias is None else WithBias(algorithm, bias)
 
 
+@ordinary()
 def read_blob(source: Source, pinned: bool = False) -> tuple[Tensor, int]:
     """The bytes of all tensors as uint8 [bytes], and at which byte of the file they start. AdapterError if it changed.
 

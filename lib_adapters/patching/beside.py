@@ -18,6 +18,7 @@ from torch.nn import functional
 from lib_adapters.algorithms.base import Algorithm, LowRank
 from lib_adapters.algorithms.factored import Factored
 from lib_adapters.ops.kronecker import Kron, split
+from lib_adapters.ops.modes import exact
 
 Strengths = Sequence[float] | Tensor
 PASS = 64  # products in the time in which a number of a large tensor is read and written
@@ -125,8 +126,9 @@ class Thin:
         shared = None if isinstance(strengths, Tensor) else tuple(strengths)
         kind = (y.dtype, y.device, shared)
         if self._made is None or self._made[0] != kind:
-            up = self._up if shared is None else self._up * self._spread(torch.tensor(shared)).to(self._up)
-            self._made = kind, (up.to(y), self._down.to(y))
+            with exact():
+                up = self._up if shared is None else self._up * self._spread(torch.tensor(shared)).to(self._up)
+                self._made = kind, (up.to(y), self._down.to(y))
         return self._made[1]
 
     def _spread(self, strengths: Tensor) -> Tensor:
@@ -172,5 +174,6 @@ class Kronecker:
     def _factors(self, y: Tensor) -> tuple[Tensor, Tensor]:
         kind = (y.dtype, y.device)
         if self._made is None or self._made[0] != kind:
-            self._made = kind, (self._left.to(y), self._right.to(y))
+            with exact():
+                self._made = kind, (self._left.to(y), self._right.to(y))
         return self._made[1]

@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from lib_adapters.ops.modes import ordinary
 from lib_adapters.patching.targets import Slot
 
 COLUMNS = 1024  # words are summed per column: a byte that moves to another column changes the sums
 SAMPLES = 32
 
 
+@ordinary()
 def checksum(tensor: Tensor) -> Tensor:
     """One int64 [], on the tensor's own device: integer sums, so their order never matters, and nothing waits."""
     words, rest = _words(tensor)
@@ -34,6 +36,7 @@ def _words(tensor: Tensor) -> tuple[Tensor, Tensor]:
     return body.view(torch.int64), raw[whole:]
 
 
+@ordinary()
 def samples(tensors: Sequence[Tensor]) -> list[Tensor]:
     """A few values out of the middle of each tensor, in its own dtype; one copy per device and dtype."""
     kinds: dict[tuple[torch.device, torch.dtype], list[int]] = {}

@@ -13,8 +13,9 @@ from torch.nn import functional
 
 from lib_adapters.files.blocks import ROWS, weight_block
 from lib_adapters.files.names import Stem
+from lib_adapters.ops.modes import exact
 from lib_adapters.patching.beside import PASS, Beside, add_all, beside, places, total
-from lib_adapters.patching.merge import exact, merged_weight
+from lib_adapters.patching.merge import merged_weight
 from lib_adapters.patching.patch import Patch, Target
 from lib_adapters.patching.pointer import held
 from lib_adapters.patching.targets import flat
@@ -77,8 +78,9 @@ def expected(target: Target, run: Run, family: str) -> tuple[int, int]:
 def merge_seconds(target: Target, tries: int) -> float:
     """Seconds of one merge at full strength, the quickest of `tries`; the weight is only read."""
     _, base, _ = _parts(target)
-    into, patches = torch.empty_like(base), [_full(patch) for patch in target.patches]
+    patches = [_full(patch) for patch in target.patches]
     with exact():
+        into = torch.empty_like(base)
         return _timed(lambda: merged_weight(base, patches, into), base, tries)
 
 
@@ -86,8 +88,8 @@ def beside_seconds(target: Target, tries: int, run: Run, family: str) -> float:
     """Seconds of one run beside the layer on an input of its real size, the quickest of `tries`."""
     module, base, besides = _parts(target)
     shape = _shape(module, base, run.rows, _place(target.slot.path, run, family))
-    x = torch.ones(shape, dtype=base.dtype, device=base.device)
     with exact():
+        x = torch.ones(shape, dtype=base.dtype, device=base.device)
         y = torch.empty(_output_shape(module, base, shape), dtype=base.dtype, device=base.device)
         return _timed(lambda: add_all(besides, module, x, y, [1.0] * sum(one.count for one in besides)), base, tries)
 

@@ -49,6 +49,11 @@ class Dial:
         return algorithm if self.rank is None else algorithm.truncated(self.rank)
 
     @property
+    def moves(self) -> bool:
+        """False where one strength holds for the whole image, and only the mode asks for a dial."""
+        return self.request.moves(self.part)
+
+    @property
     def value(self) -> float:
         """The strength for all rows that it acts on; 0 where it acts on none."""
         return self.strength * self.share

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lib_adapters.ops.modes import exact, ordinary
 from lib_adapters.patching.bases import Bases
 from lib_adapters.patching.beside import PASS, Beside, add_all, beside, places, total
-from lib_adapters.patching.merge import exact
 from lib_adapters.patching.patch import Patch, Target
 from lib_adapters.patching.pointer import BaseOf, held
 from lib_adapters.patching.rows import Group, Rows, Spread, rows_of
@@ -104,7 +104,8 @@ class LiveLayer:
         """Kept while the strengths stay: making it waits for the GPU."""
         now = (len(x), x.device, tuple(patch.dial.setting for patch in self._patches if patch.dial is not None))
         if self._spread is None or self._spread[0] != now:
-            self._spread = now, rows.spread(self._patches, len(x), x.device)
+            with ordinary():
+                self._spread = now, rows.spread(self._patches, len(x), x.device)
         return self._spread[1]
 
     def _by_group(

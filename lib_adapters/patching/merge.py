@@ -5,8 +5,7 @@ Nothing here writes into W. Low-rank deltas of several adapters become one matri
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -19,17 +18,6 @@ from lib_adapters.patching.patch import Patch
 from lib_adapters.patching.targets import View
 
 Thin = list[tuple[float, LowRank]]
-
-
-@contextmanager
-def exact() -> Iterator[None]:
-    """Plain float32 maths: a host may call us inside its own autocast or inference mode."""
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.no_grad())
-        for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-            stack.enter_context(torch.autocast(device, enabled=False))
-        yield
 
 
 def merged_weight(pristine: Tensor, patches: Sequence[Patch], into: Tensor | None = None) -> Tensor:

@@ -12,10 +12,12 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from lib_adapters.ops.modes import ordinary
 from lib_adapters.patching.change import Change
 from lib_adapters.patching.checksum import Witness, samples
 from lib_adapters.patching.memory import is_short, let_go, to_host
 from lib_adapters.patching.merge import merged_bias, merged_weight
+from lib_adapters.patching.overflow import out_of_range
 from lib_adapters.patching.patch import Key, Target
 from lib_adapters.patching.plan import by_parameter
 from lib_adapters.patching.pointer import BaseOf, held, point, zero_bias
@@ -31,6 +33,7 @@ class Merged:
         self._base_of = base_of
         self._offload = offload  # None: decided by the memory that is free
         self._records: dict[Key, Record] = {}
+        self._beyond: dict[Key, frozenset[str]] = {}  # parameters that no type of theirs can hold -> keys of files
         self._whole = True  # False once a part of what was applied has been given back or lost
 
     def apply(self, targets: Mapping[Key, Target], change: Change) -> None:
@@ -40,8 +43,10 @@ class Merged:
         changed = [t for key, t in targets.items() if not self._has(key, t)]
         short = self._offload if self._offload is not None else is_short(t.slot for t in changed)
         steps = self._steps([r for key, r in self._records.items() if key not in targets], changed, short)
+        change.back(partial(self._leave_out, self._beyond))
+        self._leave_out({})
         # A list: every sum is done before the first pointer moves. Short of memory, one parameter at a time.
-        self._run(steps if short else list(steps), change)
+        self._run(self._one_by_one(steps) if short else self._in_range(list(steps)), change)
         self._whole = True
 
     def renew(self, targets: Mapping[Key, Target]) -> bool:
@@ -58,6 +63,9 @@ class Merged:
             return False
         try:
             fresh = [self._again(record, target) for record, target in wanted]
+            if any(out_of_range([tensor for _, tensor in fresh])):
+                self.restore()  # `apply` says which, and puts on what remains
+                return False
             marks = samples([tensor for _, tensor in fresh])
         except BaseException:
             self.restore()
@@ -102,6 +110,7 @@ class Merged:
         self._back_from([record for key, record in records.items() if key in self._records])
         self._whole = self._whole and not records
 
+    @ordinary()
     def _back_from(self, records: list[Record]) -> None:
         with Change() as change:
             self._run(list(self._steps(records, [], False)), change)
@@ -123,6 +132,10 @@ class Merged:
     def in_place(self) -> bool:
         """Is all that was applied still there, where we put it?"""
         return self._whole and all(record.in_place() for record in self._records.values())
+
+    def out_of_range(self, file: str) -> int:
+        """How many parameters keep their original weight, because merged with this file it would be infinite or NaN."""
+        return sum(file in files for files in self._beyond.values())
 
     def pristine(self) -> dict[Key, Tensor]:
         """By parameter; a bias that was only lent has none."""
@@ -148,10 +161,34 @@ class Merged:
         tensor = merged(self._base(module, slot.name, pristine), target.patches)
         if pristine is not None:
             tensor = tensor.to(pristine.dtype)
-        if pristine is None and not tensor.float().any():
-            return  # a layer without bias gets none for nothing
+        if pristine is None and not tensor.float().any():  # a layer without a bias keeps none for a sum of zeros
+            if record is not None:  # an earlier patch gave it one
+                yield Step(slot, None, None, None)
+            return
         kept = record.pristine if record else (to_host(pristine) if short and pristine is not None else pristine)
         yield Step(slot, tensor, kept, target.signature)
+
+    def _one_by_one(self, steps: Iterable[Step]) -> Iterator[Step]:
+        for step in steps:
+            yield from self._in_range([step])
+
+    def _in_range(self, steps: list[Step]) -> list[Step]:
+        """Without merged weights that hold infinity or NaN: such a parameter keeps, or gets back, its original one."""
+        tensors = [step.tensor for step in steps if step.tensor is not None and step.signature is not None]
+        bad = {id(t) for t, is_bad in zip(tensors, out_of_range(tensors), strict=True) if is_bad}
+        found = []
+        for step in steps:
+            original, record = step.pristine, self._records.get(step.slot.key)
+            if id(step.tensor) not in bad or (original is not None and not original.float().isfinite().all()):
+                found.append(step)  # in range, or it was not before us either
+                continue
+            self._beyond[step.slot.key] = frozenset(key[0] for key in step.signature or ())
+            if record is not None:
+                found.append(Step(step.slot, record.home(), None, None))
+        return found
+
+    def _leave_out(self, beyond: dict[Key, frozenset[str]]) -> None:
+        self._beyond = beyond
 
     def _base(self, module: nn.Module, name: str, pristine: Tensor | None) -> Tensor:
         """What deltas are added to: the most exact form of the weight that there is."""

@@ -13,9 +13,9 @@ from typing import Literal
 from torch import Tensor, nn
 
 from lib_adapters.algorithms.base import Algorithm
+from lib_adapters.ops.modes import exact
 from lib_adapters.patching.beside import beside
 from lib_adapters.patching.dial import Dial
-from lib_adapters.patching.merge import exact
 from lib_adapters.patching.patch import Key, Target, Targets
 from lib_adapters.patching.pointer import held
 from lib_adapters.patching.targets import Slot, View
@@ -46,14 +46,23 @@ class Motion:
         return "beside" if key in self.able else "live"
 
     @property
+    def moves(self) -> bool:
+        """True if anything depends on the step, the row or the text."""
+        return any(dial.moves for dial in self.dials)
+
+    @property
     def open(self) -> dict[Key, Target]:
         """Where it may be measured which way is quicker."""
         return {key: target for key, target in self.moving.items() if key in self.able and _is_open(target)}
 
     @property
     def beside(self) -> dict[Key, Target]:
-        """What runs beside its layer now."""
-        return {key: target for key, target in self.moving.items() if self.ways[key] == "beside"}
+        """What changes, and runs beside its layer now."""
+        return {key: target for key, target in self._changing.items() if self.ways[key] == "beside"}
+
+    @property
+    def _changing(self) -> dict[Key, Target]:
+        return {key: target for key, target in self.moving.items() if _changes(target)}
 
     def settle(self, base_of: Callable[[Slot], Tensor | None]) -> None:
         """What depends on the weights alone is computed once, not at each change."""
@@ -110,15 +119,23 @@ class Motion:
 
     def ways_of(self, file: str) -> str:
         """How what a file asks for is followed, in words."""
-        items = [(key, target) for key, target in self.moving.items() if any(p.key[0] == file for p in target.patches)]
-        ways = {self.ways[key] for key, _ in items}
-        words = {"merged": "merged at each change", "beside": "live", "live": "live"}
-        return " and ".join(sorted({words[way] for way in ways})) or "merged"
+        found: set[str] = set()
+        for key, target in self.moving.items():
+            for patch in (one for one in target.patches if one.key[0] == file):
+                way = self.ways[key]
+                in_weight = way == "beside" and patch.dial is None  # merged once, and another one beside it
+                found.add("merged" if in_weight else "merged at each change" if way == "merged" else "live")
+        return " and ".join(sorted(found)) or "merged"
 
     def counts(self) -> Mapping[Way, int]:
         """Moving parameters by the way they go."""
-        ways = list(self.ways.values())
+        ways = [self.ways[key] for key in self._changing]
         return {way: ways.count(way) for way in ("merged", "beside", "live") if way in ways}
+
+
+def _changes(target: Target) -> bool:
+    """False where all is live only because a user or a host asked for that."""
+    return any(patch.dial is not None and patch.dial.moves for patch in target.patches)
 
 
 def _has_rows(target: Target) -> bool:

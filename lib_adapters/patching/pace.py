@@ -7,11 +7,11 @@ from functools import partial
 
 from torch import Tensor
 
+from lib_adapters.ops.modes import exact
 from lib_adapters.patching.change import Change
 from lib_adapters.patching.choice import Chooser
 from lib_adapters.patching.cost import Run
 from lib_adapters.patching.live import Live
-from lib_adapters.patching.merge import exact
 from lib_adapters.patching.merged import Merged
 from lib_adapters.patching.motion import Motion
 from lib_adapters.prompt.schedule import Moment
@@ -49,7 +49,7 @@ class Pace:
     @property
     def moves(self) -> bool:
         """Does anything depend on the step, the row or the text?"""
-        return bool(self._motion.dials)
+        return self._motion.moves
 
     @property
     def moment(self) -> Moment:
@@ -126,6 +126,10 @@ class Pace:
     def mode_of(self, file: str) -> str:
         """How an adapter is followed, in words; `file` is its key."""
         return self._motion.ways_of(file)
+
+    def out_of_range(self, file: str) -> int:
+        """How many parameters keep their original weight, because merged with this file it would be infinite or NaN."""
+        return self._merged.out_of_range(file)
 
     def told(self) -> str:
         """How what moves is followed, in one sentence; "" where nothing does."""

@@ -44,7 +44,8 @@ class Fit:
 def fit(request: Request, loaded: Loaded, table: Table) -> Fit:
     """Find the layer of every module of the file; what has none is named with its reason."""
     result = Fit(request, unmatched=[*request.adapter.unusable, *loaded.problems])
-    result.dials = {part: Dial(request, part) for part in ("unet", "te") if request.moves(part)}
+    dialled = [part for part in ("unet", "te") if request.moves(part) or request.is_bypass(part)]
+    result.dials = {part: Dial(request, part) for part in dialled}
     result.names = _spellings(table) if request.blocks.rules else {}
     names = {module.stem: module.name for module in request.adapter.modules}
     places = {stem: _place(stem, algorithm, table) for stem, algorithm in loaded.algorithms.items()}

@@ -12,6 +12,10 @@ LOST = (
     "In some runs of the UNet the rows could not be told apart: what is for single parts, sides or pictures "
     "was left out of them."
 )
+_OUT_OF_RANGE = (
+    "weights or biases keep their original values, because at this strength the merged ones are beyond the range "
+    "of the model's number type (infinite or NaN): lower the strength"
+)
 MOST_REASONS = 3  # different reasons that a line of text names
 
 
@@ -31,6 +35,12 @@ class AdapterReport:
     silenced: int = 0  # layers that a block weight of 0 leaves alone
     mode: str = "merged"  # how it is followed, in words
     seconds: float = 0.0
+    out_of_range: int = 0  # parameters whose merged weight would be infinite or NaN, in some step at least
+
+    @property
+    def incomplete(self) -> bool:
+        """True if some of the file, or all of it, was not applied."""
+        return bool(self.error or self.unmatched or self.out_of_range)
 
     def line(self) -> str:
         """One line for the user; the error where nothing was applied."""
@@ -39,7 +49,9 @@ class AdapterReport:
         kinds = ", ".join(f"{label} {count}" for label, count in self.algorithms.items())
         text = f"{self.name}: {self.matched} of {self.total} layers ({kinds})"
         text += f", te {self.te:g}, unet {written(self.unet)}"
+        text += ", live" if "live" in self.mode else ""
         text += f", {self.silenced} at a block weight of 0" if self.silenced else ""
+        text += f"; {self.out_of_range} {_OUT_OF_RANGE}" if self.out_of_range else ""
         return f"{text}; {_reasons(self.unmatched)}" if self.unmatched else text
 
 

@@ -58,6 +58,10 @@ class Request:
         scheduled = self.window is not None or isinstance(self.unet, Curve) or isinstance(self.dyn, Curve | str)
         return scheduled or self.scope is not None
 
+    def is_bypass(self, part: str) -> bool:
+        """True if `mode=live` was asked for at a strength that stays: nothing of this part is merged."""
+        return self.mode == "live" and not self.moves(part) and self.strength(part) != 0
+
     def strength(self, part: str) -> float:
         """Where it does not move."""
         strength = self.unet if part == "unet" else self.te

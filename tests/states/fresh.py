@@ -36,7 +36,7 @@ class Situation:
 
     @property
     def moves(self) -> bool:
-        return self.mode == "live" or any(want.moves for want in self.wants)
+        return self.mode == "live" or not all(want.stays for want in self.wants)
 
 
 class Fresh:
@@ -99,7 +99,7 @@ class Fresh:
         plain = self._changes(now, At(now.moment, row, now.voice))
         if not now.moves:
             assert found.keys() == {name for name in plain if _differs(plain[name], now.weights.get(name))}
-        if now.rows is None and now.mode == "merged" and not any(want.moves for want in now.wants):
+        if now.rows is None and not now.moves:
             for name, tensor in found.items():
                 _close(tensor, plain[name])
 

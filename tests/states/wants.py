@@ -54,6 +54,11 @@ class Want:
     def moves(self) -> bool:
         return self.curved or self.window is not None or self.scope is not None
 
+    @property
+    def stays(self) -> bool:
+        """Is it in the weights, and the same in all steps and rows?"""
+        return not self.moves and self.mode != "live"
+
     def strength(self, name: str, at: At) -> float:
         """Of the layer of this name, then and there."""
         if name.startswith("te."):

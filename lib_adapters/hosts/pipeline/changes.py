@@ -5,6 +5,7 @@ The session computes; here its result is only read. So whatever the engine can a
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,8 +44,8 @@ def changes(studio: Studio, requests: Sequence[Request]) -> tuple[list[Change], 
     studio.session.deactivate()
     roots = roots_of(studio.pipe)
     pristine = _tensors(roots)
-    report = studio.session.activate(requests)
-    if failed := [one.error for one in report.adapters if one.error]:
+    report = studio.session.activate([dataclasses.replace(one, mode="merged") for one in requests])
+    if failed := [one.line() for one in report.adapters if one.error or one.out_of_range]:
         raise AdapterError(" ".join(failed))
     found = [
         Change(component, path, pristine.get((component, path)), after)

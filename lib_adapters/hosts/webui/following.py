@@ -84,6 +84,9 @@ class Following:
             self._said = self._run
         if self._run is not None and self._run.report.lost:
             self._voice.late(self._job, LOST.removesuffix("."))
+        for one in self._run.report.adapters if self._run is not None else ():
+            if one.out_of_range and one.line() not in self._voice.lines:  # known only since a later step
+                self._voice.add(self._job, one.line(), problem=True)
 
     def _listen(self, model: nn.Module, texts: Any) -> None:
         """Before the host encodes texts, and with None afterwards. Never raises."""

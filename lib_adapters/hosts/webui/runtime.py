@@ -150,10 +150,10 @@ class Runtime:
 
     def _tell(self, p: Any, now: Round, kinds: Sequence[str]) -> None:
         problems = list(now.problems)
-        problems += [one.line() for one in self.report.adapters if one.error or one.unmatched]
+        problems += [one.line() for one in self.report.adapters if one.incomplete]
         plain = [] if settings.negative_tags() else wanted.in_negative(p, kinds)
         problems += [f"{text} stands in the negative prompt, where tags are plain words." for text in plain]
-        lines = [one.line() for one in self.report.adapters if not (one.error or one.unmatched)]
+        lines = [one.line() for one in self.report.adapters if not one.incomplete]
         lines += [f"{one.name}: {note}" for one in self.report.adapters for note in one.notes] + now.notes
         self._voice.say(p, problems, lines)
 
