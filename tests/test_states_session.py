@@ -157,6 +157,22 @@ class SessionMachine(RuleBasedStateMachine):
         self.kept.session.deactivate()
         self.kept.begin(mode)
 
+    @rule(mode=MODES, chosen=st.lists(wants, min_size=1, max_size=3), dropped=st.booleans())
+    def take_over(self, mode, chosen, dropped):
+        """A second session while the first is active; the first, if it still lives, is not in its way."""
+        first = self.kept.session
+        self.kept.begin(mode)
+        self.activate(chosen, 2)
+        if not dropped:
+            first.deactivate()
+            assert first.verify()
+
+    @rule(mode=MODES)
+    def drop_while_active(self, mode):
+        """A new session gives back what one put on that was thrown away."""
+        self.kept.begin(mode)
+        self.kept.session.deactivate()
+
     @rule(letter=LETTER, version=st.integers(0, 2))
     def put(self, letter, version):
         """Another file of this name; what is active stays so until it is asked for again."""

@@ -20,10 +20,15 @@ class Guards:
     def __init__(self, before_run: Callable[..., None], before_load: Callable[..., None]) -> None:
         self._runs, self._loads = Hooks("run", before_run), Hooks("load", before_load)
 
-    def move(self, roots: Iterable[nn.Module], loading: Iterable[nn.Module], change: Change) -> None:
-        """On exactly these: before the first weight moves on those that come, after the last off those that go."""
+    def move(
+        self, roots: Iterable[nn.Module], loading: Iterable[nn.Module], change: Change, kept: object = None
+    ) -> None:
+        """On exactly these: before the first weight moves on those that come, after the last off those that go.
+
+        `kept` lives as long as any of them is on a module.
+        """
         for hooks, modules in ((self._runs, list(roots)), (self._loads, list(loading))):
-            hooks.move(modules, change)
+            hooks.move(modules, change, kept)
 
     def leave(self) -> None:
         """Off all modules; safe to repeat."""

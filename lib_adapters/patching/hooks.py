@@ -23,6 +23,7 @@ class Hook:
 
     def __init__(self, find: Callable[[], Callable[..., Any] | None] | None = None) -> None:
         self._find = find
+        self.kept: object = None  # what lives as long as the hook is on a module
 
     def __reduce__(self) -> tuple[type[Hook], tuple[()]]:
         return Hook, ()
@@ -44,9 +45,10 @@ class Hooks:
         self._kind, self._hook = kind, Hook(weakref.WeakMethod(method) if weak else lambda: method)
         self._places: dict[int, weakref.ref[nn.Module]] = {}
 
-    def put_on(self, modules: Iterable[nn.Module]) -> None:
-        """On these as well; safe to repeat."""
+    def put_on(self, modules: Iterable[nn.Module], kept: object = None) -> None:
+        """On these as well; safe to repeat. `kept` lives as long as the hook is on a module."""
         for module in modules:
+            self._hook.kept = kept
             self._places[id(module)] = weakref.ref(module)
             if not self._numbers(module):
                 self._register(module)
@@ -58,11 +60,13 @@ class Hooks:
             if (module := self._places[key]()) is not None:
                 self._take_off(module)
             del self._places[key]
+        if not self._places:
+            self._hook.kept = None
 
-    def move(self, modules: Sequence[nn.Module], change: Change) -> None:
+    def move(self, modules: Sequence[nn.Module], change: Change, kept: object = None) -> None:
         """On exactly these: on those that come at once, off those that go when the rest of the change is made."""
         change.back(partial(self.leave, self.modules()))
-        self.put_on(modules)
+        self.put_on(modules, kept)
         change.then(partial(self.leave, modules))
 
     def modules(self) -> list[nn.Module]:
@@ -88,3 +92,9 @@ class Hooks:
         for number in self._numbers(module):
             del getattr(module, TABLES[self._kind])[number]  # first: without what follows it is called in another way
             module._forward_pre_hooks_with_kwargs.pop(number, None)
+
+
+def kept_on(module: nn.Module) -> list[object]:
+    """Return what the hooks of ours on this module keep alive."""
+    hooks = (getattr(found, "hook", found) for table in TABLES.values() for found in getattr(module, table).values())
+    return [hook.kept for hook in hooks if isinstance(hook, Hook) and hook.kept is not None]

@@ -12,6 +12,8 @@ LOST = (
     "In some runs of the UNet the rows could not be told apart: what is for single parts, sides or pictures "
     "was left out of them."
 )
+TAKEN_OVER = "Another Session had adapters on this model: it gave the model its own weights back first."
+DISPLACED = "Another Session has taken this model over: nothing of this one is active."
 MOST_REASONS = 3  # different reasons that a line of text names
 
 
@@ -52,11 +54,13 @@ class Report:
     seconds: float = 0.0
     motion: str = ""  # how strengths that change while drawing are followed
     lost: bool = False  # runs whose rows could not be told apart
+    notes: list[str] = field(default_factory=list)  # whole sentences about the model
 
     def lines(self) -> list[str]:
         """One line for each adapter, and its notes behind it."""
         lines = [text for one in self.adapters for text in (one.line(), *(f"{one.name}: {n}" for n in one.notes))]
-        return [*lines, *([f"{self.motion}."] if self.motion else []), *([LOST] if self.lost else [])]
+        more = [*([f"{self.motion}."] if self.motion else []), *([LOST] if self.lost else [])]
+        return [*lines, *more, *self.notes]
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
