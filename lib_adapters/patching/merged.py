@@ -98,6 +98,7 @@ class Merged:
     def _lose(self, records: Mapping[Key, Record]) -> None:
         """Where the owner has put something else, that stays."""
         for key in [key for key, record in records.items() if not record.stands()]:
+            self._records[key].retrieve()
             self._witness.forget(self._records.pop(key).slot)
         self._back_from([record for key, record in records.items() if key in self._records])
         self._whole = self._whole and not records
@@ -112,10 +113,10 @@ class Merged:
         for key, record in self._records.items():
             if record.in_place():
                 settled[key] = record
-            elif record.is_ours(parameter := record.slot.parameter()):
-                assert parameter is not None
-                settled[key] = replace(record, parameter=weakref.ref(parameter), pointer=parameter.data_ptr())
+            elif record.is_ours():
+                settled[key] = record.found()
             else:
+                record.retrieve()
                 self._witness.forget(record.slot)
         self._whole = self._whole and len(settled) == len(self._records)
         self._records = settled
@@ -193,7 +194,8 @@ class Merged:
             records.pop(step.slot.key, None)
         patched = [(s, s.tensor, s.signature) for s in done if s.signature is not None and s.tensor is not None]
         for (step, _, signature), sample in zip(patched, samples([t for _, t, _ in patched]), strict=True):
-            if (parameter := step.slot.parameter()) is not None:
-                known = weakref.ref(parameter), parameter.data_ptr(), sample
+            parameter, tensor = step.slot.parameter(), step.slot.tensor()
+            if parameter is not None and tensor is not None:
+                known = weakref.ref(parameter), tensor.data_ptr(), sample
                 records[step.slot.key] = Record(step.slot, step.pristine, signature, *known)
         return records

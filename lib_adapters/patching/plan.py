@@ -123,7 +123,7 @@ def _place(stem: Stem, algorithm: Algorithm, table: Table) -> tuple[Layer | None
 
 def _untouchable(layer: Layer) -> str:
     """Why nothing may be added to this weight; "" where it may."""
-    weight = layer.weight.parameter()
+    weight = layer.weight.tensor()
     if weight is None or (weight.is_floating_point() and not weight.is_meta):
         return ""
     if weight.is_meta:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lib_adapters.algorithms.base import Shape
 from lib_adapters.files.names import Stem
 from lib_adapters.patching import spelling, spelling_text
+from lib_adapters.patching.pointer import held
 from lib_adapters.patching.structure import family_of
 
 UNET_ANCHOR = re.compile(r"(?:^|\.)((?:input|output|middle|down|up|mid|joint|transformer|double)_blocks?\.)")
@@ -42,6 +43,14 @@ class Slot:
     def parameter(self) -> nn.Parameter | None:
         module = self.module()
         return None if module is None else module._parameters.get(self.name)
+
+    def tensor(self) -> Tensor | None:
+        """Return what the parameter holds, or is loaded from when its module runs."""
+        return held(self.module(), self.name)
+
+    def is_loaded(self) -> bool:
+        """True if the parameter has its values itself; then it is known by what it is, else by where they are."""
+        return (parameter := self.parameter()) is not None and not parameter.is_meta
 
 
 @dataclass(frozen=True)
