@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -27,6 +28,7 @@ from lib_adapters.prompt.schedule import Moment
 
 __all__ = ["AdapterReport", "Report", "Request", "Session"]
 
+logger = logging.getLogger(__name__)
 Mode = Literal["merged", "live"]
 START = Moment(0, 1)
 
@@ -107,7 +109,7 @@ class Session:
             self._merged.settle()
             owners = owners_on(self._roots.modules())
             original = {key: one for owner in (*owners, self._owner) for key, one in owner.original().items()}
-            return self._witness.holds(original)
+            return self._witness.holds(original) and not self._owner.copies.lost()
 
     @property
     def report(self) -> Report:
@@ -138,13 +140,16 @@ class Session:
             self._settled = False
             notes = self._take_over(bool(requests))
             with Change() as change:
+                self._owner.mend(change)
                 self._watch(fitted, change)
                 self._pace.begin(Motion(fitted.targets, fitted.dials, self._mode == "live"), moment, family, change)
                 change.back(partial(self._remember, self._requests, self._report))
-                seconds = time.perf_counter() - started
+                seconds, notes = time.perf_counter() - started, [*notes, *self._owner.copies.lost()]
                 self._remember(requests, Report(fitted.reports, self._mode, seconds, notes=notes))
                 self._tell()
             self._settled = True
+            for note in self._owner.copies.lost():
+                logger.warning(note)
             return self._report
 
     def _take_over(self, wholly: bool) -> list[str]:
@@ -168,12 +173,10 @@ class Session:
         self._requests, self._report = requests, report
 
     def _watch(self, fitted: Fitted, change: Change) -> None:
-        """Live layers without dials need no guard; the hooks for loading also say whose they are."""
         slots = [target.slot.twin or target.slot for target in fitted.targets.values()]
         patched = [module for slot in slots if (module := slot.module()) is not None]
         roots = self._roots.all() if patched else []
-        guarded = roots if fitted.dials or self._mode == "merged" else []
-        self._owner.watch(guarded, [*roots, *patched], change)
+        self._owner.watch(roots, [*roots, *patched], change)
 
     def _tell(self) -> None:
         self._report.motion, self._report.lost = self._pace.told(), self._pace.lost
@@ -214,6 +217,10 @@ class Session:
 
     def _sure(self) -> None:
         """The adapters are on what the model has now."""
+        if self._mode == "live" and not self._pace.moves:  # another writer's weights are no reason to begin again
+            if self._owner.copies.has_changed():
+                self._apply(self._requests)
+            return
         if not self._in_place():  # moved only, as a host short of memory does before every run?
             self._merged.settle()
             self._live.settle()
@@ -226,7 +233,7 @@ class Session:
         return not failed and _keys(requests) == _keys(self._requests)
 
     def _in_place(self) -> bool:
-        return self._merged.in_place() and self._live.in_place()
+        return self._merged.in_place() and self._live.in_place() and not self._owner.copies.has_changed()
 
 
 def _keys(requests: Iterable[Request]) -> list[tuple[str, str]]:

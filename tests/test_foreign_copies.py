@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import accelerate
 import pytest
 import torch
@@ -10,6 +12,8 @@ from models import diffusers_unet
 from torch import nn
 
 from lib_adapters import Request, Session
+from lib_adapters.prompt.schedule import Moment
+from lib_adapters.prompt.schedule_text import read_curve
 
 KINDS = ("LoRA", "Full", "OFT")
 MODES = ("merged", "live")
@@ -140,6 +144,109 @@ def test_whole_models_that_are_offloaded_between_runs_come_back(unet, request_of
     session.deactivate()
     assert drawn(unet).equal(plain)
     assert session.verify()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_adapter_acts_wholly_on_projections_that_were_fused_before(unet, request_of, mode):
+    plain, changed = wanted(request_of, mode)
+    unet.fuse_qkv_projections()
+    own, fused = state(unet), drawn(unet)
+    assert close(fused, plain)
+    session = Session(unet=unet, mode=mode)
+    report = session.activate([request_of]).adapters[0]
+    assert (report.matched, report.unmatched) == (report.total, [])
+    assert close(drawn(unet), changed)
+    unet.unfuse_qkv_projections()
+    assert close(drawn(unet), changed)
+    unet.fuse_qkv_projections()
+    assert close(drawn(unet), changed)
+    session.deactivate()
+    assert same(state(unet), own)
+    assert drawn(unet).equal(fused)
+    assert session.verify()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("drawing", [True, False])
+def test_projections_that_are_fused_while_active_come_back(unet, request_of, mode, drawing):
+    plain, changed = wanted(request_of, mode)
+    twin = tiny()
+    twin.fuse_qkv_projections()
+    own, fused = state(twin), drawn(twin)
+    session = Session(unet=unet, mode=mode)
+    session.activate([request_of])
+    unet.fuse_qkv_projections()
+    if drawing:
+        assert close(drawn(unet), changed)
+        assert session.verify()
+    session.deactivate()
+    assert same(state(unet), own)
+    assert drawn(unet).equal(fused)
+    unet.unfuse_qkv_projections()
+    assert drawn(unet).equal(plain)
+    assert session.verify()
+
+
+def test_a_session_that_takes_over_gives_fused_projections_back_too(unet, request_of):
+    twin = tiny()
+    twin.fuse_qkv_projections()
+    Session(unet=unet).activate([request_of])
+    unet.fuse_qkv_projections()
+    Session(unet=unet).deactivate()
+    assert same(state(unet), state(twin))
+
+
+def test_projections_fused_inside_a_picture_follow_the_strength_and_come_back(unet, request_of):
+    twin = tiny()
+    twin.fuse_qkv_projections()
+    own = state(twin)
+    moving = [Request(request_of.adapter, unet=read_curve("0.2@0,1@1"), mode="merged")]
+    with Session(unet=twin) as session:
+        session.activate([Request(request_of.adapter, unet=1.0)])
+        changed = drawn(twin)
+    session = Session(unet=unet)
+    session.activate(moving, Moment(0, 3))
+    drawn(unet)
+    unet.fuse_qkv_projections()
+    for step in (1, 2):
+        session.at(Moment(step, 3))
+        last = drawn(unet)
+    assert close(last, changed)
+    session.deactivate()
+    assert same(state(unet), own)
+    assert session.verify()
+
+
+def test_what_was_fused_of_weights_that_are_gone_is_said(unet, request_of, caplog):
+    """Nothing of the model tells what they were: the adapter stays, and that is no secret."""
+    session = Session(unet=unet)
+    session.activate([request_of])
+    unet.fuse_qkv_projections()
+    for module in unet.modules():
+        if hasattr(module, "to_qkv"):
+            module.to_qkv.weight.data *= 1.5
+    session.deactivate()
+    assert not session.verify()
+    assert "to_qkv" in str(session.report)
+    assert "to_qkv" in caplog.text
+    unet.unfuse_qkv_projections()
+    for module in unet.modules():
+        if hasattr(module, "to_qkv"):
+            del module.to_qkv
+    assert session.verify()
+
+
+def test_a_layer_that_is_kept_twice_comes_back_in_both(unet, request_of):
+    """As PEFT's `modules_to_save` does."""
+    before = state(unet)
+    session = Session(unet=unet)
+    session.activate([request_of])
+    unet.conv_in.kept = copy.deepcopy(unet.conv_in)
+    session.deactivate()
+    assert unet.conv_in.kept.weight.equal(before["conv_in.weight"])
+    assert unet.conv_in.kept.bias.equal(before["conv_in.bias"])
+    del unet.conv_in.kept
+    assert same(state(unet), before)
 
 
 def test_a_parameter_that_another_module_took_over_gets_its_own_back(unet, request_of):

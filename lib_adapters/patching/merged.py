@@ -125,6 +125,10 @@ class Merged:
         """Is all that was applied still there, where we put it?"""
         return self._whole and all(record.in_place() for record in self._records.values())
 
+    def records(self) -> list[Record]:
+        """Return all of what is patched now."""
+        return list(self._records.values())
+
     def pristine(self) -> dict[Key, Tensor]:
         """By parameter; a bias that was only lent has none."""
         return {key: record.pristine for key, record in self._records.items() if record.pristine is not None}

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from torch import Tensor, nn
 
 from lib_adapters.patching.change import Change
+from lib_adapters.patching.copies import Copies
 from lib_adapters.patching.guard import Guards
 from lib_adapters.patching.hooks import kept_on
 from lib_adapters.patching.merged import Merged
@@ -34,6 +35,7 @@ class Owner:
         self._guards = Guards(before_run, self.release)
         self._displaced = weakref.WeakMethod(displaced)
         self._roots: Roots | None = None
+        self.copies = Copies()
 
     def roots(self, unet: nn.Module | None, text_encoders: Sequence[nn.Module]) -> Roots:
         """Return the parts of the model, watched from now on: of one that is dropped no weight is kept."""
@@ -41,9 +43,17 @@ class Owner:
         self._roots = Roots(unet, text_encoders, lambda _: found() if (found := bury()) is not None else None)
         return self._roots
 
-    def watch(self, roots: Iterable[nn.Module], loading: Iterable[nn.Module], change: Change) -> None:
+    def watch(self, roots: Iterable[nn.Module], loading: Sequence[nn.Module], change: Change) -> None:
         """Put the hooks on exactly these: before a root runs, and before a module is loaded over."""
         self._guards.move(roots, loading, change, kept=self)
+        change.then(lambda: self.copies.remember(self._all(), loading))
+
+    def mend(self, change: Change) -> None:
+        """Give the original weights to layers that other code has made of merged ones."""
+        self.copies.mend(self._all(), self._merged.records(), change)
+
+    def _all(self) -> list[nn.Module]:
+        return [] if self._roots is None else self._roots.all()
 
     @property
     def is_orphan(self) -> bool:
@@ -63,6 +73,8 @@ class Owner:
         """Give everything back because another Session takes the model over."""
         if (displaced := self._displaced()) is not None:
             displaced()
+        with Change() as change:
+            self.mend(change)
         self.give_back()
 
     def release(self, module: nn.Module, *given: object) -> None:
@@ -73,7 +85,7 @@ class Owner:
     def _bury(self) -> None:
         """A part of the model was dropped; takes no lock, for the collector may call it anywhere."""
         self._merged.bury()
-        if self._roots is not None and not self._roots.all():
+        if not self._all():
             self._guards.leave()
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lib_adapters.algorithms.base import Shape
 from lib_adapters.files.names import Stem
 from lib_adapters.patching import spelling, spelling_text
+from lib_adapters.patching.fused import with_copies
 from lib_adapters.patching.pointer import held
 from lib_adapters.patching.structure import family_of
 
@@ -78,6 +79,7 @@ class Layer:
     weight: Slot
     bias: Slot | None
     view: View = View()
+    copies: tuple[Layer, ...] = ()  # where the model holds the same weight again: what is added goes there too
 
     @property
     def shape(self) -> Shape:
@@ -122,7 +124,7 @@ def flat(path: str) -> str:
 
 
 def _unet_names(root: nn.Module) -> Iterator[tuple[str, Layer]]:
-    layers = _anchored(_layers(root), UNET_ANCHOR)
+    layers = with_copies(_anchored(_layers(root), UNET_ANCHOR))
     known: dict[str, Layer] = {}
     per_level = spelling.per_level_of(layers)
     prefixes = {path[: match.end()] for path in layers for match in re.finditer(r"\.\d+(?=\.)", path)}
