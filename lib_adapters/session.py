@@ -60,7 +60,7 @@ class Session:
         self._merged = Merged(self._witness, offload, base_of)
         self._live = Live(base_of)
         self._pace = Pace(self._merged, self._live, Chooser())
-        self._owner = Owner(self._merged, self._pace, self._before_run, self._displaced)
+        self._owner = Owner(self._merged, self._pace, self._before_run, self._displaced, self._say)
         self._roots = self._owner.roots(unet, text_encoders)
         self._requests: list[Request] = []
         self._settled = True  # False while, and after, an activation that did not come to its end
@@ -109,7 +109,7 @@ class Session:
             self._merged.settle()
             owners = owners_on(self._roots.modules())
             original = {key: one for owner in (*owners, self._owner) for key, one in owner.original().items()}
-            return self._witness.holds(original) and not self._owner.copies.lost()
+            return self._witness.holds(original) and self._owner.can_give_back()
 
     @property
     def report(self) -> Report:
@@ -140,15 +140,15 @@ class Session:
             self._settled = False
             notes = self._take_over(bool(requests))
             with Change() as change:
-                self._owner.mend(change)
+                notes += self._owner.look(change)
                 self._watch(fitted, change)
                 self._pace.begin(Motion(fitted.targets, fitted.dials, self._mode == "live"), moment, family, change)
                 change.back(partial(self._remember, self._requests, self._report))
-                seconds, notes = time.perf_counter() - started, [*notes, *self._owner.copies.lost()]
+                seconds = time.perf_counter() - started
                 self._remember(requests, Report(fitted.reports, self._mode, seconds, notes=notes))
                 self._tell()
             self._settled = True
-            for note in self._owner.copies.lost():
+            for note in notes:
                 logger.warning(note)
             return self._report
 
@@ -156,13 +156,21 @@ class Session:
         """Have other Sessions give the model back, and say so; unless `wholly`, only those that were dropped."""
         modules = list(self._roots.modules())
         others = [one for one in owners_on(modules) if one is not self._owner] if wholly else self._orphans(modules)
+        notes = [TAKEN_OVER] if others else []
         for other in others:
-            other.give_way()
-        return [TAKEN_OVER] if others else []
+            notes += other.give_way()
+            self._owner.losses.inherit(other.losses)
+        return notes
 
     @staticmethod
     def _orphans(modules: Iterable[nn.Module]) -> list[Owner]:
         return [owner for owner in owners_on(modules) if owner.is_orphan]
+
+    def _say(self, sentence: str) -> None:
+        """What the user must know at once: in the log and in the report."""
+        if sentence not in self._report.notes:
+            self._report.notes.append(sentence)
+            logger.warning(sentence)
 
     def _displaced(self) -> None:
         """Another Session takes the model over: nothing of this one is active any more."""
@@ -218,7 +226,7 @@ class Session:
     def _sure(self) -> None:
         """The adapters are on what the model has now."""
         if self._mode == "live" and not self._pace.moves:  # another writer's weights are no reason to begin again
-            if self._owner.copies.has_changed():
+            if self._owner.has_changed():
                 self._apply(self._requests)
             return
         if not self._in_place():  # moved only, as a host short of memory does before every run?
@@ -233,7 +241,7 @@ class Session:
         return not failed and _keys(requests) == _keys(self._requests)
 
     def _in_place(self) -> bool:
-        return self._merged.in_place() and self._live.in_place() and not self._owner.copies.has_changed()
+        return self._merged.in_place() and self._live.in_place() and not self._owner.has_changed()
 
 
 def _keys(requests: Iterable[Request]) -> list[tuple[str, str]]:

@@ -7,15 +7,18 @@ import copy
 import accelerate
 import pytest
 import torch
+from diffusers.utils.peft_utils import recurse_remove_peft_layers
 from files import MAKERS, adapter_for
-from models import diffusers_unet
+from models import diffusers_unet, seeded
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from lib_adapters import Request, Session
 from lib_adapters.prompt.schedule import Moment
 from lib_adapters.prompt.schedule_text import read_curve
 
-KINDS = ("LoRA", "Full", "OFT")
+KINDS = ("LoRA", "Full")
 MODES = ("merged", "live")
 
 
@@ -258,8 +261,14 @@ def test_a_parameter_that_another_module_took_over_gets_its_own_back(unet, reque
     new = nn.Conv2d(4, 16, 3, padding=1)
     new.weight, new.bias = old.weight, old.bias
     unet.conv_in = new
+    attention = unet.mid_block.attentions[0].transformer_blocks[0].attn1
+    lent = nn.Linear(32, 32)
+    lent.weight, lent.bias = attention.to_q.weight, attention.to_q.bias
+    attention.to_q = lent
     del old
     session.deactivate()
+    assert lent.bias is None or not lent.bias.any()
+    lent.bias = None
     assert same(state(unet), before)
     assert session.verify()
 
@@ -272,3 +281,200 @@ def test_a_parameter_kept_aside_and_put_back_later_has_its_own_again(unet, reque
     session.deactivate()
     unet.conv_in.weight = aside
     assert same(state(unet), before)
+
+
+def tuned(unet):
+    """PEFT's layers around the projections."""
+    config = LoraConfig(r=2, target_modules=["to_q", "to_k", "to_v"], init_lora_weights=False)
+    seeded(5)
+    inject_adapter_in_model(config, unet)
+    return [module for module in unet.modules() if isinstance(module, LoraLayer)]
+
+
+def without_tuner(weights):
+    return {name.replace(".base_layer", ""): one for name, one in weights.items() if "lora_" not in name}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("taken_off", [True, False])
+def test_peft_layers_put_around_ours_and_taken_off_again_change_nothing(unet, request_of, mode, taken_off):
+    _, changed = wanted(request_of, mode)
+    before = state(unet)
+    session = Session(unet=unet, mode=mode)
+    session.activate([request_of])
+    tuned(unet)
+    assert not close(drawn(unet), changed)
+    if taken_off:
+        recurse_remove_peft_layers(unet)
+        assert close(drawn(unet), changed)
+    session.deactivate()
+    assert same(without_tuner(state(unet)), before)
+    assert session.verify()
+
+
+@pytest.mark.parametrize("safe", [True, False])
+@pytest.mark.parametrize("drawing", [True, False])
+def test_what_peft_merges_while_active_is_undone_and_said(unet, request_of, drawing, safe):
+    layers = tuned(unet)
+    before, plain = state(unet), drawn(unet)
+    session = Session(unet=unet)
+    session.activate([request_of])
+    changed = drawn(unet)
+    for layer in layers:
+        layer.merge(safe_merge=safe)
+    if drawing:
+        assert close(drawn(unet), changed)
+    assert session.verify()
+    session.deactivate()
+    assert "PEFT" in str(session.report) or drawing
+    assert same(state(unet), before)
+    assert drawn(unet).equal(plain)
+    assert not any(layer.merged for layer in layers)
+    assert session.verify()
+
+
+def test_what_peft_takes_out_while_active_is_in_the_original_weights_again(unet, request_of):
+    layers = tuned(unet)
+    for layer in layers:
+        layer.merge()
+    before, plain = state(unet), drawn(unet)
+    session = Session(unet=unet)
+    session.activate([request_of])
+    for layer in layers:
+        layer.unmerge()
+    session.deactivate()
+    assert same(state(unet), before)
+    assert drawn(unet).equal(plain)
+    assert all(layer.merged for layer in layers)
+    assert session.verify()
+
+
+def test_what_is_written_into_merged_weights_is_lost_and_said(unet, request_of, caplog):
+    before = state(unet)
+    session = Session(unet=unet)
+    session.activate([request_of])
+    unet.conv_in.weight.data.add_(0.5)
+    assert not session.verify()
+    session.deactivate()
+    assert "conv_in" in str(session.report)
+    assert "conv_in" in caplog.text
+    assert same(state(unet), before)
+    assert session.verify()
+
+
+class Quantised(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.register_buffer("values", (layer.weight.data * 100).to(torch.int8))
+
+
+def in_place(unet):
+    values = (unet.conv_in.weight.data * 100).to(torch.int8)
+    unet.conv_in._parameters["weight"] = nn.Parameter(values, requires_grad=False)
+
+
+def by_another(unet):
+    unet.conv_in = Quantised(unet.conv_in)
+
+
+@pytest.mark.parametrize("quantise", [in_place, by_another])
+def test_what_is_quantised_while_active_keeps_the_adapter_and_says_so(unet, request_of, quantise, caplog):
+    session = Session(unet=unet)
+    session.activate([request_of])
+    quantise(unet)
+    assert not session.verify()
+    session.deactivate()
+    assert not session.verify()
+    assert "conv_in" in str(session.report)
+    assert "conv_in" in caplog.text
+    assert "conv_in" in str(Session(unet=unet).activate([request_of])) or quantise is by_another
+    unet.conv_in = nn.Conv2d(4, 16, 3, padding=1)
+    assert session.verify()
+
+
+SAVING = {
+    "save_pretrained": lambda unet, path: unet.save_pretrained(path),
+    "state_dict": lambda unet, path: unet.state_dict(),
+    "of a part": lambda unet, path: unet.conv_in.state_dict(),
+    "deepcopy": lambda unet, path: copy.deepcopy(unet),
+    "pickle": lambda unet, path: torch.save(unet, path / "unet.pt"),
+}
+
+
+@pytest.mark.parametrize("save", SAVING.values(), ids=SAVING)
+def test_what_is_saved_or_copied_while_active_is_said_to_be_merged(unet, request_of, save, tmp_path, caplog):
+    session = Session(unet=unet)
+    save(unet, tmp_path)
+    session.activate([request_of])
+    assert caplog.text == ""
+    save(unet, tmp_path)
+    save(unet, tmp_path)
+    assert caplog.text.count("adapters are active") == 1
+    assert "deactivate" in str(session.report)
+    session.deactivate()
+    caplog.clear()
+    save(unet, tmp_path)
+    assert caplog.text == ""
+
+
+def test_weights_that_are_only_live_are_saved_as_they_are(unet, request_of, caplog):
+    before, session = state(unet), Session(unet=unet, mode="live")
+    session.activate([request_of])
+    assert same(state(unet), before)
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_model_cast_while_active_has_its_own_weights_cast(unet, request_of, mode):
+    twin = tiny().half()
+    session = Session(unet=unet, mode=mode)
+    session.activate([request_of])
+    unet.to(torch.float16)
+    session.deactivate()
+    assert same(state(unet), state(twin))
+    assert session.verify()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_weights_that_are_assigned_while_active_are_the_models_own(unet, request_of, mode):
+    session = Session(unet=unet, mode=mode)
+    other = {name: tensor + 1 for name, tensor in state(unet).items()}
+    session.activate([request_of])
+    unet.load_state_dict(other, assign=True)
+    drawn(unet)
+    session.deactivate()
+    assert same(state(unet), other)
+    assert session.verify()
+
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        seeded(3)
+        self.mid_block = nn.ModuleDict({"proj": nn.Linear(8, 8), "to_k": nn.Linear(8, 8, bias=False)})
+
+    def forward(self, x):
+        return self.mid_block["to_k"](self.mid_block["proj"](x))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("first", ["compiled", "active"])
+@pytest.mark.parametrize("how", ["wrapper", "inside", "in place"])
+def test_a_compiled_model_follows_and_comes_back(tmp_path, mode, first, how):
+    request = Request(adapter_for(Small(), tmp_path / "full.safetensors", MAKERS["Full"]))
+    model, x = Small().requires_grad_(False), torch.randn(2, 8)
+    plain = model(x)
+    compiled = model if how == "in place" else torch.compile(model, backend="eager")
+    session = Session(unet=compiled if how == "wrapper" else model, mode=mode)
+    if first == "active":
+        session.activate([request])
+    if how == "in place":
+        model.compile(backend="eager")
+    compiled(x)
+    session.activate([request])
+    twin = Small().requires_grad_(False)
+    Session(unet=twin, mode=mode).activate([request])
+    assert close(compiled(x), twin(x))
+    session.deactivate()
+    assert torch.equal(compiled(x), plain)
+    assert session.verify()

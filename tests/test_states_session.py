@@ -33,6 +33,7 @@ MODES = st.sampled_from(("merged", "merged", "live"))
 LETTER = st.sampled_from(sorted(LETTERS))
 ROWS = st.sampled_from((None, (0, 1, 2), (2, 0), (1, 1), (0,)))
 PLACES = [f"unet.{name}.weight" for name in IN_UNET]
+WITH_BIAS = [name for name in PLACES if not name.endswith(("to_q.weight", "to_k.weight"))]
 
 
 class SessionMachine(RuleBasedStateMachine):
@@ -129,6 +130,28 @@ class SessionMachine(RuleBasedStateMachine):
                 module._parameters[leaf] = nn.Parameter(parameter.data.clone(), requires_grad=False)
             else:
                 parameter.data = parameter.data.clone()
+
+    @rule(name=st.sampled_from(WITH_BIAS))
+    def rewrap(self, name):
+        """Other code puts a layer of its own there, with the very Parameters."""
+        path, _, leaf = name.removesuffix(".weight").rpartition(".")
+        parent = self.kept.model.get_submodule(path)
+        old = parent.get_submodule(leaf)
+        if isinstance(old, nn.Linear):
+            new = nn.Linear(old.in_features, old.out_features)
+        else:
+            new = nn.Conv2d(old.in_channels, old.out_channels, old.kernel_size, padding=old.padding)
+        new.weight, new.bias = old.weight, old.bias
+        parent.register_module(leaf, new.eval())
+
+    @rule(name=st.sampled_from(PLACES))
+    def keep_twice(self, name):
+        """Other code copies a layer into the model while adapters are on it."""
+        module, leaf = place(self.kept.model, name)
+        module.again = copy.deepcopy(module)
+        self.deactivate()
+        assert module.again._parameters[leaf].equal(self.kept.weights[name])
+        del module.again
 
     @rule()
     def copy(self):

@@ -17,12 +17,11 @@ from torch import Tensor, nn
 
 from lib_adapters.patching.change import Change
 from lib_adapters.patching.fused import FUSED
+from lib_adapters.patching.losses import COPIED, Losses
 from lib_adapters.patching.pointer import held, point
 from lib_adapters.patching.record import Record
 
 HEAD = 8  # values of a first row that tell where a comparison is worth while
-LOST = "{count} layers, for example {path}, were made of merged weights while adapters were active: they keep \
-the adapters. Load the model again to be rid of them."
 
 Weak = weakref.ref[nn.Module]
 
@@ -40,7 +39,6 @@ class Copies:
     def __init__(self) -> None:
         self._known: dict[int, Weak] = {}
         self._parents: list[tuple[Weak, tuple[int, ...]]] = []
-        self._lost: dict[str, Weak] = {}  # layers that keep what cannot be taken out again, by path
 
     def remember(self, roots: Sequence[nn.Module], patched: Iterable[nn.Module]) -> None:
         """These are the modules of the model now; `patched` are those with adapters on them."""
@@ -55,8 +53,8 @@ class Copies:
         found = ((ref(), ids) for ref, ids in self._parents)
         return any(m is not None and tuple(map(id, m._modules.values())) != ids for m, ids in found)
 
-    def mend(self, roots: Sequence[nn.Module], records: Sequence[Record], change: Change) -> None:
-        """Give the original weights to every new layer that has merged ones."""
+    def mend(self, roots: Sequence[nn.Module], records: Sequence[Record], losses: Losses, change: Change) -> None:
+        """Give the original weights to every new layer that has merged ones; what cannot be is a loss."""
         merged = [record for record in records if record.in_place()]
         for new in self._new(roots) if merged else ():
             mended, is_found = _with_originals(new.tensor, merged)
@@ -64,12 +62,7 @@ class Copies:
                 change.back(partial(point, new.module, new.name, new.tensor))
                 point(new.module, new.name, mended)
             if mended is not None and self._is_stale(new._replace(tensor=mended), merged):
-                self._lost[new.path] = weakref.ref(new.module)
-
-    def lost(self) -> list[str]:
-        """Return a sentence about what could not be given back, if that is still there."""
-        self._lost = {path: ref for path, ref in self._lost.items() if ref() is not None}
-        return [LOST.format(count=len(self._lost), path=next(iter(self._lost)))] if self._lost else []
+                losses.add(new.path, new.module, COPIED)
 
     def _new(self, roots: Sequence[nn.Module]) -> Iterator[_New]:
         for path, module in (pair for root in roots for pair in root.named_modules()):

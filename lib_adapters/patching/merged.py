@@ -31,6 +31,7 @@ class Merged:
         self._base_of = base_of
         self._offload = offload  # None: decided by the memory that is free
         self._records: dict[Key, Record] = {}
+        self._dropped: list[Record] = []  # other code has put something else there
         self._whole = True  # False once a part of what was applied has been given back or lost
 
     def apply(self, targets: Mapping[Key, Target], change: Change) -> None:
@@ -117,6 +118,7 @@ class Merged:
                 settled[key] = record.found()
             else:
                 record.retrieve()
+                self._dropped.append(record)
                 self._witness.forget(record.slot)
         self._whole = self._whole and len(settled) == len(self._records)
         self._records = settled
@@ -128,6 +130,27 @@ class Merged:
     def records(self) -> list[Record]:
         """Return all of what is patched now."""
         return list(self._records.values())
+
+    def written(self) -> list[Record]:
+        """Return those whose tensor is ours, but was written into."""
+        return [record for record in self.records() if record.in_place() and not record.is_ours()]
+
+    def dropped(self, *, keep: bool = False) -> list[Record]:
+        """Return those that other code has put something else in the place of; once, unless they are kept."""
+        found = self._dropped
+        self._dropped = found if keep else []
+        return found
+
+    def reclaim(self, modules: Iterable[nn.Module], change: Change) -> None:
+        """Give these their original weights whatever is there: other code has computed that from ours."""
+        if not (wanted := {id(module) for module in modules}):
+            return
+        dropped = {record.slot.key: record for record in self._dropped if id(record.slot.module()) in wanted}
+        self._records = {**dropped, **self._records}
+        taken = [record for key, record in self._records.items() if key[0] in wanted]
+        self._run([Step(record.slot, record.home(), None, None) for record in taken], change)
+        self._dropped = [record for record in self._dropped if record.slot.key not in dropped]
+        self._whole = self._whole and not taken
 
     def pristine(self) -> dict[Key, Tensor]:
         """By parameter; a bias that was only lent has none."""

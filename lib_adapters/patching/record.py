@@ -6,6 +6,7 @@ import weakref
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from lib_adapters.patching.checksum import same_values
@@ -51,10 +52,25 @@ class Record:
     def retrieve(self) -> None:
         """Give the very Parameter its original back where another module has it now, as after an unwrapped layer."""
         parameter = self.parameter()
-        if parameter is None or self.pristine is None or parameter.is_inference():
+        if parameter is None or parameter.is_inference():
             return
         if parameter.data_ptr() == self.pointer and not parameter.is_meta:
-            point_at(parameter, self.pristine.to(parameter.dtype))
+            original = torch.zeros_like(parameter) if self.pristine is None else self.pristine
+            point_at(parameter, original.to(parameter.dtype))  # a bias that was only lent does nothing there
+
+    def derived(self) -> nn.Module | nn.Parameter | None:
+        """Return what stands in our place if it can only be made of our values: quantised, or in no parameter."""
+        root = self.slot.root()
+        try:
+            module = None if root is None else root.get_submodule(self.slot.path)
+        except AttributeError:  # the layer is gone
+            return None
+        parameter = None if module is None else module._parameters.get(self.slot.name)
+        if parameter is None:
+            gone = self.pristine is not None and self.parameter() is None
+            return module if gone and module is not self.slot.module() else None
+        plain = parameter.is_floating_point() and type(parameter.data) is Tensor
+        return None if plain else parameter
 
     def home(self) -> Tensor | None:
         """The pristine tensor where, and in the dtype in which, the host keeps the parameter now."""
