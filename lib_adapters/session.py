@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -11,29 +12,34 @@ from torch import nn
 from typing_extensions import Self
 
 from lib_adapters.files.cache import LoadedCache
+from lib_adapters.ops.modes import ordinary
 from lib_adapters.patching.change import Change
 from lib_adapters.patching.checksum import Witness
 from lib_adapters.patching.choice import Chooser
 from lib_adapters.patching.fitting import Fitted, fit_all
-from lib_adapters.patching.guard import Guards
 from lib_adapters.patching.live import Live
 from lib_adapters.patching.merged import Merged
 from lib_adapters.patching.motion import Motion
+from lib_adapters.patching.owner import ALONE, Owner, owners_on
 from lib_adapters.patching.pace import Pace
 from lib_adapters.patching.pointer import BaseOf
-from lib_adapters.patching.report import AdapterReport, Report
+from lib_adapters.patching.report import DISPLACED, TAKEN_OVER, AdapterReport, Report
 from lib_adapters.patching.request import Request
-from lib_adapters.patching.roots import Roots
 from lib_adapters.prompt.schedule import Moment
 
 __all__ = ["AdapterReport", "Report", "Request", "Session"]
 
+logger = logging.getLogger(__name__)
 Mode = Literal["merged", "live"]
 START = Moment(0, 1)
 
 
 class Session:
-    """Adapters on one model. Holds the model weakly: when its owner lets it go, so do we."""
+    """Adapters on one model. Holds the model weakly: when its owner lets it go, so do we.
+
+    A model has the adapters of one Session: another one that activates on it, or on a part of it, first has the
+    first give the original weights back. One that is dropped while it is active stays on the model until then.
+    """
 
     def __init__(  # noqa: PLR0913 - all but the model are choices with a default
         self,
@@ -53,10 +59,10 @@ class Session:
         self._cache = LoadedCache(cache_bytes)
         self._witness = Witness()
         self._merged = Merged(self._witness, offload, base_of)
-        self._roots = Roots(unet, text_encoders, self._merged.bury)
         self._live = Live(base_of)
         self._pace = Pace(self._merged, self._live, Chooser())
-        self._guards = Guards(self._before_run, self._merged.release)
+        self._owner = Owner(self._merged, self._pace, self._before_run, self._displaced, self._say)
+        self._roots = self._owner.roots(unet, text_encoders)
         self._requests: list[Request] = []
         self._settled = True  # False while, and after, an activation that did not come to its end
         self._report = Report(mode=mode)
@@ -67,13 +73,18 @@ class Session:
         `moment`: the first step to come, where strengths change. A file that cannot be used has its `error` told.
         """
         requests = list(requests)
-        if self._settled and self._is_active(requests) and self._in_place():
-            self.at(moment)
-            return self._report
+        with ALONE:
+            stays = self._settled and self._is_active(requests) and self._in_place()
+            if stays and (requests or not self._orphans(self._roots.all())):
+                self.at(moment)
+                return self._report
         return self._apply(requests, moment)
 
     def deactivate(self) -> None:
-        """Give the model its own weights back, bit for bit. Safe to repeat."""
+        """Give the model its own weights back, bit for bit. Safe to repeat.
+
+        What another Session has made active since stays, unless that Session object was dropped.
+        """
         self.activate(())
 
     def at(self, moment: Moment, rows: Sequence[int] | None = None) -> None:
@@ -95,8 +106,11 @@ class Session:
 
     def verify(self) -> bool:
         """Are the pristine weights, byte for byte, what they were when they were first touched?"""
-        self._merged.settle()
-        return self._witness.holds(self._merged.pristine())
+        with ALONE:
+            self._merged.settle()
+            owners = owners_on(self._roots.modules())
+            original = {key: one for owner in (*owners, self._owner) for key, one in owner.original().items()}
+            return self._witness.holds(original) and self._owner.can_give_back()
 
     @property
     def report(self) -> Report:
@@ -122,25 +136,56 @@ class Session:
     def _apply(self, requests: list[Request], moment: Moment | None = None) -> Report:
         """Without a moment: in the middle of a picture, which goes on."""
         started = time.perf_counter()
-        self._settled = False
         fitted, family = self._fitted(requests)
-        with Change() as change:
-            self._watch(fitted, change)
-            self._pace.begin(Motion(fitted.targets, fitted.dials, self._mode == "live"), moment, family, change)
-            change.back(partial(self._remember, self._requests, self._report))
-            self._remember(requests, Report(fitted.reports, self._mode, time.perf_counter() - started))
-            self._tell()
-        self._settled = True
-        return self._report
+        with ALONE:
+            self._settled = False
+            notes = self._take_over(bool(requests))
+            with Change() as change:
+                notes += self._owner.look(change)
+                self._watch(fitted, change)
+                self._pace.begin(Motion(fitted.targets, fitted.dials, self._mode == "live"), moment, family, change)
+                change.back(partial(self._remember, self._requests, self._report))
+                seconds = time.perf_counter() - started
+                self._remember(requests, Report(fitted.reports, self._mode, seconds, notes=notes))
+                self._tell()
+            self._settled = True
+            for note in notes:
+                logger.warning(note)
+            return self._report
+
+    def _take_over(self, wholly: bool) -> list[str]:
+        """Have other Sessions give the model back, and say so; unless `wholly`, only those that were dropped."""
+        modules = list(self._roots.modules())
+        others = [one for one in owners_on(modules) if one is not self._owner] if wholly else self._orphans(modules)
+        notes = [TAKEN_OVER] if others else []
+        for other in others:
+            notes += other.give_way()
+            self._owner.losses.inherit(other.losses)
+        return notes
+
+    @staticmethod
+    def _orphans(modules: Iterable[nn.Module]) -> list[Owner]:
+        return [owner for owner in owners_on(modules) if owner.is_orphan]
+
+    def _say(self, sentence: str) -> None:
+        """What the user must know at once: in the log and in the report."""
+        if sentence not in self._report.notes:
+            self._report.notes.append(sentence)
+            logger.warning(sentence)
+
+    def _displaced(self) -> None:
+        """Another Session takes the model over: nothing of this one is active any more."""
+        self._settled = False
+        self._remember([], Report(mode=self._mode, notes=[DISPLACED]))
 
     def _remember(self, requests: list[Request], report: Report) -> None:
         self._requests, self._report = requests, report
 
     def _watch(self, fitted: Fitted, change: Change) -> None:
-        targets = fitted.targets.values() if fitted.dials or self._mode == "merged" else ()
-        slots = [target.slot.twin or target.slot for target in targets]
-        owners = [module for slot in slots if (module := slot.module()) is not None]
-        self._guards.move(self._roots.all() if owners else (), owners, change)
+        slots = [target.slot.twin or target.slot for target in fitted.targets.values()]
+        patched = [module for slot in slots if (module := slot.module()) is not None]
+        roots = self._roots.all() if patched else []
+        self._owner.watch(roots, [*roots, *patched], change)
 
     def _tell(self) -> None:
         self._report.motion, self._report.lost = self._pace.told(), self._pace.lost
@@ -150,18 +195,19 @@ class Session:
 
     def _go(self, work: Callable[[], bool]) -> None:
         """`work` says whether there is something to tell."""
-        if not self._pace.moves:
-            return
-        try:
-            self._sure()
-            if work():
-                self._tell()
-        except BaseException:  # nothing is better than half
-            self._settled, self._requests = False, []
-            self._pace.give_back()
-            self._guards.leave()
-            raise
+        with ALONE:
+            if not self._pace.moves:
+                return
+            try:
+                self._sure()
+                if work():
+                    self._tell()
+            except BaseException:  # nothing is better than half
+                self._settled, self._requests = False, []
+                self._owner.give_back()
+                raise
 
+    @ordinary()
     def _fitted(self, requests: list[Request]) -> tuple[Fitted, str]:
         if not requests:
             return Fitted(), ""
@@ -174,13 +220,18 @@ class Session:
 
     def _before_run(self, root: nn.Module, given: tuple[object, ...], named: dict[str, object]) -> None:
         """The host has changed the model behind our back: put the adapters on what it has now."""
-        if self._pace.moves and root is self._roots.unet():
-            self._go(lambda: self._pace.before((*given, *named.values())))
-        else:
-            self._sure()
+        with ALONE:
+            if self._pace.moves and root is self._roots.unet():
+                self._go(lambda: self._pace.before((*given, *named.values())))
+            else:
+                self._sure()
 
     def _sure(self) -> None:
         """The adapters are on what the model has now."""
+        if self._mode == "live" and not self._pace.moves:  # another writer's weights are no reason to begin again
+            if self._owner.has_changed():
+                self._apply(self._requests)
+            return
         if not self._in_place():  # moved only, as a host short of memory does before every run?
             self._merged.settle()
             self._live.settle()
@@ -193,7 +244,7 @@ class Session:
         return not failed and _keys(requests) == _keys(self._requests)
 
     def _in_place(self) -> bool:
-        return self._merged.in_place() and self._live.in_place()
+        return self._merged.in_place() and self._live.in_place() and not self._owner.has_changed()
 
 
 def _keys(requests: Iterable[Request]) -> list[tuple[str, str]]:

@@ -97,7 +97,7 @@ def prove(bench, tried, prepare, work, allowed):
     bench.session.deactivate()
     pristine, points = bench.state(), tried("faults", "points")
     prepare()
-    bench.was_active = bool(bench.session.active)
+    bench.was_active = bool(bench.hooks())
     assert not any(same(one, other) for one, other in itertools.combinations(allowed, 2))
     raised, wrong = 0, []
     for name, happen in faults(prepare, work):
@@ -188,6 +188,23 @@ def test_taking_off(bench, tried, mode):
 
     allowed = states(bench, prepare, bench.session.deactivate)
     prove(bench, tried, prepare, lambda: bench.session.deactivate(), allowed)
+
+
+def test_taking_over_from_another_session(bench, tried):
+    """What it had put on is wholly there, or wholly gone."""
+    bench = bench()
+    own, new = bench.state(), [bench.request("LoRA", unet=0.5)]
+
+    def prepare():
+        bench.session.deactivate()
+        bench.other = Session(unet=bench.model)
+        bench.other.activate([bench.request("Full")])
+
+    def work():
+        bench.session.activate(new)
+
+    allowed = [own, *states(bench, prepare, work)]
+    prove(bench, tried, prepare, work, allowed)
 
 
 def moving(bench):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import weakref
 
 import pytest
 import torch
@@ -11,9 +12,9 @@ from torch import nn
 
 from lib_adapters.patching.change import Change
 from lib_adapters.patching.guard import Guards
-from lib_adapters.patching.hooks import Hooks
+from lib_adapters.patching.hooks import Hooks, kept_on
 
-KINDS = ("run", "load")
+KINDS = ("run", "load", "save")
 
 
 class Owner:
@@ -39,12 +40,15 @@ class Sum(nn.Module):
 def use(kind, module):
     if kind == "run":
         module(torch.ones(1, 2))
+    elif kind == "save":
+        module.state_dict()
     else:
-        module.load_state_dict(module.state_dict())
+        module.load_state_dict({name: one.detach().clone() for name, one in module.named_parameters()})
 
 
 def tables(module):
-    return [*module._forward_pre_hooks, *module._forward_pre_hooks_with_kwargs, *module._load_state_dict_pre_hooks]
+    calls = [*module._forward_pre_hooks, *module._forward_pre_hooks_with_kwargs]
+    return [*calls, *module._load_state_dict_pre_hooks, *module._state_dict_pre_hooks]
 
 
 @pytest.fixture
@@ -89,8 +93,9 @@ def test_a_hook_that_somebody_else_took_off_is_put_on_again(kind, three):
     owner, (module, *_) = Owner(), three
     hooks = Hooks(kind, owner.before)
     hooks.put_on([module])
-    for table in (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs, module._load_state_dict_pre_hooks):
+    for table in (module._forward_pre_hooks, module._load_state_dict_pre_hooks, module._state_dict_pre_hooks):
         table.clear()
+    module._forward_pre_hooks_with_kwargs.clear()
     assert len(hooks) == 0
     hooks.put_on([module])
     use(kind, module)
@@ -163,15 +168,16 @@ def test_modules_that_are_gone_are_none_of_ours(three):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_both_guards_move_together(three, fails):
-    runs, loads = Owner(), Owner()
-    guards = Guards(runs.before, loads.before)
+def test_all_guards_move_together(three, fails):
+    runs, loads, saves = Owner(), Owner(), Owner()
+    guards = Guards(runs.before, loads.before, saves.before)
     with Change() as change:
         guards.move(three[:1], three[1:2], change)
     for module in three:
         use("run", module)
         use("load", module)
-    assert (runs.seen, loads.seen) == (three[:1], three[1:2])
+        use("save", module)
+    assert (runs.seen, loads.seen, saves.seen) == (three[:1], three[1:2], three[1:2])
     try:
         with Change() as change:
             guards.move([], three[:1], change)
@@ -181,6 +187,31 @@ def test_both_guards_move_together(three, fails):
         pass
     places = [(bool(one._forward_pre_hooks), bool(one._load_state_dict_pre_hooks)) for one in three]
     assert places == ([(True, False), (False, True)] if fails else [(False, True), (False, False)]) + [(False, False)]
+    assert [bool(one._state_dict_pre_hooks) for one in three] == [place[1] for place in places]
     guards.leave()
     guards.leave()
     assert not any(map(tables, three))
+
+
+class Kept:
+    def __init__(self):
+        self.copies = 0
+
+    def copied(self):
+        self.copies += 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_kept_lives_as_long_as_a_hook_is_on_a_module(kind, three):
+    """It is found there, told of copies, and is not in them."""
+    hooks, kept = Hooks(kind, Owner().before, weak=False), Kept()
+    ref = weakref.ref(kept)
+    hooks.put_on(three[:2], kept)
+    assert [kept_on(module) for module in three] == [[kept], [kept], []]
+    assert kept_on(copy.deepcopy(three[0])) == []
+    assert kept.copies == 1
+    del kept
+    hooks.leave(three[:1])
+    assert ref() is not None
+    hooks.leave()
+    assert ref() is None

@@ -92,7 +92,7 @@ def test_a_record_takes_nothing_else_for_its_own():
     layer.to("meta")
     assert (record.in_place(), record.stands()) == (False, False)
     layer._parameters["weight"] = None
-    assert (record.in_place(), record.stands(), record.is_ours(None)) == (False, False, False)
+    assert (record.in_place(), record.stands(), record.is_ours()) == (False, False, False)
     alive = weakref.ref(kept)
     del kept
     gc.collect()

@@ -36,6 +36,7 @@ LETTER = st.sampled_from(sorted(LETTERS))
 ROWS = st.sampled_from((None, (0, 1, 2), (2, 0), (1, 1), (0,)))
 AROUND = st.sampled_from((contextlib.nullcontext, torch.no_grad, torch.inference_mode))
 PLACES = [f"unet.{name}.weight" for name in IN_UNET]
+WITH_BIAS = [name for name in PLACES if not name.endswith(("to_q.weight", "to_k.weight"))]
 
 
 class SessionMachine(RuleBasedStateMachine):
@@ -147,6 +148,28 @@ class SessionMachine(RuleBasedStateMachine):
             else:
                 parameter.data = parameter.data.clone()
 
+    @rule(name=st.sampled_from(WITH_BIAS))
+    def rewrap(self, name):
+        """Other code puts a layer of its own there, with the very Parameters."""
+        path, _, leaf = name.removesuffix(".weight").rpartition(".")
+        parent = self.kept.model.get_submodule(path)
+        old = parent.get_submodule(leaf)
+        if isinstance(old, nn.Linear):
+            new = nn.Linear(old.in_features, old.out_features)
+        else:
+            new = nn.Conv2d(old.in_channels, old.out_channels, old.kernel_size, padding=old.padding)
+        new.weight, new.bias = old.weight, old.bias
+        parent.register_module(leaf, new.eval())
+
+    @rule(name=st.sampled_from(PLACES))
+    def keep_twice(self, name):
+        """Other code copies a layer into the model while adapters are on it."""
+        module, leaf = place(self.kept.model, name)
+        module.again = copy.deepcopy(module)
+        self.deactivate()
+        assert module.again._parameters[leaf].equal(self.kept.weights[name])
+        del module.again
+
     @rule()
     def copy(self):
         """A copy has its weights to itself, and nothing of ours does anything on it."""
@@ -173,6 +196,22 @@ class SessionMachine(RuleBasedStateMachine):
     def another_session(self, mode):
         self.kept.session.deactivate()
         self.kept.begin(mode)
+
+    @rule(mode=MODES, chosen=st.lists(wants, min_size=1, max_size=3), dropped=st.booleans())
+    def take_over(self, mode, chosen, dropped):
+        """A second session while the first is active; the first, if it still lives, is not in its way."""
+        first = self.kept.session
+        self.kept.begin(mode)
+        self.activate(chosen, 2)
+        if not dropped:
+            first.deactivate()
+            assert first.verify()
+
+    @rule(mode=MODES)
+    def drop_while_active(self, mode):
+        """A new session gives back what one put on that was thrown away."""
+        self.kept.begin(mode)
+        self.kept.session.deactivate()
 
     @rule(letter=LETTER, version=st.integers(0, 2))
     def put(self, letter, version):

@@ -24,16 +24,16 @@ class _Base:
 
     @property
     def holds(self) -> bool:
-        now = self.slot.parameter()
-        if now is None or now is not self.parameter():
+        now, tensor = self.slot.parameter(), self.slot.tensor()
+        if now is None or tensor is None or tensor.data_ptr() != self.pointer:
             return False
-        return now.data_ptr() == self.pointer and version_of(now) == self.version
+        return not self.slot.is_loaded() or (now is self.parameter() and version_of(now) == self.version)
 
     @property
     def was_moved(self) -> bool:
         """Other memory, but our values: a host short of memory does so before every run."""
-        now = self.slot.parameter()
-        return now is not None and not now.is_meta and same_values(now.data, self.samples)
+        now = self.slot.tensor()
+        return now is not None and not now.is_meta and same_values(now, self.samples)
 
 
 class Bases:
@@ -54,9 +54,10 @@ class Bases:
 
 
 def _seen(slots: Iterable[Slot]) -> list[_Base]:
-    there = [(slot, parameter) for slot in slots if (parameter := slot.parameter()) is not None]
-    marks = samples([parameter.data for _, parameter in there])
+    found = [(slot, slot.parameter(), slot.tensor()) for slot in slots]
+    there = [(slot, p, tensor) for slot, p, tensor in found if p is not None and tensor is not None]
+    marks = samples([tensor for _, _, tensor in there])
     return [
-        _Base(slot, weakref.ref(parameter), parameter.data_ptr(), version_of(parameter), mark)
-        for (slot, parameter), mark in zip(there, marks, strict=True)
+        _Base(slot, weakref.ref(parameter), tensor.data_ptr(), version_of(parameter), mark)
+        for (slot, parameter, tensor), mark in zip(there, marks, strict=True)
     ]

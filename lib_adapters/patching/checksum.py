@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lib_adapters.ops.modes import ordinary
+from lib_adapters.patching.pointer import held
 from lib_adapters.patching.targets import Slot
 
 COLUMNS = 1024  # words are summed per column: a byte that moves to another column changes the sums
@@ -115,7 +116,9 @@ class Witness:
     def _is_unchanged(self, key: tuple[int, str], seen: _Seen, kept: Tensor | None) -> bool:
         module = seen.module()
         parameter = None if module is None else module._parameters.get(key[1])
-        if parameter is None or (kept is None and not seen.is_of(parameter)):
-            return True  # freed, or replaced by its owner: nothing of ours to answer for
-        tensor = parameter.data if kept is None else kept
+        tensor = held(module, key[1]) if kept is None else kept
+        if parameter is None or tensor is None or tensor.is_meta:
+            return True  # freed: nothing of ours to answer for
+        if kept is None and not parameter.is_meta and not seen.is_of(parameter):
+            return True  # replaced by its owner
         return tensor.dtype != seen.dtype or int(checksum(tensor)) == int(seen.checksum)

@@ -8,14 +8,25 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from torch import nn
 
 from lib_adapters.patching.change import Change
 
-Kind = Literal["run", "load"]
-TABLES: dict[Kind, str] = {"run": "_forward_pre_hooks", "load": "_load_state_dict_pre_hooks"}
+Kind = Literal["run", "load", "save"]
+TABLES: dict[Kind, str] = {
+    "run": "_forward_pre_hooks",
+    "load": "_load_state_dict_pre_hooks",
+    "save": "_state_dict_pre_hooks",
+}
+
+
+class Kept(Protocol):
+    """What lives as long as a hook is on a module."""
+
+    def copied(self) -> None:
+        """Called where the module is copied or pickled with the hook on it."""
 
 
 class Hook:
@@ -23,8 +34,11 @@ class Hook:
 
     def __init__(self, find: Callable[[], Callable[..., Any] | None] | None = None) -> None:
         self._find = find
+        self.kept: Kept | None = None  # what lives as long as the hook is on a module
 
     def __reduce__(self) -> tuple[type[Hook], tuple[()]]:
+        if self.kept is not None:
+            self.kept.copied()
         return Hook, ()
 
     def __call__(self, module: nn.Module, *given: Any) -> Any:
@@ -38,15 +52,17 @@ class Hooks:
 
     def __init__(self, kind: Kind, method: Callable[..., Any], *, weak: bool = True) -> None:
         """`run`: before a module runs; what the method returns may replace the arguments. `load`: before it is loaded.
+        `save`: before its state dict is made.
 
         `weak`: nothing is called any more when the method's owner is gone.
         """
         self._kind, self._hook = kind, Hook(weakref.WeakMethod(method) if weak else lambda: method)
         self._places: dict[int, weakref.ref[nn.Module]] = {}
 
-    def put_on(self, modules: Iterable[nn.Module]) -> None:
-        """On these as well; safe to repeat."""
+    def put_on(self, modules: Iterable[nn.Module], kept: Kept | None = None) -> None:
+        """On these as well; safe to repeat. `kept` lives as long as the hook is on a module."""
         for module in modules:
+            self._hook.kept = kept
             self._places[id(module)] = weakref.ref(module)
             if not self._numbers(module):
                 self._register(module)
@@ -58,11 +74,13 @@ class Hooks:
             if (module := self._places[key]()) is not None:
                 self._take_off(module)
             del self._places[key]
+        if not self._places:
+            self._hook.kept = None
 
-    def move(self, modules: Sequence[nn.Module], change: Change) -> None:
+    def move(self, modules: Sequence[nn.Module], change: Change, kept: Kept | None = None) -> None:
         """On exactly these: on those that come at once, off those that go when the rest of the change is made."""
         change.back(partial(self.leave, self.modules()))
-        self.put_on(modules)
+        self.put_on(modules, kept)
         change.then(partial(self.leave, modules))
 
     def modules(self) -> list[nn.Module]:
@@ -76,6 +94,10 @@ class Hooks:
         if self._kind == "run":
             module.register_forward_pre_hook(self._hook, with_kwargs=True)
             return
+        if self._kind == "save":
+            save: Any = module.register_state_dict_pre_hook
+            save(self._hook)
+            return
         register: Any = module._register_load_state_dict_pre_hook  # public only since torch 2.5
         register(self._hook, with_module=True)
 
@@ -88,3 +110,9 @@ class Hooks:
         for number in self._numbers(module):
             del getattr(module, TABLES[self._kind])[number]  # first: without what follows it is called in another way
             module._forward_pre_hooks_with_kwargs.pop(number, None)
+
+
+def kept_on(module: nn.Module) -> list[Kept]:
+    """Return what the hooks of ours on this module keep alive."""
+    hooks = (getattr(found, "hook", found) for table in TABLES.values() for found in getattr(module, table).values())
+    return [hook.kept for hook in hooks if isinstance(hook, Hook) and hook.kept is not None]

@@ -34,6 +34,7 @@ class Merged:
         self._offload = offload  # None: decided by the memory that is free
         self._records: dict[Key, Record] = {}
         self._beyond: dict[Key, frozenset[str]] = {}  # parameters that no type of theirs can hold -> keys of files
+        self._dropped: list[Record] = []  # other code has put something else there
         self._whole = True  # False once a part of what was applied has been given back or lost
 
     def apply(self, targets: Mapping[Key, Target], change: Change) -> None:
@@ -106,6 +107,7 @@ class Merged:
     def _lose(self, records: Mapping[Key, Record]) -> None:
         """Where the owner has put something else, that stays."""
         for key in [key for key, record in records.items() if not record.stands()]:
+            self._records[key].retrieve()
             self._witness.forget(self._records.pop(key).slot)
         self._back_from([record for key, record in records.items() if key in self._records])
         self._whole = self._whole and not records
@@ -121,10 +123,11 @@ class Merged:
         for key, record in self._records.items():
             if record.in_place():
                 settled[key] = record
-            elif record.is_ours(parameter := record.slot.parameter()):
-                assert parameter is not None
-                settled[key] = replace(record, parameter=weakref.ref(parameter), pointer=parameter.data_ptr())
+            elif record.is_ours():
+                settled[key] = record.found()
             else:
+                record.retrieve()
+                self._dropped.append(record)
                 self._witness.forget(record.slot)
         self._whole = self._whole and len(settled) == len(self._records)
         self._records = settled
@@ -136,6 +139,31 @@ class Merged:
     def out_of_range(self, file: str) -> int:
         """How many parameters keep their original weight, because merged with this file it would be infinite or NaN."""
         return sum(file in files for files in self._beyond.values())
+
+    def records(self) -> list[Record]:
+        """Return all of what is patched now."""
+        return list(self._records.values())
+
+    def written(self) -> list[Record]:
+        """Return those whose tensor is ours, but was written into."""
+        return [record for record in self.records() if record.in_place() and not record.is_ours()]
+
+    def dropped(self, *, keep: bool = False) -> list[Record]:
+        """Return those that other code has put something else in the place of; once, unless they are kept."""
+        found = self._dropped
+        self._dropped = found if keep else []
+        return found
+
+    def reclaim(self, modules: Iterable[nn.Module], change: Change) -> None:
+        """Give these their original weights whatever is there: other code has computed that from ours."""
+        if not (wanted := {id(module) for module in modules}):
+            return
+        dropped = {record.slot.key: record for record in self._dropped if id(record.slot.module()) in wanted}
+        self._records = {**dropped, **self._records}
+        taken = [record for key, record in self._records.items() if key[0] in wanted]
+        self._run([Step(record.slot, record.home(), None, None) for record in taken], change)
+        self._dropped = [record for record in self._dropped if record.slot.key not in dropped]
+        self._whole = self._whole and not taken
 
     def pristine(self) -> dict[Key, Tensor]:
         """By parameter; a bias that was only lent has none."""
@@ -230,7 +258,8 @@ class Merged:
             records.pop(step.slot.key, None)
         patched = [(s, s.tensor, s.signature) for s in done if s.signature is not None and s.tensor is not None]
         for (step, _, signature), sample in zip(patched, samples([t for _, t, _ in patched]), strict=True):
-            if (parameter := step.slot.parameter()) is not None:
-                known = weakref.ref(parameter), parameter.data_ptr(), sample
+            parameter, tensor = step.slot.parameter(), step.slot.tensor()
+            if parameter is not None and tensor is not None:
+                known = weakref.ref(parameter), tensor.data_ptr(), sample
                 records[step.slot.key] = Record(step.slot, step.pristine, signature, *known)
         return records

@@ -160,7 +160,7 @@ def _place(stem: Stem, algorithm: Algorithm, table: Table) -> _Placed:
         return None, _no_such_layer(stem, table)
     reason = ""
     for layer in candidates:
-        if untouchable := _untouchable(layer):
+        if untouchable := next(filter(None, map(_untouchable, (layer, *layer.copies))), ""):
             reason = reason or untouchable
             continue
         try:
@@ -172,7 +172,7 @@ def _place(stem: Stem, algorithm: Algorithm, table: Table) -> _Placed:
 
 def _untouchable(layer: Layer) -> str:
     """Why nothing may be added to this weight; "" where it may."""
-    weight = layer.weight.parameter()
+    weight = layer.weight.tensor()
     if weight is None or (weight.is_floating_point() and not weight.is_meta):
         return ""
     if weight.is_meta:
@@ -222,8 +222,9 @@ def _patches(
         """With a dial it must tell apart what the same file is asked for in several ways."""
         return request.key[0], stem, strength, dyn or 0, kind if dial is None else f"{kind} {request.key[1]}"
 
-    if algorithm.has_weight:
-        yield layer.weight, Patch(key("weight"), layer.view, algorithm, strength, dial=dial)
-    if algorithm.has_bias and layer.bias is not None:
-        view = View(rows=layer.view.rows)
-        yield layer.bias, Patch(key("bias"), view, algorithm, strength, of_bias=True, dial=dial)
+    for held in (layer, *layer.copies):
+        if algorithm.has_weight:
+            yield held.weight, Patch(key("weight"), held.view, algorithm, strength, dial=dial)
+        if algorithm.has_bias and held.bias is not None:
+            view = View(rows=held.view.rows)
+            yield held.bias, Patch(key("bias"), view, algorithm, strength, of_bias=True, dial=dial)

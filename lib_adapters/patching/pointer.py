@@ -7,24 +7,38 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from lib_adapters.patching.offloaded import values_of
+
 BaseOf = Callable[[nn.Module, str], Tensor | None]  # a more exact form of a weight than the one the module holds
 
 
 def point(module: nn.Module, name: str, tensor: Tensor | None) -> None:
     """None takes a bias away that was only lent to a layer which has none of its own."""
     parameter = module._parameters.get(name)
+    if (parameter is None or parameter.is_meta) and (values := values_of(module)) is not None:
+        values.put(name, tensor)
+        tensor = None if tensor is None else tensor.to("meta")
     if tensor is None:
         module._parameters[name] = None
     elif parameter is None or parameter.is_inference():  # torch lets nobody point an inference tensor elsewhere
         module._parameters[name] = nn.Parameter(tensor, requires_grad=False)
     else:
-        parameter.data = tensor.to(parameter.device)  # a tensor that waited in host memory comes back
+        point_at(parameter, tensor)
+
+
+def point_at(parameter: nn.Parameter, tensor: Tensor) -> None:
+    """Point a parameter at this tensor, whatever modules have it."""
+    parameter.data = tensor.to(parameter.device)  # a tensor that waited in host memory comes back
 
 
 def held(module: nn.Module | None, name: str) -> Tensor | None:
-    """What the parameter holds now; None where there is none."""
+    """What the parameter holds now, or is loaded from when its module runs; None where there is none."""
     parameter = None if module is None else module._parameters.get(name)
-    return None if parameter is None else parameter.data
+    if module is None or parameter is None:
+        return None
+    values = values_of(module) if parameter.is_meta else None
+    found = None if values is None else values.get(name)
+    return parameter.data if found is None else found.detach()
 
 
 def zero_bias(module: nn.Module, name: str) -> Tensor:

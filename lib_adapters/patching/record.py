@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from lib_adapters.patching.checksum import same_values
 from lib_adapters.patching.patch import PatchKey
+from lib_adapters.patching.pointer import point_at
 from lib_adapters.patching.targets import Slot
 
 
@@ -25,24 +27,57 @@ class Record:
     samples: Tensor
 
     def in_place(self) -> bool:
-        """Is it the same Parameter, and points it where we put it?"""
-        parameter = self.slot.parameter()
-        return parameter is not None and parameter is self.parameter() and parameter.data_ptr() == self.pointer
+        """Is it the same Parameter, and points it where we put it? Of one that waits on `meta`, do its values?"""
+        tensor = self.slot.tensor()
+        if tensor is None or tensor.data_ptr() != self.pointer:
+            return False
+        return self.slot.parameter() is self.parameter() if self.slot.is_loaded() else not tensor.is_meta
 
     def stands(self) -> bool:
         """The same, or moved by the host with our values in it."""
-        return self.in_place() or self.is_ours(self.slot.parameter())
+        return self.in_place() or self.is_ours()
 
-    def is_ours(self, parameter: nn.Parameter | None) -> bool:
+    def is_ours(self) -> bool:
         """Moved or cast by the host, but our values; a host drops a model by sending it to `meta`."""
-        return parameter is not None and not parameter.is_meta and same_values(parameter.data, self.samples)
+        tensor = self.slot.tensor()
+        return tensor is not None and not tensor.is_meta and same_values(tensor, self.samples)
+
+    def found(self) -> Record:
+        """Return the same, known by where the host has put it."""
+        parameter, tensor = self.slot.parameter(), self.slot.tensor()
+        assert parameter is not None
+        assert tensor is not None
+        return replace(self, parameter=weakref.ref(parameter), pointer=tensor.data_ptr())
+
+    def retrieve(self) -> None:
+        """Give the very Parameter its original back where another module has it now, as after an unwrapped layer."""
+        parameter = self.parameter()
+        if parameter is None or parameter.is_inference():
+            return
+        if parameter.data_ptr() == self.pointer and not parameter.is_meta:
+            original = torch.zeros_like(parameter) if self.pristine is None else self.pristine
+            point_at(parameter, original.to(parameter.dtype))  # a bias that was only lent does nothing there
+
+    def derived(self) -> nn.Module | nn.Parameter | None:
+        """Return what stands in our place if it can only be made of our values: quantised, or in no parameter."""
+        root = self.slot.root()
+        try:
+            module = None if root is None else root.get_submodule(self.slot.path)
+        except AttributeError:  # the layer is gone
+            return None
+        parameter = None if module is None else module._parameters.get(self.slot.name)
+        if parameter is None:
+            gone = self.pristine is not None and self.parameter() is None
+            return module if gone and module is not self.slot.module() else None
+        plain = parameter.is_floating_point() and type(parameter.data) is Tensor
+        return None if plain else parameter
 
     def home(self) -> Tensor | None:
         """The pristine tensor where, and in the dtype in which, the host keeps the parameter now."""
-        parameter = self.slot.parameter()
-        if self.pristine is None or parameter is None:
+        tensor = self.slot.tensor()
+        if self.pristine is None or tensor is None:
             return self.pristine
-        return self.pristine.to(parameter.device, parameter.dtype)
+        return self.pristine.to(tensor.device, tensor.dtype)
 
 
 class Step(NamedTuple):

@@ -16,6 +16,8 @@ _OUT_OF_RANGE = (
     "weights or biases keep their original values, because at this strength the merged ones are beyond the range "
     "of the model's number type (infinite or NaN): lower the strength"
 )
+TAKEN_OVER = "Another Session had adapters on this model: it gave the model its own weights back first."
+DISPLACED = "Another Session has taken this model over: nothing of this one is active."
 MOST_REASONS = 3  # different reasons that a line of text names
 
 
@@ -64,11 +66,13 @@ class Report:
     seconds: float = 0.0
     motion: str = ""  # how strengths that change while drawing are followed
     lost: bool = False  # runs whose rows could not be told apart
+    notes: list[str] = field(default_factory=list)  # whole sentences about the model
 
     def lines(self) -> list[str]:
         """One line for each adapter, and its notes behind it."""
         lines = [text for one in self.adapters for text in (one.line(), *(f"{one.name}: {n}" for n in one.notes))]
-        return [*lines, *([f"{self.motion}."] if self.motion else []), *([LOST] if self.lost else [])]
+        more = [*([f"{self.motion}."] if self.motion else []), *([LOST] if self.lost else [])]
+        return [*lines, *more, *self.notes]
 
     def __str__(self) -> str:
         return "\n".join(self.lines())

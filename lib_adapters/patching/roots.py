@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import nn
@@ -33,6 +33,10 @@ class Roots:
         """The UNet and the text encoders that live."""
         unet = self.unet()
         return [*([] if unet is None else [unet]), *self.encoders()]
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Return every module of all of them."""
+        return (module for root in self.all() for module in root.modules())
 
     def table(self) -> Table:
         """Made anew each time: a host may exchange what is inside."""

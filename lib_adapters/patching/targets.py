@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from lib_adapters.algorithms.base import Shape
 from lib_adapters.files.names import Stem
 from lib_adapters.patching import spelling, spelling_text
+from lib_adapters.patching.fused import with_copies
+from lib_adapters.patching.pointer import held
 from lib_adapters.patching.structure import family_of
 
 UNET_ANCHOR = re.compile(r"(?:^|\.)((?:input|output|middle|down|up|mid|joint|transformer|double)_blocks?\.)")
@@ -43,6 +45,14 @@ class Slot:
         module = self.module()
         return None if module is None else module._parameters.get(self.name)
 
+    def tensor(self) -> Tensor | None:
+        """Return what the parameter holds, or is loaded from when its module runs."""
+        return held(self.module(), self.name)
+
+    def is_loaded(self) -> bool:
+        """True if the parameter has its values itself; then it is known by what it is, else by where they are."""
+        return (parameter := self.parameter()) is not None and not parameter.is_meta
+
 
 @dataclass(frozen=True)
 class View:
@@ -69,6 +79,7 @@ class Layer:
     weight: Slot
     bias: Slot | None
     view: View = View()
+    copies: tuple[Layer, ...] = ()  # where the model holds the same weight again: what is added goes there too
 
     @property
     def shape(self) -> Shape:
@@ -113,7 +124,7 @@ def flat(path: str) -> str:
 
 
 def _unet_names(root: nn.Module) -> Iterator[tuple[str, Layer]]:
-    layers = _anchored(_layers(root), UNET_ANCHOR)
+    layers = with_copies(_anchored(_layers(root), UNET_ANCHOR))
     known: dict[str, Layer] = {}
     per_level, foreign = spelling.per_level_of(layers), spelling.inserted_in(layers)
     if foreign:
