@@ -92,6 +92,13 @@ LONG = {
     "signs of points": f"<lyco:a:{'@' * N}>",
     "numbers": f"<lyco:a:1:{'1,' * (N // 2)}1>",
     "tags": "<lyco:a:=:x>" * (N // 12),
+    "brackets": "[" * (N // 4) + "<lyco:a>" + ":3]" * (N // 4),
+    "brackets of tags": "[<lyco:a>:" * (N // 12) + "3]" * (N // 12),
+    "alternating tags": "[<lyco:a>|" * (N // 11) + "]" * (N // 11),
+    "brackets without an end": "[<lyco:a>:" * (N // 10),
+    "brackets across": "([<lyco:a>:3" * (N // 12),
+    "turns of many lengths": "[" * 300 + "<lyco:a>" + "".join("|" * n + "]" for n in range(1, 300)),
+    "other tags without an end": "<a:" * (N // 6) + "<lyco:a>" + "<a:" * (N // 6),
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from lib_adapters.hosts.webui import host, settings, sides, wanted
 from lib_adapters.hosts.webui.hashes import Hashes
 from lib_adapters.hosts.webui.names import Names
+from lib_adapters.prompt.editing import AND
 from lib_adapters.prompt.tags import Tag, parse, quoted
 
 KEYS = {"lyco": "Lyco hashes", "lora": "Lora hashes"}
@@ -36,7 +37,7 @@ def write_choices(p: Any, kinds: Sequence[str]) -> None:
     if parameters is None or getattr(p, "is_hr_pass", False):
         return
     prompts, negatives = wanted.texts_of(p, False)
-    joined = any(sides.AND.search(prompt) and parse(prompt, kinds).tags for prompt in prompts)
+    joined = any(AND.search(prompt) and parse(prompt, kinds).tags for prompt in prompts)
     against = any(parse(text, kinds).text != text for text in negatives)  # even a tag that cannot be read is no words
     for key in (settings.PARTS, settings.NEGATIVE):
         parameters.pop(key, None)
