@@ -67,11 +67,16 @@ def requests_of(tags: Sequence[Tag], shelf: Shelf, presets: Presets, drawing: Dr
             wanted.problems.append(f"{tag.text}: {error}")
             continue
         wanted.requests.append(asked.request)
-        notes = [*asked.notes, *([found.notice] if found.notice else [])]
+        idle = [f"{asked.steps}."] if asked.steps and _idle(asked.request) else []
+        notes = [*asked.notes, *idle, *([found.notice] if found.notice else [])]
         wanted.problems += [f"{tag.text}: {note}" for note in notes]
         if asked.drawn:
             wanted.texts[tag.text] = drawn(tag, asked.drawn)
     return wanted
+
+
+def _idle(request: Request) -> bool:
+    return request.window is None and request.unet == request.te == 0
 
 
 def worded(parsed: Parsed) -> list[str]:
