@@ -53,8 +53,8 @@
         return { start: at - spaces, end: at, insert: before(left, words) + core + after(text.slice(at), words) };
     };
 
-    /** The edit that takes text[from:to] out, with brackets that hold nothing else, and leaves one separator where it stood
-     *  between two others. */
+    /** The edit that takes text[from:to] out, with brackets that hold nothing else, and leaves one separator where
+     *  it stood between two others. */
     lycoris.removal = function (text, from, to) {
         const [start, end] = lycoris.withBrackets(text, from, to);
         const left = text.slice(0, start);

@@ -28,7 +28,7 @@
         return { name, te: weight, unet: weight, plain: items.length <= 1 && !inside.slice(length).includes("=") };
     }
 
-    /** Every tag in order: {kind, name, te, unet, plain, text, start, end, edits, ...}; te: NaN if it cannot be read. */
+    /** Every tag in order: {kind, name, te, unet, plain, text, start, end, edits}; te: NaN if it cannot be read. */
     lycoris.tags = function (prompt) {
         const found = Array.from(prompt.matchAll(pattern()), (match) => {
             const [text, kind, inside] = match;

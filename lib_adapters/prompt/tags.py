@@ -24,7 +24,7 @@ KINDS = ("lyco", "lora")
 KEYS = (*PASS_KEYS, "w", "mode", "hr", *(f"hr{key}" for key in PASS_KEYS))
 MOST_SHOWN = 500  # characters of a tag in a sentence about it
 NO_EDITING = (
-    "stands in brackets that the web UI does not read as prompt editing ([before:after:step], [a|b]), "
+    "it stands in brackets that the web UI does not read as prompt editing ([before:after:step], [a|b]), "
     "so these brackets do not limit it."
 )
 _ANY = re.compile(r"<\w+:[^>]+>")  # what the web UI takes out of a prompt, whether anything knows it or not
@@ -120,7 +120,7 @@ def _placed(
     text, reading = _reading(prompt, matches)
     tags = [replace(tag, edits=edits) for tag, edits in zip(found, reading.edits, strict=True) if tag is not None]
     lost = [tag for number, tag in enumerate(found) if tag is not None and number in reading.lost]
-    problems += [f"{shown(tag.text)} {NO_EDITING}" for tag in lost]
+    problems += [f"{shown(tag.text)}: {NO_EDITING}" for tag in lost]
     worded = tuple(shown(text[start:end]) for start, end in reading.worded)
     kept: list[str] = []
     last = 0
