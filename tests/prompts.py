@@ -15,7 +15,7 @@ from lib_adapters.prompt.editing import NONE, Timeline, window_of
 from lib_adapters.prompt.presets import BUILT_IN
 from lib_adapters.prompt.schedule import Moment, changes, strength_at
 from lib_adapters.prompt.schedule_text import read_strength, written
-from lib_adapters.prompt.tags import Parsed, Tag, parse
+from lib_adapters.prompt.tags import NO_COMMAND, Parsed, Tag, parse
 
 Read = TypeVar("Read")
 _LITERAL = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
@@ -45,7 +45,7 @@ def read_or_named(read: Callable[[], Read], text: str) -> Read | None:
         return None
 
 
-WITHOUT_TOKEN = ("it names no ", "so it stays text", " values, so this", "it stands in brackets")
+WITHOUT_TOKEN = ("it names no ", "so it stays text", " values, so this", "it stands in brackets", NO_COMMAND)
 
 
 def check_prompt(prompt: str) -> None:

@@ -55,6 +55,8 @@ TEN = [
     ("[@:b:c:3]", ["1111111111"]),
     ("[@|b:3]", ["1111111111"]),
     ("a | [@:3]", ["1111111111"]),
+    ("[a|b:3] [@:3]", ["1111111111"]),
+    ("(a|b) [@:3]", ["1111111111"]),
     ("[@:3] \\", ["1111111111"]),
     ("[a:b] [@:c:3]", ["1110000000"]),
     ("[(@:3]", ["1111111111"]),
@@ -131,6 +133,12 @@ def test_brackets_that_are_no_prompt_editing_are_reported(text):
 @pytest.mark.parametrize("text", ["[@:3]", "[@", "[@]", "(@:1.2)", "@ :)", "a:b @", "[@|b]", "\\[@:3\\]", "(@"])
 def test_nothing_is_reported_of_other_brackets(text):
     assert parse(tagged(text)).problems == ()
+
+
+def test_commands_of_composable_lora_are_reported():
+    (line,) = parse("[<lora:x:1> #increment:10] [<lora:x:1> #increment|]").problems
+    assert line.startswith("#increment ... is a command of composable-lora")
+    assert parse("#increment <lora:x:1>").problems == ()
 
 
 def test_words_beside_tags_in_brackets_are_named():

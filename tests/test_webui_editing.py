@@ -114,7 +114,10 @@ def test_the_old_timelines(webui, untouched):
     job = webui.draw(f"3 4 [{INK}:0.5]", "5", enable_hr=True, steps=4, hr_second_pass_steps=3)
     samples = drawn(plan(untouched, [Use(adapter, (0, 0, 1, 1), 1)]))
     close(job.image, drawn(plan(untouched, [Use(adapter, (0, 0, 1), 1)], steps=3), samples))
-    assert job.encoded_texts[0] == ["3 4 [:0.5]"]  # the host looks at them to tell which timelines a picture has
+    assert job.encoded_texts[0] == ["3 4 "]
+    assert job.extra_generation_params["Old prompt editing timelines"] is True  # else a pasted picture is another one
+    webui.shared.opts.data["use_old_scheduling"] = False
+    assert "Old prompt editing timelines" not in webui.draw(f"3 4 [{INK}:0.5]", "5").extra_generation_params
 
 
 def test_the_hires_prompt_has_its_own_brackets(webui, untouched):

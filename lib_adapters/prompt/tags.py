@@ -27,6 +27,8 @@ NO_EDITING = (
     "it stands in brackets that the web UI does not read as prompt editing ([before:after:step], [a|b]), "
     "so these brackets do not limit it."
 )
+NO_COMMAND = "is a command of composable-lora and plain words here; a curve such as 0@10,1@20 in the tag does the same."
+_COMMAND = re.compile(r"(?:#|\\u0023)(?:increment|decrease|cmd)\b")
 _ANY = re.compile(r"<\w+:[^>]+>")  # what the web UI takes out of a prompt, whether anything knows it or not
 
 
@@ -121,6 +123,8 @@ def _placed(
     tags = [replace(tag, edits=edits) for tag, edits in zip(found, reading.edits, strict=True) if tag is not None]
     lost = [tag for number, tag in enumerate(found) if tag is not None and number in reading.lost]
     problems += [f"{shown(tag.text)}: {NO_EDITING}" for tag in lost]
+    commands = _COMMAND.findall(text) if any(reading.edits) else []
+    problems += [f"{command} ... {NO_COMMAND}" for command in dict.fromkeys(commands)]
     worded = tuple(shown(text[start:end]) for start, end in reading.worded)
     kept: list[str] = []
     last = 0

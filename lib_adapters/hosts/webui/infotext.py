@@ -12,6 +12,7 @@ from lib_adapters.prompt.editing import AND
 from lib_adapters.prompt.tags import Tag, parse, quoted
 
 KEYS = {"lyco": "Lyco hashes", "lora": "Lora hashes"}
+OLD_TIMELINES = "Old prompt editing timelines"  # the host's own name for its option
 _REMOVED = str.maketrans("", "", ":,")  # as the built-in writes names
 
 
@@ -41,10 +42,18 @@ def write_choices(p: Any, kinds: Sequence[str]) -> None:
     against = any(parse(text, kinds).text != text for text in negatives)  # even a tag that cannot be read is no words
     for key in (settings.PARTS, settings.NEGATIVE):
         parameters.pop(key, None)
+    edited = any(tag.edits for text in _texts(p) for tag in parse(text, kinds).tags)
+    if edited and settings.old_timelines():
+        parameters[OLD_TIMELINES] = True  # the host writes it too, where words depend on it
     if joined and not settings.parts_apart():
         parameters[settings.PARTS] = False
     if against and settings.negative_tags():
         parameters[settings.NEGATIVE] = True
+
+
+def _texts(p: Any) -> list[str]:
+    """All prompts of the batch whose tags count."""
+    return [text for second in (False, True) for side in wanted.texts_of(p, second) for text in side]
 
 
 def defaults(p: Any, kinds: Sequence[str], named: Mapping[str, set[str]]) -> list[Tag]:

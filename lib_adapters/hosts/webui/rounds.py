@@ -103,7 +103,7 @@ class Rounds:
             written = [tag for text in prompts for tag in parse(text, kinds).tags]
             now.defaults = infotext.defaults(p, kinds, wanted.names_of([*tags, *written]))
             found = sides.read(p, kinds, now.second, tags, now.defaults)
-            now.texts = sides.tidied(p, kinds, now.second) if found and not now.timeline.old else {}
+            now.texts = sides.tidied(p, kinds, now.second) if found else {}
             now.problems += [UNPLACED] if found is None and tags and _has_editing(p, now.second) else []
         now.problems += found.problems if found else [one for kind in kinds for one in read[kind].problems]
         now.negatives = found.negatives() if found and settings.negative_tags() else None
@@ -150,8 +150,7 @@ def _steps(p: Any, second: bool) -> int:
 
 def _timeline(p: Any, second: bool) -> Timeline:
     """As the host counts steps in prompt editing."""
-    old = bool(host.option("use_old_scheduling", False))
-    return Timeline(_steps(p, second), _steps(p, False) if second else None, old)
+    return Timeline(_steps(p, second), _steps(p, False) if second else None, settings.old_timelines())
 
 
 def _has_editing(p: Any, second: bool) -> bool:
