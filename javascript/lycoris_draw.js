@@ -38,8 +38,8 @@
     /** What acts in each step; where the window opens or closes the line jumps. */
     lycoris.trace = function (tag, steps) {
         const course = lycoris.course(tag.unet, steps);
-        if (!tag.window || overNoise(tag.unet) || steps < 2) return course;
-        const acts = (step) => lycoris.holds(tag.window, step, steps);
+        if (!lycoris.isTimed(tag) || overNoise(tag.unet) || steps < 2) return course;
+        const acts = (step) => lycoris.acts(tag, step, steps);
         const inside = ([x]) => acts(Math.floor(x * (steps - 1))) && acts(Math.ceil(x * (steps - 1)));
         const line = [...course.filter(inside)];
         for (let step = 0; step < steps; step += 1) {
@@ -128,6 +128,8 @@
             ? `${points.map((one) => lycoris.number(one.value)).join(" to ")} ${over[tag.unet.unit]}`
             : `${lycoris.number(tag.unet)} in every step`;
         const { start, stop } = tag.window || {};
-        return [strength, start && `from ${end(start)} on`, stop && `until ${end(stop)}`].filter(Boolean).join(", ");
+        const parts = [strength, start && `from ${end(start)} on`, stop && `until ${end(stop)}`];
+        const around = tag.edits.length ? `; by its brackets ${tag.edits.map(lycoris.editText).join(", ")}` : "";
+        return parts.filter(Boolean).join(", ") + around;
     };
 })();

@@ -53,8 +53,10 @@
         return { start: at - spaces, end: at, insert: before(left, words) + core + after(text.slice(at), words) };
     };
 
-    /** The edit that takes text[start:end] out and leaves one separator where it stood between two others. */
-    lycoris.removal = function (text, start, end) {
+    /** The edit that takes text[from:to] out, with brackets that hold nothing else, and leaves one separator where
+     *  it stood between two others. */
+    lycoris.removal = function (text, from, to) {
+        const [start, end] = lycoris.withBrackets(text, from, to);
         const left = text.slice(0, start);
         const right = text.slice(end);
         const l = /[ \t]*,?[ \t]*$/.exec(left)[0];

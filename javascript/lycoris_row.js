@@ -61,7 +61,8 @@
         fill(tag, at, nth) {
             const { presets, told } = this.page;
             Object.assign(this, { tag, at, nth });
-            const stamp = [tag.text, nth, this.page.steps(), presets.version, told.version].join("\n");
+            const shown = [tag.text, JSON.stringify(tag.edits), nth, this.page.steps()];
+            const stamp = [...shown, presets.version, told.version].join("\n");
             if (stamp === this.stamp) return;
             this.stamp = stamp;
             this.naming(tag);
@@ -98,7 +99,7 @@
             this.schedule.setAttribute("aria-label", `Schedule of ${tag.name}: ${text}`);
             this.schedule.title = `Schedule: ${text}`;
             this.schedule.setAttribute("aria-expanded", String(!this.more.hidden));
-            this.thumb.node.classList.toggle("lycoris-flat", !tag.window && typeof tag.unet === "number");
+            this.thumb.node.classList.toggle("lycoris-flat", !lycoris.isTimed(tag) && typeof tag.unet === "number");
             this.thumb.draw(
                 tag.problem
                     ? [
@@ -124,8 +125,9 @@
             if (!Number.isFinite(value)) return;
             const { parts } = this.strengths;
             const text = lycoris.rewritten(this.tag.text, lycoris.strengthChange(this.tag, part, value));
-            const [tag] = text === null ? [] : lycoris.tags(text);
-            if (!tag || tag.problem) return;
+            const [found] = text === null ? [] : lycoris.tags(text);
+            if (!found || found.problem) return;
+            const tag = { ...found, edits: this.tag.edits };
             if (lycoris.isLinked(tag)) parts[part === "te" ? "unet" : "te"].fill(value, false);
             this.draw(tag);
         }

@@ -28,15 +28,17 @@
         return { name, te: weight, unet: weight, plain: items.length <= 1 && !inside.slice(length).includes("=") };
     }
 
-    /** Every tag in order: {kind, name, te, unet, plain, text, start, end, ...}; te is NaN where it cannot be read. */
+    /** Every tag in order: {kind, name, te, unet, plain, text, start, end, edits}; te: NaN if it cannot be read. */
     lycoris.tags = function (prompt) {
-        return Array.from(prompt.matchAll(pattern()), (match) => {
+        const found = Array.from(prompt.matchAll(pattern()), (match) => {
             const [text, kind, inside] = match;
             const start = match.index;
             const full = kind === "lyco" || kind === "lora";
             const read = kind === "aesthetic" ? aesthetic(inside) : lycoris.readTag(kind, inside);
             return { kind, full, ...read, text, start, end: start + text.length };
         });
+        const edits = lycoris.editing(prompt, found);
+        return found.map((tag, at) => ({ ...tag, edits: edits[at] }));
     };
 
     /** `name` as a tag must spell it, so that it is read back as the same name. */

@@ -102,7 +102,7 @@
 
         draw(tag, range) {
             const steps = this.row.page.steps();
-            const ghost = tag.window ? lycoris.course(tag.unet, steps) : null;
+            const ghost = lycoris.isTimed(tag) ? lycoris.course(tag.unet, steps) : null;
             this.graph.draw(lycoris.trace(tag, steps), ghost, range);
             this.graph.node.setAttribute("aria-label", `Strength over ${steps} steps: ${lycoris.scheduleText(tag)}`);
             const { unit, most } = lycoris.axis(tag.unet, steps);
@@ -132,7 +132,7 @@
             const { tag } = this.row;
             const made = text === null ? null : lycoris.rewritten(tag.text, { [keyOf(tag)]: text });
             const [found] = made === null ? [] : lycoris.tags(made);
-            return found && !found.problem ? found : null;
+            return found && !found.problem ? { ...found, edits: tag.edits } : null;
         }
 
         /** `work` makes the new text of the curve from the old one. */

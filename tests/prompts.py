@@ -5,15 +5,17 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 from lib_adapters.errors import BadTag
 from lib_adapters.prompt.aesthetic import Parsed as AestheticParsed
 from lib_adapters.prompt.blocks import Wish, resolve
+from lib_adapters.prompt.editing import NONE, Timeline, window_of
 from lib_adapters.prompt.presets import BUILT_IN
 from lib_adapters.prompt.schedule import Moment, changes, strength_at
 from lib_adapters.prompt.schedule_text import read_strength, written
-from lib_adapters.prompt.tags import Parsed, Tag, parse
+from lib_adapters.prompt.tags import NO_COMMAND, Parsed, Tag, parse
 
 Read = TypeVar("Read")
 _LITERAL = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
@@ -43,7 +45,7 @@ def read_or_named(read: Callable[[], Read], text: str) -> Read | None:
         return None
 
 
-WITHOUT_TOKEN = ("it names no ", "so it stays text", " values, so this")
+WITHOUT_TOKEN = ("it names no ", "so it stays text", " values, so this", "it stands in brackets", NO_COMMAND)
 
 
 def check_prompt(prompt: str) -> None:
@@ -52,13 +54,16 @@ def check_prompt(prompt: str) -> None:
     check_problems(prompt, parsed)
     for tag in parsed.tags:
         assert prompt[slice(*tag.span)] == tag.text
-        assert [again.meaning for again in parse(tag.text).tags] == [tag.meaning]
+        assert [again.meaning for again in parse(tag.text).tags] == [replace(tag, edits=NONE).meaning]
         for control in (tag.of_pass(False), tag.of_pass(True)):
             for step in range(3):
                 assert isinstance(strength_at(control.unet, control.window, Moment(step, 3, 5.0 - step)), float)
             assert 0 <= changes(control.unet, control.window, 3) <= 2
             assert read_strength(written(control.unet)) == control.unet
             check_resolved(control.wish)
+        for timeline in (Timeline(3), Timeline(2, 3), Timeline(2, 3, True)):
+            window = window_of(tag.edits, timeline)
+            assert window is None or isinstance(window.holds(Moment(1, 3)), bool)
 
 
 def check_problems(prompt: str, parsed: Parsed | AestheticParsed) -> None:

@@ -7,7 +7,9 @@ import re
 
 import pytest
 from browser import tags
+from test_prompt_editing import BOTH, TEN, acts, tagged
 
+from lib_adapters.prompt.editing import Switch, Timeline
 from lib_adapters.prompt.items import QUOTED, items_of
 from lib_adapters.prompt.schedule import Moment, strength_at
 from lib_adapters.prompt.tags import Tag, _arguments, parse
@@ -147,3 +149,60 @@ def test_a_schedule_has_the_same_values_in_every_step(page):
         control = parse(text).tags[0].control
         mine = [strength_at(control.unet, control.window, Moment(step, steps)) for step in range(steps)]
         assert values == pytest.approx(mine), text
+
+
+SIGNS = ["[", "[", "[", "]", "]:", ":3]", ":0.5]", ": 12 ]", "::2]", "|", "]", "(", ")", ":1.2)", "\\", "a", " ",
+         "@", "@", "\n", "<other:[|x>", " AND ", "éAND", "😀"]  # fmt: skip
+
+
+def soup(count: int) -> list[str]:
+    chance = random.Random(8)
+    return ["".join(chance.choices(SIGNS, k=chance.randint(3, 14))) for _ in range(count)]
+
+
+def test_both_read_the_same_brackets_around_tags(page):
+    texts = [tagged(text) for text in [*(text for text, _ in (*TEN, *BOTH)), *soup(3000)] if "@" in text]
+    code = """texts => texts.map(text => lycoris.tags(text).map(({edits}) => edits.map(one =>
+        one.count === undefined ? [one.after, one.when, one.share] : [one.place, one.count])))"""
+
+    def plain(edit):
+        return [edit.after, edit.when, edit.share] if isinstance(edit, Switch) else [edit.place, edit.count]
+
+    some = 0
+    for text, found in zip(texts, page.evaluate(code, texts), strict=True):
+        mine = [sorted(map(plain, tag.edits), key=str) for tag in parse(text).tags]
+        assert [sorted(edits, key=str) for edits in found] == mine, text
+        some += any(mine)
+    assert some > 80
+
+
+def test_brackets_have_the_same_steps_on_the_page(page):
+    texts = [tagged(text) for text, _ in (*TEN, *BOTH)]
+    code = """texts => texts.map(text => lycoris.tags(text).map(tag =>
+        Array.from({length: 10}, (_, step) => Number(lycoris.acts(tag, step, 10))).join("")))"""
+    for text, found in zip(texts, page.evaluate(code, texts), strict=True):
+        assert found == [acts(tag, Timeline(10), 10) for tag in parse(text).tags], text
+
+
+REMOVED = [
+    ("a cat, [<lyco:x:1>:10], b", "a cat, b"),
+    ("a [[<lyco:x:1>::8]: 3 ] b", "a b"),
+    ("a [ | <lyco:x:1>] b", "a b"),
+    ("[<lyco:x:1>:word:10]", "[:word:10]"),
+    ("[<lyco:x:1> word|b]", "[word|b]"),
+    ("\\[<lyco:x:1>:10]", "\\[:10]"),
+    ("[<lyco:x:1>]", "[]"),
+]
+
+
+@pytest.mark.parametrize(("before", "after"), REMOVED)
+def test_a_tag_takes_brackets_of_its_own_with_it(page, before, after):
+    code = """text => { const [tag] = lycoris.tags(text);
+        return lycoris.applied(text, lycoris.removal(text, tag.start, tag.end)); }"""
+    assert page.evaluate(code, before) == after
+
+
+def test_the_page_says_what_brackets_do(page):
+    code = "text => lycoris.scheduleText(lycoris.tags(text)[0])"
+    assert page.evaluate(code, "[[<lyco:x:1>|b]:0.5]").endswith("; by its brackets from 50% on, in turn 1 of 2")
+    assert page.evaluate(code, "<lyco:x:1>") == "1 in every step"

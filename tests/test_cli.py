@@ -227,6 +227,7 @@ def test_verify(run, place, tmp_path):
         ("merge", "no tag", "--out", "x"),
         ("merge", "<lyco:nobody>", "--out", "x"),
         ("merge", "<lyco:LoRA:0>", "--out", "x"),
+        ("merge", "[<lyco:LoRA:1>:5]", "--out", "x"),
         ("merge", "<lyco:LoRA:much>", "--out", "x"),
         ("convert", "nofile", "x.safetensors"),
         ("convert", "nofile", "x.ckpt"),

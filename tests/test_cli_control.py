@@ -10,6 +10,7 @@ from safetensors import safe_open
 from test_cli import QUICK, place, run  # noqa: F401 - fixtures
 
 from lib_adapters.app import main as app
+from lib_adapters.app.compare import _prompt_rows
 from lib_adapters.hosts.pipeline.studio import Settings
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -99,6 +100,21 @@ def test_columns_tell_what_their_tags_say(run, place, monkeypatch):  # noqa: F81
         "all together",
     ]
     assert len({cell.image.tobytes() for cell in rows[0]}) == 7
+
+
+def test_a_column_keeps_its_tag_in_its_brackets():
+    prompt = "a [<lyco:x:1>:10] [<lora:y>|<lyco:z:off>]"
+    (row,) = _prompt_rows(prompt, Settings("b [<lora:w:1>::3]<lyco:v:1>", negative_tags=True), 1)
+    assert [shot.prompt for shot in row] == [
+        "a  ",
+        "a [<lyco:x:1>:10] [<lora:y:off>|<lyco:z:off>]",
+        "a [<lyco:x:1:off>:10] [<lora:y>|<lyco:z:off>]",
+        "a  ",
+        "a  ",
+        prompt,
+    ]
+    negatives = [shot.settings.negative for shot in row[3:5]]
+    assert negatives == ["b [<lora:w:1>::3]<lyco:v:1:off>", "b [<lora:w:1:off>::3]<lyco:v:1>"]
 
 
 def test_the_negative_sides_tags_have_columns_too(run, place, monkeypatch):  # noqa: F811

@@ -138,18 +138,24 @@ def untouched(sd1_folder):
 
 def compared(studio, untouched, kind, name, tag):
     """Drawn with the tag, and by hand; both pictures are the same."""
+    return followed(studio, untouched, kind, f"a cat <lyco:{name}:{tag}>", {name: TAGS[tag]})
+
+
+def followed(studio, untouched, kind, prompt, strengths):
+    """`strengths`: by adapter, at (step, sigma)."""
     pipe, session = untouched
-    adapter, seen = studio.shelf.find(name).adapter, []
+    seen = []
 
     def requests_at(step, sigma):
-        seen.append(TAGS[tag](step, sigma))
-        return [Request(adapter, unet=seen[-1])]
+        seen.append([strength(step, sigma) for strength in strengths.values()])
+        adapters = [studio.shelf.find(name).adapter for name in strengths]
+        return [Request(adapter, unet=one) for adapter, one in zip(adapters, seen[-1], strict=True)]
 
     for one in (studio.pipe, pipe):
         scheduled(one, kind)
     wanted, answers = by_hand(pipe, session, requests_at, QUICK)
-    drawn, found = recorded(studio.pipe.unet, lambda: studio.draw(f"a cat <lyco:{name}:{tag}>", QUICK))
-    assert len(set(seen)) > 1  # else this would say nothing of schedules
+    drawn, found = recorded(studio.pipe.unet, lambda: studio.draw(prompt, QUICK))
+    assert any(one != seen[0] for one in seen)  # else this would say nothing of schedules
     assert drawn.problems == () or "text encoder works before sampling" in drawn.problems[0]
     same(found, answers)
     alike(drawn.image, wanted)
@@ -168,6 +174,36 @@ def test_every_scheduler(studio, untouched, kind, tag):
 def test_every_way_of_counting(studio, untouched, name, tag):
     drawn = compared(studio, untouched, "Euler", name, tag)
     assert "of the weights that change while drawing" in drawn.report.lines()[-1]
+
+
+EDITED = {  # strengths of LoRA and OFT at (step, sigma) of STEPS
+    "[<lyco:LoRA:0.8>:2]": [lambda step, _: 0.8 * (step >= 2)],
+    "[<lyco:LoRA:0.8>|<lyco:OFT:0.5>]": [lambda step, _: 0.8 * (step % 2 == 0), lambda step, _: 0.5 * (step % 2)],
+    "[[ <lyco:LoRA:1@0,0@1> ::3]:0.25]": [lambda step, _: (1 - step / 3) * (1 <= step < 3)],
+}
+
+
+@pytest.mark.parametrize("kind", ["Euler", "Heun"])
+@pytest.mark.parametrize("written", EDITED)
+def test_prompt_editing_around_tags(studio, untouched, kind, written):
+    """The brackets are gone with their tags: the text is `a cat `."""
+    strengths = dict(zip(("LoRA", "OFT"), EDITED[written], strict=False))
+    followed(studio, untouched, kind, f"a cat {written}", strengths)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "told"),
+    [
+        ("[a cat <lyco:LoRA:0.8>:a dog:2]", "[a cat :a dog:2]: here words do not change while a picture is drawn"),
+        ("a cat [<lyco:LoRA:0.8>:a dog", "does not read as prompt editing"),
+        ("a cat [<lyco:LoRA:0.8>:9]", "let it act in none of 4 steps"),
+        ("a [<aesthetic:none:1>:2]", "an aesthetic embedding has one strength in all steps"),
+        ("a [<hypernet:none:1>:2]", "a hypernetwork has one strength in all steps"),
+    ],
+)
+def test_what_a_pipeline_cannot_follow_is_reported(studio, prompt, told):
+    problems = studio.draw(prompt, QUICK).problems
+    assert any(told in line for line in problems), problems
 
 
 @pytest.mark.parametrize("mode", ["merged", "live"])

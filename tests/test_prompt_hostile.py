@@ -23,8 +23,8 @@ VALID = [
     "<lora:n:1:INALL,M00:0.3:dyn=timestep:hrdyn=4~0,8~20>",
 ]
 PIECES = ["<lora:", "<lyco:", ">", ":", "=", ",", ";", "@", "~", "%", '"', "*", "-", "NOT ", "IN05", "MID", "OUT", "R",
-          "X+", "off", "timestep", "sigma", "σ", "1e999", "٣", "\ud800", "\n", "\x00",
-          "9" * 400, *(f":{key}=" for key in KEYS)]  # fmt: skip
+          "X+", "off", "[", "[", "]", "|", "(", ":3]", ":0.5]", "\\", "timestep", "sigma", "σ", "1e999",
+          "٣", "\ud800", "\n", "\x00", "9" * 400, *(f":{key}=" for key in KEYS)]  # fmt: skip
 CUTS = st.tuples(st.integers(0, 100), st.integers(0, 6), st.sampled_from(PIECES) | st.text(max_size=3))
 
 
@@ -92,6 +92,13 @@ LONG = {
     "signs of points": f"<lyco:a:{'@' * N}>",
     "numbers": f"<lyco:a:1:{'1,' * (N // 2)}1>",
     "tags": "<lyco:a:=:x>" * (N // 12),
+    "brackets": "[" * (N // 4) + "<lyco:a>" + ":3]" * (N // 4),
+    "brackets of tags": "[<lyco:a>:" * (N // 13) + ":3]" * (N // 13),
+    "alternating tags": "[<lyco:a>|" * (N // 11) + "]" * (N // 11),
+    "brackets without an end": "[<lyco:a>:" * (N // 10),
+    "brackets across": "([<lyco:a>:3" * (N // 12),
+    "turns of many lengths": "[" * 300 + "<lyco:a>" + "".join("|" * n + "]" for n in range(1, 300)),
+    "other tags without an end": "<a:" * (N // 6) + "<lyco:a>" + "<a:" * (N // 6),
 }  # fmt: skip
 
 

@@ -16,7 +16,8 @@ from lib_adapters.app.sheet import Cell, contact_sheet
 from lib_adapters.errors import AdapterError
 from lib_adapters.hosts.pipeline.studio import HYPERNET, Settings, Studio
 from lib_adapters.prompt import aesthetic
-from lib_adapters.prompt.items import items_of
+from lib_adapters.prompt.edit import edited
+from lib_adapters.prompt.items import OFF, items_of
 from lib_adapters.prompt.schedule import first_of
 from lib_adapters.prompt.schedule_text import written
 from lib_adapters.prompt.tags import KINDS, Tag, parse, quoted
@@ -48,19 +49,27 @@ def _prompt_rows(prompt: str, settings: Settings, count: int) -> list[list[Shot]
     """A column without, one with each adapter that is not off, one with all; a row per seed."""
     aesthetics = aesthetic.parse(prompt)
     parsed = parse(aesthetics.text, (*KINDS, HYPERNET))
-    tags = [(tag.text, _title(tag)) for tag in parsed.tags if not tag.off]
-    tags += [(tag.text, f"{tag.name}  {tag.options.weight:g}") for tag in aesthetics.tags]
+    tags = [(_alone(aesthetics.text, parsed.tags, tag), _title(tag)) for tag in parsed.tags if not tag.off]
+    tags += [(f"{parsed.text} {tag.text}", f"{tag.name}  {tag.options.weight:g}") for tag in aesthetics.tags]
     against = [tag for tag in settings.against if not tag.off]
     if not tags and not against:
         raise AdapterError("--compare needs a tag in the prompt, such as <lyco:name:0.8>, or no prompt at all.")
     without = settings.without()
     shots = [Shot(parsed.text, without, "without")]
-    shots += [Shot(f"{parsed.text} {text}", without, title) for text, title in tags]
-    alone = [(replace(settings, negative=f"{without.negative} {tag.text}"), tag) for tag in against]
+    shots += [Shot(text, without, title) for text, title in tags]
+    alone = [(replace(settings, negative=_alone(settings.negative, against, tag)), tag) for tag in against]
     shots += [Shot(parsed.text, how, f"negative: {_title(tag)}") for how, tag in alone]
     if len(tags) + len(against) > 1:
         shots.append(Shot(prompt, settings, "all together"))
     return [[_with_seed(shot, settings.seed + number) for shot in shots] for number in range(count)]
+
+
+def _alone(prompt: str, tags: Sequence[Tag], one: Tag) -> str:
+    """The prompt with every other tag off: each stays in its place, for brackets around it count."""
+    for tag in reversed([tag for tag in tags if tag is not one and not tag.off]):
+        start, end = tag.span
+        prompt = prompt[:start] + edited(tag, {OFF: OFF}) + prompt[end:]
+    return prompt
 
 
 def _with_seed(shot: Shot, seed: int) -> Shot:

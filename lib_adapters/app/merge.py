@@ -54,6 +54,7 @@ def _wanted(tags: str, shelf: Shelf, presets: Presets) -> Wanted:
     parsed = parse(tags)
     wanted = requests_of(parsed.tags, shelf, presets)
     moving = [request.adapter.name for request in wanted.requests if request.moves("unet")]
+    moving += [tag.name for tag in parsed.tags if tag.edits and not tag.off]
     still = [f"{name}: weights that are kept have no steps, so no strength may follow them." for name in moving]
     problems = [*parsed.problems, *wanted.problems, *still]
     if problems or not wanted.requests:

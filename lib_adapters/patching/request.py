@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from lib_adapters.algorithms.base import LARGEST
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.adapter import Adapter
 from lib_adapters.prompt.blocks import BlockWeights, Presets, resolve
 from lib_adapters.prompt.control import Mode, Ranks
-from lib_adapters.prompt.schedule import Curve, Strength, Window
+from lib_adapters.prompt.editing import Timeline, window_of
+from lib_adapters.prompt.schedule import Curve, Moment, Strength, Window
 from lib_adapters.prompt.tags import Tag
 
 ALL = BlockWeights()
+MOST_NAMED = 8  # steps in a sentence
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ class Asked:
     request: Request
     drawn: str = ""  # block weights that chance chose, written so that they are chosen again
     notes: tuple[str, ...] = ()
+    steps: str = ""  # those that prompt editing around the tag leaves it, in words
 
 
 def ask(adapter: Adapter, tag: Tag, presets: Presets, *, second: bool = False, seed: str = "") -> Asked:
@@ -86,6 +90,43 @@ def ask(adapter: Adapter, tag: Tag, presets: Presets, *, second: bool = False, s
         adapter, control.unet, control.te, control.dyn, drawn.weights, control.window, tag.mode
     )
     return Asked(request, drawn.text, control.notes)
+
+
+def limited(asked: Asked, tag: Tag, timeline: Timeline) -> Asked:
+    """Only in the steps that prompt editing around the tag leaves it; in none of them it has no text encoder part."""
+    if not tag.edits:
+        return asked
+    around = window_of(tag.edits, timeline)
+    held = _held(around, timeline.steps)
+    request = _within(asked.request, around) if held else replace(asked.request, unet=0.0, te=0.0, window=None)
+    return replace(asked, request=request, steps=f"the brackets around it let it act {_counted(held, timeline)}")
+
+
+def _within(request: Request, around: Window | None) -> Request:
+    """In both windows, its own and that of the prompt editing around it."""
+    own = request.window
+    return replace(request, window=around if own is None else replace(own, within=around))
+
+
+def _held(window: Window | None, steps: int) -> list[int]:
+    """The steps inside, counted from 1."""
+    return [step + 1 for step in range(steps) if window is None or window.holds(Moment(step, steps))]
+
+
+def _counted(steps: Sequence[int], timeline: Timeline) -> str:
+    """In words: `in steps 11 to 20 of 20`."""
+    whole = f"of {timeline.steps}"
+    if not steps:
+        return f"in none {whole} steps"
+    if len(steps) == 1:
+        return f"in step {steps[0]} {whole}"
+    apart = {right - left for left, right in pairwise(steps)}
+    if apart == {1}:
+        return f"in steps {steps[0]} to {steps[-1]} {whole}"
+    if len(apart) == 1:
+        return f"in one of {apart.pop()} steps, from {steps[0]} to {steps[-1]} {whole}"
+    named = ", ".join(str(step) for step in steps[:MOST_NAMED])
+    return f"in steps {named}{', ...' if len(steps) > MOST_NAMED else ''} {whole}"
 
 
 def _text(blocks: BlockWeights) -> str:

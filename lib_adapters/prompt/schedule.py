@@ -86,17 +86,33 @@ class Position:
         return here <= self.value if self.unit == "sigma" else here >= self.value
 
 
+@dataclass(frozen=True, order=True)
+class Turn:
+    """One of several that take turns: of each `count` steps, the one at `place` (0 for the first)."""
+
+    place: int
+    count: int
+
+    def holds(self, moment: Moment) -> bool:
+        """True if this step is one of its own."""
+        return moment.step % self.count == self.place
+
+
 @dataclass(frozen=True)
 class Window:
-    """From `start` on, until `stop`."""
+    """From `start` on, until `stop`; of these steps those of all `turns`, and `within` another window."""
 
     start: Position | None = None
     stop: Position | None = None
+    turns: tuple[Turn, ...] = ()
+    within: Window | None = None
 
     def holds(self, moment: Moment) -> bool:
         """Is this step inside? A step at `start` is, one at `stop` is not."""
         begun = self.start is None or self.start.passed(moment)
-        return begun and not (self.stop is not None and self.stop.passed(moment))
+        here = begun and not (self.stop is not None and self.stop.passed(moment))
+        own = here and all(turn.holds(moment) for turn in self.turns)
+        return own and (self.within is None or self.within.holds(moment))
 
 
 def strength_at(strength: Strength, window: Window | None, moment: Moment) -> float:
@@ -123,8 +139,13 @@ def changes(strength: Strength, window: Window | None, steps: int) -> int:
 
 def uses_noise(strength: Strength, window: Window | None) -> bool:
     """Is any of it counted in sigma?"""
-    ends = () if window is None else (window.start, window.stop)
-    return (isinstance(strength, Curve) and strength.unit == "sigma") or any(e and e.unit == "sigma" for e in ends)
+    if isinstance(strength, Curve) and strength.unit == "sigma":
+        return True
+    while window is not None:
+        if any(end is not None and end.unit == "sigma" for end in (window.start, window.stop)):
+            return True
+        window = window.within
+    return False
 
 
 def _place(unit: Unit, moment: Moment, share: float) -> float | None:

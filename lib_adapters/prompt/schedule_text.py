@@ -91,7 +91,8 @@ def read_window(start: str | None, stop: str | None, step: str | None) -> Window
         start, stop = ends[0] or None, ends[1] or None
     if start is None and stop is None:
         return None
-    return Window(*(None if end is None else read_position(end) for end in (start, stop)))
+    first, last = (None if end is None else read_position(end) for end in (start, stop))
+    return Window(first, last)
 
 
 def written(strength: Strength) -> str:

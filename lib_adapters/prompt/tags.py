@@ -4,23 +4,32 @@ One number or curve sets both parts, and so does `te=` alone; a named argument w
 first item whatever it looks like (an `=` in it names nothing); in double quotes it may hold `:` and `>`, and `""`
 stands for one quote. A word where a number belongs is a preset of block weights, with `x` behind it, as
 lora-block-weight has it; the word `off` keeps a tag and all its numbers without effect. Keys with `hr` before them are
-for the second pass.
+for the second pass. Brackets around a tag that are prompt editing or alternation are its `edits`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 from lib_adapters.errors import BadTag
 from lib_adapters.prompt.control import PASS_KEYS, Control, Mode, Ranks, read_control, read_mode
+from lib_adapters.prompt.editing import FOREIGN, NONE, Edits, Reading, read_editing
 from lib_adapters.prompt.items import MOST_ITEMS, OFF, QUOTED, items_of
 from lib_adapters.prompt.schedule import Strength
 
 KINDS = ("lyco", "lora")
 KEYS = (*PASS_KEYS, "w", "mode", "hr", *(f"hr{key}" for key in PASS_KEYS))
 MOST_SHOWN = 500  # characters of a tag in a sentence about it
+NO_EDITING = (
+    "it stands in brackets that the web UI does not read as prompt editing ([before:after:step], [a|b]), "
+    "so these brackets do not limit it."
+)
+NO_COMMAND = "is a command of composable-lora and plain words here; a curve such as 0@10,1@20 in the tag does the same."
+_COMMAND = re.compile(r"(?:#|\\u0023)(?:increment|decrease|cmd)\b")
+_ANY = re.compile(r"<\w+:[^>]+>")  # what the web UI takes out of a prompt, whether anything knows it or not
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,7 @@ class Tag:
     second: Control | None = None  # of the second (hires) pass, where it differs
     mode: Mode = "auto"
     off: bool = False
+    edits: Edits = NONE  # brackets around it
 
     @property
     def te(self) -> float:
@@ -58,35 +68,88 @@ class Tag:
     @property
     def meaning(self) -> tuple[object, ...]:
         """Equal where two tags ask for the same, however they are written."""
-        return self.kind, self.name, self.control, self.second, self.mode, self.off
+        return self.kind, self.name, self.control, self.second, self.mode, self.off, self.edits
 
 
 @dataclass(frozen=True)
 class Parsed:
-    """A prompt without its tags, the tags in their order, and what could not be read, one sentence each."""
+    """A prompt without its tags, the tags in their order, and what could not be read, one sentence each.
+
+    Brackets that only tags stood in are taken out with them.
+    """
 
     text: str
     tags: tuple[Tag, ...]
     problems: tuple[str, ...]
+    worded: tuple[str, ...] = ()  # prompt editing with both tags and words in it, without the tags
 
 
 def parse(prompt: str, names: Sequence[str] = KINDS) -> Parsed:
     """Never raises: a tag that cannot be read is taken out of the text, reported and skipped."""
     opening = "|".join(re.escape(name) for name in names)
     pattern = re.compile(rf"<({opening}):({QUOTED}[^>]*|[^>]*)>")
-    tags: list[Tag] = []
     problems: list[str] = []
     end = prompt.rfind(">") + 1  # no tag is closed behind it
-    for match in pattern.finditer(prompt, 0, end):
-        try:
-            tags.append(_tag(match, problems))
-        except BadTag as error:
-            problems.append(f"{shown(match[0])}: {shown(str(error))}, so this tag is left out.")
+    matches = list(pattern.finditer(prompt, 0, end))
+    found = [_read(match, problems) for match in matches]
     text = pattern.sub("", prompt[:end]) + prompt[end:]
     apart = pattern.sub(" ", prompt[:end]) + prompt[end:]  # what tags kept apart is not the start of one
     unclosed = re.finditer(rf"<(?:{opening}):", apart)
     problems += [f"{rest[0]} ... is never closed with '>', so it stays text." for rest in unclosed]
-    return Parsed(text, tuple(tags), tuple(problems))
+    if not found:
+        return Parsed(text, (), tuple(problems))
+    return _placed(prompt, matches, found, problems)
+
+
+def _read(match: re.Match[str], problems: list[str]) -> Tag | None:
+    try:
+        return _tag(match, problems)
+    except BadTag as error:
+        problems.append(f"{shown(match[0])}: {shown(str(error))}, so this tag is left out.")
+        return None
+
+
+def without_tags(prompt: str, filler: str = "") -> str:
+    """Without the tags of any kind that the web UI takes out; `filler` stands for each of their characters."""
+    end = prompt.rfind(">") + 1
+    return _ANY.sub(lambda found: filler * len(found[0]), prompt[:end]) + prompt[end:]
+
+
+def _placed(
+    prompt: str, matches: Sequence[re.Match[str]], found: Sequence[Tag | None], problems: list[str]
+) -> Parsed:
+    """With what the brackets around each tag say of it."""
+    text, reading = _reading(prompt, matches)
+    tags = [replace(tag, edits=edits) for tag, edits in zip(found, reading.edits, strict=True) if tag is not None]
+    lost = [tag for number, tag in enumerate(found) if tag is not None and number in reading.lost]
+    problems += [f"{shown(tag.text)}: {NO_EDITING}" for tag in lost]
+    commands = _COMMAND.findall(text) if any(reading.edits) else []
+    problems += [f"{command} ... {NO_COMMAND}" for command in dict.fromkeys(commands)]
+    worded = tuple(shown(text[start:end]) for start, end in reading.worded)
+    kept: list[str] = []
+    last = 0
+    for start, end in sorted(reading.blanks):
+        kept.append(text[last:start])
+        last = end
+    return Parsed("".join(kept) + text[last:], tuple(tags), tuple(problems), worded)
+
+
+def _reading(prompt: str, matches: Sequence[re.Match[str]]) -> tuple[str, Reading]:
+    """The prompt without these tags, and what that text says of their places."""
+    starts = [0, *(match.end() for match in matches)]
+    ends = [*(match.start() for match in matches), len(prompt)]
+    words = [prompt[start:end] for start, end in zip(starts, ends, strict=True)]
+    places = list(accumulate(len(one) for one in words[:-1]))
+    return "".join(words), read_editing("".join(without_tags(one, FOREIGN) for one in words), places)
+
+
+def unfollowed(prompt: str, kind: str, what: str) -> list[str]:
+    """One sentence for each tag of this kind inside prompt editing, where `what` has one strength for all steps."""
+    matches = list(re.finditer(rf"<{re.escape(kind)}:[^>]*>", prompt[: prompt.rfind(">") + 1]))
+    reading = _reading(prompt, matches)[1]
+    inside = [match[0] for match, edits in zip(matches, reading.edits, strict=True) if edits]
+    why = f"{what} has one strength in all steps, so prompt editing does not limit it"
+    return [f"{shown(text)}: {why}." for text in inside]
 
 
 def quoted(name: str) -> str:

@@ -8,15 +8,17 @@ from typing import TypeVar
 
 from lib_adapters.conditioning.attention import Steering
 from lib_adapters.errors import AdapterError
+from lib_adapters.files.adapter import Adapter
 from lib_adapters.hosts.pipeline.aesthetics import Wish
 from lib_adapters.hosts.pipeline.shelf import Shelf
-from lib_adapters.patching.request import Request, ask
+from lib_adapters.patching.request import Asked, Request, ask, limited
 from lib_adapters.prompt import aesthetic
 from lib_adapters.prompt.blocks import Presets
 from lib_adapters.prompt.control import steady
 from lib_adapters.prompt.edit import drawn
+from lib_adapters.prompt.editing import Timeline
 from lib_adapters.prompt.schedule import Moment, uses_noise
-from lib_adapters.prompt.tags import Tag, parse
+from lib_adapters.prompt.tags import Parsed, Tag, parse
 
 Found = TypeVar("Found")
 Scope = frozenset[int]
@@ -36,24 +38,53 @@ class Wanted:
         return prompt
 
 
-def requests_of(
-    tags: Sequence[Tag], shelf: Shelf, presets: Presets, seed: str = "", scope: Scope | None = None
-) -> Wanted:
-    """`seed`: of the picture; the same one gives the same random block weights."""
+@dataclass(frozen=True)
+class Drawing:
+    """What tags are asked for: a picture with this seed and number of steps, or nothing that has steps.
+
+    The same `seed` gives the same random block weights. `scope`: the rows of the batch; None for all.
+    """
+
+    seed: str = ""
+    steps: int | None = None
+    scope: Scope | None = None
+
+    def asked(self, adapter: Adapter, tag: Tag, presets: Presets) -> Asked:
+        """The request that the tag makes. BadTag names the token."""
+        found = ask(adapter, tag, presets, seed=self.seed)
+        found = replace(found, request=replace(found.request, scope=self.scope))
+        return found if self.steps is None else limited(found, tag, Timeline(self.steps))
+
+
+def requests_of(tags: Sequence[Tag], shelf: Shelf, presets: Presets, drawing: Drawing = Drawing()) -> Wanted:
+    """What these tags ask for; what cannot be found or read is reported in `problems`."""
     wanted = Wanted()
     for tag in (tag for tag in tags if not tag.off):
         try:
             found = shelf.find(tag.name)
-            asked = ask(found.adapter, tag, presets, seed=seed)
+            asked = drawing.asked(found.adapter, tag, presets)
         except AdapterError as error:
             wanted.problems.append(f"{tag.text}: {error}")
             continue
-        wanted.requests.append(replace(asked.request, scope=scope))
-        notes = [*asked.notes, *([found.notice] if found.notice else [])]
+        wanted.requests.append(asked.request)
+        idle = [f"{asked.steps}."] if asked.steps and _idle(asked.request) else []
+        notes = [*asked.notes, *idle, *([found.notice] if found.notice else [])]
         wanted.problems += [f"{tag.text}: {note}" for note in notes]
         if asked.drawn:
             wanted.texts[tag.text] = drawn(tag, asked.drawn)
     return wanted
+
+
+def _idle(request: Request) -> bool:
+    return request.window is None and request.unet == request.te == 0
+
+
+def worded(parsed: Parsed) -> list[str]:
+    """Words in prompt editing: a pipeline encodes them once, brackets and all."""
+    return [
+        f"{text}: here words do not change while a picture is drawn, only tags follow such brackets."
+        for text in parsed.worded
+    ]
 
 
 def words_only(negative: str, kinds: Sequence[str]) -> Wanted:

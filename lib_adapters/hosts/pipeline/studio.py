@@ -15,7 +15,16 @@ from typing_extensions import Self
 
 from lib_adapters.conditioning.attention import Hypernetworks
 from lib_adapters.hosts.pipeline.aesthetics import Aesthetics, Wish
-from lib_adapters.hosts.pipeline.asked import Wanted, blind, requests_of, steerings_of, wishes_of, words_only
+from lib_adapters.hosts.pipeline.asked import (
+    Drawing,
+    Wanted,
+    blind,
+    requests_of,
+    steerings_of,
+    wishes_of,
+    worded,
+    words_only,
+)
 from lib_adapters.hosts.pipeline.folder import Pipeline, open_pipeline, session_of
 from lib_adapters.hosts.pipeline.places import Places
 from lib_adapters.hosts.pipeline.shelf import Shelf
@@ -25,12 +34,13 @@ from lib_adapters.prompt import aesthetic
 from lib_adapters.prompt.blocks import Presets
 from lib_adapters.prompt.presets import BUILT_IN
 from lib_adapters.prompt.schedule import Moment
-from lib_adapters.prompt.tags import KINDS, Tag, parse
+from lib_adapters.prompt.tags import KINDS, Tag, parse, unfollowed
 from lib_adapters.session import AdapterReport, Report, Session
 
 HYPERNET = "hypernet"
 START = Moment(0, 1)
 NEGATIVE, POSITIVE = ROWS
+NEGATIVES = frozenset({NEGATIVE})
 
 
 @dataclass(frozen=True)
@@ -120,6 +130,7 @@ class Studio:
         active = self.activate(parsed.text, settings, steps.moment(0))
         wishes, more = wishes_of(parsed.tags, self.shelf)
         problems = [*parsed.problems, *active.problems, *more]
+        problems += unfollowed(prompt, aesthetic.KIND, "an aesthetic embedding")
         rows = ROWS if self._guided(settings) else (POSITIVE,)
         arguments = _arguments(settings) | {"callback_on_step_end": steps.callback(self.session, rows, progress)}
         self.session.at(steps.moment(0), rows)
@@ -139,19 +150,22 @@ class Studio:
     def activate(self, prompt: str, settings: Settings = DEFAULTS, moment: Moment = START) -> Active:
         """For the first step; what could not be read or found is told of."""
         parsed = parse(prompt, (*KINDS, HYPERNET))
-        seed, adapters = str(settings.seed), [tag for tag in parsed.tags if tag.kind != HYPERNET]
-        wanted = requests_of(adapters, self.shelf, self.presets(), seed)
-        negative, more = self._against(settings, seed)
+        drawing = Drawing(str(settings.seed), settings.steps)
+        adapters = [tag for tag in parsed.tags if tag.kind != HYPERNET]
+        wanted = requests_of(adapters, self.shelf, self.presets(), drawing)
+        negative, more = self._against(settings, drawing)
         steerings, problems = steerings_of([tag for tag in parsed.tags if tag.kind == HYPERNET], self.shelf)
         report = self.session.activate([*wanted.requests, *more.requests], moment)
         pairs = zip(self.session.active, report.adapters, strict=True)  # perhaps in an earlier prompt's order
         used = [request.adapter for request, one in pairs if not one.error]
-        problems = [*parsed.problems, *wanted.problems, *more.problems, *problems, *self.words.sync(used)]
+        problems += unfollowed(prompt, HYPERNET, "a hypernetwork")
+        problems = [*parsed.problems, *worded(parsed), *wanted.problems, *more.problems, *problems]
+        problems += self.words.sync(used)
         problems += blind(self.session.active, moment)
         report = replace(report, adapters=[*report.adapters, *self.hypernetworks.activate(steerings)])
         return Active(parsed.text, negative, report, tuple(problems), wanted, more)
 
-    def _against(self, settings: Settings, seed: str) -> tuple[str, Wanted]:
+    def _against(self, settings: Settings, drawing: Drawing) -> tuple[str, Wanted]:
         """The negative prompt's text, and what its tags ask for on its side."""
         if not settings.negative_tags:
             return settings.negative, words_only(settings.negative, (*KINDS, HYPERNET))
@@ -159,8 +173,8 @@ class Studio:
         if parsed.tags and not self._guided(settings):
             idle = "without guidance (above 1) nothing is drawn of the negative prompt, so its tags do nothing."
             return parsed.text, Wanted(problems=[idle])
-        wanted = requests_of(parsed.tags, self.shelf, self.presets(), seed, frozenset({NEGATIVE}))
-        wanted.problems += [*parsed.problems, *words_only(parsed.text, (HYPERNET,)).problems]
+        wanted = requests_of(parsed.tags, self.shelf, self.presets(), replace(drawing, scope=NEGATIVES))
+        wanted.problems += [*parsed.problems, *worded(parsed), *words_only(parsed.text, (HYPERNET,)).problems]
         return parsed.text, wanted
 
     def _guided(self, settings: Settings) -> bool:

@@ -177,6 +177,7 @@ def _misplaced(p: Any) -> list[str]:
     meanings = {tuple((tag.name, tag.options) for tag in parse(text).tags) for text in wanted.of_batch(p)}
     negative = (getattr(p, "negative_prompts", None) or [""])[:1]
     problems = [BATCH.replace("adapters", "aesthetic embeddings")] if len(meanings) > 1 else []
+    problems += wanted.unfollowed(p, KIND, "an aesthetic embedding")
     return problems + [
         f"{tag.text} stands in the negative prompt, where tags are plain words."
         for text in negative

@@ -111,6 +111,7 @@ def _default(p: Any, tags: Sequence[Tag]) -> list[Tag]:
 
 def _misplaced(p: Any) -> list[str]:
     problems = [BATCH.replace("adapters", "hypernetworks")] if wanted.differing(p, (KIND,)) else []
+    problems += wanted.unfollowed(p, KIND, "a hypernetwork")
     negative = wanted.in_negative(p, (KIND,))
     return problems + [f"{text} stands in the negative prompt, where tags are plain words." for text in negative]
 

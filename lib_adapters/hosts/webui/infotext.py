@@ -8,9 +8,11 @@ from typing import Any
 from lib_adapters.hosts.webui import host, settings, sides, wanted
 from lib_adapters.hosts.webui.hashes import Hashes
 from lib_adapters.hosts.webui.names import Names
+from lib_adapters.prompt.editing import AND
 from lib_adapters.prompt.tags import Tag, parse, quoted
 
 KEYS = {"lyco": "Lyco hashes", "lora": "Lora hashes"}
+OLD_TIMELINES = "Old prompt editing timelines"  # the host's own name for its option
 _REMOVED = str.maketrans("", "", ":,")  # as the built-in writes names
 
 
@@ -36,14 +38,22 @@ def write_choices(p: Any, kinds: Sequence[str]) -> None:
     if parameters is None or getattr(p, "is_hr_pass", False):
         return
     prompts, negatives = wanted.texts_of(p, False)
-    joined = any(sides.AND.search(prompt) and parse(prompt, kinds).tags for prompt in prompts)
+    joined = any(AND.search(prompt) and parse(prompt, kinds).tags for prompt in prompts)
     against = any(parse(text, kinds).text != text for text in negatives)  # even a tag that cannot be read is no words
     for key in (settings.PARTS, settings.NEGATIVE):
         parameters.pop(key, None)
+    edited = any(tag.edits for text in _texts(p) for tag in parse(text, kinds).tags)
+    if edited and settings.old_timelines():
+        parameters[OLD_TIMELINES] = True  # the host writes it too, where words depend on it
     if joined and not settings.parts_apart():
         parameters[settings.PARTS] = False
     if against and settings.negative_tags():
         parameters[settings.NEGATIVE] = True
+
+
+def _texts(p: Any) -> list[str]:
+    """All prompts of the batch whose tags count."""
+    return [text for second in (False, True) for side in wanted.texts_of(p, second) for text in side]
 
 
 def defaults(p: Any, kinds: Sequence[str], named: Mapping[str, set[str]]) -> list[Tag]:

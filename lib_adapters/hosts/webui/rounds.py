@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,9 +12,10 @@ from lib_adapters.files.adapter import Adapter
 from lib_adapters.hosts.webui import host, infotext, settings, sides, wanted
 from lib_adapters.hosts.webui.names import Names
 from lib_adapters.hosts.webui.sides import Sides
-from lib_adapters.patching.request import Request, ask
+from lib_adapters.patching.request import Request, ask, limited
 from lib_adapters.prompt.blocks import Presets
 from lib_adapters.prompt.edit import drawn
+from lib_adapters.prompt.editing import Timeline
 from lib_adapters.prompt.schedule import Moment
 from lib_adapters.prompt.tags import Tag, parse
 from lib_adapters.session import Report
@@ -25,7 +27,12 @@ BATCH = (
 BYPASSED = "An SD Unet option is active: it runs instead of the model's own UNet, so only the text encoder is changed."
 BYPASSED_WHOLLY = "An SD Unet option is active: it runs instead of the model's own UNet, so hypernetworks do nothing."
 NOBODY = "None stands for no adapter, so this tag changes nothing."
+UNPLACED = (
+    "Another extension changed the prompt after its tags were read, so where they stood in brackets is not known: "
+    "prompt editing does not limit them."
+)
 Scope = frozenset[int] | None
+_EDITING = re.compile(r"\[[^][]*[:|][^][]*\]")
 
 
 @dataclass
@@ -42,6 +49,8 @@ class Round:
     negatives: list[str] | None = None  # the negative prompts without tags, where these count
     drawn: dict[str, str] = field(default_factory=dict)  # tags with a part of chance -> written without it
     moment: Moment = field(default_factory=lambda: Moment(0, 1))
+    timeline: Timeline = field(default_factory=lambda: Timeline(1))
+    texts: dict[str, str] = field(default_factory=dict)  # prompts of the host -> without brackets that tags left empty
 
     @property
     def rows(self) -> range | None:
@@ -58,8 +67,11 @@ class Round:
         if self.sides is not None and self.speaks:
             for name, marked in zip((positive, negative), self.sides.marked(), strict=True):
                 setattr(p, name, marked)
-        elif self.negatives is not None:
+            return
+        if self.negatives is not None:
             setattr(p, negative, self.negatives)
+        if self.texts:
+            setattr(p, positive, [self.texts.get(text, text) for text in getattr(p, positive, None) or ()])
 
 
 @dataclass(frozen=True)
@@ -71,7 +83,7 @@ class Rounds:
 
     def of(self, p: Any, kinds: Sequence[str], data: Mapping[str, Sequence[Any]]) -> Round:
         second = data is getattr(p, "hr_extra_network_data", None)
-        now = Round(moment=Moment(0, _steps(p, second)), second=second)
+        now = Round(moment=Moment(0, _steps(p, second)), second=second, timeline=_timeline(p, second))
         tags = self._tags(p, kinds, data, now)
         bypassed = bool(tags) and getattr(host.optional("sd_unet"), "current_unet", None) is not None
         now.notes += [BYPASSED] if bypassed else []
@@ -91,6 +103,8 @@ class Rounds:
             written = [tag for text in prompts for tag in parse(text, kinds).tags]
             now.defaults = infotext.defaults(p, kinds, wanted.names_of([*tags, *written]))
             found = sides.read(p, kinds, now.second, tags, now.defaults)
+            now.texts = sides.tidied(p, kinds, now.second) if found else {}
+            now.problems += [UNPLACED] if found is None and tags and _has_editing(p, now.second) else []
         now.problems += found.problems if found else [one for kind in kinds for one in read[kind].problems]
         now.negatives = found.negatives() if found and settings.negative_tags() else None
         now.sides = found if found and found.differ else None
@@ -106,6 +120,7 @@ class Rounds:
         try:
             found = self.names.find(tag.kind, tag.name)
             asked = ask(found.opened, tag, self.presets(), second=now.second, seed=seed)
+            asked = limited(asked, tag, now.timeline)
             now.drawn |= self._drawn(found.opened, tag, seed)
         except AdapterError as error:
             now.problems.append(f"{tag.text}: {error}")
@@ -113,7 +128,7 @@ class Rounds:
         request = replace(asked.request, scope=scope)
         now.requests.append(replace(request, unet=0.0, window=None) if bypassed else request)
         now.tags.append(tag)
-        now.notes += [f"{tag.text}: {note}." for note in asked.notes]
+        now.notes += [f"{tag.text}: {note}." for note in (*asked.notes, asked.steps) if note]
         now.notes += [found.notice] if found.notice else []
         if scope is not None and now.sides is not None:
             now.notes.append(f"{tag.text} acts on {now.sides.named(scope)} alone.")
@@ -131,6 +146,17 @@ class Rounds:
 def _steps(p: Any, second: bool) -> int:
     steps = getattr(p, "hr_second_pass_steps", 0) if second else 0
     return int(steps or getattr(p, "steps", 1) or 1)
+
+
+def _timeline(p: Any, second: bool) -> Timeline:
+    """As the host counts steps in prompt editing."""
+    return Timeline(_steps(p, second), _steps(p, False) if second else None, settings.old_timelines())
+
+
+def _has_editing(p: Any, second: bool) -> bool:
+    """True if the text that the host encodes looks like prompt editing."""
+    prompts = getattr(p, "hr_prompts" if second else "prompts", None) or ()
+    return any(_EDITING.search(text) for text in prompts)
 
 
 def _seed(p: Any) -> str:

@@ -29,6 +29,11 @@ def parts_apart() -> bool:
     return bool(host.option("lycoris_parts", True))
 
 
+def old_timelines() -> bool:
+    """The host's own option: prompt editing counts steps as before web UI 1.6."""
+    return bool(host.option("use_old_scheduling", False))
+
+
 def negative_tags() -> bool:
     return bool(host.option("lycoris_negative", False))
 

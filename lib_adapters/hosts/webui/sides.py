@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lib_adapters.hosts.webui import settings, wanted
-from lib_adapters.prompt.tags import Tag, parse
+from lib_adapters.prompt.editing import AND
+from lib_adapters.prompt.tags import Tag, parse, without_tags
 
-AND = re.compile(r"\bAND\b")  # as the host's prompt_parser parts a prompt
 MOST_NAMED = 3
 _NO_WORDS = re.compile(r"\s*(:\s*[-+]?(\d+\.?|\d*\.\d+)\s*)?")  # at most a weight: there the host drops all spaces
 _SAYS_NOTHING = "[::0]"  # prompt editing from nothing to nothing
@@ -127,11 +127,25 @@ def _positive(
     picture, count = place
     if len(pieces) == 1 or not (whole.tags or defaults):
         tags = whole.tags + defaults
-        return [Side(text, tags, _name("", picture, count), picture) for text in AND.split(whole.text)]
+        texts = AND.split(without_tags(whole.text))  # the host takes other kinds of tags out too
+        return [Side(text, tags, _name("", picture, count), picture) for text in texts]
     return [
-        Side(piece.text, piece.tags + defaults, _name(f"part {n}", picture, count), picture, False, False)
+        Side(without_tags(piece.text), piece.tags + defaults, _name(f"part {n}", picture, count), picture, False, False)
         for n, piece in enumerate(pieces, 1)
     ]
+
+
+def tidied(p: Any, kinds: Sequence[str], second: bool) -> dict[str, str]:
+    """What the host makes of each prompt -> the same without brackets that only tags stood in.
+
+    The host would encode the rest of the prompt once for each step of such brackets.
+    """
+    found = {}
+    for prompt in wanted.texts_of(p, second)[0]:
+        parsed = parse(prompt, kinds)
+        if any(tag.edits for tag in parsed.tags):
+            found[without_tags(prompt)] = without_tags(parsed.text)
+    return found
 
 
 def parts_of(prompt: str, kinds: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from lib_adapters.prompt import tags as grammar
 from lib_adapters.prompt.tags import Parsed, Tag, parse
 
 MARK = "lycoris-state"  # an entry of ours in the host's data: what the conditioning also depends on
@@ -93,6 +94,12 @@ def in_negative(p: Any, kinds: Sequence[str]) -> list[str]:
     """Tags in the negative prompt: the host leaves them there as plain words."""
     prompts = getattr(p, "negative_prompts", None) or ()
     return [tag.text for text in prompts[:1] for tag in parse(text, kinds).tags]
+
+
+def unfollowed(p: Any, kind: str, what: str) -> list[str]:
+    """Tags of this kind inside prompt editing; the host hands over the first prompt's alone."""
+    prompts = texts_of(p, bool(getattr(p, "is_hr_pass", False)))[0]
+    return [one for text in prompts[:1] for one in grammar.unfollowed(text, kind, what)]
 
 
 def names_of(tags: Sequence[Tag]) -> Mapping[str, set[str]]:

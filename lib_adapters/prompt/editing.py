@@ -1,0 +1,274 @@
+"""Which places of a prompt stand inside prompt editing (`[before:after:when]`) or alternation (`[a|b]`).
+
+Read as the web UI reads the prompt after its tags are removed (AUTOMATIC1111/stable-diffusion-webui,
+modules/prompt_parser.py: `schedule_parser`): parts joined by AND apart; brackets that are unbalanced or hold no step
+are plain text; a `|` outside of `[a|b]` or a lone backslash makes all of a part plain text. One pass, linear time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from lib_adapters.prompt.schedule import Position, Turn, Window
+
+AND = re.compile(r"\bAND\b")  # as the host's prompt_parser parts a prompt
+FOREIGN = "\0"  # stands for each character of a tag that is not read here: no space, and nothing in a number
+_TOKEN = re.compile(r"\\.?|[\[\]():|]")  # `.` is no line end, as in the host's grammar
+_WHEN = re.compile(r"[\s\0]*([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)[\s\0]*")
+_OPENERS = {"]": "[", ")": "("}
+_FURTHEST = 1e9  # steps
+
+
+@dataclass(frozen=True)
+class Switch:
+    """One `[before:after:when]` around a tag, and the side of it on which the tag stands."""
+
+    after: bool
+    when: float
+    share: bool  # `when` is written with a decimal point: a share of all steps
+
+
+Edit = Switch | Turn
+Edits = frozenset[Edit]  # a tag acts where all of them hold
+NONE: Edits = frozenset()
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The steps of one pass, as prompt editing counts them.
+
+    `before`: the steps of the first pass, in the second (hires) one: `when` counts on from there, 1.5 is the middle of
+    the second pass. `old`: as before web UI 1.6, and with its option "Use old prompt editing timelines".
+    """
+
+    steps: int
+    before: int | None = None
+    old: bool = False
+
+    @property
+    def counted(self) -> int:
+        """The steps of which `when` is a share."""
+        return self.before if self.before is not None and self.old else self.steps
+
+    def switched(self, switch: Switch) -> int:
+        """The number of steps that are done when `after` begins; below 0 where it began in the pass before."""
+        when = max(-_FURTHEST, min(_FURTHEST, switch.when))
+        if self.old:
+            found = when * self.counted if when < 1 else when
+        elif switch.share:
+            found = (when - (self.before is not None)) * self.steps
+        else:
+            found = when - (self.before or 0)
+        return min(self.counted, int(found))
+
+
+def window_of(edits: Edits, timeline: Timeline) -> Window | None:
+    """The window in which all of them hold; None where that is always."""
+    starts = [timeline.switched(one) for one in edits if isinstance(one, Switch) and one.after]
+    stops = [timeline.switched(one) for one in edits if isinstance(one, Switch) and not one.after]
+    turns = tuple(sorted(one for one in edits if isinstance(one, Turn)))
+    start, stop = max([0, *starts]), min([timeline.counted, *stops])
+    first = Position(float(start), "step") if start else None
+    last = Position(float(max(0, stop)), "step") if stop < timeline.counted else None
+    return Window(first, last, turns) if first or last or turns else None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a text without its tags says of the places where they stood."""
+
+    edits: tuple[Edits, ...]  # for each place, in their order
+    lost: frozenset[int]  # numbers of places in brackets that look like prompt editing and are none
+    blanks: tuple[tuple[int, int], ...]  # brackets with nothing but such places in them
+    worded: tuple[tuple[int, int], ...]  # the outermost of those that also have words in them
+
+
+def read_editing(text: str, places: Sequence[int]) -> Reading:
+    """`places`: offsets in the text where something was removed, in rising order. Never raises."""
+    edits: list[Edits] = []
+    lost: list[int] = []
+    blanks: list[tuple[int, int]] = []
+    worded: list[tuple[int, int]] = []
+    start = number = 0
+    for end in [*(match.start() for match in AND.finditer(text)), len(text)]:
+        last = number
+        while last < len(places) and places[last] <= end:
+            last += 1
+        scan = _Scan(text, places, start, end)
+        scan.run(range(number, last))
+        walk = _Walk(scan.broken, text)
+        walk.run(scan.root)
+        edits += [walk.edits.get(one, NONE) for one in range(number, last)]
+        lost += walk.lost
+        blanks += walk.blanks
+        worded += walk.worded
+        start, number = end + len("AND"), last
+    return Reading(tuple(edits), frozenset(lost), tuple(blanks), tuple(worded))
+
+
+@dataclass
+class _Group:
+    """A bracket and what is in it; the whole part for the one without an opener."""
+
+    opener: str = ""
+    start: int = 0
+    end: int = 0
+    cuts: list[tuple[str, int]] = field(default_factory=list)  # its own `:` and `|`
+    inside: list[tuple[int, int | _Group]] = field(default_factory=list)  # (segment, place or group)
+    kind: str = "stray"  # "switch", "turn", "emphasis"; "lost" for one that looks like editing
+    when: re.Match[str] | None = None
+    content: int = 0  # 0 nothing, 1 only white space, 2 words; of a switch without its last segment
+    segment: int = 0  # the same of the present segment
+    groups: int = 0  # in the present segment
+    places: bool = False  # is any place in it?
+
+    def close(self, text: str, end: int) -> bool:
+        """Is it a bracket of the grammar, with this end?"""
+        self.end = end + 1
+        signs = {sign for sign, _ in self.cuts}
+        if self.opener == "(":
+            self.kind = "emphasis"
+            self.content = 2
+            return not self.cuts or (signs == {":"} and len(self.cuts) == 1)
+        if not signs:
+            self.kind = "emphasis"
+            self.content = 2
+        elif signs == {"|"}:
+            self.kind, self.content = "turn", max(self.content, self.segment)
+        elif signs == {":"} and len(self.cuts) <= 2 and not self.groups:
+            self.kind = "switch"
+            self.when = _WHEN.fullmatch(text, self.cuts[-1][1] + 1, end)
+            return self.when is not None
+        else:
+            return False
+        return True
+
+    def edit(self, segment: int) -> Edit | None:
+        """What it says of this segment; None for the one that holds the step, and for mere emphasis."""
+        if self.kind == "turn":
+            return Turn(segment, len(self.cuts) + 1)
+        if self.kind == "switch" and self.when and segment < len(self.cuts):
+            return Switch(segment == len(self.cuts) - 1, float(self.when[1]), "." in self.when[1])
+        return None
+
+
+class _Scan:
+    """Builds the groups of one part; `broken`: the host reads all of it as plain text."""
+
+    def __init__(self, text: str, places: Sequence[int], start: int, end: int) -> None:
+        self._text, self._places, self._start, self._end = text, places, start, end
+        self.root = _Group()
+        self.broken = False
+        self._open = [self.root]
+        self._at = start  # up to where the text is read
+
+    def run(self, numbers: Sequence[int]) -> None:
+        """Over the whole part, with the places of these numbers."""
+        waiting = iter(numbers)
+        place = next(waiting, None)
+        for match in _TOKEN.finditer(self._text, self._start, self._end):
+            while place is not None and self._places[place] <= match.start():
+                self._put(place)
+                place = next(waiting, None)
+            self._words(match.start())
+            self._token(match[0], match.start())
+        while place is not None:
+            self._put(place)
+            place = next(waiting, None)
+        self._clear()
+
+    def _put(self, place: int) -> None:
+        top = self._open[-1]
+        top.inside.append((len(top.cuts), place))
+        top.places = True
+
+    def _words(self, end: int) -> None:
+        """The plain text up to here."""
+        if end > self._at:
+            self._solid(1 if self._text[self._at : end].isspace() else 2)
+            self._at = end
+
+    def _solid(self, content: int) -> None:
+        self._open[-1].segment = max(self._open[-1].segment, content)
+
+    def _token(self, token: str, at: int) -> None:
+        self._at = at + len(token)
+        top = self._open[-1]
+        if token[0] == "\\":
+            self.broken |= len(token) == 1
+            self._solid(2)
+        elif token in "[(":
+            self._open.append(_Group(token, at))
+        elif token in ":|" and top is self.root:
+            self.broken |= token == "|"
+        elif token in ":|":
+            top.cuts.append((token, at))
+            top.content, top.segment, top.groups = max(top.content, top.segment), 0, 0
+        elif top.opener == _OPENERS.get(token) and top.close(self._text, at):
+            self._open.pop()
+            self._attach(top)
+            self._solid(top.content)
+        else:
+            self._clear()
+
+    def _attach(self, group: _Group) -> None:
+        above = self._open[-1]
+        above.inside.append((len(above.cuts), group))
+        above.groups += 1
+        above.places |= group.places
+
+    def _clear(self) -> None:
+        """A bracket that is none makes plain text of all that are open around it."""
+        open_ = self._open[1:]
+        signs = {sign for group in open_ for sign, _ in group.cuts}
+        looks = any(group.opener == "[" for group in open_) and bool(signs)
+        self.broken |= "|" in signs
+        while len(self._open) > 1:
+            group = self._open.pop()
+            group.kind = "lost" if looks else "stray"
+            self._attach(group)
+
+
+class _Walk:
+    """Hands what the groups say down to the places in them."""
+
+    def __init__(self, broken: bool, text: str) -> None:
+        self._broken, self._text = broken, text
+        self.edits: dict[int, Edits] = {}
+        self.lost: list[int] = []
+        self.blanks: list[tuple[int, int]] = []
+        self.worded: list[tuple[int, int]] = []
+
+    def run(self, root: _Group) -> None:
+        """No recursion: brackets may be nested deeper than Python's stack."""
+        todo: list[tuple[_Group, Edits, str]] = [(root, NONE, "")]
+        while todo:
+            group, edits, state = todo.pop()
+            for segment, one in group.inside:
+                edit = None if self._broken else group.edit(segment)
+                below = edits if edit is None or edit in edits else edits | {edit}
+                unread = edit is None and group.kind in ("switch", "turn")
+                inner = "lost" if unread or group.kind == "lost" or state == "lost" else state
+                if isinstance(one, int):
+                    self.edits[one] = below
+                    self.lost += [one] * (inner == "lost")
+                else:
+                    todo.append((one, below, self._marked(one, inner)))
+
+    def _marked(self, group: _Group, state: str) -> str:
+        """Notes what is to be done with its text; the state of what is in it."""
+        edits = group.kind in ("switch", "turn") and not self._broken
+        if not edits or not group.places or state not in ("", "worded"):
+            return state
+        if group.content == 0 or (group.content == 1 and self._has_space(group)):
+            self.blanks.append((group.start, group.end))
+            return "blank"
+        self.worded += [(group.start, group.end)] * (not state)
+        return "worded"
+
+    def _has_space(self, group: _Group) -> bool:
+        """Is it parted from its neighbours also without the white space in it?"""
+        edges = self._text[max(0, group.start - 1) : group.start], self._text[group.end : group.end + 1]
+        return any(not edge or edge.isspace() for edge in edges)
