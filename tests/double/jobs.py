@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 
 from double import extra_networks, prompt_parser
@@ -11,6 +13,11 @@ from double.samplers import ORDERS, Sampler
 
 def noise_of(seeds, size=8):
     return torch.stack([torch.randn(4, size, size, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+def strip_comments(text):
+    """The host's script "Comments", which is on by default: from a # to the end of its line, on every prompt."""
+    return re.sub(r"\n?#[^\n]*\n?", "\n", text)
 
 
 class Drawing:
@@ -131,6 +138,8 @@ class Drawing:
         try:
             self.host.loader.reload_model_weights()
             self.setup_prompts()
+            for name in ("all_prompts", "all_negative_prompts", "all_hr_prompts", "all_hr_negative_prompts"):
+                setattr(self, name, [strip_comments(text) for text in getattr(self, name) or ()] or None)
             self.all_seeds = [self.seed + n for n in range(len(self.all_prompts))]
             for script in self.host.always_on:
                 script.process(self)

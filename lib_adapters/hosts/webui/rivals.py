@@ -14,8 +14,8 @@ _ALWAYS = {
     "webui-aesthetic-gradients": "the old aesthetic gradients extension is enabled too; this one has its accordion and "
     "finds its embeddings: disable the old.",
 }
-# Extensions of the built-in Lora, which act on its adapters only: the sentence while <lora:...> is handled here, and the
-# one while the built-in has it.
+# Extensions of the built-in Lora, which act on its adapters only: the sentence while <lora:...> is handled here, and
+# the one while the built-in has it.
 _OF_THE_BUILTIN = {
     "composable-lora": (
         "composable-lora has no effect on tags handled here; tags between two ANDs act on their part without it.",

@@ -33,7 +33,9 @@ class Runtime:
 
     def __init__(self) -> None:
         self.cards = Cards(self._rescan)
-        self.names: Names[Adapter] = Names(settings.folders, self.cards.catalogue.about, open_adapter)
+        self.names: Names[Adapter] = Names(
+            settings.folders, self.cards.catalogue.about, open_adapter, first=settings.taken_first
+        )
         self.hashes = Hashes(self.names)
         self.hypernets = Hypernets()
         self.aesthetics = Aesthetics()

@@ -60,6 +60,11 @@ def folders() -> dict[str, list[Path]]:
     return {"lyco": [*lyco, *extra, *lora], "lora": [*lora, *lyco, *extra]}
 
 
+def taken_first() -> list[Path]:
+    """The built-in Lora's folders, the one first of which it takes the file where a name is in both."""
+    return [*(_flagged("lyco_dir_backcompat") or [own_folder()]), *_lora()]
+
+
 def shown() -> list[tuple[str, Path]]:
     """The folders of the tab, each with what it is called there."""
     all_of_them = folders()
