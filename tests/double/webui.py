@@ -213,6 +213,9 @@ class Script:
     def elem_id(self, item_id):
         return f"script_{item_id}"
 
+    def postprocess_image(self, p, pp, *args):
+        pass
+
 
 class App:
     def __init__(self):

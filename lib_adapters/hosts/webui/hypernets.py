@@ -38,7 +38,7 @@ class Hypernets:
         )
         self.reports: list[AdapterReport] = []
         self.used: list[Path] = []  # the files of the last call that did something
-        self.voice = Voice()
+        self.voice = Voice("Hypernet problems")
         self._on: weakref.WeakKeyDictionary[nn.Module, Hypernetworks] = weakref.WeakKeyDictionary()
 
     def activate(self, p: Any, params: Sequence[Any]) -> None:

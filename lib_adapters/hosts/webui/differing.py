@@ -1,0 +1,40 @@
+"""What the built-in Lora computes otherwise than the trainer, told once: an old picture may have been drawn with it.
+
+Read in extensions-builtin/Lora/network_*.py of 1.10.1; plain LoRA, LoHa, LoKr and full agree to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from lib_adapters.hosts.webui import host
+from lib_adapters.session import AdapterReport
+
+_NORM = "takes the norm over the input, even where the file has one magnitude for each output"
+BUILTIN: Mapping[str, str] = {  # label of an algorithm -> what the built-in does
+    "IA3": "leaves biases and convolutions as they are",
+    "DoRA": _NORM,
+    "DoHa": _NORM,
+    "DoKr": _NORM,
+    "BOFT": "at a strength other than 1 scales the change as a whole and not each factor",
+    "GLoRA": "ignores alpha, and applies nothing of a file by LyCORIS 3.0 or later",
+}
+
+
+class Differing:
+    """Remembers the algorithms it has told of."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def notes(self, reports: Iterable[AdapterReport]) -> list[str]:
+        """Return a sentence for each such algorithm not told of yet; `reports` are of `<lora:...>` handled here."""
+        if host.builtin_networks() is None:
+            return []
+        new = {label: one.name for one in reports for label in one.algorithms if label in BUILTIN.keys() - self._told}
+        self._told |= new.keys()
+        return [
+            f"{name}: {label} as its trainer computes it differs from the built-in Lora, which {BUILTIN[label]}. "
+            'To reproduce an old picture, switch off "Handle <lora:...> as well".'
+            for label, name in new.items()
+        ]
