@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from double.jobs import Drawing
@@ -133,6 +135,7 @@ def test_what_the_built_in_computes_otherwise_is_told_the_first_time(webui):
     assert differing(webui.draw("<lyco:strange>")) == []
     (line,) = differing(webui.draw("<lora:strange>"))
     assert line.startswith("strange: IA3 ")
+    assert line in told(webui)["lines"]
     assert "leaves biases" in line
     assert 'switch off "Handle <lora:...> as well"' in line
     assert differing(webui.draw("<lora:strange>")) == differing(webui.draw("<lora:second>")) == []
@@ -145,9 +148,11 @@ def test_each_algorithm_that_differs_is_told_once():
     reports = [AdapterReport("one", 1.0, 1.0, algorithms={label: 1, "LoRA": 2}) for label in BUILTIN]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lib_adapters.hosts.webui.host.builtin_networks", lambda: object())
-        lines = told.notes(reports)
+        job = Drawing(SimpleNamespace(caches=[None] * 4), "")
+        lines = told.notes(job, reports)
         assert [line.split(" as its trainer")[0] for line in lines] == [f"one: {label}" for label in BUILTIN]
-        assert told.notes(reports) == []
+        assert told.notes(job, reports) == lines  # the host calls for each kind of tag
+        assert told.notes(Drawing(SimpleNamespace(caches=[None] * 4), ""), reports) == []
     assert BUILTIN.keys() <= {one.label for one in ALGORITHMS}
 
 

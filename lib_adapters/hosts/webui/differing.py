@@ -5,7 +5,9 @@ Read in extensions-builtin/Lora/network_*.py of 1.10.1; plain LoRA, LoHa, LoKr a
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from lib_adapters.hosts.webui import host
 from lib_adapters.session import AdapterReport
@@ -22,17 +24,21 @@ BUILTIN: Mapping[str, str] = {  # label of an algorithm -> what the built-in doe
 
 
 class Differing:
-    """Remembers the algorithms it has told of."""
+    """Remembers the algorithms it has told of, and in which job: the host calls several times for each."""
 
     def __init__(self) -> None:
-        self._told: set[str] = set()
+        self._told: dict[str, weakref.ref[Any]] = {}
 
-    def notes(self, reports: Iterable[AdapterReport]) -> list[str]:
-        """Return a sentence for each such algorithm not told of yet; `reports` are of `<lora:...>` handled here."""
+    def notes(self, job: Any, reports: Iterable[AdapterReport]) -> list[str]:
+        """Return a sentence for each such algorithm not told of in an earlier job.
+
+        `reports`: of the adapters of `<lora:...>` tags handled here.
+        """
         if host.builtin_networks() is None:
             return []
-        new = {label: one.name for one in reports for label in one.algorithms if label in BUILTIN.keys() - self._told}
-        self._told |= new.keys()
+        found = {label: one.name for one in reports for label in one.algorithms if label in BUILTIN}
+        new = {label: name for label, name in found.items() if label not in self._told or self._told[label]() is job}
+        self._told |= {label: weakref.ref(job) for label in new}
         return [
             f"{name}: {label} as its trainer computes it differs from the built-in Lora, which {BUILTIN[label]}. "
             'To reproduce an old picture, switch off "Handle <lora:...> as well".'

@@ -138,8 +138,8 @@ class Runtime:
             now.write_texts(p)
             self.cards.used(one.adapter.path for _, one in self._applied(now))
             self._mark(p, kinds, data, state(now, report))
-        handled = {request.adapter.name for tag, request in self._applied(now) if tag.kind == "lora"}
-        now.notes += self._differing.notes(one for one in report.adapters if one.name in handled)
+            handled = {request.adapter.name for tag, request in self._applied(now) if tag.kind == "lora"}
+            now.notes += self._differing.notes(p, (one for one in report.adapters if one.name in handled))
         now.notes += self._embeddings.sync(model, [request.adapter for request in now.requests])
         self._tell(p, now, kinds)
         infotext.write(p, [(tag, self.hashes.short(one.adapter)) for tag, one in self._applied(now)])

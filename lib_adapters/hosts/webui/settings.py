@@ -104,9 +104,18 @@ def aesthetic_folders() -> list[Path]:
 
 
 def clip_folder() -> Path | None:
-    """None where the user named none."""
+    """A folder, or one file; None where the user named none."""
     text = str(host.option("lycoris_clip_folder", "")).strip()
     return Path(text).expanduser() if text else None
+
+
+def clip_models() -> list[Path]:
+    """Where the host's interrogator keeps CLIP, if the command line says so."""
+    return _flagged("clip_models_path")
+
+
+def checkpoint_folders() -> list[Path]:
+    return [*_flagged("ckpt_dir"), _models() / "Stable-diffusion"]
 
 
 def usual_clip_folder() -> Path:
