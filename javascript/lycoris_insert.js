@@ -27,7 +27,7 @@
             const box = this.boxes.box();
             const before = box.value;
             const words = this.choices.words(card);
-            const tag = lycoris.tag(card.name, this.choices.weight(card), card.kind);
+            const tag = lycoris.tag(card.tag, this.choices.weight(card), card.kind);
             lycoris.edit(box, lycoris.insertion(before, this.boxes.caret(box), tag, words));
             this.boxes.carets.set(box, box.selectionStart);
             this.undo.set(card.key, { box, before, after: box.value });

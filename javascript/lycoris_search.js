@@ -1,4 +1,6 @@
-/* Search: words that must all occur, -words that must not, "several words" together, algo:loha family:sdxl tag:hair. */
+/* Search: words that must all occur, -words that must not, "several words" together, algo:loha family:sdxl tag:hair.
+   Quotes are such only where a word begins and ends (or the text does, while it is typed); elsewhere they are letters.
+   What looks like field:word finds the cards that have it written, too. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});
@@ -38,20 +40,24 @@
         is: (card, word) => word in IS && IS[word](card),
     };
 
+    const TERMS = /-?(?:[^\s":]+:)?"[^"]*(?:"(?=\s|$)|$)|\S+/g;
+
     function term(text) {
         const no = text.length > 1 && text.startsWith("-");
         const bare = no ? text.slice(1) : text;
         const at = bare.indexOf(":");
         const field = at > 0 && FIELDS[bare.slice(0, at).toLowerCase()];
-        const word = plain((field ? bare.slice(at + 1) : bare).replace(/"/g, ""));
+        const value = field ? bare.slice(at + 1) : bare;
+        const word = plain(value.replace(/^"([^"]*)"?$/, "$1"));
         if (!word) return null;
-        const test = field ? (card) => field(card, word) : (card) => everything(card).includes(word);
+        const written = [plain(bare), ...(field ? [] : [word])];
+        const test = (card) => written.some((one) => everything(card).includes(one)) || (field && field(card, word));
         return no ? (card) => !test(card) : test;
     }
 
     /** A function that says whether a card is meant; null where the query asks for nothing. */
     lycoris.matcher = function (query) {
-        const tests = (query.match(/(?:[^\s"]|"[^"]*"?)+/g) || []).map(term).filter(Boolean);
+        const tests = (query.match(TERMS) || []).map(term).filter(Boolean);
         return tests.length ? (card) => tests.every((test) => test(card)) : null;
     };
 })();

@@ -20,7 +20,8 @@
             .replace(/\.[^./]*$/, "")
             .normalize("NFC")
             .toLowerCase();
-        card.lower = card.name.normalize("NFC").toLowerCase();
+        card.tag = card.tag || card.name; // how a prompt carries the name
+        card.lower = card.tag.normalize("NFC").toLowerCase();
         card.order = order(card.name);
         return card;
     }

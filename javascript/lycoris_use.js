@@ -7,7 +7,7 @@
 
     const text = (dialog) => {
         const { page, card } = dialog;
-        const tag = lycoris.tag(card.name, page.choices.weight(card), card.kind);
+        const tag = lycoris.tag(card.tag, page.choices.weight(card), card.kind);
         return [tag, page.choices.words(card)].filter(Boolean).join(" ");
     };
 

@@ -139,8 +139,47 @@ def test_the_projection_of_a_clip_folder(tmp_path):
     assert own_projection(clip(layers=2)) is None
 
 
+class Scripted(torch.nn.Module):
+    """As OpenAI saves its CLIP models: a TorchScript archive, whose tensors are attributes of a module."""
+
+    def __init__(self, matrix):
+        super().__init__()
+        self.text_projection = torch.nn.Parameter(matrix)
+        self.visual = torch.nn.Linear(3, 3)
+        self.sizes = [1, 2]
+
+    def forward(self, x):
+        return x @ self.text_projection
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_the_projection_of_a_file(tmp_path):
+    matrix = torch.randn(24, 16).half()
+    torch.jit.script(Scripted(matrix)).save(tmp_path / "ViT-L-14.pt")
+    assert torch.equal(projection_in(tmp_path / "ViT-L-14.pt"), matrix.T)
+    assert torch.equal(projection_in(tmp_path), matrix.T)
+    torch.save({"text_projection.weight": matrix}, tmp_path / "plain.pt")
+    assert torch.equal(projection_in(tmp_path / "plain.pt"), matrix)
+    name = "text_encoders.clip_l.transformer.text_projection.weight"
+    save_file({name: matrix}, tmp_path / "sd3_medium_incl_clips.safetensors")
+    assert torch.equal(projection_in(tmp_path / "sd3_medium_incl_clips.safetensors"), matrix)
+    save_file({"text_model.x": matrix}, tmp_path / "clip_g.safetensors")
+    with pytest.raises(BrokenModel, match=r"clip_g.safetensors: it holds no text projection"):
+        projection_in(tmp_path / "clip_g.safetensors")
+
+
+def test_an_archive_with_other_code_than_modules_is_not_opened(tmp_path):
+    class Code:
+        def __reduce__(self):
+            return print, ("run",)
+
+    torch.save({"text_projection": Code()}, tmp_path / "ViT-L-14.pt")
+    with pytest.raises(BrokenModel, match="contains code"):
+        projection_in(tmp_path / "ViT-L-14.pt")
+
+
 def test_a_folder_without_a_projection_is_said(tmp_path):
-    with pytest.raises(BrokenModel, match="there is no such folder of a CLIP model"):
+    with pytest.raises(BrokenModel, match="there is no such folder or file of a CLIP model"):
         projection_in(tmp_path / "nobody")
     clip(layers=2).save_pretrained(tmp_path / "plain")
     with pytest.raises(BrokenModel, match="no CLIP model with a text projection is in it"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from browser import shelf
 
@@ -45,6 +47,47 @@ def test_search(hundred, visit, query, shown):
     view = visit(hundred).ready()
     view.search(query, f"{len(shown)} adapter{'s' if len(shown) > 1 else ''}")
     assert view.names() == shown
+
+
+SIGNED = ['quote"s', "name:colon", "colon：full", '"quoted"', "brush strokes", "strokes brush", "-minus", '5"x3"']
+
+
+@pytest.mark.parametrize(
+    ("query", "shown"),
+    [
+        ('quote"s', {'quote"s'}),
+        ('5"x3"', {'5"x3"'}),
+        ("name:colon", {"name:colon", "colon：full"}),
+        ("colon:full", {"colon：full"}),
+        ("name:name:colon", {"name:colon"}),
+        ('"name:colon"', {"name:colon"}),
+        ('"quoted"', {'"quoted"'}),
+        ('"brush strokes"', {"brush strokes"}),
+        ('"brush str', {"brush strokes"}),
+        ('name:"brush strokes"', {"brush strokes"}),
+        ('"-minus"', {"-minus"}),
+        ('-quote"s -brush -name:colon -"5\"x3\""', {'"quoted"', "-minus", '5"x3"'}),
+    ],
+)
+def test_signs_in_names_are_searched_for_as_they_are_written(searched, query, shown):
+    assert set(searched(query)) == shown
+
+
+@pytest.fixture(scope="module")
+def searched(chrome):
+    """The page's own search over cards of such names."""
+    page = chrome.new_page()
+    scripts = Path(__file__).resolve().parents[1] / "javascript"
+    page.evaluate("window.lycoris = { family: (name) => name || '' }")
+    page.add_script_tag(path=scripts / "lycoris_search.js")
+    yield lambda query: page.evaluate(
+        """([query, names]) => {
+            const cards = names.map((name) => ({ name, file: `${name}.safetensors`, dir: "" }));
+            return cards.filter(lycoris.matcher(query)).map((card) => card.name);
+        }""",
+        [query, SIGNED],
+    )
+    page.close()
 
 
 def test_names_sort_by_their_numbers(hundred, visit):

@@ -125,6 +125,20 @@ def test_names_that_need_quotes(own, visit, name):
     assert view.prompt.input_value() == ""
 
 
+def test_names_that_a_prompt_cannot_carry(own, visit):
+    """The tag says %3E for >, the card still shows the name; a second click takes the tag out again."""
+    names = ["a>b", "style #2", "<i>x", "100%3E"]
+    view = visit(own(lambda folder: [shelf.adapter(folder / f"{name}.safetensors") for name in names])).ready()
+    for name, tag in zip(names, ["a%3Eb", "style %232", "%3Ci%3Ex", "100%253E"], strict=True):
+        view.press(name)
+        assert view.prompt.input_value() == f"<lyco:{tag}:1>"
+        view.tab.locator(".lycoris-active").get_by_text(name, exact=True).wait_for()
+        assert view.details(name).locator(".lycoris-written-tag").text_content() == f"<lyco:{tag}:1>"
+        view.page.keyboard.press("Escape")
+        view.press(name)
+        assert view.prompt.input_value() == ""
+
+
 def test_the_box_used_last_is_written_into(hundred, visit):
     view = visit(hundred).ready()
     view.search("anna", "1 adapter")

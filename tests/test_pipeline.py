@@ -11,6 +11,7 @@ import torch
 from files import adapter_file, layers
 from folders import model_folder
 
+from lib_adapters.catalogue.names import carried
 from lib_adapters.errors import AdapterError, BrokenModel
 from lib_adapters.hosts.pipeline.folder import open_pipeline
 from lib_adapters.hosts.pipeline.shelf import Shelf
@@ -182,9 +183,26 @@ class TestShelf:
     def test_the_same_letters_in_another_form_come_with_a_notice(self, folder, name):
         assert "was taken for" in (Shelf([folder]).find(name).notice or "")
 
-    def test_ambiguous_names_say_what_to_write(self, folder):
-        with pytest.raises(AdapterError, match=r"2 files are called 'ink'.*<lyco:char/ink:1>.*<lyco:style/ink:1>"):
-            Shelf([folder]).find("ink")
+    def test_of_two_files_of_one_name_the_first_is_taken_and_the_choice_told(self, folder):
+        found = Shelf([folder]).find("ink")
+        assert found.adapter.path == (folder / "char" / "ink.safetensors").resolve()
+        assert found.notice == (
+            "2 files are called 'ink': <lyco:char/ink:1> was taken; to have another, write <lyco:style/ink:1>."
+        )
+        other = Shelf([folder / "style", folder]).find("ink")
+        assert other.adapter.path == (folder / "style" / "ink.safetensors").resolve()
+
+    def test_a_broken_file_is_passed_over_for_a_sound_one_of_its_name(self, folder):
+        (folder / "char" / "ink.safetensors").write_bytes(b"")
+        found = Shelf([folder]).find("ink")
+        assert found.adapter.path == (folder / "style" / "ink.safetensors").resolve()
+        assert "char/ink.safetensors was passed over" in (found.notice or "")
+
+    @pytest.mark.parametrize("name", ["a>b", "style #2", "a\nb"])
+    def test_a_name_as_the_web_ui_carries_it_is_found_here_too(self, folder, name):
+        (folder / "style" / "ink.safetensors").rename(folder / "style" / f"{name}.safetensors")
+        assert Shelf([folder]).find(carried(name)).adapter.path.stem == name
+        assert Shelf([folder]).find(name).adapter.path.stem == name
 
     @pytest.mark.parametrize("name", ["../ink", "/etc/passwd", "nk", "e/ink", ""])
     def test_names_are_looked_up_and_never_joined_to_a_path(self, folder, name):

@@ -13,9 +13,12 @@ from double.embedders import Embedder, SdConditioning
 from double.models import Holder
 from double.webui import Job
 from models import open_clip
+from safetensors.torch import save_file
 from test_webui_aesthetic import FIELDS, TAG, VALUES, cond, expected, glow, put_embedding, said, tokens_of  # noqa: F401
 
+from lib_adapters.conditioning.aesthetic import open_aesthetic
 from lib_adapters.hosts.webui.leading import ENCODE
+from lib_adapters.hosts.webui.projections import Projections
 
 
 class OpenEmbedder(Embedder):
@@ -161,3 +164,41 @@ def test_somebody_elses_encoding_stays_under_ours_or_over_it(webui, glow):  # no
         assert torch.isfinite(webui.model.text(["5"])).all()
     assert len(calls) == 2
     assert before is not over
+
+PLACES = [
+    ("CLIP/clip_l.safetensors", None),
+    ("CLIP/any name.safetensors", None),
+    ("CLIP/openai/model.safetensors", None),
+    ("Stable-diffusion/sd3_medium_incl_clips.safetensors", None),
+    ("hub/models--timm--vit_large_patch14_clip_224.openai/snapshots/1/open_clip_model.safetensors", "HF_HUB_CACHE=hub"),
+    ("hub/models--openai--clip-vit-large-patch14/snapshots/1/model.safetensors", "HUGGINGFACE_HUB_CACHE=hub"),
+    ("hub/models--openai--clip-vit-large-patch14/snapshots/1/model.safetensors", "TRANSFORMERS_CACHE=hub"),
+    ("hub/models--stabilityai--stable-diffusion-3-medium/snapshots/1/text_encoder/model.safetensors", "HF_HOME="),
+    ("huggingface/hub/models--openai--clip-vit-large-patch14/snapshots/1/model.safetensors", "XDG_CACHE_HOME="),
+    (".cache/clip/ViT-L-14.pt", "HOME="),
+    ("interrogator/ViT-L-14.pt", "--clip-models-path"),
+]
+
+
+@pytest.mark.parametrize(("place", "variable"), PLACES, ids=lambda one: str(one)[-40:])
+def test_the_projection_is_found_where_this_machine_has_it(webui, monkeypatch, place, variable):
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(webui.folder / "nothing"))
+    monkeypatch.setenv("USERPROFILE", str(webui.folder / "nothing"))
+    file, matrix = webui.folder / place, torch.randn(16, 24)
+    file.parent.mkdir(parents=True)
+    key = "text_encoders.clip_l.transformer." if "incl_clips" in place else ""
+    if file.suffix == ".pt":
+        torch.save({"text_projection.weight": matrix}, file)
+    else:
+        save_file({f"{key}text_projection.weight": matrix}, file)
+    if variable == "--clip-models-path":
+        webui.shared.cmd_opts.clip_models_path = str(file.parent)
+    elif variable:
+        name, _, below = variable.partition("=")
+        monkeypatch.setenv(name, str(webui.folder / below))
+        monkeypatch.setenv("USERPROFILE" if name == "HOME" else name, str(webui.folder / below))
+    put_embedding(webui, "glow")
+    found = Projections().place(webui.model, open_aesthetic(webui.folder / "aesthetic_embeddings" / "glow.pt"))
+    assert torch.equal(found.projection, matrix)

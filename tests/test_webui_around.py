@@ -43,13 +43,6 @@ def test_a_colon_needs_quotes(webui):
     assert said(webui.picture('x <lyco:"a:b":0.5>'), "te 0.5")
 
 
-def test_two_files_of_one_name(webui):
-    put(webui, "ink", "LyCORIS/one"), put(webui, "ink", "LyCORIS/two"), put(webui, "ink", "Lora")
-    assert said(webui.picture("<lyco:ink>"), "write which one: <lyco:one/ink:1>, <lyco:two/ink:1>")
-    assert said(webui.picture("<lyco:two/ink>"), "ink: 15 of 15")
-    assert said(webui.picture("<lora:ink>"), "ink: 15 of 15")
-
-
 def test_a_file_added_later_is_found(webui, monkeypatch):
     assert said(webui.picture("<lyco:late>"), "no adapter is called 'late'")
     put(webui, "late")
@@ -241,10 +234,29 @@ def test_a_foreign_package_of_the_same_name():
     assert rivals.stranger(foreign, "/somewhere/else") is None
 
 
-def test_rivals_are_explained(webui):
-    named = [types.SimpleNamespace(name="sd-webui-loractl"), types.SimpleNamespace(name="Lora")]
-    webui.extensions.active = lambda: named
-    assert [text.split("'")[0] for text in rivals.found()] == ["loractl"]
+@pytest.mark.parametrize(
+    ("folder", "tag"),
+    [
+        ("sd-webui-loractl", "<{}:ink:1@0,0@1>"),
+        ("sd-webui-lora-block-weight", "<{}:ink:1:lbw=OUTS:lbwe=IN05:attn:0.5:start=1:stop=2>"),
+        ("sd-webui-lora-block-weight", "<{}:ink:1:step=1-2>"),
+        ("stable-diffusion-webui-composable-lora", "<{}:ink:1>"),
+    ],
+)
+def test_nobody_is_advised_to_take_our_handling_away_for_what_works_with_it(webui, folder, tag):
+    """What the start-up message says of these keys is what a picture shows."""
+    put(webui)
+    webui.extensions.active = lambda: [types.SimpleNamespace(name=folder), types.SimpleNamespace(name="Lora")]
+    (text,) = rivals.found()
+    assert "witch" not in text
+    assert "Handle" not in text
+    assert "here" in text
+    job = webui.picture(tag.format("lora"))
+    assert said(job, "ink: ")
+    assert not said(job, "unknown")
+    assert not said(job, "ignored")
+    webui.shared.opts.lycoris_handle_lora = False
+    assert "the built-in's <lora:...> alone" in rivals.found()[0]
 
 
 def test_where_text_encoders_are():

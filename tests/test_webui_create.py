@@ -109,14 +109,15 @@ def test_interrupt_leaves_nothing(webui, tab, pictures, monkeypatch):
 
 
 def test_the_usual_clip_folder_is_taken_only_with_its_image_side(webui, tab, pictures):
-    assert "put openai/clip-vit-large-patch14 into models/CLIP" in press(tab, "mine", pictures, "", 16)
+    missing = "config.json of openai/clip-vit-large-patch14 (on Hugging Face) into"
+    assert missing in press(tab, "mine", pictures, "", 16)
     (webui.folder / "CLIP").mkdir()
     (webui.folder / "CLIP" / "text").mkdir()
     (webui.folder / "CLIP" / "text" / "config.json").write_text('{"model_type": "clip_text_model"}', encoding="utf-8")
     (webui.folder / "CLIP" / "text" / "model.safetensors").touch()
     (webui.folder / "CLIP" / "settings").mkdir()
     (webui.folder / "CLIP" / "settings" / "config.json").write_text('{"vision_config": {}}', encoding="utf-8")
-    assert "put openai/clip-vit-large-patch14 into models/CLIP" in press(tab, "mine", pictures, "", 16)
+    assert missing in press(tab, "mine", pictures, "", 16)
     (webui.folder / "CLIP" / "whole").symlink_to(CLIP)
     assert "5 pictures" in press(tab, "mine", pictures, "", 16)
 

@@ -128,4 +128,4 @@ def test_what_was_used_is_told_to_the_cards_and_refresh_finds_new_files(webui, m
     assert [path.name for path in told] == ["glow.pt"]
     put_net(webui, "deep/glow", seed=6)
     runtime.cards.tab.rescan()
-    assert any("write which one" in line for line in webui.picture("<hypernet:glow>").comments)
+    assert any("<hypernet:deep/glow:1>" in line for line in webui.picture("<hypernet:glow>").comments)

@@ -52,11 +52,15 @@ def describe(file: File, layouts: Layouts) -> Described:
     return Described(inside({**fields, "error": error}), whole(alias[:LONGEST_TITLE]), whole(stored[:LONGEST_TITLE]))
 
 
-def head(file: File, name: str) -> str:
-    """What depends on the other files and folders, kept apart so that no header is read when those change."""
+def head(file: File, name: str, tag: str) -> str:
+    """What depends on the other files and folders, kept apart so that no header is read when those change.
+
+    `tag`: the name as tags carry it.
+    """
     folder = file.below.rpartition("/")[0]
     place = f',"dir":{_quoted(folder)}' if folder else ""
-    return whole(f'"name":{_quoted(name)},"file":{_quoted(file.below)}{place},"root":{file.root}')
+    spelled = f',"tag":{_quoted(tag)}' if tag != name else ""
+    return whole(f'"name":{_quoted(name)}{spelled},"file":{_quoted(file.below)}{place},"root":{file.root}')
 
 
 def inside(fields: Mapping[str, Any]) -> str:

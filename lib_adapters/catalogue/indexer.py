@@ -10,7 +10,7 @@ from pathlib import Path
 from lib_adapters.catalogue.cards import Described, describe, head
 from lib_adapters.catalogue.folders import File, walk
 from lib_adapters.catalogue.layouts import Layouts
-from lib_adapters.catalogue.names import shortest_names
+from lib_adapters.catalogue.names import plain_name, shortest_names
 from lib_adapters.catalogue.records import Progress
 from lib_adapters.catalogue.store import Row, Store
 
@@ -81,9 +81,9 @@ class Indexer:
 def _plan(files: Sequence[File], folders: Sequence[str], rows: dict[str, Row]) -> Plan:
     plan = Plan()
     new: list[tuple[File, str]] = []
-    names = shortest_names([(folders[file.root], *file.below.split("/")) for file in files])
-    for file, name in zip(files, names, strict=True):
-        text, row = head(file, name), rows.pop(file.path, None)
+    parts = [(folders[file.root], *file.below.split("/")) for file in files]
+    for file, tag, ends in zip(files, shortest_names(parts), parts, strict=True):
+        text, row = head(file, plain_name(tag, ends), tag), rows.pop(file.path, None)
         if row is None:
             new.append((file, text))
         elif (row.size, row.mtime_ns, row.beside) != (file.size, file.mtime_ns, file.beside):

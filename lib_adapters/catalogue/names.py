@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,30 @@ from lib_adapters.catalogue.folders import is_adapter, listings, real_path
 from lib_adapters.files.platforms import folded, same_form
 
 Folders = Mapping[str, Sequence[Path]]  # by kind of tag
+# The web UI ends a tag at the first ">", even between quotes, takes "#" for the start of a comment and "<" for that of
+# another tag; a text box changes control characters; and what is no UTF-8 (surrogates) cannot be sent at all. A "%"
+# that could be read as one of those is among them, so that no two names are carried alike.
+_NOT_CARRIED = re.compile("[<>#\x00-\x1f\x7f\ud800-\udfff]|%(?=23|3C|3E|7F|[01][0-9A-F])")
+
+
+def carried(name: str) -> str:
+    """Return `name` with each character that a prompt cannot carry as %XX: what stands in tags, and finds the file.
+
+    The bytes are UTF-8, and a byte of a file name that is no UTF-8 is itself. A name of other characters is unchanged.
+    """
+    return _NOT_CARRIED.sub(_percent, name)
+
+
+def spellings(name: str) -> list[str]:
+    """Return what `name` may be in an index of carried names: as it is written, then as it would be carried."""
+    plain = name.strip().replace("\\", "/")
+    return list(dict.fromkeys([name, plain, carried(name), carried(plain)]))
+
+
+def _percent(found: re.Match[str]) -> str:
+    sign = found[0]
+    how = "surrogateescape" if "\udc80" <= sign <= "\udcff" else "surrogatepass"
+    return "".join(f"%{byte:02X}" for byte in sign.encode("utf-8", how))
 
 
 @dataclass(frozen=True)
@@ -51,17 +76,33 @@ def _adapter_files(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def names_of(path: Path, folder: Path) -> list[str]:
-    """All names of a file, the shortest first; the longest begins with the folder's own name."""
+    """All names of a file as tags carry them, the shortest first; the longest begins with the folder's own name."""
     parts = (folder.name, *path.relative_to(folder).parts) if path.is_relative_to(folder) else (path.name,)
-    return _names(parts, path.suffix)
+    return all_names(parts)
+
+
+def all_names(parts: Sequence[str]) -> list[str]:
+    """The ends of a path as tags carry them, each without and with the file's ending, the shortest first."""
+    spelled = [carried(part) for part in parts]
+    return _names(spelled, PurePath(spelled[-1]).suffix)
 
 
 def shortest_names(files: Sequence[Sequence[str]]) -> list[str]:
-    """For each file, given as its folder's name and the parts below that, the shortest name that means no other."""
-    counts = Counter(name for parts in files for name in _ends(parts))
-    named = [_names(parts, PurePath(parts[-1]).suffix) if _clashes(parts, counts) else _ends(parts) for parts in files]
+    """For each file, given as its folder's name and the parts below that, the shortest name that means no other.
+
+    As tags carry it; `plain_name` is what people read.
+    """
+    spelled = [[carried(part) for part in parts] for parts in files]
+    counts = Counter(name for parts in spelled for name in _ends(parts))
+    named = [all_names(parts) if _clashes(parts, counts) else _ends(parts) for parts in spelled]
     counts.update(name for names in named for name in names[2:])
     return [next((name for name in names if counts[name] == 1), names[1]) for names in named]
+
+
+def plain_name(name: str, parts: Sequence[str]) -> str:
+    """Return the end of the path `parts` that `name` stands for, with its own characters."""
+    end = "/".join(parts[-1 - name.count("/") :])
+    return end if carried(end) == name else end.removesuffix(PurePath(end).suffix)
 
 
 def _clashes(parts: Sequence[str], counts: Mapping[str, int]) -> bool:

@@ -15,11 +15,16 @@ from torch import Tensor, nn
 
 from lib_adapters.errors import AdapterError, BrokenModel
 from lib_adapters.files.load import read_blob, view
+from lib_adapters.files.scripted import scripted_tensor
 from lib_adapters.files.source import open_source
 from lib_adapters.ops.modes import ordinary
 
 PROJECTION = "text_projection"
-_FILES = ("model.safetensors", "model.fp16.safetensors", "open_clip_pytorch_model.safetensors", "pytorch_model.bin")
+_PREFIXES = ("", "text_encoders.clip_l.transformer.")  # the second: in Stable Diffusion 3 checkpoints with encoders
+_FILES = (
+    "model.safetensors", "model.fp16.safetensors", "open_clip_model.safetensors", "open_clip_pytorch_model.safetensors",
+    "clip_l.safetensors", "ViT-L-14.pt", "open_clip_pytorch_model.bin", "pytorch_model.bin",
+)  # fmt: skip
 
 
 def text_feature(states: Tensor, tokens: Tensor, end: int, projection: Tensor) -> Tensor:
@@ -62,24 +67,34 @@ def own_projection(tower: nn.Module) -> Tensor | None:
 
 
 @ordinary()
-def projection_in(folder: Path) -> Tensor:
-    """[d, w] of a CLIP model in a local folder, as transformers or OpenCLIP save it; nothing else of it is read.
+def projection_in(place: Path) -> Tensor:
+    """[d, w] of a CLIP model in a local folder, or in a file, as transformers, OpenCLIP, OpenAI or Stability save it.
 
-    BrokenModel where none is there.
+    Nothing else of it is read. BrokenModel where none is there.
     """
-    if not folder.is_dir():
-        raise BrokenModel(f"{folder}: there is no such folder of a CLIP model.")
-    there = [folder / name for name in _FILES if (folder / name).is_file()]
-    try:
-        for file in there:
-            source = open_source(file)
-            for key in (f"{PROJECTION}.weight", PROJECTION):
-                if key in source.entries:
-                    one = replace(source, entries={key: source.entries[key]})
-                    found = view(*read_blob(one), one.entries[key]).clone()
-                    return found if key.endswith("weight") else found.T
-    except AdapterError as error:
-        raise BrokenModel(f"{folder}: {there[0].name}: {error}") from error
-    raise BrokenModel(
-        f"{folder}: no CLIP model with a text projection is in it (it would be in {_FILES[0]} or {_FILES[-1]})."
-    )
+    if not place.exists():
+        raise BrokenModel(f"{place}: there is no such folder or file of a CLIP model.")
+    there = [place] if place.is_file() else [place / name for name in _FILES if (place / name).is_file()]
+    for file in there:
+        try:
+            if (found := _projection_of(file)) is not None:
+                return found
+        except AdapterError as error:
+            raise BrokenModel(f"{place.parent if place.is_file() else place}: {file.name}: {error}") from error
+    where = "it holds no text projection of a CLIP model"
+    if place.is_dir():
+        where = f"no CLIP model with a text projection is in it (it would be in {_FILES[0]} or {_FILES[-1]})"
+    raise BrokenModel(f"{place}: {where}.")
+
+
+def _projection_of(file: Path) -> Tensor | None:
+    """A linear layer's weight is [d, w]; a bare parameter is [w, d]."""
+    if file.suffix.lower() == ".pt" and (scripted := scripted_tensor(file, PROJECTION)) is not None:
+        return scripted.T
+    source = open_source(file)
+    for key in (f"{prefix}{PROJECTION}{end}" for prefix in _PREFIXES for end in (".weight", "")):
+        if key in source.entries:
+            one = replace(source, entries={key: source.entries[key]})
+            found = view(*read_blob(one), one.entries[key]).clone()
+            return found if key.endswith("weight") else found.T
+    return None

@@ -64,8 +64,8 @@ def is_pickle(file: BinaryIO, size: int) -> bool:
     return start[:1] == b"\x80" and start[1:] in (b"\x02", b"\x03", b"\x04", b"\x05")
 
 
-def read_tree(file: BinaryIO, size: int) -> Tree:
-    """BrokenFile for code, damage and absurd size; no tensor is read."""
+def read_tree(file: BinaryIO, size: int, machine: type[Machine] = Machine) -> Tree:
+    """BrokenFile for code, damage and absurd size; no tensor is read. `machine` for a zip that holds more."""
     members = read_table(file, size)
     if members is None:
         return _old(io.BytesIO(read_exactly(file, 0, _LARGEST_PICKLE)), file, size)
@@ -77,7 +77,7 @@ def read_tree(file: BinaryIO, size: int) -> Tree:
     order = members.get(f"{folder}byteorder")
     if order and read_exactly(file, order.start, order.end - order.start).strip() != b"little":
         raise BrokenFile("was written on a big-endian machine; save it again as safetensors")
-    root = Machine(NAMES, persistent).run(io.BytesIO(read_exactly(file, start, end - start)))
+    root = machine(NAMES, persistent).run(io.BytesIO(read_exactly(file, start, end - start)))
     data = f"{folder}data/"
     return Tree(root, {n.removeprefix(data): (m.start, m.end) for n, m in members.items() if n.startswith(data)})
 

@@ -1,6 +1,7 @@
 """The central directory of a `.pt` zip, read without trusting it: stored entries only, no more of them than fit.
 
-torch never compresses; a compressed entry is a bomb or somebody's own archive.
+torch never compresses tensors; a compressed entry is a bomb or somebody's own archive. Only the code of a TorchScript
+archive is compressed, and nothing here reads that: such entries are left out.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from lib_adapters.errors import BrokenFile, brief
 from lib_adapters.files.entries import read_exactly
 
 _END, _END64, _LOCATOR = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
+_DEFLATED = 8  # how an entry is packed
 _LARGEST_DIRECTORY = 16_000_000  # bytes; a checkpoint with ten thousand tensors needs one
 _ABSENT16, _ABSENT32 = 0xFFFF, 0xFFFFFFFF
 
@@ -63,6 +65,8 @@ def _members(file: BinaryIO, directory: bytes, size: int) -> dict[str, Member]:
         extra = directory[name_end : name_end + extra_length]
         packed, plain, offset = _wide(extra, packed, plain, offset)
         position = name_end + extra_length + comment_length
+        if "/code/" in name and method == _DEFLATED:
+            continue
         if flags & 1 or method != 0 or packed != plain:
             raise BrokenFile(
                 f"is a compressed or locked archive ({brief(name)}); PyTorch writes neither, so it was not opened"

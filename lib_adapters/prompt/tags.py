@@ -158,6 +158,13 @@ def quoted(name: str) -> str:
     return name if plain else '"' + name.replace('"', '""') + '"'
 
 
+def opening(tag: Tag) -> str:
+    """Return the tag's text up to the end of its name."""
+    start = len(tag.kind) + 2
+    quotes = re.compile(QUOTED).match(tag.text, start)
+    return tag.text[: quotes.end()] if quotes else tag.text[:start] + re.split("[:>]", tag.text[start:], maxsplit=1)[0]
+
+
 def shown(text: str) -> str:
     """As much of it as a sentence has room for."""
     return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]} ..."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 
 from double import extra_networks, prompt_parser
@@ -11,6 +13,11 @@ from double.samplers import ORDERS, Sampler
 
 def noise_of(seeds, size=8):
     return torch.stack([torch.randn(4, size, size, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+def strip_comments(text):
+    """The host's script "Comments", which is on by default: from a # to the end of its line, on every prompt."""
+    return re.sub(r"\n?#[^\n]*\n?", "\n", text)
 
 
 class Drawing:
@@ -32,6 +39,7 @@ class Drawing:
         self.extra_generation_params: dict = {}
         self.comments: dict = {}
         self.images: list = []
+        self.infotexts: list = []  # of each batch: what its pictures' text has besides the prompt
 
     def comment(self, text):
         self.comments[text] = 1
@@ -129,21 +137,28 @@ class Drawing:
         state = self.host.shared.state
         state.begin("task(x)")
         try:
-            self.host.loader.reload_model_weights()
-            self.setup_prompts()
-            self.all_seeds = [self.seed + n for n in range(len(self.all_prompts))]
-            for script in self.host.always_on:
-                script.process(self)
-            with torch.no_grad():
-                for number in range(self.n_iter):
-                    self.iteration = number
-                    if state.interrupted:
-                        break
-                    self._batch()
-            if self.extra_network_data and not self.disable_extra_networks:
-                extra_networks.deactivate(self, self.extra_network_data)
+            return self.process_images()
         finally:
             state.end()
+
+    def process_images(self):
+        """Also called by extensions, for a picture of their own inside another job."""
+        state = self.host.shared.state
+        self.host.loader.reload_model_weights()
+        self.setup_prompts()
+        for name in ("all_prompts", "all_negative_prompts", "all_hr_prompts", "all_hr_negative_prompts"):
+            setattr(self, name, [strip_comments(text) for text in getattr(self, name) or ()] or None)
+        self.all_seeds = [self.seed + n for n in range(len(self.all_prompts))]
+        for script in self.host.always_on:
+            script.process(self)
+        with torch.no_grad():
+            for number in range(self.n_iter):
+                self.iteration = number
+                if state.interrupted:
+                    break
+                self._batch()
+        if self.extra_network_data and not self.disable_extra_networks:
+            extra_networks.deactivate(self, self.extra_network_data)
         return self
 
     def _batch(self):
@@ -157,6 +172,9 @@ class Drawing:
         if self.n_iter > 1:
             self.host.shared.state.job = f"Batch {self.iteration + 1} out of {self.n_iter}"
         self.image = self.sample()
+        for script in self.host.always_on:
+            script.postprocess_image(self, self.image)
+        self.infotexts.append(dict(self.extra_generation_params))
         self.images += list(self.image)
         self.host.shared.state.nextjob()
         self.prompts, self.negative_prompts = self.of_batch(self.all_prompts), self.of_batch(self.all_negative_prompts)
@@ -165,3 +183,11 @@ class Drawing:
     def infotext(self):
         """What is kept of the prompts with the picture: prompt and negative prompt."""
         return self.all_prompts[0], self.all_negative_prompts[0]
+
+    def api_answer(self):
+        """`info` as the API sends it: the host's `Processed.js` has no comments."""
+        return {
+            "prompt": self.all_prompts[0],
+            "extra_generation_params": self.extra_generation_params,
+            "infotexts": self.infotexts,
+        }

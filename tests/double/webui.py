@@ -12,7 +12,7 @@ import torch
 
 from double import builtin, extra_networks, hypernets, prompt_parser, sampling
 from double.embedders import SdConditioning
-from double.jobs import Drawing
+from double.jobs import Drawing, strip_comments
 from double.loading import FIRST, Loader, ModelData
 from double.models import checkpoint
 from double.options import OptionInfo, Options
@@ -30,6 +30,7 @@ class WebUI:
         self.folder, self.has_builtin, self.monkeypatch = folder, builtin_lora, monkeypatch
         self.release = release
         self.reports: list = []
+        self.hashed: dict = {}  # the host's cache of hashes
         self.conds: list = []  # the one slot of the host's conditioning cache, for jobs of a single run
         self.caches = [[None, None] for _ in range(4)]  # and its slots for whole ones
         self.encoded = 0  # how often conditioning was made for these
@@ -80,7 +81,7 @@ class WebUI:
         self.pages = Pages(self.release)
         self.monkeypatch.setitem(sys.modules, "modules.ui_extra_networks", self.pages)
         self.monkeypatch.setattr(package, "ui_extra_networks", self.pages, raising=False)
-        self._module("hashes", sha256=self._sha256, sha256_from_cache=self._sha256)
+        self._module("hashes", sha256=self._sha256, sha256_from_cache=self._sha256_from_cache)
         names = ("before_ui", "ui_tabs", "app_started", "script_unloaded", "infotext_pasted", "cfg_denoiser")
         self._module("script_callbacks", **{f"on_{name}": self._listener(name) for name in names})
         self.script_callbacks.clear_callbacks = lambda: self._callbacks.clear()
@@ -125,7 +126,13 @@ class WebUI:
     def _sha256(self, filename, title, use_addnet_hash=False):
         data = Path(filename).read_bytes()
         start = 8 + int.from_bytes(data[:8], "little") if use_addnet_hash else 0
-        return hashlib.sha256(data[start:]).hexdigest()
+        self.hashed[title] = Path(filename).stat().st_mtime_ns, hashlib.sha256(data[start:]).hexdigest()
+        return self.hashed[title][1]
+
+    def _sha256_from_cache(self, filename, title, use_addnet_hash=False):
+        """By title; the file itself only tells whether it is newer."""
+        when, found = self.hashed.get(title, (0, None))
+        return found if Path(filename).exists() and Path(filename).stat().st_mtime_ns <= when else None
 
     def call(self, event, *arguments, backwards=False):
         for callback in list(self._callbacks.get(event, []))[:: -1 if backwards else 1]:
@@ -165,6 +172,11 @@ class WebUI:
         self.app = App()
         self.call("app_started", None, self.app)
 
+    @property
+    def runtime(self):
+        """The extension's only memory."""
+        return extra_networks.extra_network_registry["lyco"].runtime
+
     def reload_ui(self):
         self.call("script_unloaded", backwards=True)
         self.load_scripts()
@@ -174,6 +186,7 @@ class WebUI:
 
         `values`: of the one script that is always on."""
         job = Job(self, [prompt] if isinstance(prompt, str) else prompt, **options)
+        job.all_prompts = [strip_comments(text) for text in job.all_prompts]
         for script in self.always_on:
             script.process(job, *values)
         job.run()
@@ -199,6 +212,9 @@ class Script:
 
     def elem_id(self, item_id):
         return f"script_{item_id}"
+
+    def postprocess_image(self, p, pp, *args):
+        pass
 
 
 class App:

@@ -6,19 +6,22 @@ files that are there and never joined to a path.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from lib_adapters.catalogue.folders import is_adapter, listings
+from lib_adapters.catalogue.names import all_names, is_named, spellings
 from lib_adapters.conditioning.aesthetic import Aesthetic, open_aesthetic
 from lib_adapters.conditioning.hypernetwork import Hypernetwork, open_hypernetwork
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.adapter import Adapter, open_adapter
-from lib_adapters.files.platforms import folded, same_form
+from lib_adapters.files.platforms import folded
 from lib_adapters.prompt.tags import quoted
 
 KINDS = {"lyco": "adapter", "hypernet": "hypernetwork", "aesthetic": "aesthetic embedding"}
+Opened = TypeVar("Opened")
 
 
 @dataclass(frozen=True)
@@ -32,57 +35,64 @@ class Shelf:
 
     def __init__(self, folders: Iterable[Path]) -> None:
         self.files: tuple[Path, ...] = tuple(dict.fromkeys(f for folder in folders for f in adapter_files(folder)))
-        self._opened: dict[Path, Adapter] = {}
+        self._adapters: dict[Path, Adapter] = {}
         self._hypernetworks: dict[Path, Hypernetwork] = {}
         self._aesthetics: dict[Path, Aesthetic] = {}
 
     def find(self, name: str) -> Found:
-        """Exact first, then the same letters in another case or Unicode form; AdapterError names the choices."""
-        path, notice = self._lookup("lyco", name)
-        return Found(self._open(path), notice)
+        """Exact first, then the same letters in another case or Unicode form; AdapterError where there is none.
+
+        Of several files of one name the first is taken that can be read, in the order of the folders and of their
+        paths; the notice names the others.
+        """
+        return Found(*self._opened_as("lyco", name, self._adapters, open_adapter))
 
     def hypernetwork(self, name: str) -> tuple[Hypernetwork, str | None]:
         """The same for `<hypernet:name>`."""
-        path, notice = self._lookup("hypernet", name)
-        if path not in self._hypernetworks:
-            self._hypernetworks[path] = open_hypernetwork(path)
-        return self._hypernetworks[path], notice
+        return self._opened_as("hypernet", name, self._hypernetworks, open_hypernetwork)
 
     def aesthetic(self, name: str) -> tuple[Aesthetic, str | None]:
         """The same for `<aesthetic:name>`."""
-        path, notice = self._lookup("aesthetic", name)
-        if path not in self._aesthetics:
-            self._aesthetics[path] = open_aesthetic(path)
-        return self._aesthetics[path], notice
+        return self._opened_as("aesthetic", name, self._aesthetics, open_aesthetic)
 
-    def _lookup(self, kind: str, name: str) -> tuple[Path, str | None]:
-        wanted = name.replace("\\", "/")
-        exact = [path for path in self.files if {name, wanted} & set(_names(path))]
-        if exact:
-            return self._only(kind, exact, name), None
-        alike = [path for path in self.files if folded(wanted) in {folded(one) for one in _names(path)}]
-        if not alike:
-            raise AdapterError(f"no {KINDS[kind]} is called {name!r} in the folders that were looked into.")
-        same = [path for path in alike if same_form(wanted.strip()) in map(same_form, _names(path))]
-        path = self._only(kind, same or alike, name)
-        return path, None if same else f"{name!r} was taken for {path.stem!r}."
+    def _opened_as(
+        self, kind: str, name: str, opened: dict[Path, Opened], opener: Callable[[Path], Opened]
+    ) -> tuple[Opened, str | None]:
+        paths, notices = self._lookup(kind, name)
+        for path in paths:
+            try:
+                if path not in opened:
+                    opened[path] = opener(path)
+            except AdapterError as error:
+                notices.append(f"{path} was passed over: {error}")
+                continue
+            return opened[path], " ".join([*self._taken(kind, name, path, paths), *notices]) or None
+        return opener(paths[0]), None  # which says what is wrong with it
 
-    def _only(self, kind: str, paths: Sequence[Path], name: str) -> Path:
-        if len({path.resolve() for path in paths}) == 1:  # one file, to which several links lead
-            return paths[0]
-        choices = ", ".join(f"<{kind}:{quoted(self.shortest(path))}:1>" for path in paths[:5])
-        raise AdapterError(f"{len(paths)} files are called {name!r}; write which one: {choices}.")
+    def _taken(self, kind: str, name: str, path: Path, paths: Sequence[Path]) -> list[str]:
+        if len({one.resolve() for one in paths}) == 1:  # one file, to which several links may lead
+            return []
+        tags = {one: f"<{kind}:{quoted(self.shortest(one))}:1>" for one in paths}
+        mine, others = tags.pop(path), ", ".join(tags.values())
+        return [f"{len(paths)} files are called {name!r}: {mine} was taken; to have another, write {others}."]
+
+    def _lookup(self, kind: str, name: str) -> tuple[list[Path], list[str]]:
+        """The files that it may mean, and what is to be said of that."""
+        spelled = spellings(name)
+        for wanted in spelled:
+            if exact := [path for path in self.files if wanted in _names(path)]:
+                return exact, []
+        for wanted in spelled:
+            if alike := [path for path in self.files if folded(wanted) in {folded(one) for one in _names(path)}]:
+                same = [path for path in alike if is_named(wanted, _names(path))]
+                return same or alike, [] if same else [f"{name!r} was taken for {alike[0].stem!r}."]
+        raise AdapterError(f"no {KINDS[kind]} is called {name!r} in the folders that were looked into.")
 
     def shortest(self, path: Path) -> str:
         """The shortest name that means this file and no other."""
         real = path.resolve()
         others = {name for other in self.files if other.resolve() != real for name in _names(other)}
         return next((name for name in _names(path) if name not in others), path.as_posix())
-
-    def _open(self, path: Path) -> Adapter:
-        if path not in self._opened:
-            self._opened[path] = open_adapter(path)
-        return self._opened[path]
 
 
 def adapter_files(folder: Path) -> list[Path]:
@@ -96,6 +106,4 @@ def adapter_files(folder: Path) -> list[Path]:
 
 def _names(path: Path) -> list[str]:
     """All names of a file, the shortest first."""
-    parts = path.parts[1:]
-    ends = ["/".join(parts[-n:]) for n in range(1, len(parts) + 1)]
-    return [name for end in ends for name in (end.removesuffix(path.suffix), end)]
+    return all_names(path.parts[1:])

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from lib_adapters.catalogue.names import carried
 from lib_adapters.hosts.webui import host, settings
 from lib_adapters.hosts.webui.aesthetics import Aesthetics
 from lib_adapters.prompt.aesthetic import KIND, Options, parse
@@ -68,7 +69,7 @@ def _tag(values: Sequence[Any]) -> str:
         return ""
     weight, steps, lr, slerp, name, text, angle, negative = values
     numbers = [_number(weight), f"steps={_number(steps)}", f"lr={_number(lr)}", f"angle={_number(angle)}"]
-    items = [quoted(str(name)), *numbers, *(["slerp"] if slerp else [])]
+    items = [quoted(carried(str(name))), *numbers, *(["slerp"] if slerp else [])]
     if str(text or "").strip():
         items += ['text="' + str(text).strip().replace('"', '""') + '"', *(["negative"] if negative else [])]
     return f"<{KIND}:{':'.join(items)}>"

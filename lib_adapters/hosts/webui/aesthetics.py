@@ -40,7 +40,7 @@ class Aesthetics:
         self.names: Names[Aesthetic] = Names(
             lambda: {KIND: settings.aesthetic_folders()}, lambda _: About("", ""), open_aesthetic, "aesthetic embedding"
         )
-        self.voice = Voice()
+        self.voice = Voice("Aesthetic problems")
         self.used: list[Path] = []  # the files of the last call
         self._projections = Projections()
         self._steerer = Steerer()

@@ -8,7 +8,6 @@ from typing import Any
 
 from lib_adapters.hosts.tab import routes
 from lib_adapters.hosts.tab.bodies import Json
-from lib_adapters.hosts.tab.told import report_of
 from lib_adapters.hosts.webui import rivals
 from lib_adapters.hosts.webui.names import Names, read_metadata
 from lib_adapters.hosts.webui.runtime import Runtime
@@ -18,10 +17,7 @@ def add_routes(app: Any, runtime: Runtime) -> None:
     """Plain functions, not coroutines: the host runs them beside its event loop."""
 
     def report() -> dict[str, Any]:
-        lines = [line for voice in runtime.voices for line in voice.lines]
-        problems = [line for voice in runtime.voices for line in voice.problems]
-        told = report_of(runtime.report, lines, problems, runtime.hypernets.reports)
-        return told | {"rivals": rivals.found()}
+        return runtime.told() | {"rivals": rivals.found()}
 
     def lycos(metadata: bool = True) -> list[dict[str, Any]]:
         """With `?metadata=false` no file is read: names and aliases are in the index."""

@@ -15,6 +15,7 @@ from torch import nn
 from lib_adapters.hosts.webui import host
 from lib_adapters.hosts.webui.applying import Applying, others_loaded
 from lib_adapters.hosts.webui.denoising import moment_of
+from lib_adapters.hosts.webui.jobs import began
 from lib_adapters.hosts.webui.rounds import Round
 from lib_adapters.hosts.webui.sides import spoken
 from lib_adapters.hosts.webui.voice import Voice
@@ -38,7 +39,7 @@ class Following:
     def begin(self, job: Any, now: Round, model: nn.Module | None) -> None:
         """`job`: None for a call that has nothing of a picture behind it."""
         self.end()
-        self._job, self._now, self._began, self._said = job, now, _began(), None
+        self._job, self._now, self._began, self._said = job, now, began(), None
         if job is None or model is None or not now.requests:
             return
         if now.speaks:
@@ -57,7 +58,7 @@ class Following:
 
         It encodes an empty text with it next, for itself: so nothing is put on it before the picture's own texts.
         """
-        if self._job is None or not getattr(host.module("shared").state, "job", "") or self._began != _began():
+        if self._job is None or not getattr(host.module("shared").state, "job", "") or self._began != began():
             return False
         if model is not None and self._now.requests:
             self._voices.put_on(model)
@@ -99,10 +100,6 @@ class Following:
                     session.speak(None if texts is None else spoken(texts))
             except Exception as error:  # noqa: BLE001 - as in `denoising`
                 self._failed(self._job, error)
-
-
-def _began() -> object:
-    return getattr(host.module("shared").state, "time_start", None)
 
 
 def _of_picture(texts: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,28 @@ class Hashes:
         return (known or "")[:LENGTH]
 
     def find(self, wanted: str) -> Path | None:
-        """The one file with this hash, among those whose hash is known without reading them."""
+        """The one file with this hash that can be opened, among those whose hash is known without reading them.
+
+        A copy that was cut off still has the trainer's hash in its header.
+        """
         if wanted == EMPTY or not wanted:
             return None
-        found = [path for path in self._names.files() if wanted in self._known(path)]
+        found = [path for path in self._names.files() if wanted in self._known(path) and self._names.is_sound(path)]
         return found[0] if len(found) == 1 else None
+
+    def among(self, wanted: str, paths: Sequence[Path]) -> Path | None:
+        """The first of these few files with this hash; they are read for it where it is not known."""
+        if wanted == EMPTY or not wanted:
+            return None
+        known = [path for path in paths if wanted in self._known(path)]
+        return next((path for path in known or paths if known or self._made(path) == wanted), None)
 
     def _known(self, path: Path) -> Iterable[str]:
         stored = self._names.about(path).hash
         return {text[:LENGTH] for text in (stored, self._cached(path)) if text}
+
+    def _made(self, path: Path) -> str:
+        return "" if self._names.about(path).hash else (self._host_hash(path) or "")[:LENGTH]
 
     def _host_hash(self, path: Path) -> str | None:
         made: str | None = host.module("hashes").sha256(str(path), _title(path), use_addnet_hash=_is_safetensors(path))

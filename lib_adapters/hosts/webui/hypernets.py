@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from lib_adapters.catalogue import About
+from lib_adapters.catalogue.names import carried
 from lib_adapters.conditioning.attention import Hypernetworks, Steering
 from lib_adapters.conditioning.hypernetwork import Hypernetwork, open_hypernetwork
 from lib_adapters.errors import AdapterError
@@ -37,7 +38,7 @@ class Hypernets:
         )
         self.reports: list[AdapterReport] = []
         self.used: list[Path] = []  # the files of the last call that did something
-        self.voice = Voice()
+        self.voice = Voice("Hypernet problems")
         self._on: weakref.WeakKeyDictionary[nn.Module, Hypernetworks] = weakref.WeakKeyDictionary()
 
     def activate(self, p: Any, params: Sequence[Any]) -> None:
@@ -102,7 +103,7 @@ def _default(p: Any, tags: Sequence[Tag]) -> list[Tag]:
     if prompts is None or name in ("", settings.NOTHING) or any(tag.name == name for tag in tags):
         return []
     weight = host.option("extra_networks_default_multiplier", 1.0)
-    added = parse(f"<{KIND}:{quoted(name)}:{weight}>", (KIND,)).tags
+    added = parse(f"<{KIND}:{quoted(carried(name))}:{weight}>", (KIND,)).tags
     if not getattr(p, "is_hr_pass", False):
         for tag in added:
             p.all_prompts = [prompt if tag.text in prompt else prompt + tag.text for prompt in p.all_prompts]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from lib_adapters.catalogue.names import carried
 from lib_adapters.hosts.webui import host, settings, sides, wanted
 from lib_adapters.hosts.webui.hashes import Hashes
 from lib_adapters.hosts.webui.names import Names
 from lib_adapters.prompt.editing import AND
-from lib_adapters.prompt.tags import Tag, parse, quoted
+from lib_adapters.prompt.tags import Tag, opening, parse, quoted
 
 KEYS = {"lyco": "Lyco hashes", "lora": "Lora hashes"}
 OLD_TIMELINES = "Old prompt editing timelines"  # the host's own name for its option
@@ -63,7 +64,7 @@ def defaults(p: Any, kinds: Sequence[str], named: Mapping[str, set[str]]) -> lis
     weight = host.option("extra_networks_default_multiplier", 1.0)
     chosen = [(kind, name) for kind, name in settings.default_adapters() if kind in kinds]
     texts = [
-        f"<{kind}:{quoted(name)}:{weight}>"
+        f"<{kind}:{quoted(carried(name))}:{weight}>"
         for kind, name in chosen
         if not any(name in names for names in named.values())
     ]
@@ -89,7 +90,10 @@ def _pinned(prompt: str, drawn: Mapping[str, str]) -> str:
 
 
 def pasted(parameters: dict[str, Any], names: Names[Any], hashes: Hashes) -> None:
-    """A name that is not here is found by its hash, if exactly one file has it; a name that is here stays."""
+    """A name that is not here is found by its hash, if exactly one sound file has it; a name that is here stays.
+
+    Where several files have the name, the hash says which.
+    """
     fields = ("Prompt", "Hires prompt")
     for field in (*fields, "Negative prompt", "Hires negative prompt") if settings.negative_tags() else fields:
         if field in parameters:
@@ -98,22 +102,18 @@ def pasted(parameters: dict[str, Any], names: Names[Any], hashes: Hashes) -> Non
 
 def _found(prompt: str, parameters: Mapping[str, Any], names: Names[Any], hashes: Hashes) -> str:
     for tag in reversed(parse(prompt, tuple(KEYS) if settings.handles_lora() else ("lyco",)).tags):
-        short = _read(str(parameters.get(KEYS[tag.kind], ""))).get(tag.name.translate(_REMOVED), "")
-        if names.has(tag.kind, tag.name) or (path := hashes.find(short)) is None:
-            continue
-        start, end = tag.span
-        prompt = prompt[:start] + _renamed(tag, names.shortest(path)) + prompt[end:]
+        short = _read(str(parameters.get(KEYS[tag.kind], ""))).get(tag.name.translate(_REMOVED).strip(), "")
+        there = [path for path in names.called(tag.kind, tag.name) if names.is_sound(path)]
+        path = hashes.among(short, there) if there[1:] else None if there else hashes.find(short)
+        if path is not None:
+            start, end = tag.span
+            prompt = prompt[:start] + _renamed(tag, names.shortest(path)) + prompt[end:]
     return prompt
 
 
 def _renamed(tag: Tag, name: str) -> str:
     """The tag as written, but for its name."""
-    opening = f"<{tag.kind}:"
-    return opening + quoted(name) + tag.text[len(opening) + len(_written_name(tag)) :]
-
-
-def _written_name(tag: Tag) -> str:
-    return next(text for text in (quoted(tag.name), tag.name) if tag.text[len(f"<{tag.kind}:") :].startswith(text))
+    return f"<{tag.kind}:{quoted(name)}{tag.text[len(opening(tag)) :]}"
 
 
 def _read(text: str) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 A name is a file's stem or the end of its path below its folder (`style/ink`), with or without the extension; then the
 name that the trainer gave it (`ss_output_name`). It is looked up among the files that are there, never joined to a
-path.
+path. Of several files of one name the host's own is taken (choice.py), and a file that cannot be read never is.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from lib_adapters.catalogue import About
-from lib_adapters.catalogue.names import Folders, Index, is_named, names_of, read_index
+from lib_adapters.catalogue.names import Folders, Index, carried, is_named, names_of, read_index, spellings
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.platforms import folded
 from lib_adapters.files.source import SAFETENSORS_NAMES, open_source
+from lib_adapters.hosts.webui.choice import ranked
 from lib_adapters.prompt.tags import quoted
 
 Stamp = tuple[int, int]
@@ -47,9 +48,14 @@ class Names(Generic[Opened]):
         known: Callable[[Path], About | None],
         opener: Callable[[Path], Opened],
         what: str = "adapter",
+        first: Callable[[], Sequence[Path]] = tuple,
     ) -> None:
-        """`known` may have read a file before; None where it has not. `what` such a file is called in sentences."""
+        """`known` may have read a file before; None where it has not. `what` such a file is called in sentences.
+
+        `first`: the folders in which one of several files of one name is taken before those in `folders`.
+        """
         self._folders, self._known, self._opener, self._what = folders, known, opener, what
+        self._first = first
         self._index: Index | None = None
         self._read_at = 0.0
         self._lock = threading.RLock()  # pasting and the routes run beside a job
@@ -70,19 +76,32 @@ class Names(Generic[Opened]):
             found = self._there(kind, name)
         if found is None:
             near = difflib.get_close_matches(name, list(self._read().exact), n=3, cutoff=0.75)
-            instead = f"did you mean {' or '.join(map(repr, near))}?" if near else self._advice(kind)
+            instead = f"did you mean {' or '.join(map(repr, near))}?" if near else self._advice(kind, name)
             raise AdapterError(f"no {self._what} is called {name!r}; {instead}")
         return found
 
-    def _advice(self, kind: str) -> str:
+    def _advice(self, kind: str, name: str) -> str:
+        if name.startswith('"'):
+            return "the web UI ends a tag at the first '>', even between quotes: write %3E for it, as a card does."
         folder = next(iter(self._folders()[kind]), None)
         return f"put the file into {'/'.join(folder.parts[-2:])}." if folder else "no folder is looked into."
 
     def has(self, kind: str, name: str) -> bool:
+        """True if a file is called so, even one that is broken or not alone."""
+        return bool(self.called(kind, name))
+
+    def called(self, kind: str, name: str) -> list[Path]:
+        """Return the files that `name` may mean, the one that is taken first; [] where there is none."""
+        index = self._read()  # one state for all: a Refresh may come between
+        return self._ranked(kind, self._meant(name, index)[0], index)
+
+    def is_sound(self, path: Path) -> bool:
+        """True if the file can be opened."""
         try:
-            return self._found(kind, name) is not None
+            self.open(path)
         except AdapterError:
-            return True  # it is there, but broken or not alone
+            return False
+        return True
 
     def shortest(self, path: Path) -> str:
         """The shortest name that means this file and no other."""
@@ -115,27 +134,56 @@ class Names(Generic[Opened]):
             return self._found(kind, name)
 
     def _found(self, kind: str, name: str) -> Found[Opened] | None:
-        index, wanted = self._read(), name.strip().replace("\\", "/")  # one state for all: a Refresh may come between
-        if exact := index.exact.get(name) or index.exact.get(wanted):
-            return Found(self.open(self._only(kind, exact, name, index.files)), None)
-        if alike := index.alike.get(folded(wanted)):
-            same = [path for path in alike if is_named(wanted, names_of(path, index.files[path]))]
-            path = self._only(kind, same or alike, name, index.files)
-            return Found(self.open(path), None if same else f"{name!r} was taken for {path.stem!r}.")
-        if aliased := [path for path in index.files if self.about(path).alias == wanted]:
-            return Found(self.open(self._only(kind, aliased, name, index.files)), None)
-        return None
+        index = self._read()
+        meant, how = self._meant(name, index)
+        paths = self._ranked(kind, meant, index)
+        if how == "alias" and len(paths) > 1:
+            paths = [path for path in paths if self.is_sound(path)] or paths[:1]
+            if len(paths) > 1:  # the built-in takes none of them: they are different adapters of one training's name
+                raise AdapterError(f"{self._several(paths, name)}; write which one: {self._choices(kind, paths)}.")
+        if not paths:
+            return None
+        opened, broken = self._first_sound(paths)
+        taken, notices = paths[len(broken)], [f"{name!r} was taken for {paths[len(broken)].stem!r}."]
+        notices = notices if how == "alike" else []
+        if len(paths) > 1:
+            mine, others = self._choices(kind, [taken]), self._choices(kind, [path for path in paths if path != taken])
+            notices.append(f"{self._several(paths, name)}: {mine} was taken; to have another, write {others}.")
+        notices += [f"{path.name} in {path.parent.name} was passed over: it {why}." for path, why in broken]
+        return Found(opened, " ".join(notices) or None)
 
-    def _only(self, kind: str, paths: Sequence[Path], name: str, files: Mapping[Path, Path]) -> Path:
-        """One file: the only one, or the only one in the first folder of this kind of tag that has any."""
-        for folder in self._folders()[kind] if len(paths) > 1 else ():
-            if here := [path for path in paths if files[path] == folder]:
-                paths = here
-                break
-        if len(paths) == 1:
-            return paths[0]
-        choices = ", ".join(f"<{kind}:{quoted(self.shortest(path))}:1>" for path in paths[:5])
-        raise AdapterError(f"{len(paths)} {self._what}s are called {name!r}; write which one: {choices}.")
+    def _meant(self, name: str, index: Index) -> tuple[Sequence[Path], str]:
+        """The files, and what of them is called so: the name, nearly the name, or what the trainer called it."""
+        spelled = spellings(name)
+        for wanted in spelled:
+            if exact := index.exact.get(wanted):
+                return exact, "name"
+        for wanted in spelled:
+            if alike := index.alike.get(folded(wanted)):
+                same = [path for path in alike if is_named(wanted, names_of(path, index.files[path]))]
+                return (same, "name") if same else (alike, "alike")
+        return [path for path in index.files if carried(self.about(path).alias) in spelled], "alias"
+
+    def _ranked(self, kind: str, paths: Sequence[Path], index: Index) -> list[Path]:
+        return ranked({path: index.files[path] for path in paths}, [*self._first(), *self._folders()[kind]])
+
+    def _first_sound(self, paths: Sequence[Path]) -> tuple[Opened, list[tuple[Path, str]]]:
+        """The first that can be opened, and those before it with the reason why they cannot."""
+        broken: list[tuple[Path, str]] = []
+        for path in paths:
+            try:
+                return self.open(path), broken
+            except Vanished:
+                raise
+            except AdapterError as error:
+                broken.append((path, str(error).removeprefix(f"{path.name}: ").rstrip(".")))
+        return self.open(paths[0]), []  # which says what is wrong with it
+
+    def _several(self, paths: Sequence[Path], name: str) -> str:
+        return f"{len(paths)} {self._what}s are called {name!r}"
+
+    def _choices(self, kind: str, paths: Sequence[Path]) -> str:
+        return ", ".join(f"<{kind}:{quoted(self.shortest(path))}:1>" for path in paths[:5])
 
     def about(self, path: Path) -> About:
         """What other files are told apart by; of thousands of files only this is kept."""

@@ -31,7 +31,7 @@ class Activation:
         """The host does not always call it, so the next `activate` does what is to be done; weights can wait for it."""
         if self.name == AESTHETIC:
             self.runtime.aesthetics.take_off()
-        self.runtime.finished()
+        self.runtime.finished(p)
         if not settings.handles(self.name) and self.previous is not None:
             self.previous.deactivate(p)
 

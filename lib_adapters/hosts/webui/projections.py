@@ -20,6 +20,13 @@ from lib_adapters.hosts.webui import settings
 from lib_adapters.hosts.webui.model import embedders_of, tower_of
 
 CLIP_L = "openai/clip-vit-large-patch14"
+# Who else publishes the same CLIP-L with its projection: open_clip's copy, and Stable Diffusion 3's first encoder.
+_REPOSITORIES = (
+    "timm/vit_large_patch14_clip_224.openai",
+    "AUTOMATIC/stable-diffusion-3-medium-text-encoders",
+    "stabilityai/stable-diffusion-3*",
+)
+_SUFFIXES = (".safetensors", ".pt", ".bin")
 
 
 @dataclass(frozen=True)
@@ -70,40 +77,65 @@ class Projections:
             if found.shape[1] == width:
                 return found
             raise BrokenModel(f"the CLIP model in {named} belongs to another text encoder than this model's.")
-        for folder in usual_folders():
+        for place in usual_places():
             try:
-                found = self._in(folder)
+                found = self._in(place)
             except AdapterError:
                 continue
             if found.shape[1] == width:
                 return found
         raise BrokenModel(
-            "it needs CLIP's text projection, which no checkpoint of this kind holds (nothing is fetched): put "
-            f'{CLIP_L} into models/CLIP, or name its folder in the settings, "{settings.CLIP_FOLDER}".'
+            "it needs CLIP's text projection, which no checkpoint of this kind holds (nothing is fetched): put the "
+            f"file model.safetensors of {CLIP_L} (on Hugging Face, 1.7 GB) into {settings.usual_clip_folder()}, or "
+            f'name the folder or file that has it in the settings, "{settings.CLIP_FOLDER}".'
         )
 
-    def _in(self, folder: Path) -> Tensor:
-        if folder not in self._read:
-            self._read[folder] = projection_in(folder)
-        return self._read[folder]
+    def _in(self, place: Path) -> Tensor:
+        if place not in self._read:
+            self._read[place] = projection_in(place)
+        return self._read[place]
+
+
+def usual_places() -> Iterator[Path]:
+    """The folders and files in which this machine may have CLIP-L with its projection, the user's own first.
+
+    models/CLIP (Stable Diffusion 3's clip_l.safetensors is there too), where the host's interrogator and the clip
+    package keep ViT-L-14.pt, and what other programs have in Hugging Face's cache.
+    """
+    yield from usual_folders()
+    yield from _files(settings.usual_clip_folder())
+    yield from (folder / "ViT-L-14.pt" for folder in (*settings.clip_models(), Path.home() / ".cache" / "clip"))
+    for hub in _hubs():
+        for pattern in _REPOSITORIES:
+            for snapshot in _matching(hub, f"models--{pattern.replace('/', '--')}/snapshots/*"):
+                yield from (snapshot, snapshot / "text_encoder", snapshot / "text_encoders")
+    for folder in settings.checkpoint_folders():
+        yield from _matching(folder, "sd3*incl_clips*.safetensors")
 
 
 def usual_folders() -> Iterator[Path]:
     """models/CLIP, one folder down from there, and what other programs have of it in Hugging Face's cache."""
     own = settings.usual_clip_folder()
     yield own
-    yield from _subfolders(own)
-    yield from _subfolders(_cache() / f"models--{CLIP_L.replace('/', '--')}" / "snapshots")
+    yield from (path for path in _matching(own, "*") if path.is_dir())
+    for hub in _hubs():
+        yield from _matching(hub, f"models--{CLIP_L.replace('/', '--')}/snapshots/*")
 
 
-def _subfolders(folder: Path) -> list[Path]:
+def _files(folder: Path) -> list[Path]:
+    return [path for path in _matching(folder, "*") if path.suffix.lower() in _SUFFIXES and path.is_file()]
+
+
+def _matching(folder: Path, pattern: str) -> list[Path]:
     try:
-        return sorted(path for path in folder.iterdir() if path.is_dir())
+        return sorted(folder.glob(pattern))
     except OSError:
         return []
 
 
-def _cache() -> Path:
-    named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
-    home = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
-    return Path(named) if named else Path(home) / "hub"
+def _hubs() -> list[Path]:
+    """Hugging Face's cache as its libraries find it, old variables too."""
+    named = [os.environ.get(name) for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE")]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    home = Path(os.environ.get("HF_HOME") or cache / "huggingface")
+    return list(dict.fromkeys([*(Path(one).expanduser() for one in named if one), home.expanduser() / "hub"]))

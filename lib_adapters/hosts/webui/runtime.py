@@ -11,15 +11,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lib_adapters.files.adapter import Adapter, open_adapter
+from lib_adapters.hosts.tab.told import report_of
 from lib_adapters.hosts.webui import host, infotext, settings, wanted
 from lib_adapters.hosts.webui.aesthetics import Aesthetics
 from lib_adapters.hosts.webui.applying import Applying
 from lib_adapters.hosts.webui.cards import Cards
+from lib_adapters.hosts.webui.differing import Differing
 from lib_adapters.hosts.webui.embeddings import Embeddings
 from lib_adapters.hosts.webui.following import Following
 from lib_adapters.hosts.webui.hashes import Hashes
 from lib_adapters.hosts.webui.hypernets import KIND as HYPERNET
 from lib_adapters.hosts.webui.hypernets import Hypernets
+from lib_adapters.hosts.webui.jobs import Jobs
 from lib_adapters.hosts.webui.names import Names
 from lib_adapters.hosts.webui.rounds import Round, Rounds, state
 from lib_adapters.hosts.webui.voice import Voice
@@ -33,15 +36,19 @@ class Runtime:
 
     def __init__(self) -> None:
         self.cards = Cards(self._rescan)
-        self.names: Names[Adapter] = Names(settings.folders, self.cards.catalogue.about, open_adapter)
+        self.names: Names[Adapter] = Names(
+            settings.folders, self.cards.catalogue.about, open_adapter, first=settings.taken_first
+        )
         self.hashes = Hashes(self.names)
         self.hypernets = Hypernets()
         self.aesthetics = Aesthetics()
         self._others: dict[str, Hypernets | Aesthetics] = {HYPERNET: self.hypernets, AESTHETIC: self.aesthetics}
         self._rounds = Rounds(self.names, self.cards.presets.presets)
-        self._voice = Voice()
+        self._voice = Voice("Lyco problems")
         self._applying = Applying()
         self._embeddings = Embeddings()
+        self._differing = Differing()
+        self._jobs = Jobs(self._told)
         self._data: wanted.Data | None = None  # that the last call was for
         self._lone: dict[str, Sequence[Any]] = {}  # by kind: the last call that had nothing of a picture behind it
         self._lock = threading.RLock()
@@ -51,6 +58,7 @@ class Runtime:
         """What the host calls for each kind of tag. Never raises: an exception would only hide what went wrong."""
         with self._lock:
             try:
+                self._jobs.enter(p)
                 if (other := self._others.get(kind)) is not None:
                     other.activate(p, params)
                     self.cards.used(other.used)
@@ -64,9 +72,10 @@ class Runtime:
         with self._lock:
             self._following.denoising(params)
 
-    def finished(self) -> None:
+    def finished(self, p: Any) -> None:
         """The picture is drawn; weights can wait for the next one."""
         with self._lock:
+            self._jobs.leave(p)
             self._following.end()
 
     def _rescan(self) -> None:
@@ -85,10 +94,15 @@ class Runtime:
         """Of what is active now."""
         return self._applying.report
 
-    @property
-    def voices(self) -> list[Voice]:
-        """Who has spoken of the last picture."""
-        return [self._voice, *(other.voice for other in self._others.values())]
+    def told(self) -> dict[str, Any]:
+        """The report of the last job, as the page reads it: lines, problems, and a table for each adapter."""
+        return self._jobs.report()
+
+    def _told(self) -> dict[str, Any]:
+        voices = [self._voice, *(other.voice for other in self._others.values())]
+        lines = [line for one in voices for line in one.lines]
+        problems = [line for one in voices for line in one.problems]
+        return report_of(self.report, lines, problems, self.hypernets.reports)
 
     def restore(self) -> None:
         """The models as if we had never been there."""
@@ -124,6 +138,8 @@ class Runtime:
             now.write_texts(p)
             self.cards.used(one.adapter.path for _, one in self._applied(now))
             self._mark(p, kinds, data, state(now, report))
+            handled = {request.adapter.name for tag, request in self._applied(now) if tag.kind == "lora"}
+            now.notes += self._differing.notes(p, (one for one in report.adapters if one.name in handled))
         now.notes += self._embeddings.sync(model, [request.adapter for request in now.requests])
         self._tell(p, now, kinds)
         infotext.write(p, [(tag, self.hashes.short(one.adapter)) for tag, one in self._applied(now)])

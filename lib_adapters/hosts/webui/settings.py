@@ -65,6 +65,11 @@ def folders() -> dict[str, list[Path]]:
     return {"lyco": [*lyco, *extra, *lora], "lora": [*lora, *lyco, *extra]}
 
 
+def taken_first() -> list[Path]:
+    """The built-in Lora's folders, the one first of which it takes the file where a name is in both."""
+    return [*(_flagged("lyco_dir_backcompat") or [own_folder()]), *_lora()]
+
+
 def shown() -> list[tuple[str, Path]]:
     """The folders of the tab, each with what it is called there."""
     all_of_them = folders()
@@ -104,9 +109,18 @@ def aesthetic_folders() -> list[Path]:
 
 
 def clip_folder() -> Path | None:
-    """None where the user named none."""
+    """A folder, or one file; None where the user named none."""
     text = str(host.option("lycoris_clip_folder", "")).strip()
     return Path(text).expanduser() if text else None
+
+
+def clip_models() -> list[Path]:
+    """Where the host's interrogator keeps CLIP, if the command line says so."""
+    return _flagged("clip_models_path")
+
+
+def checkpoint_folders() -> list[Path]:
+    return [*_flagged("ckpt_dir"), _models() / "Stable-diffusion"]
 
 
 def usual_clip_folder() -> Path:

@@ -1,4 +1,7 @@
-"""What the user is told of one picture: under it, and on the console when it is something new."""
+"""What the user is told of one picture: under it, and on the console when it is something new.
+
+The host leaves comments out of what its API answers, so problems are in the picture's text as well, under `key`.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,16 @@ from lib_adapters.hosts.webui import host, settings
 class Voice:
     """Remembers what was said last: the same line for each of a hundred pictures would be noise."""
 
-    def __init__(self) -> None:
+    def __init__(self, key: str) -> None:
+        self._key = key
         self.lines: list[str] = []
         self.problems: list[str] = []  # those of the lines that tell of one
         self._before: list[str] = []  # what was said last time
 
     def say(self, p: Any, problems: Sequence[str], lines: Sequence[str]) -> None:
         self._before, self.lines, self.problems = self.lines, [], []
+        if not getattr(p, "is_hr_pass", False):  # the second pass adds to what the first one told
+            getattr(p, "extra_generation_params", {}).pop(self._key, None)
         for line in problems:
             self.add(p, line, problem=True)
         for line in lines:
@@ -31,6 +37,13 @@ class Voice:
         self.problems += [line] if problem else []
         if hasattr(p, "comment") and settings.report_level() in settings.REPORTS[: 2 if problem else 1]:
             p.comment(line)
+            if problem:
+                self._write(p, line)
+
+    def _write(self, p: Any, line: str) -> None:
+        parameters = getattr(p, "extra_generation_params", None)
+        if parameters is not None and line not in (before := parameters.get(self._key, "")):
+            parameters[self._key] = f"{before} {line}".strip()
 
     def late(self, p: Any, line: str) -> None:
         """The same, as often as it comes: it is said once."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from lib_adapters.catalogue.names import carried
 from lib_adapters.errors import BadTag
 from lib_adapters.hosts.webui import host, settings
 from lib_adapters.hosts.webui.names import Names
@@ -17,7 +18,7 @@ from lib_adapters.prompt.blocks import Presets, Wish, block_list, resolve
 from lib_adapters.prompt.control import MODES
 from lib_adapters.prompt.edit import edited
 from lib_adapters.prompt.schedule_text import read_strength, written
-from lib_adapters.prompt.tags import Tag, parse, quoted
+from lib_adapters.prompt.tags import Tag, opening, parse, quoted
 
 COST = 0.4  # less than another checkpoint or VAE, more than what changes no weights
 RANDOM = "R,R,R,R,R,R,R,R,R,R,R,R,R,R,R,R,R"
@@ -112,15 +113,9 @@ def _adapter(p: Any, name: str, _: Sequence[str]) -> None:
     def named(tag: Tag) -> str:
         if name == settings.NOTHING:
             return ""
-        return f"<{tag.kind}:{quoted(name)}{tag.text[len(_opening(tag)) :]}"
+        return f"<{tag.kind}:{quoted(carried(name))}{tag.text[len(opening(tag)) :]}"
 
     _change(p, named)
-
-
-def _opening(tag: Tag) -> str:
-    """The tag's text up to the end of its name."""
-    spelled = next(name for name in (quoted(tag.name), tag.name) if tag.text[len(tag.kind) + 2 :].startswith(name))
-    return f"<{tag.kind}:{spelled}"
 
 
 def _apply(change: Change) -> Callable[[Any, Any, Sequence[Any]], None]:
