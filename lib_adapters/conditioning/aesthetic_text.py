@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from lib_adapters.errors import AdapterError, BrokenModel
 from lib_adapters.files.load import read_blob, view
-from lib_adapters.files.scripted import scripted_tensor
 from lib_adapters.files.source import open_source
+from lib_adapters.files.torchscript import torchscript_tensor
 from lib_adapters.ops.modes import ordinary
 
 PROJECTION = "text_projection"
@@ -89,7 +89,7 @@ def projection_in(place: Path) -> Tensor:
 
 def _projection_of(file: Path) -> Tensor | None:
     """A linear layer's weight is [d, w]; a bare parameter is [w, d]."""
-    if file.suffix.lower() == ".pt" and (scripted := scripted_tensor(file, PROJECTION)) is not None:
+    if file.suffix.lower() == ".pt" and (scripted := torchscript_tensor(file, PROJECTION)) is not None:
         return scripted.T
     source = open_source(file)
     for key in (f"{prefix}{PROJECTION}{end}" for prefix in _PREFIXES for end in (".weight", "")):
