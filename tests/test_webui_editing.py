@@ -160,7 +160,7 @@ def test_other_kinds_of_tags_never_reach_the_text(webui, untouched):
 def test_brackets_that_are_no_prompt_editing_are_reported(webui, untouched):
     adapter = put(webui)
     job = webui.draw(f"3 4 [{INK}:]", "5", steps=STEPS)
-    assert any("does not read as prompt editing" in line for line in job.comments)
+    assert any("does not read the brackets around it as prompt editing" in line for line in job.comments)
     assert adapter.path.exists()
 
 
@@ -178,7 +178,7 @@ def test_a_prompt_that_was_changed_behind_the_tags_back_is_reported(webui):
 
     webui.always_on.append(Changing())
     job = webui.draw("3", steps=STEPS)
-    assert any("where they stood in brackets is not known" in line for line in job.comments)
+    assert any("prompt editing around tags is not recognised" in line for line in job.comments)
 
 
 def test_hypernetworks_have_one_strength_and_say_so(webui):
