@@ -129,7 +129,7 @@
             : `${lycoris.number(tag.unet)} in every step`;
         const { start, stop } = tag.window || {};
         const parts = [strength, start && `from ${end(start)} on`, stop && `until ${end(stop)}`];
-        const around = tag.edits.length ? `; by its brackets ${tag.edits.map(lycoris.editText).join(", ")}` : "";
+        const around = tag.edits.length ? `; prompt editing: ${tag.edits.map(lycoris.editText).join(", ")}` : "";
         return parts.filter(Boolean).join(", ") + around;
     };
 })();

@@ -5,14 +5,14 @@
     const WORD = "[\\p{L}\\p{N}_]";
     const AND = new RegExp(`(^|[^\\p{L}\\p{N}_])AND(?!${WORD})`, "gu");
     const ANY = new RegExp(`<${WORD}+:[^>]+>`, "gu");
-    const FOREIGN = "\0"; // stands for each sign of a tag that is not ours: nothing in a number
+    const FOREIGN = "\0"; // replaces each character of a tag that is not ours; ignored in a number
     const TOKEN = /\\[^\n]?|[[\]():|]/g;
     const NUMBER = /^[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?$/;
     const OPENERS = { "]": "[", ")": "(" };
 
     const group = (opener) => ({ opener, cuts: [], inside: [], kind: "stray", when: "", groups: 0 });
 
-    /** Is the group a bracket of the grammar, when it ends here? Gives its kind. */
+    /** Return the group's kind if it is a valid bracket that ends here, else "". */
     function closes(one, text, end) {
         const signs = new Set(one.cuts.map((cut) => cut.sign));
         if (one.opener === "(") return signs.has("|") || one.cuts.length > 1 ? "" : "emphasis";
@@ -25,7 +25,7 @@
         return NUMBER.test(one.when) ? "switch" : "";
     }
 
-    /** What a group says of one of its segments; null for the one with the step, and for mere emphasis. */
+    /** Return the edit of one segment of a group; null for the segment with the step, and for emphasis. */
     function editOf(one, segment) {
         if (one.kind === "turn") return { place: segment, count: one.cuts.length + 1 };
         if (one.kind !== "switch" || segment >= one.cuts.length) return null;
@@ -60,7 +60,7 @@
             } else this.clear();
         }
 
-        /** A bracket that is none makes plain text of all that are open around it. */
+        /** Turn all open brackets into plain text, because an invalid bracket was found inside them. */
         clear() {
             while (this.open.length > 1) {
                 const one = this.open.pop();
@@ -71,7 +71,7 @@
         }
     }
 
-    /** Hands the edits of groups down to the places in them; no recursion, brackets may be nested deeply. */
+    /** Collect the edits of each place from the groups around it, iteratively because nesting may be deep. */
     function walk(root, found) {
         const todo = [[root, []]];
         while (todo.length) {
@@ -103,7 +103,7 @@
         if (!scan.broken) walk(scan.root, found);
     }
 
-    /** The edits of each span of a prompt, [{after, when, share}] or [{place, count}]; [] where there are none. */
+    /** Return the edits around each span of a prompt: [{after, when, share}] or [{place, count}], [] for none. */
     lycoris.editing = function (prompt, spans) {
         const found = spans.map(() => []);
         if (!prompt.includes("[")) return found;
@@ -129,21 +129,21 @@
         return edit.after ? step >= when : step < when;
     }
 
-    /** Does a tag act in this step of the first pass: its own window, and the brackets around it? */
+    /** True if a tag acts in this step of the first pass, by its own window and the prompt editing around it. */
     lycoris.acts = (tag, step, steps) =>
         lycoris.holds(tag.window, step, steps) && tag.edits.every((edit) => allows(edit, step, steps));
 
-    /** Is there any step in which it may not act? */
+    /** True if the tag may be inactive in some steps. */
     lycoris.isTimed = (tag) => Boolean(tag.window) || tag.edits.length > 0;
 
-    /** One bracket in words. */
+    /** Describe one edit in words. */
     lycoris.editText = function (edit) {
-        if (edit.count !== undefined) return `in turn ${edit.place + 1} of ${edit.count}`;
+        if (edit.count !== undefined) return `alternating, ${edit.place + 1} of ${edit.count}`;
         const when = edit.share ? `${lycoris.number(edit.when * 100)}%` : `${edit.when} steps`;
         return `${edit.after ? "from" : "until"} ${when}${edit.after ? " on" : ""}`;
     };
 
-    /** The brackets that hold nothing but text[start:end], else the same. */
+    /** Extend text[start:end] to the brackets that contain nothing else. */
     lycoris.withBrackets = function (text, start, end) {
         const number = "\\s*[+-]?(?:[0-9]+\\.?[0-9]*|\\.[0-9]+)\\s*\\]";
         const sides = [

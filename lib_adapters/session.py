@@ -20,7 +20,7 @@ from lib_adapters.patching.fitting import Fitted, fit_all
 from lib_adapters.patching.live import Live
 from lib_adapters.patching.merged import Merged
 from lib_adapters.patching.motion import Motion
-from lib_adapters.patching.owner import ALONE, Owner, owners_on
+from lib_adapters.patching.owner import MODEL_LOCK, Owner, owners_on
 from lib_adapters.patching.pace import Pace
 from lib_adapters.patching.pointer import BaseOf
 from lib_adapters.patching.report import DISPLACED, TAKEN_OVER, AdapterReport, Report
@@ -37,8 +37,8 @@ START = Moment(0, 1)
 class Session:
     """Adapters on one model. Holds the model weakly: when its owner lets it go, so do we.
 
-    A model has the adapters of one Session: another one that activates on it, or on a part of it, first has the
-    first give the original weights back. One that is dropped while it is active stays on the model until then.
+    Only one Session is active on a model: when another one activates on it, or on a component of it, the first one's
+    adapters are removed. The adapters of an active Session that is dropped stay on the model until then.
     """
 
     def __init__(  # noqa: PLR0913 - all but the model are choices with a default
@@ -73,7 +73,7 @@ class Session:
         `moment`: the first step to come, where strengths change. A file that cannot be used has its `error` told.
         """
         requests = list(requests)
-        with ALONE:
+        with MODEL_LOCK:
             stays = self._settled and self._is_active(requests) and self._in_place()
             if stays and (requests or not self._orphans(self._roots.all())):
                 self.at(moment)
@@ -83,7 +83,7 @@ class Session:
     def deactivate(self) -> None:
         """Give the model its own weights back, bit for bit. Safe to repeat.
 
-        What another Session has made active since stays, unless that Session object was dropped.
+        Adapters that another Session has activated since then stay, unless that Session was dropped.
         """
         self.activate(())
 
@@ -106,11 +106,11 @@ class Session:
 
     def verify(self) -> bool:
         """Are the pristine weights, byte for byte, what they were when they were first touched?"""
-        with ALONE:
+        with MODEL_LOCK:
             self._merged.settle()
             owners = owners_on(self._roots.modules())
             original = {key: one for owner in (*owners, self._owner) for key, one in owner.original().items()}
-            return self._witness.holds(original) and self._owner.can_give_back()
+            return self._witness.holds(original) and self._owner.can_restore()
 
     @property
     def report(self) -> Report:
@@ -137,11 +137,11 @@ class Session:
         """Without a moment: in the middle of a picture, which goes on."""
         started = time.perf_counter()
         fitted, family = self._fitted(requests)
-        with ALONE:
+        with MODEL_LOCK:
             self._settled = False
             notes = self._take_over(bool(requests))
             with Change() as change:
-                notes += self._owner.look(change)
+                notes += self._owner.undo_foreign_changes(change)
                 self._watch(fitted, change)
                 self._pace.begin(Motion(fitted.targets, fitted.dials, self._mode == "live"), moment, family, change)
                 change.back(partial(self._remember, self._requests, self._report))
@@ -154,13 +154,13 @@ class Session:
             return self._report
 
     def _take_over(self, wholly: bool) -> list[str]:
-        """Have other Sessions give the model back, and say so; unless `wholly`, only those that were dropped."""
+        """Restore the model from other Sessions and return messages; unless `wholly`, only from dropped ones."""
         modules = list(self._roots.modules())
         others = [one for one in owners_on(modules) if one is not self._owner] if wholly else self._orphans(modules)
         notes = [TAKEN_OVER] if others else []
         for other in others:
-            notes += other.give_way()
-            self._owner.losses.inherit(other.losses)
+            notes += other.hand_over()
+            self._owner.unrestored.inherit(other.unrestored)
         return notes
 
     @staticmethod
@@ -168,13 +168,13 @@ class Session:
         return [owner for owner in owners_on(modules) if owner.is_orphan]
 
     def _say(self, sentence: str) -> None:
-        """What the user must know at once: in the log and in the report."""
+        """Add a message to the report, and log it once."""
         if sentence not in self._report.notes:
             self._report.notes.append(sentence)
             logger.warning(sentence)
 
     def _displaced(self) -> None:
-        """Another Session takes the model over: nothing of this one is active any more."""
+        """Mark this Session as inactive, because another one takes the model over."""
         self._settled = False
         self._remember([], Report(mode=self._mode, notes=[DISPLACED]))
 
@@ -195,7 +195,7 @@ class Session:
 
     def _go(self, work: Callable[[], bool]) -> None:
         """`work` says whether there is something to tell."""
-        with ALONE:
+        with MODEL_LOCK:
             if not self._pace.moves:
                 return
             try:
@@ -204,7 +204,7 @@ class Session:
                     self._tell()
             except BaseException:  # nothing is better than half
                 self._settled, self._requests = False, []
-                self._owner.give_back()
+                self._owner.restore()
                 raise
 
     @ordinary()
@@ -220,7 +220,7 @@ class Session:
 
     def _before_run(self, root: nn.Module, given: tuple[object, ...], named: dict[str, object]) -> None:
         """The host has changed the model behind our back: put the adapters on what it has now."""
-        with ALONE:
+        with MODEL_LOCK:
             if self._pace.moves and root is self._roots.unet():
                 self._go(lambda: self._pace.before((*given, *named.values())))
             else:
@@ -228,7 +228,7 @@ class Session:
 
     def _sure(self) -> None:
         """The adapters are on what the model has now."""
-        if self._mode == "live" and not self._pace.moves:  # another writer's weights are no reason to begin again
+        if self._mode == "live" and not self._pace.moves:  # other code may write weights: no merge depends on them
             if self._owner.has_changed():
                 self._apply(self._requests)
             return

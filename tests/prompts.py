@@ -45,7 +45,7 @@ def read_or_named(read: Callable[[], Read], text: str) -> Read | None:
         return None
 
 
-WITHOUT_TOKEN = ("it names no ", "so it stays text", " values, so this", "it stands in brackets", NO_COMMAND)
+WITHOUT_TOKEN = ("it names no ", "so it stays text", " values, so this", "does not read the brackets", NO_COMMAND)
 
 
 def check_prompt(prompt: str) -> None:

@@ -164,7 +164,7 @@ def test_the_projection_of_a_file(tmp_path):
     save_file({name: matrix}, tmp_path / "sd3_medium_incl_clips.safetensors")
     assert torch.equal(projection_in(tmp_path / "sd3_medium_incl_clips.safetensors"), matrix)
     save_file({"text_model.x": matrix}, tmp_path / "clip_g.safetensors")
-    with pytest.raises(BrokenModel, match=r"clip_g.safetensors: it holds no text projection"):
+    with pytest.raises(BrokenModel, match=r"clip_g.safetensors: contains no CLIP text projection"):
         projection_in(tmp_path / "clip_g.safetensors")
 
 
@@ -179,10 +179,10 @@ def test_an_archive_with_other_code_than_modules_is_not_opened(tmp_path):
 
 
 def test_a_folder_without_a_projection_is_said(tmp_path):
-    with pytest.raises(BrokenModel, match="there is no such folder or file of a CLIP model"):
+    with pytest.raises(BrokenModel, match="this CLIP folder or file does not exist"):
         projection_in(tmp_path / "nobody")
     clip(layers=2).save_pretrained(tmp_path / "plain")
-    with pytest.raises(BrokenModel, match="no CLIP model with a text projection is in it"):
+    with pytest.raises(BrokenModel, match="contains no CLIP model with a text projection"):
         projection_in(tmp_path / "plain")
     (tmp_path / "plain" / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(BrokenModel, match=r"plain: model.safetensors: is incomplete"):

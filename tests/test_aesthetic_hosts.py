@@ -187,7 +187,7 @@ def test_what_cannot_be_had_is_said_and_the_picture_is_drawn(sd1_folder, studio,
     foreign = Studio.open(sd1_folder, CPU, studio.shelf, clip=tmp_path / "other")
     assert "belongs to another text encoder" in foreign.draw("a <aesthetic:ink>", QUICK).report.lines()[0]
     missing = Studio.open(sd1_folder, CPU, studio.shelf, clip=tmp_path / "gone")
-    assert "there is no such folder of a CLIP model" in missing.draw("a <aesthetic:ink>", QUICK).report.lines()[0]
+    assert "this CLIP folder or file does not exist" in missing.draw("a <aesthetic:ink>", QUICK).report.lines()[0]
 
 
 def test_a_clip_folder_in_the_models_own_is_found(sd1_folder, folder, tmp_path, studio):

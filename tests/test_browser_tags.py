@@ -204,5 +204,5 @@ def test_a_tag_takes_brackets_of_its_own_with_it(page, before, after):
 
 def test_the_page_says_what_brackets_do(page):
     code = "text => lycoris.scheduleText(lycoris.tags(text)[0])"
-    assert page.evaluate(code, "[[<lyco:x:1>|b]:0.5]").endswith("; by its brackets from 50% on, in turn 1 of 2")
+    assert page.evaluate(code, "[[<lyco:x:1>|b]:0.5]").endswith("; prompt editing: from 50% on, alternating, 1 of 2")
     assert page.evaluate(code, "<lyco:x:1>") == "1 in every step"

@@ -80,7 +80,7 @@ def test_a_file_of_which_every_layer_has_one_is_refused_by_its_name(tmp_path):
     keys = {key: shape for key, shape in FORMS["peft"].items() if FIRST["peft"] in key}
     with pytest.raises(ForeignFile, match="is KaSA, which is not supported"):
         opened(tmp_path, keys | {f"{FIRST['peft']}.lora_diag": (4,)})
-    with pytest.raises(AdapterError, match="'gate', which no supported algorithm has"):
+    with pytest.raises(AdapterError, match="'gate', which no supported algorithm uses"):
         opened(tmp_path, keys | {f"{FIRST['peft']}.gate": (4,)})
 
 

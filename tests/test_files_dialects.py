@@ -176,4 +176,4 @@ def test_one_tensor_under_two_spellings_is_used_once_and_told(tmp_path):
     adapter = open_adapter(write(tmp_path / "x.safetensors", keys))
     assert adapter.modules[0].leaves["lora_up.weight"] == "lora_unet_x.lora_up.weight"
     assert len(adapter.notes) == 1
-    assert adapter.notes[0].startswith("lora_unet_x.lora_B repeats a tensor under another spelling")
+    assert adapter.notes[0].startswith("lora_unet_x.lora_B repeats a tensor under another name")

@@ -35,7 +35,7 @@ FOREIGN = {
     "a VAE": ["encoder.down_blocks.0.resnets.0.conv1.weight", "decoder.conv_in.weight"],
     "a text encoder": [f"{TEXT}.weight", f"{TEXT}.bias"],
     "a whole diffusion model": ["double_blocks.0.img_attn.qkv.weight"],
-    "plain weights": ["some.thing.weight", "some.thing.bias"],
+    "full weights": ["some.thing.weight", "some.thing.bias"],
 }
 
 

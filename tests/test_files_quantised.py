@@ -105,7 +105,7 @@ def pair(up, **more):
         (pair(torch.ones(8, 4, dtype=torch.int8)), "lora_up.weight is stored as I8 without a scale"),
         (pair(torch.ones(8, 4, dtype=torch.uint8)), "lora_up.weight is stored as U8 without a scale"),
         (pair(torch.ones(8, 4, dtype=torch.int64)), "lora_up.weight is stored as I64 without a scale"),
-        (pair(torch.ones(8, 4, dtype=torch.uint8), **{"lora_up.scale": torch.ones(1)}), "only 8-bit numbers"),
+        (pair(torch.ones(8, 4, dtype=torch.uint8), **{"lora_up.scale": torch.ones(1)}), "only I8 and F8 tensors"),
         (pair(torch.ones(8, 4), **{"lora_up.scale_weight": torch.ones(1)}), "stored as F32 with a scale"),
         (pair(torch.ones(8, 4, dtype=torch.int8), **{"lora_up.zero_point": torch.ones(1)}), "zero_point"),
     ],
@@ -119,7 +119,7 @@ def test_numbers_that_cannot_be_known_are_refused(tensors, words, tmp_path):
 @pytest.mark.parametrize(
     ("scale", "words"),
     [
-        (torch.ones(3), r"the scale of lora_up.weight, \[3\], does not fit its \[8, 4\]"),
+        (torch.ones(3), r"the scale \[3\] of lora_up.weight does not fit its shape \[8, 4\]"),
         (torch.ones(3, 4), "does not fit"),
         (torch.ones(1, 1, 2), "does not fit"),
         (torch.tensor(float("nan")), "the scale of lora_up.weight holds NaN or infinity"),

@@ -165,7 +165,7 @@ def test_a_wavelet_that_is_not_computed_is_named(wavelet, tmp_path):
 def test_only_a_file_without_its_projections_says_so(name, tmp_path):
     saved(name, tmp_path)
     notes = open_adapter(tmp_path / "adapter_model.safetensors").notes
-    assert any("drawn from its seed" in note for note in notes) == ("drawn" in name)
+    assert any("generated from its seed" in note for note in notes) == ("drawn" in name)
 
 
 @by_peft

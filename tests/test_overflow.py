@@ -17,7 +17,7 @@ from lib_adapters.prompt.schedule_text import read_curve
 BAD = (float("inf"), -float("inf"), float("nan"))
 HALVES = (torch.float16, torch.bfloat16)
 HUGE = 1e8
-SAID = "keep their original values, because at this strength the merged ones are beyond the range"
+SAID = "keep their original values, because at this strength the merged values overflow the model's dtype"
 
 
 @pytest.fixture

@@ -187,7 +187,7 @@ class TestShelf:
         found = Shelf([folder]).find("ink")
         assert found.adapter.path == (folder / "char" / "ink.safetensors").resolve()
         assert found.notice == (
-            "2 files are called 'ink': <lyco:char/ink:1> was taken; to have another, write <lyco:style/ink:1>."
+            "2 files are named 'ink': using <lyco:char/ink:1>. To use another one, write <lyco:style/ink:1>."
         )
         other = Shelf([folder / "style", folder]).find("ink")
         assert other.adapter.path == (folder / "style" / "ink.safetensors").resolve()
@@ -196,7 +196,7 @@ class TestShelf:
         (folder / "char" / "ink.safetensors").write_bytes(b"")
         found = Shelf([folder]).find("ink")
         assert found.adapter.path == (folder / "style" / "ink.safetensors").resolve()
-        assert "char/ink.safetensors was passed over" in (found.notice or "")
+        assert f"Skipped {folder / 'char' / 'ink.safetensors'}" in (found.notice or "")
 
     @pytest.mark.parametrize("name", ["a>b", "style #2", "a\nb"])
     def test_a_name_as_the_web_ui_carries_it_is_found_here_too(self, folder, name):

@@ -194,9 +194,9 @@ def test_prompt_editing_around_tags(studio, untouched, kind, written):
 @pytest.mark.parametrize(
     ("prompt", "told"),
     [
-        ("[a cat <lyco:LoRA:0.8>:a dog:2]", "[a cat :a dog:2]: here words do not change while a picture is drawn"),
-        ("a cat [<lyco:LoRA:0.8>:a dog", "does not read as prompt editing"),
-        ("a cat [<lyco:LoRA:0.8>:9]", "let it act in none of 4 steps"),
+        ("[a cat <lyco:LoRA:0.8>:a dog:2]", "[a cat :a dog:2]: prompt editing of words is not supported here"),
+        ("a cat [<lyco:LoRA:0.8>:a dog", "as prompt editing"),
+        ("a cat [<lyco:LoRA:0.8>:9]", "acts in none of 4 steps"),
         ("a [<aesthetic:none:1>:2]", "an aesthetic embedding has one strength in all steps"),
         ("a [<hypernet:none:1>:2]", "a hypernetwork has one strength in all steps"),
     ],

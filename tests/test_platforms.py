@@ -159,7 +159,7 @@ def test_case_decides_only_where_it_must(tmp_path):
     ):
         assert [look(name).stem for name in ("Ink", "ink")] == ["Ink", "ink"]
         assert look(f"sky {NFC}").stem == f"sky {NFD}"
-        with pytest.raises(AdapterError, match=r"2 .* are called 'INK'; write which one: <lyco:Ink:1>, <lyco:ink:1>"):
+        with pytest.raises(AdapterError, match=r"2 .* are named 'INK'; write which one: <lyco:Ink:1>, <lyco:ink:1>"):
             look("INK")
     assert shortest_names([("Lora", "Ink.pt"), ("Lora", "ink.pt")]) == ["Ink", "ink"]
 

@@ -127,7 +127,7 @@ def test_brackets_that_only_tags_stood_in_leave_the_text(text, rest):
 def test_brackets_that_are_no_prompt_editing_are_reported(text):
     parsed = parse(tagged(text))
     assert len(parsed.problems) == len(parsed.tags)
-    assert all("does not read as prompt editing" in one for one in parsed.problems)
+    assert all("does not read the brackets around it as prompt editing" in one for one in parsed.problems)
 
 
 @pytest.mark.parametrize("text", ["[@:3]", "[@", "[@]", "(@:1.2)", "@ :)", "a:b @", "[@|b]", "\\[@:3\\]", "(@"])
@@ -137,7 +137,7 @@ def test_nothing_is_reported_of_other_brackets(text):
 
 def test_commands_of_composable_lora_are_reported():
     (line,) = parse("[<lora:x:1> #increment:10] [<lora:x:1> #increment|]").problems
-    assert line.startswith("#increment ... is a command of composable-lora")
+    assert line.startswith("#increment ... is a composable-lora command")
     assert parse("#increment <lora:x:1>").problems == ()
 
 

@@ -256,7 +256,7 @@ def test_nobody_is_advised_to_take_our_handling_away_for_what_works_with_it(webu
     assert not said(job, "unknown")
     assert not said(job, "ignored")
     webui.shared.opts.lycoris_handle_lora = False
-    assert "the built-in's <lora:...> alone" in rivals.found()[0]
+    assert "only the built-in's <lora:...>" in rivals.found()[0]
 
 
 def test_where_text_encoders_are():

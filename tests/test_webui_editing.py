@@ -77,15 +77,15 @@ def test_what_acts_in_no_step_acts_on_no_text(webui, untouched):
     words = put_text(webui)
     job = webui.draw("3 4 [<lyco:words:0.7>:9]", "5", steps=STEPS)
     close(job.image, drawn(plan(untouched, [])))
-    assert any("let it act in none of 4 steps" in line for line in job.comments)
+    assert any("acts in none of 4 steps" in line for line in job.comments)
     assert words.path.exists()
 
 
 def test_the_steps_are_said(webui):
     put(webui), put(webui, "blur", seed=5)
     job = webui.draw(f"3 [{INK}::3] [|{BLUR}]", steps=STEPS)
-    assert any(f"{INK}: the brackets around it let it act in steps 1 to 3 of 4." in line for line in job.comments)
-    assert any("in one of 2 steps, from 2 to 4 of 4" in line for line in job.comments)
+    assert any(f"{INK}: acts in steps 1 to 3 of 4 (prompt editing)." in line for line in job.comments)
+    assert any("acts in every second step, 2 to 4 of 4" in line for line in job.comments)
 
 
 PASSES = {  # in a first pass of 4 steps, and in a second one of 3
@@ -160,7 +160,7 @@ def test_other_kinds_of_tags_never_reach_the_text(webui, untouched):
 def test_brackets_that_are_no_prompt_editing_are_reported(webui, untouched):
     adapter = put(webui)
     job = webui.draw(f"3 4 [{INK}:]", "5", steps=STEPS)
-    assert any("does not read as prompt editing" in line for line in job.comments)
+    assert any("does not read the brackets around it as prompt editing" in line for line in job.comments)
     assert adapter.path.exists()
 
 
@@ -178,7 +178,7 @@ def test_a_prompt_that_was_changed_behind_the_tags_back_is_reported(webui):
 
     webui.always_on.append(Changing())
     job = webui.draw("3", steps=STEPS)
-    assert any("where they stood in brackets is not known" in line for line in job.comments)
+    assert any("prompt editing around tags is not recognised" in line for line in job.comments)
 
 
 def test_hypernetworks_have_one_strength_and_say_so(webui):

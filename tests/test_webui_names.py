@@ -83,7 +83,7 @@ def test_a_name_that_a_prompt_carries_is_written_as_it_is(webui):
 
 def test_a_tag_that_the_host_has_cut_is_explained(webui):
     put(webui, "a>b")
-    assert said(webui.draw('x <lyco:"a>b":1>'), "write %3E for it")
+    assert said(webui.draw('x <lyco:"a>b":1>'), "write %3E instead of")
 
 
 def test_a_default_adapter_of_such_a_name(webui):
@@ -135,11 +135,11 @@ def test_the_choice_among_files_of_one_name_is_drawn_and_told(webui, places, kin
     taken = Builtin(webui.folder / "Lora", webui.folder / "LyCORIS").files["ink"]
     job = webui.picture(f"<{kind}:ink:0.5>")
     assert webui.runtime.names.find(kind, "ink").opened.path == taken
-    assert said(job, f"{len(places)} adapters are called 'ink': <{kind}:{webui.runtime.names.shortest(taken)}:1> was")
+    assert said(job, f"{len(places)} adapters are named 'ink': using <{kind}:{webui.runtime.names.shortest(taken)}:1>.")
     for path in webui.runtime.names.files():
         name = webui.runtime.names.shortest(path)
         alone = webui.picture(f"<{kind}:{name}:0.5>")
-        assert not said(alone, "are called")
+        assert not said(alone, "are named")
         assert torch.equal(alone.image, job.image) is (path == taken)
         assert path == taken or said(job, f"<{kind}:{name}:1>")
 
@@ -149,7 +149,7 @@ def test_a_broken_file_is_passed_over_for_a_sound_one_of_its_name(webui):
     cut(put(webui, "ink", "Lora/b").path)
     job = webui.picture("<lora:ink>")
     assert said(job, "15 of 15 layers")
-    assert said(job, "ink.safetensors in b was passed over: it")
+    assert said(job, "Skipped b/ink.safetensors: it")
 
 
 def test_where_all_files_of_a_name_are_broken_the_reason_is_told(webui):

@@ -13,7 +13,7 @@ from test_webui_aesthetic import put_embedding
 
 from lib_adapters.algorithms import ALGORITHMS
 from lib_adapters.hosts.webui import settings
-from lib_adapters.hosts.webui.differing import BUILTIN, Differing
+from lib_adapters.hosts.webui.builtin_differences import BUILTIN, BuiltinDifferences
 from lib_adapters.session import AdapterReport
 
 
@@ -136,7 +136,7 @@ def test_what_the_built_in_computes_otherwise_is_told_the_first_time(webui):
     (line,) = differing(webui.draw("<lora:strange>"))
     assert line.startswith("strange: IA3 ")
     assert line in told(webui)["lines"]
-    assert "leaves biases" in line
+    assert "does not change biases" in line
     assert 'switch off "Handle <lora:...> as well"' in line
     assert differing(webui.draw("<lora:strange>")) == differing(webui.draw("<lora:second>")) == []
     strange(webui, glora, "other")
@@ -144,13 +144,13 @@ def test_what_the_built_in_computes_otherwise_is_told_the_first_time(webui):
 
 
 def test_each_algorithm_that_differs_is_told_once():
-    told = Differing()
+    told = BuiltinDifferences()
     reports = [AdapterReport("one", 1.0, 1.0, algorithms={label: 1, "LoRA": 2}) for label in BUILTIN]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lib_adapters.hosts.webui.host.builtin_networks", lambda: object())
         job = Drawing(SimpleNamespace(caches=[None] * 4), "")
         lines = told.notes(job, reports)
-        assert [line.split(" as its trainer")[0] for line in lines] == [f"one: {label}" for label in BUILTIN]
+        assert [line.split(" is computed")[0] for line in lines] == [f"one: {label}" for label in BUILTIN]
         assert told.notes(job, reports) == lines  # the host calls for each kind of tag
         assert told.notes(Drawing(SimpleNamespace(caches=[None] * 4), ""), reports) == []
     assert BUILTIN.keys() <= {one.label for one in ALGORITHMS}

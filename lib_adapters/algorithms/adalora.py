@@ -1,6 +1,6 @@
-"""AdaLoRA: ΔW = scale · B · diag(λ) · A, of as many components as training left.
+"""AdaLoRA: ΔW = scale · B · diag(λ) · A, with the rank components that training kept.
 
-PEFT's scale is lora_alpha / (init_r + 1e-5): the rank it started with, also where components were dropped.
+PEFT's scale is lora_alpha / (init_r + 1e-5), with the initial rank even if components were pruned.
 Paper: arXiv:2303.10512. Tensor names: PEFT `AdaLoraLayer`.
 """
 
@@ -23,7 +23,7 @@ TENSORS = {"lora_up.weight", "lora_down.weight", "lora_E", "scale"}
 
 @dataclass(frozen=True, eq=False)
 class AdaLora(Factored):
-    """Fits W [o, i, ...]; a convolution's A is flat."""
+    """Fits W [o, i, ...]; A is flattened for convolutions."""
 
     label: ClassVar[str] = "AdaLoRA"
 

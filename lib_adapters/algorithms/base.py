@@ -55,22 +55,22 @@ class LowRank:
 
 @dataclass(frozen=True, eq=False)
 class LayerGroup:
-    """The layers of one component that one file changes, as the model has them.
+    """The layers of one component that a file changes with one algorithm, with their sizes in this model.
 
-    Some trainers size what all layers share by the largest of them, and draw it from a seed instead of saving it.
+    Some trainers generate tensors shared by all layers from a seed, sized by the largest layer, and do not save them.
     """
 
     shapes: tuple[Shape, ...]
-    missing: int = 0  # layers of the file that this model does not have: the largest may be among them
+    missing: int = 0  # layers of the file that this model lacks; the largest may be one of them
     shared: dict[Hashable, object] = field(default_factory=dict)  # results of `once`; may outlive the group
 
     @property
     def largest(self) -> tuple[int, int]:
-        """The largest output and the largest input size, which need not be of one layer."""
+        """The largest output and the largest input size, possibly of different layers."""
         return max(shape[0] for shape in self.shapes), max(shape[1] for shape in self.shapes)
 
     def once(self, key: Hashable, make: Callable[[], Value]) -> Value:
-        """The result of `make`, which depends on `key` alone: computed for the first layer, shared by all others."""
+        """Return the result of `make`, which depends only on `key`; compute it once and share it between layers."""
         if key not in self.shared:
             self.shared[key] = make()
         return cast("Value", self.shared[key])
@@ -143,9 +143,9 @@ class Algorithm(ABC):
         return self
 
     def in_group(self, shape: Shape, group: LayerGroup) -> Self:
-        """With what depends on the other layers of the file; itself where nothing does. `shape`: of its own weight.
+        """Return the algorithm completed with what the file's layers share; itself if they share nothing.
 
-        ShapeMismatch where a layer that this model lacks makes it impossible to know.
+        `shape`: that of the layer's own weight. Raise ShapeMismatch if it depends on a layer that this model lacks.
         """
         return self
 
@@ -218,7 +218,7 @@ def number(tensor: Tensor) -> float:
 
 
 def seed_of(leaf: Tensor) -> int:
-    """A whole number that float64 holds exactly and torch takes as a seed; else BrokenFile."""
+    """Return the number as a seed. Raise BrokenFile unless it is an integer that float64 represents exactly."""
     value = number(leaf)
     if not abs(value) <= 1 << 53:
         raise BrokenFile(f"{value:g} is no seed of random numbers")
@@ -226,6 +226,6 @@ def seed_of(leaf: Tensor) -> int:
 
 
 def bounded(count: int, what: str) -> None:
-    """BrokenFile where a few numbers of a file would be unfolded into more than MAX_UNFOLDED."""
+    """Raise BrokenFile if a small file would expand to more than MAX_UNFOLDED numbers."""
     if count > MAX_UNFOLDED:
         raise BrokenFile(f"{what} would be {count:.1e} numbers, more than any trained adapter has")

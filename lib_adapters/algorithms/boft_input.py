@@ -1,8 +1,8 @@
 """BOFT of PEFT: W' = diag(s)·W·(Fₘ ⋯ F₁)ᵀ, butterfly factors over the flattened input, R = (I − S)(I + S)⁻¹.
 
-S = (B − Bᵀ)/2. PEFT has no rule for strengths (it computes at 1 whatever is set): every factor becomes
-m·R + (1 − m)·I as in LyCORIS' BOFT, and s becomes 1 + m·(s − 1), so that nothing is left at m = 0.
-Paper: arXiv:2311.06243. Leaf names: PEFT `BOFTLayer`; without its CUDA extension PEFT trains one factor only.
+S = (B − Bᵀ)/2. PEFT ignores the strength and always computes at 1. Here every factor becomes m·R + (1 − m)·I as in
+LyCORIS' BOFT, and s becomes 1 + m·(s − 1), so that m = 0 leaves W unchanged.
+Paper: arXiv:2311.06243. Tensor names: PEFT `BOFTLayer`; without its CUDA extension PEFT trains one factor only.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class BoftInput(Algorithm):
 
 
 def _check(blocks: Tensor) -> None:
-    """Several factors need halves of blocks, and 2ᵐ⁻¹ blocks, or a multiple of that, to mix."""
+    """Raise ShapeMismatch unless the blocks can mix: m > 1 factors need an even block size and k·2ᵐ⁻¹ blocks."""
     if blocks.ndim != 4 or blocks.shape[2] != blocks.shape[3]:
         raise ShapeMismatch(f"boft_R needs axes [factors, blocks, b, b], not {list(blocks.shape)}")
     factors, n, size, _ = blocks.shape

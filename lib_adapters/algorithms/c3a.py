@@ -1,6 +1,6 @@
 """C3A: ΔW consists of circulant blocks, ΔW[m·b + t, n·b + p] = w[m, n, (p − t) mod b] / i.
 
-Paper: arXiv:2407.19342. Leaf name: PEFT `C3ALayer`, which computes the same with Fourier transforms.
+Paper: arXiv:2407.19342. Tensor name: PEFT `C3ALayer`, which computes the same with Fourier transforms.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lib_adapters.errors import ShapeMismatch
 
 @dataclass(frozen=True, eq=False)
 class C3a(Algorithm):
-    """Fits linear layers and 1x1 convolutions, W [M·b, N·b] or with [1, 1] behind; no alpha is read."""
+    """Fits linear layers and 1x1 convolutions, W [M·b, N·b] or [M·b, N·b, 1, 1]; has no alpha."""
 
     label: ClassVar[str] = "C3A"
     reads_base: ClassVar[bool] = False

@@ -1,8 +1,8 @@
-"""DEFT: a subspace of W's output is replaced, ΔW = P·(s·R − Nᵀ·W), N = relu(P); with "qr" P and N are both qr(P)'s Q.
+"""DEFT: replaces a subspace of W's output, ΔW = P·(s·R − Nᵀ·W), N = relu(P); with "qr" P and N are both qr(P)'s Q.
 
-Without R it is PaRa, which only removes: ΔW = −P·Nᵀ·W. s is alpha/r where PEFT's config has an alpha, else 1. The file
-does not tell the decomposition; the override `deft_qr` does (PEFT's config, or the user's).
-Paper: DEFT, NeurIPS 2025. Leaf names: PEFT `DeftLayer`.
+Without R it is PaRa, which only removes: ΔW = −P·Nᵀ·W. s is alpha/r if PEFT's config has an alpha, else 1. The
+decomposition is not in the file but in the override `deft_qr` (from PEFT's config, or set by the user).
+Paper: DEFT, NeurIPS 2025. Tensor names: PEFT `DeftLayer`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lib_adapters.errors import ShapeMismatch
 
 @dataclass(frozen=True, eq=False)
 class Deft(ThinOnBase):
-    """Fits linear layers and 1x1 convolutions, W [o, i] or [o, i, 1, 1]; PaRa shows no i."""
+    """Fits linear layers and 1x1 convolutions, W [o, i] or [o, i, 1, 1]; i is unknown for PaRa."""
 
     label: ClassVar[str] = "DEFT"
 

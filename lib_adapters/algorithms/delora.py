@@ -1,7 +1,7 @@
 """DeLoRA: ΔW = (λ/r) · Σₖ bₖ·aₖᵀ / (‖bₖ‖·‖aₖ‖), its columns times the norms of W's columns at the start of training.
 
-Those norms are stored (`delora_w_norm`), so W itself is not read. Norms of a and b below 1e-4 count as 1e-4.
-Paper: arXiv:2503.18225. Leaf names: PEFT `DeloraLayer`.
+Those norms are stored (`delora_w_norm`), so W itself is not read. Norms of a and b are clamped to at least 1e-4.
+Paper: arXiv:2503.18225. Tensor names: PEFT `DeloraLayer`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SMALLEST = 1e-4  # of ‖a‖ and ‖b‖
 
 @dataclass(frozen=True, eq=False)
 class Delora(Factored):
-    """Fits linear layers and 1x1 convolutions, W [o, i] or [o, i, 1, 1]; no alpha is read."""
+    """Fits linear layers and 1x1 convolutions, W [o, i] or [o, i, 1, 1]; has no alpha."""
 
     label: ClassVar[str] = "DeLoRA"
 
@@ -68,7 +68,7 @@ class Delora(Factored):
         return len(self.down)
 
     def truncated(self, rank: int) -> Self:
-        """λ/r stays what it was."""
+        """Keep λ/r of the full rank."""
         return replace(self, up=self.up[:, :rank], down=self.down[:rank]) if 0 < rank < self.rank else self
 
 

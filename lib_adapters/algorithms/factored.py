@@ -1,4 +1,4 @@
-"""What the algorithms share whose ΔW is a product of small factors."""
+"""Base classes and checks for algorithms whose ΔW is a product of small factors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lib_adapters.ops.product import Matmul, Product
 
 
 class Factored(Algorithm):
-    """An algorithm that tells ΔW by its `product`, without reading W; `delta` and `add` follow from that."""
+    """Base of algorithms that define ΔW by `product`, without reading W; implements `delta` and `add`."""
 
     reads_base: ClassVar[bool] = False
 
@@ -42,11 +42,11 @@ class Factored(Algorithm):
 
 
 class ThinOnBase(Algorithm):
-    """An algorithm whose ΔW is a thin pair computed from W (`low_rank`); `delta` and `add` follow from that."""
+    """Base of algorithms whose ΔW is a low-rank pair computed from W (`low_rank`); implements `delta` and `add`."""
 
     @abstractmethod
     def low_rank(self, base: Tensor) -> LowRank:
-        """ΔW at strength 1 as a pair of thin factors, base [o, i, ...]."""
+        """Return ΔW at strength 1 as a low-rank pair, for base [o, i, ...]."""
 
     def delta(self, base: Tensor) -> Tensor:
         out = base.new_zeros(base.shape)
@@ -87,16 +87,16 @@ def _unit(kernel: Shape) -> Shape:
 
 
 def check_group(group: LayerGroup, name: str) -> None:
-    """ShapeMismatch unless all layers of the file are in this model: the largest one sizes what `name` draws."""
+    """Raise ShapeMismatch unless this model has all layers of the file, because the largest one determines sizes."""
     if group.missing:
         raise ShapeMismatch(
-            f"{name} draws its random projections with the sizes of all layers of the file, and {group.missing} of "
-            "them cannot be used on this model; save it again with save_projection=True"
+            f"the random projections of {name} depend on the sizes of all layers of the file; {group.missing} of them "
+            "cannot be used on this model; save the file again with save_projection=True"
         )
 
 
 def drawn(a: Tensor | None, b: Tensor | None, name: str) -> tuple[Tensor, Tensor]:
-    """The random projections of `name`; ShapeMismatch where `in_group` was not called, which alone can size them."""
+    """Return the random projections of `name`. Raise ShapeMismatch if `in_group` has not generated them."""
     if a is None or b is None:
-        raise ShapeMismatch(f"the random projections of {name} are sized by all layers of the file, which are unknown")
+        raise ShapeMismatch(f"the random projections of {name} depend on all layers of the file, which are unknown")
     return a, b

@@ -1,7 +1,7 @@
-"""FourierFT: ΔW = scaling · Re(IDFT2(F)) where F [o, i] holds n trained numbers at random places and zeros elsewhere.
+"""FourierFT: ΔW = scaling · Re(IDFT2(F)), where F [o, i] has n trained values at random positions, else zeros.
 
-The places are not in the file: `random_loc_seed` of the config and the shape of W give them, the first n of a random
-order of all o·i places (`torch.randperm`, which torch does not promise to keep between releases).
+The positions are not in the file; they are the first n of a random permutation of all o·i positions, generated from the
+config's `random_loc_seed` (`torch.randperm`, which torch does not guarantee to be the same in all releases).
 Paper: arXiv:2405.03003. Tensor names: PEFT `FourierFTLayer`.
 """
 
@@ -23,14 +23,14 @@ SEED = "random_loc_seed"
 
 @dataclass(frozen=True, eq=False)
 class Spectral(Algorithm):
-    """An algorithm whose ΔW is a transform of numbers at random places; they fit every matrix with room for them."""
+    """Base of algorithms whose ΔW is a transform of n values at random positions; fits every matrix of n entries."""
 
     reads_base: ClassVar[bool] = False
 
     spectrum: Tensor  # [n]
     seed: int
     scale: float
-    places: Tensor | None = None  # [2, n] row and column, once they are drawn for a layer
+    places: Tensor | None = None  # [2, n] row and column, once generated for a layer
 
     def check(self, shape: Shape) -> None:
         plain = len(shape) > 1 and all(k == 1 for k in shape[2:])
@@ -38,13 +38,13 @@ class Spectral(Algorithm):
             raise ShapeMismatch(f"{self.label} of {list(self.spectrum.shape)} numbers does not fit {list(shape)}")
 
     def in_group(self, shape: Shape, group: LayerGroup) -> Self:
-        """With its places, which all layers of one shape share: a random order of millions takes a second."""
+        """Return a copy with its positions, generated once for all layers of a shape because that takes a second."""
         size = (len(self.spectrum), shape[0], shape[1])
         places = group.once(("places", self.seed, size), lambda: random_places(self.seed, *size))
         return replace(self, places=places.to(self.spectrum.device))
 
     def _dense(self, shape: Shape) -> tuple[Tensor, Tensor]:
-        """The places [2, n] and the numbers [n] in float32."""
+        """Return the positions [2, n] and the values [n] in float32."""
         places = self.places
         if places is None:
             places = random_places(self.seed, len(self.spectrum), shape[0], shape[1])
@@ -74,7 +74,7 @@ class FourierFt(Spectral):
 
 
 def spectrum_of(leaves: Leaves, name: str) -> tuple[Tensor, int]:
-    """The trained numbers and the seed of their places; ShapeMismatch unless the numbers are a vector."""
+    """Return the trained values and the seed of their positions. Raise ShapeMismatch if they are not a vector."""
     if leaves[name].ndim != 1:
         raise ShapeMismatch(f"{name} should be a vector, not {list(leaves[name].shape)}")
     return leaves[name], seed_of(leaves[SEED])

@@ -1,8 +1,8 @@
-"""GraLoRA: W is cut into k x k blocks, each with a pair of its own: ΔW[j, n] = scale · B[j, n]ᵀ·A[n, j]ᵀ.
+"""GraLoRA: W is divided into k x k blocks, each with its own low-rank pair: ΔW[j, n] = scale · B[j, n]ᵀ·A[n, j]ᵀ.
 
-A[n] holds the ranks of block column n, r/k for each block row j; B[j] those of block row j, r/k for each block column.
-A hybrid adds a plain pair over the whole layer, of rank h. scale = alpha/(r + h).
-Paper: arXiv:2505.20355. Leaf names: PEFT `GraloraLayer`.
+A[n] has the ranks of block column n, r/k for each block row j; B[j] those of block row j, r/k for each block column.
+Hybrid GraLoRA adds a LoRA pair of rank h for the whole layer. scale = alpha/(r + h).
+Paper: arXiv:2505.20355. Tensor names: PEFT `GraloraLayer`.
 """
 
 from __future__ import annotations
@@ -72,4 +72,4 @@ class Gralora(Algorithm):
 def _check_hybrid(up: Tensor, down: Tensor, blocks: Shape) -> None:
     if up.ndim != 2 or down.ndim != 2 or up.shape[1] != len(down) or (len(up), down.shape[1]) != blocks:
         what = f"gralora_B_general and gralora_A_general of {list(up.shape)} and {list(down.shape)}"
-        raise ShapeMismatch(f"{what} do not fit blocks of {list(blocks)} in all")
+        raise ShapeMismatch(f"{what} do not fit blocks with a total shape of {list(blocks)}")

@@ -1,6 +1,6 @@
-"""HiRA: W is multiplied entry by entry, ΔW = W ⊙ (B·A).
+"""HiRA: W is multiplied elementwise, ΔW = W ⊙ (B·A).
 
-Paper: "HiRA: Parameter-Efficient Hadamard High-Rank Adaptation", ICLR 2025. Leaf names: PEFT `HiraLayer`.
+Paper: "HiRA: Parameter-Efficient Hadamard High-Rank Adaptation", ICLR 2025. Tensor names: PEFT `HiraLayer`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lib_adapters.ops.product import row_step
 
 @dataclass(frozen=True, eq=False)
 class Hira(Algorithm):
-    """Fits W [o, i, ...]; no alpha is read."""
+    """Fits W [o, i, ...]; has no alpha."""
 
     label: ClassVar[str] = "HiRA"
 

@@ -1,8 +1,8 @@
 """HRA: W' = W·H₁⋯Hᵣ over the flattened input, reflections H = I − 2uuᵀ/‖u‖².
 
-With PEFT's `apply_GS` the vectors are made orthonormal first (Gram-Schmidt): W' = W·(I − 2QQᵀ). The file does not tell;
-the override `hra_apply_gs` does (PEFT's config, or the user's). Strength is linear on ΔW; PEFT has no rule for it.
-Paper: arXiv:2405.17484. Leaf name: PEFT `HRALayer`.
+With PEFT's `apply_GS` the vectors are first orthonormalised (Gram-Schmidt): W' = W·(I − 2QQᵀ). This is not in the file
+but in the override `hra_apply_gs` (from PEFT's config, or set by the user). The strength scales ΔW; PEFT has none.
+Paper: arXiv:2405.17484. Tensor name: PEFT `HRALayer`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lib_adapters.ops.orthogonal import reflections
 
 @dataclass(frozen=True, eq=False)
 class Hra(ThinOnBase):
-    """Fits W [o, i, ...] with i*kernel columns; nothing shows how many rows."""
+    """Fits W [o, i, ...] with i*kernel columns and any number of rows."""
 
     label: ClassVar[str] = "HRA"
 
@@ -57,5 +57,5 @@ class Hra(ThinOnBase):
         return self.vectors.shape[1]
 
     def truncated(self, rank: int) -> Self:
-        """The first reflections alone."""
+        """Keep only the first reflections."""
         return replace(self, vectors=self.vectors[:, :rank]) if 0 < rank < self.rank else self

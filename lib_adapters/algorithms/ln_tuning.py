@@ -1,8 +1,8 @@
-"""LN tuning: the file holds the trained weight and bias of a norm as a whole, W' = w, so ΔW = w − W, Δb = b' − b.
+"""LN tuning: the file contains the full trained weight and bias of a norm, W' = w, so ΔW = w − W, Δb = b' − b.
 
-PEFT copies the layer and trains the copy; it may be any layer that has a weight, not only a norm. At strength m it is
-the straight line between the two.
-Paper: arXiv:2312.11420. Leaf names: PEFT `LNTuningLayer`.
+PEFT copies the layer and trains the copy; it may be any layer with a weight, not only a norm. Strength m interpolates
+linearly between the two.
+Paper: arXiv:2312.11420. Tensor names: PEFT `LNTuningLayer`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class LnTuning(Algorithm):
         return self.weight.float().view(base.shape) - base
 
     def onto(self, base: Tensor, strength: float, out: Tensor | None = None) -> Tensor:
-        """`lerp` ends exactly at the stored weight; W + (w − W) would round."""
+        """Interpolate with `lerp`, which returns the stored weight exactly at strength 1; W + (w − W) would round."""
         merged: Tensor = torch.lerp(base, self.weight.float().view(base.shape), strength, out=out)
         return merged
 

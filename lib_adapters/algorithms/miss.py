@@ -1,9 +1,9 @@
 """MiSS, formerly Bone: one small block repeated over W: ΔW[o, c] = B[c mod r, o].
 
-With PEFT's `init_weights="mini"` the block is repeated over the rows too: ΔW[o, c] = B[c mod r, o mod m]; only the
-override `miss_mini` (PEFT's config, or the user's) tells that the smaller width is meant.
-With "bat" the block reads W: ΔW[j, n] = W[j, n]·B[j] + B[j] for the blocks [r, r] of W.
-Paper: arXiv:2409.15371. Leaf names: PEFT `MissLayer` (`miss_block`), `BoneLayer` (`bone_block`).
+With PEFT's `init_weights="mini"` the block is repeated over the rows too: ΔW[o, c] = B[c mod r, o mod m]. This is not
+in the file but in the override `miss_mini` (from PEFT's config, or set by the user).
+With "bat" the block depends on W: ΔW[j, n] = W[j, n]·B[j] + B[j] for the blocks [r, r] of W.
+Paper: arXiv:2409.15371. Tensor names: PEFT `MissLayer` (`miss_block`), `BoneLayer` (`bone_block`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Miss(Algorithm):
         rank, rows = self.block.shape
         plain = len(shape) >= 2 and same_layer(shape[:2], shape) and rank <= shape[1]
         if not plain or (shape[0] % rows if self.mini else shape[0] != rows):
-            hint = "" if self.mini else "; one trained with init_weights 'mini' needs its adapter_config.json beside it"
+            hint = "" if self.mini else "; if it was trained with init_weights 'mini', add its adapter_config.json"
             raise ShapeMismatch(f"a repeated block of {[rows, rank]} does not fit a weight of {list(shape)}{hint}")
 
     def delta(self, base: Tensor) -> Tensor:

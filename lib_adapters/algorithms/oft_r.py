@@ -21,7 +21,7 @@ from lib_adapters.algorithms.base import Algorithm, Facts, Leaves, Shape, Shapes
 from lib_adapters.errors import ShapeMismatch
 from lib_adapters.ops.orthogonal import bounded_each, cayley_turn, neumann_turn, skew_packed, turn_columns
 
-MAX_TERMS = 64  # of the series: it has long converged, or never will
+MAX_TERMS = 64  # of the series: by then it has converged or it diverges
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +85,7 @@ class OftInput(Algorithm):
 
 
 def _series(overrides: Mapping[str, float]) -> tuple[float, int]:
-    """(factor of the highest power, that power). PEFT from 0.18 on never stops at Q²: three terms are four."""
+    """Return (factor of the highest power, that power). PEFT since 0.18 never stops at Q²: three terms become four."""
     last, terms = overrides.get("neumann_last_term", 1.0), int(min(overrides.get("neumann_terms", 5), MAX_TERMS))
     if terms < 3 or last == 2.0:
         return 2.0, terms - 1

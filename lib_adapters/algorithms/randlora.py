@@ -1,11 +1,11 @@
-"""RandLora: ΔW = alpha/r · Σₙ Bₙ · diag(λₙ) · A · diag(γₙ), n bases of rank r: together of full rank.
+"""RandLora: ΔW = alpha/r · Σₙ Bₙ · diag(λₙ) · A · diag(γₙ), n bases of rank r, together of full rank.
 
-A [r, min(o, i)] and Bₙ [max(o, i), r] are random, all layers share them, and each takes the first rows and columns of
-a pair as large as the largest layer; for W with more columns than rows the sum is transposed. PEFT flattens A by rank
-and basis and B by basis and rank, so rank and basis meet crosswise; this is what was trained.
-A file saved with `save_projection: false` does not hold the pair: it is drawn again from `projection_prng_key`, with
-the sizes of this model's layers and as on a machine whose training device knows bfloat16 (PEFT draws in float16 on
-others, and then other numbers). It may also differ between torch releases.
+A [r, min(o, i)] and Bₙ [max(o, i), r] are random and shared by all layers: each uses the first rows and columns of a
+pair as large as the largest layer; if W has more columns than rows, the sum is transposed. PEFT flattens A by rank and
+basis but B by basis and rank, so the two are mismatched; this is what was trained.
+A file saved with `save_projection: false` lacks the pair, which is then generated from `projection_prng_key`, with the
+sizes of this model's layers, and in bfloat16 (PEFT uses float16, and so other numbers, on a training device without
+bfloat16). It may also differ between torch releases.
 Paper: arXiv:2502.00987. Tensor names: PEFT `RandLoraLayer`.
 """
 
@@ -31,13 +31,13 @@ SEED, SPARSE = "projection_prng_key", "randlora_sparse"  # sparse: 0 dense, 1 a 
 
 @dataclass(frozen=True, eq=False)
 class RandLora(Factored):
-    """Fits linear layers and 1x1 convolutions, W [o, i] or [o, i, 1, 1]. Its pair of factors is not thin."""
+    """Fits linear layers and 1x1 convolutions, W [o, i] or [o, i, 1, 1]. Its product is of full rank."""
 
     label: ClassVar[str] = "RandLora"
 
     weights: Tensor  # [r, n]: λ
     columns: Tensor  # [n, min(o, i)]: γ
-    a: Tensor | None  # [r, 1, at least min(o, i)]; None until it is drawn
+    a: Tensor | None  # [r, 1, at least min(o, i)]; None until it is generated
     b: Tensor | None  # [at least max(o, i), at least n, r]
     seed: int
     sparse: float
@@ -79,7 +79,7 @@ class RandLora(Factored):
             raise mismatch((len(self.b), self.columns.shape[1]), shape)
 
     def in_group(self, shape: Shape, group: LayerGroup) -> Self:
-        """With the pair that PEFT draws for these layers, one for all of them."""
+        """Return a copy with the pair that PEFT generates for this group of layers and that they share."""
         if self.a is not None:
             return self
         check_group(group, self.label)
@@ -101,7 +101,7 @@ class RandLora(Factored):
 
     @property
     def bases(self) -> int:
-        """n = min(o, i) / r, rounded up."""
+        """The number of bases n = min(o, i) / r, rounded up."""
         return self.weights.shape[1]
 
     @property
@@ -114,7 +114,7 @@ def _fits(b: Tensor, rank: int, bases: int) -> bool:
 
 
 def _drawn(rank: int, outputs: int, inputs: int, seed: int, sparse: float) -> tuple[Tensor, Tensor]:
-    """A [r, 1, small] and B [large, n, r], as `RandLoraModel` fills them for layers of at most these sizes."""
+    """Return A [r, 1, small] and B [large, n, r] as `RandLoraModel` generates them for layers up to these sizes."""
     small, large = sorted((outputs, inputs))
     bases, numbers = math.ceil(small / rank), generator(seed)
     bounded(large * bases * rank, "RandLora's random projections")
@@ -129,7 +129,7 @@ def _drawn(rank: int, outputs: int, inputs: int, seed: int, sparse: float) -> tu
 
 
 def _signs(values: Tensor, share: float) -> Tensor:
-    """-1 for the lowest share of what lies between 0 and 1, 1 for the highest, 0 between."""
+    """Return -1 for values in [0, share), 1 for values in (1 - share, 1], and 0 otherwise."""
     signs = torch.zeros_like(values)
     signs[values < share] = -1
     signs[values > 1 - share] = 1

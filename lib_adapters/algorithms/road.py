@@ -1,8 +1,8 @@
-"""RoAd: W' = R·W and b' = R·b, where R turns and stretches pairs of rows: in groups, row n and row n + size/2.
+"""RoAd: W' = R·W and b' = R·b, where R rotates and scales pairs of rows: rows n and n + size/2 of each group.
 
 Row n becomes c·W[n] - s'·W[n'], row n' becomes c'·W[n'] + s·W[n], with c = α·cos θ and s = α·sin θ of each row.
-road_1 has one α and θ for both rows of a pair, road_2 one for each row, road_4 other ones for c and s.
-The size of a group is in the config alone (`group_size`); the variant follows from the number of angles.
+road_1 has one α and θ per pair of rows, road_2 one per row, road_4 separate ones for c and s.
+The group size is only in the config (`group_size`); the variant follows from the number of angles.
 Paper: arXiv:2409.00119. Tensor names: PEFT `RoadLayer`.
 """
 
@@ -23,7 +23,7 @@ GROUP = "road_group_size"
 
 @dataclass(frozen=True, eq=False)
 class Road(Algorithm):
-    """Fits W [o, i, ...] whose rows are whole groups; PEFT trains linear layers. There is no alpha."""
+    """Fits W [o, i, ...] whose number of rows is a multiple of the group size; PEFT trains linear layers; no alpha."""
 
     label: ClassVar[str] = "RoAd"
 
@@ -55,7 +55,7 @@ class Road(Algorithm):
         return self._turned(base)
 
     def _turned(self, rows: Tensor) -> Tensor:
-        """(R - I)·rows, for rows [o, ...]."""
+        """Return (R - I)·rows, for rows [o, ...]."""
         straight, across = self._columns(len(rows))
         tail = (1,) * (rows.ndim - 1)
         halves = rows.reshape(-1, 2, self.group // 2, *rows.shape[1:])
@@ -63,7 +63,7 @@ class Road(Algorithm):
         return rows * (straight - 1).view(-1, *tail) + crossed * across.view(-1, *tail)
 
     def _columns(self, rows: int) -> tuple[Tensor, Tensor]:
-        """α·cos θ and α·sin θ of each row [o]: what stays and what comes from the other row of the pair."""
+        """Return α·cos θ and α·sin θ per row, [o]: the coefficients of the row itself and of its partner."""
         angles, lengths = self.angles.float(), self.lengths.float()
         if 2 * len(angles) == rows:
             angles, lengths = (

@@ -1,6 +1,6 @@
-"""SHiRA: a few entries of W change, and the file says which: ΔW[row, column] = value.
+"""SHiRA: a sparse ΔW whose positions are in the file: ΔW[row, column] = value.
 
-There are r·(o + i) of them, as many as a LoRA of rank r has. Paper: arXiv:2406.13175. Leaf names: PEFT `ShiraLayer`.
+It has r·(o + i) entries, as many as a LoRA of rank r. Paper: arXiv:2406.13175. Tensor names: PEFT `ShiraLayer`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from lib_adapters.errors import ShapeMismatch
 
 @dataclass(frozen=True, eq=False)
 class Shira(Algorithm):
-    """Fits linear layers and 1x1 convolutions that have all these places; no alpha is read."""
+    """Fits linear layers and 1x1 convolutions that are large enough for all positions; has no alpha."""
 
     label: ClassVar[str] = "SHiRA"
     reads_base: ClassVar[bool] = False
 
     values: Tensor  # [n]
     places: Tensor  # [2, n], row and column; PEFT on Windows stores them as floats
-    smallest: Shape  # (o, i) of the smallest weight that has all these places
+    smallest: Shape  # (o, i) of the smallest weight that contains all positions
 
     @classmethod
     def claims(cls, shapes: Shapes) -> bool:
@@ -36,15 +36,15 @@ class Shira(Algorithm):
         values, places = leaves["shira_weight"], leaves["shira_indices"].long()
         if values.ndim != 1 or places.shape != (2, len(values)) or bool((places < 0).any()):
             shapes = f"{list(values.shape)} and {list(places.shape)}"
-            raise ShapeMismatch(f"shira_weight and shira_indices of {shapes} are not values and their places")
+            raise ShapeMismatch(f"shira_weight and shira_indices of {shapes} are not values and their positions")
         return cls(values, places, tuple((places.amax(dim=1) + 1).tolist()))
 
     def check(self, shape: Shape) -> None:
         plain = len(shape) >= 2 and same_layer(shape[:2], shape)
         if not plain or any(mine > axis for mine, axis in zip(self.smallest, shape, strict=False)):
-            what = f"places of at least {list(self.smallest)}"
+            what = f"positions for a weight of at least {list(self.smallest)}"
         elif len(self.values) % (shape[0] + shape[1]):
-            what = f"values of {list(self.values.shape)}, which are not a multiple of rows and columns together,"
+            what = f"values of {list(self.values.shape)}, which are not a multiple of rows plus columns,"
         else:
             return
         raise ShapeMismatch(f"{what} do not fit a weight of {list(shape)}")

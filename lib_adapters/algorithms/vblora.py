@@ -1,7 +1,8 @@
 """VB-LoRA: ΔW = B · A, both composed of short vectors from one bank [h, l] that all layers share.
 
-Each piece of l numbers is the mean of k vectors, weighted by the softmax of its k largest logits. A file holds all
-logits (then k is the config's `topk`), or the places and weights of the k largest, the last weight being what is left.
+Each piece of l numbers is the mean of k vectors, weighted by the softmax of its k largest logits. A file contains all
+logits (k is then the config's `topk`), or the indices and weights of the k largest; the last weight is 1 minus their
+sum.
 Paper: arXiv:2405.15179. Tensor names: PEFT `VBLoRALayer`.
 """
 
@@ -71,11 +72,11 @@ class VbLora(Factored):
 
 
 def _composed(leaves: Leaves, side: str, bank: Tensor) -> Tensor:
-    """The pieces [..., l] of one factor, each a weighted mean of vectors of the bank."""
+    """Return the pieces [..., l] of one factor, each a weighted mean of vectors of the bank."""
     if side in leaves:
         logits, k = leaves[side].float(), number(leaves[TOPK])
         if logits.ndim != 3 or logits.shape[2] != len(bank) or k not in range(1, len(bank) + 1):
-            raise ShapeMismatch(f"{side} of {list(logits.shape)} does not choose {k:g} of a bank of {list(bank.shape)}")
+            raise ShapeMismatch(f"{side} of {list(logits.shape)} cannot select {k:g} of a bank of {list(bank.shape)}")
         highest, places = logits.topk(int(k), dim=-1)
         weights = highest.softmax(dim=-1)
     else:

@@ -1,8 +1,8 @@
 """VeRA: ΔW = diag(λ_b) · B · diag(λ_d) · A with random A and B that all layers share.
 
 A [r, i] and B [o, r] are the first columns and rows of one pair that is as large as the largest trained layer. A file
-saved with `save_projection: false` does not hold the pair: it is drawn again from `projection_prng_key`, A first, with
-the sizes of this model's layers. PEFT warns that this may differ on other systems; so it may between torch releases.
+saved with `save_projection: false` lacks the pair, which is then generated from `projection_prng_key`, A first, with
+the sizes of this model's layers. PEFT warns that it may differ between systems; it may also between torch releases.
 Paper: arXiv:2310.11454. Tensor names: PEFT `VeraLayer`.
 """
 
@@ -41,7 +41,7 @@ class Vera(Factored):
 
     outer: Tensor  # [o]: λ_b
     inner: Tensor  # [r]: λ_d
-    a: Tensor | None  # [r, at least i]; None until it is drawn
+    a: Tensor | None  # [r, at least i]; None until it is generated
     b: Tensor | None  # [at least o, r]
     seed: int
     scale: float = 1.0
@@ -72,7 +72,7 @@ class Vera(Factored):
             raise mismatch((len(self.outer), *(() if self.a is None else self.a.shape[1:])), shape)
 
     def in_group(self, shape: Shape, group: LayerGroup) -> Self:
-        """With the pair that PEFT draws for these layers, one for all of them."""
+        """Return a copy with the pair that PEFT generates for this group of layers and that they share."""
         if self.a is not None:
             return self
         check_group(group, self.label)
@@ -91,7 +91,7 @@ class Vera(Factored):
         return LowRank(*self._factors(tuple(base.shape)), self.scale)
 
     def _factors(self, shape: Shape) -> tuple[Tensor, Tensor]:
-        """up [o, r] and down [r, i]."""
+        """Return up [o, r] and down [r, i]."""
         a, b = drawn(self.a, self.b, self.label)
         up = self.outer.float().unsqueeze(1) * b[: shape[0]].float()
         return up, self.inner.float().unsqueeze(1) * a[:, : shape[1]].float()
@@ -101,14 +101,14 @@ class Vera(Factored):
         return len(self.inner)
 
     def truncated(self, rank: int) -> Self:
-        """The first rows of A and columns of B; a pair that is still to be drawn is drawn whole."""
+        """Keep the first rows of A and columns of B; a pair that is not yet generated stays whole."""
         if not 0 < rank < self.rank or self.a is None or self.b is None:
             return self
         return replace(self, inner=self.inner[:rank], a=self.a[:rank], b=self.b[:, :rank])
 
 
 def _drawn(seed: int, rank: int, outputs: int, inputs: int) -> tuple[Tensor, Tensor]:
-    """A [r, i] and B [o, r], as `VeraModel._init_vera_A_vera_B` fills them."""
+    """Return A [r, i] and B [o, r] as `VeraModel._init_vera_A_vera_B` generates them."""
     bounded(rank * (outputs + inputs), "VeRA's random projections")
     numbers = generator(seed)
     a = uniform((rank, inputs), kaiming_bound(inputs, 0.0), numbers)

@@ -1,9 +1,9 @@
-"""WaveFT: ΔW = scaling · IDWT2(F) where F holds n trained numbers at random places and zeros elsewhere.
+"""WaveFT: ΔW = scaling · IDWT2(F), where F has n trained values at random positions, else zeros.
 
-One level of the inverse wavelet transform: F is padded by the length of the filter, its quarters are the four bands,
-and the middle of the result is ΔW. PEFT filters the quarter at the top right with the high pass along the rows axis,
-and the one at the bottom left along the columns axis. Without `use_idwt`, ΔW = scaling · F.
-The places come from `random_loc_seed` as for FourierFT (`torch.randperm`).
+One level of the inverse wavelet transform: F is padded by the filter length, its quarters are the four bands, and the
+centre of the result is ΔW. PEFT applies the high-pass filter to the top right quarter along the rows axis, and to the
+bottom left one along the columns axis. Without `use_idwt`, ΔW = scaling · F.
+The positions are generated from `random_loc_seed` as for FourierFT (`torch.randperm`).
 Paper: arXiv:2505.12532. Tensor names: PEFT `WaveFTLayer`.
 """
 
@@ -30,7 +30,7 @@ class WaveFt(Spectral):
 
     label: ClassVar[str] = "WaveFT"
 
-    family: str = ""  # "db" or "sym"; "" where there is no transform
+    family: str = ""  # "db" or "sym"; "" without a transform
     order: int = 0  # of the wavelet: its filters have 2·order taps
 
     @classmethod
@@ -46,7 +46,7 @@ class WaveFt(Spectral):
         if family == "direct":
             return cls(*common)
         if order not in range(1, MAX_ORDER + 1):
-            raise BrokenFile(f"there is no wavelet {family}{order:g} of at most {MAX_ORDER}")
+            raise BrokenFile(f"wavelet {family}{order:g} is not supported; the order must be from 1 to {MAX_ORDER}")
         return cls(*common, None, family, int(order))
 
     def delta(self, base: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ class WaveFt(Spectral):
         half_rows, half_columns = (size // 2 for size in sizes)
         lower, right = rows >= half_rows, columns >= half_columns
         dense = torch.zeros(sizes, device=numbers.device)
-        # PEFT's bands, with the off-diagonal quarters exchanged: so each axis has its own filter in each half
+        # swap PEFT's off-diagonal quarters, so that each half of an axis has one filter
         dense[rows % half_rows + right * half_rows, columns % half_columns + lower * half_columns] = numbers
         whole = synthesised(synthesised(dense, low).T, low).T
         return whole[:outputs, :inputs]

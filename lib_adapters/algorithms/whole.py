@@ -1,7 +1,8 @@
-"""Whole weights: the file holds W' and b' themselves, not their changes, so ΔW = W' − W.
+"""Whole weights: the file contains W' and b' themselves, not their changes, so ΔW = W' − W.
 
-PEFT saves `modules_to_save` (norms, conv_in, ...) and the biases of `bias="all"` and `bias="lora_only"` so; ComfyUI's
-`set_weight` is the same. PEFT trains the adapter on top of its biases, so an adapter that changes a bias reads b'.
+PEFT saves `modules_to_save` (norms, conv_in, ...) and the biases of `bias="all"` and `bias="lora_only"` in this way;
+ComfyUI's `set_weight` is the same. PEFT trains the adapter on top of its biases, so an adapter that changes a bias is
+computed from b'.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ WEIGHT, BIAS = "set_weight", "set_bias"
 
 @dataclass(frozen=True, eq=False)
 class Whole(Algorithm):
-    """W' and b', either of which may be missing; a strength between 0 and 1 lies between the original and them."""
+    """W' and b', either of which may be missing; the strength interpolates between the original values and these."""
 
     label: ClassVar[str] = "Whole weight"
 
@@ -57,7 +58,7 @@ class Whole(Algorithm):
         return self.weight.float().reshape(base.shape) - base
 
     def onto(self, base: Tensor, strength: float, out: Tensor | None = None) -> Tensor:
-        """At strength 1 this is W' to the bit."""
+        """Interpolate with `lerp`, which returns W' bit for bit at strength 1."""
         out = torch.empty_like(base) if out is None else out
         if self.weight is None:
             return out.copy_(base)
@@ -77,7 +78,7 @@ class Whole(Algorithm):
 
 @dataclass(frozen=True, eq=False)
 class WithBias(Algorithm):
-    """Any algorithm whose file holds the layer's whole trained bias too; everything else is the algorithm's own."""
+    """Wraps an algorithm whose file also contains the layer's full trained bias; delegates everything else to it."""
 
     inner: Algorithm
     bias: Tensor  # [o]
@@ -102,7 +103,7 @@ class WithBias(Algorithm):
         return self.inner.low_rank(base)
 
     def bias_delta(self, bias: Tensor) -> Tensor | None:
-        """(b' − b), and what the algorithm makes of b'."""
+        """Return b' − b plus the algorithm's own bias delta for b'."""
         mine, new = self.bias.float() - bias, self.bias.float().expand_as(bias)
         change = self.inner.bias_delta(new)
         return mine if change is None else mine + change.reshape(mine.shape)
@@ -141,7 +142,7 @@ class WithBias(Algorithm):
 
     @classmethod
     def claims(cls, shapes: Shapes) -> bool:
-        """Never by itself: files/load.py wraps it around the algorithm of the other leaves."""
+        """Return False: files/load.py wraps this class around the algorithm of the other tensors."""
         return False
 
     @classmethod
@@ -150,6 +151,6 @@ class WithBias(Algorithm):
 
 
 def check_bias(bias: Tensor | None, shape: Shape) -> None:
-    """ShapeMismatch unless the bias is None or [o] for a weight [o, ...]."""
+    """Raise ShapeMismatch unless the bias is None or [o] for a weight [o, ...]."""
     if bias is not None and tuple(bias.shape) != tuple(shape[:1]):
         raise ShapeMismatch(f"a bias of {list(bias.shape)} does not fit a weight of {list(shape)}")

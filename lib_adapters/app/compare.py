@@ -65,7 +65,7 @@ def _prompt_rows(prompt: str, settings: Settings, count: int) -> list[list[Shot]
 
 
 def _alone(prompt: str, tags: Sequence[Tag], one: Tag) -> str:
-    """The prompt with every other tag off: each stays in its place, for brackets around it count."""
+    """Return the prompt with every other tag switched off in place, because prompt editing around tags matters."""
     for tag in reversed([tag for tag in tags if tag is not one and not tag.off]):
         start, end = tag.span
         prompt = prompt[:start] + edited(tag, {OFF: OFF}) + prompt[end:]

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from lib_adapters.app import aesthetics
 from lib_adapters.app.dialect import DIALECTS, as_they_are, respelled
+from lib_adapters.app.equivalence import first_difference
 from lib_adapters.app.options import Commands, check_new
-from lib_adapters.app.unchanged import first_difference
 from lib_adapters.conditioning.aesthetic import open_aesthetic
 from lib_adapters.conditioning.hypernetwork import open_hypernetwork, save_hypernetwork
 from lib_adapters.errors import AdapterError, AestheticFile, ForeignFile, HypernetworkFile
@@ -63,7 +63,7 @@ def run(given: argparse.Namespace) -> int:
 def _report(given: argparse.Namespace, adapter: Adapter, tensors: int, coarse: Sequence[str]) -> None:
     print(f"{given.out}: {tensors} tensors of {len(adapter.modules)} layers")
     if coarse:
-        print(f"kept as they were, because {given.dtype} cannot hold their values: {_some(coarse)}")
+        print(f"kept in their original dtype, because {given.dtype} cannot represent their values: {_some(coarse)}")
     for note in adapter.notes:
         print(f"Note: {note}")
     for key, reason in adapter.unusable:
@@ -76,7 +76,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _check(adapter: Adapter, out: Path, places: Mapping[Stem, object]) -> None:
-    """Read the new file back; AdapterError, and no file, where it changes a layer otherwise than the source does."""
+    """Read the new file back; delete it and raise AdapterError if it changes a layer differently from the source."""
     try:
         different = first_difference(adapter, open_adapter(out), places)
     except BaseException:
@@ -85,13 +85,13 @@ def _check(adapter: Adapter, out: Path, places: Mapping[Stem, object]) -> None:
     if different:
         out.unlink()
         raise AdapterError(
-            f"{adapter.path.name}: {different} would act differently in the new file, where something that its config, "
-            "its trainer or its .json file says has no place; nothing was written."
+            f"{adapter.path.name}: {different} would act differently in the new file, because the new format cannot "
+            "store a setting from the source's config, metadata or .json file. Nothing was written."
         )
 
 
 def _config_file(out: Path, config: Mapping[str, Any]) -> Path | None:
-    """Where PEFT needs `config` beside its adapter_model.safetensors; None where it needs none or has it."""
+    """Return the path to which PEFT's `config` must be written; None if PEFT needs none or it already exists."""
     path = out.with_name(NAME)
     if not config or out.stem != "adapter_model" or read_json(path) == config:
         return None
@@ -117,7 +117,7 @@ def _other(given: argparse.Namespace, kind: ForeignFile) -> int:
 
 
 def _cast(tensors: Mapping[str, Tensor], name: str | None) -> tuple[dict[str, Tensor], list[str]]:
-    """Floating-point tensors in another dtype, and the names of those that stay because it cannot hold their values."""
+    """Return the tensors cast to a dtype, and the names of those left uncast because it cannot represent them."""
     if name is None:
         return dict(tensors), []
     cast = {key: tensor.to(DTYPES[name]) for key, tensor in tensors.items() if tensor.is_floating_point()}
@@ -126,7 +126,7 @@ def _cast(tensors: Mapping[str, Tensor], name: str | None) -> tuple[dict[str, Te
 
 
 def _holds(cast: Tensor, tensor: Tensor) -> bool:
-    """True if nothing but rounding happened: no overflow, and no underflow that the tensor as a whole would feel."""
+    """True if the cast only rounded: no overflow, and no underflow beyond the dtype's relative precision."""
     before, after = tensor.double(), cast.double()
     finite = before.isfinite()
     error = (before - after)[finite].norm()  # infinite where a value overflows

@@ -1,8 +1,8 @@
 """An adapter's tensors under another trainer's names.
 
 kohya: `lora_unet_..._to_q.lora_up.weight` with alpha; every algorithm has names there.
-diffusers and PEFT: `unet.....to_q.lora_B.weight`; they know plain LoRA only and keep alpha in a config. The scale moves
-into B, so that alpha = rank is right for readers with and without the config that is written into the metadata.
+diffusers and PEFT: `unet.....to_q.lora_B.weight`; they support plain LoRA only and keep alpha in a config. The scale is
+multiplied into B, so that alpha = rank is correct with and without the config, which is written into the metadata.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Converted:
 
 
 def respelled(adapter: Adapter, dialect: str, skeleton: Skeleton) -> Converted:
-    """Under the names of `dialect`. A module that has no place among them is an error, not a loss."""
+    """Rename the tensors to `dialect`. Raise AdapterError if a module has no name there, rather than lose it."""
     named, loaded = _places(adapter, skeleton), adapter.load()
     for module in adapter.modules:
         if module.stem not in loaded.algorithms:
@@ -60,7 +60,7 @@ def respelled(adapter: Adapter, dialect: str, skeleton: Skeleton) -> Converted:
 
 
 def as_they_are(adapter: Adapter) -> Converted:
-    """Every tensor under its own name, also unknown ones; a config in the file's folder moves into the metadata."""
+    """Keep all tensor names, also unknown ones; copy a config from the file's folder into the metadata."""
     blob, lowest = read_blob(adapter.source)
     tensors = {key: view(blob, lowest, entry).clone() for key, entry in adapter.source.entries.items()}
     tensors |= {key: torch.tensor(number) for key, number in adapter.source.numbers.items()}
@@ -73,18 +73,18 @@ def _places(adapter: Adapter, skeleton: Skeleton) -> dict[Stem, Place]:
     paths = skeleton.paths()
     for module in adapter.modules:
         if module.stem not in paths:
-            raise AdapterError(f"{adapter.path.name}: {module.name} is no layer of {FAMILY_NAMES[adapter.family]}.")
+            raise AdapterError(f"{adapter.path.name}: {module.name} is not a layer of {FAMILY_NAMES[adapter.family]}.")
     return {module.stem: paths[module.stem] for module in adapter.modules}
 
 
 def _refuse_shared(adapter: Adapter) -> None:
-    """AdapterError where layers share a tensor: each would get a copy, gigabytes for a file of a few megabytes."""
+    """Raise AdapterError if layers share a tensor, because a copy for each would turn megabytes into gigabytes."""
     owners: dict[str, str] = {}
     for module in adapter.modules:
         for leaf, key in module.leaves.items():
             if owners.setdefault(key, module.name) != module.name:
                 kind = f"{module.algorithm.label}, whose layers share {leaf}"
-                raise AdapterError(f"{adapter.path.name} is {kind}; only PEFT's own names can say so. Leave out --to.")
+                raise AdapterError(f"{adapter.path.name} is {kind}; only PEFT's names support this. Leave out --to.")
 
 
 def _to_kohya(
@@ -148,7 +148,7 @@ def _to_dotted(
 
 
 def _config(ranks: Mapping[str, int]) -> dict[str, Any]:
-    """What diffusers and PEFT need besides the tensors; alpha is the rank of each layer, its scale is in B."""
+    """Return the config for diffusers and PEFT; alpha is the rank of each layer, because the scale is in B."""
     (rank, _), *_ = Counter(ranks.values()).most_common(1)
     # transformers 5 dropped the level `text_model`; both take a name by its end
     names = {path: path.removeprefix("text_model.") for path in ranks}
@@ -164,7 +164,7 @@ def _config(ranks: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _pair(module: Module, algorithm: Algorithm) -> tuple[Tensor, Tensor]:
-    """A and B; B has the scale in it."""
+    """Return A and B, with the scale multiplied into B."""
     if not isinstance(algorithm, Lora) or algorithm.dylora or module.leaves.keys() - PLAIN:
         extra = ", ".join(sorted(module.leaves.keys() - PLAIN)) or "trained as DyLoRA"
         kind = f"{algorithm.label} ({extra})"
@@ -180,7 +180,7 @@ def _dotted_prefix(component: str, dialect: str, several: bool) -> str:
 
 
 def _settled(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Without the words that would scale the factors a second time."""
+    """Return the metadata without settings that would scale the factors a second time."""
     kept = {key: value for key, value in metadata.items() if key != METADATA_KEY}
     try:
         arguments = json.loads(kept.get("ss_network_args", ""))

@@ -12,22 +12,22 @@ from lib_adapters.catalogue.folders import is_adapter, listings, real_path
 from lib_adapters.files.platforms import folded, same_form
 
 Folders = Mapping[str, Sequence[Path]]  # by kind of tag
-# The web UI ends a tag at the first ">", even between quotes, takes "#" for the start of a comment and "<" for that of
-# another tag; a text box changes control characters; and what is no UTF-8 (surrogates) cannot be sent at all. A "%"
-# that could be read as one of those is among them, so that no two names are carried alike.
+# The web UI ends a tag at the first ">", even inside quotes, and reads "#" as the start of a comment and "<" as that of
+# another tag; a text box changes control characters; and invalid UTF-8 (surrogates) cannot be sent at all. A "%" that
+# looks like the escape of one of them is escaped too, so that different names stay different.
 _NOT_CARRIED = re.compile("[<>#\x00-\x1f\x7f\ud800-\udfff]|%(?=23|3C|3E|7F|[01][0-9A-F])")
 
 
 def carried(name: str) -> str:
-    """Return `name` with each character that a prompt cannot carry as %XX: what stands in tags, and finds the file.
+    """Return `name` as it is written in tags, with each character that a prompt cannot contain escaped as %XX.
 
-    The bytes are UTF-8, and a byte of a file name that is no UTF-8 is itself. A name of other characters is unchanged.
+    The bytes are those of UTF-8; a byte of a file name that is not valid UTF-8 is kept. Other characters are unchanged.
     """
     return _NOT_CARRIED.sub(_percent, name)
 
 
 def spellings(name: str) -> list[str]:
-    """Return what `name` may be in an index of carried names: as it is written, then as it would be carried."""
+    """Return the forms of `name` to look up in an index of escaped names: as written, then escaped."""
     plain = name.strip().replace("\\", "/")
     return list(dict.fromkeys([name, plain, carried(name), carried(plain)]))
 
@@ -76,21 +76,21 @@ def _adapter_files(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def names_of(path: Path, folder: Path) -> list[str]:
-    """All names of a file as tags carry them, the shortest first; the longest begins with the folder's own name."""
+    """Return all escaped names of a file, the shortest first; the longest begins with the folder's own name."""
     parts = (folder.name, *path.relative_to(folder).parts) if path.is_relative_to(folder) else (path.name,)
     return all_names(parts)
 
 
 def all_names(parts: Sequence[str]) -> list[str]:
-    """The ends of a path as tags carry them, each without and with the file's ending, the shortest first."""
+    """Return the escaped tails of a path, each without and with the file's suffix, the shortest first."""
     spelled = [carried(part) for part in parts]
     return _names(spelled, PurePath(spelled[-1]).suffix)
 
 
 def shortest_names(files: Sequence[Sequence[str]]) -> list[str]:
-    """For each file, given as its folder's name and the parts below that, the shortest name that means no other.
+    """Return the shortest unambiguous name of each file, given as its folder's name and the parts below that.
 
-    As tags carry it; `plain_name` is what people read.
+    The names are escaped for tags; `plain_name` returns the readable form.
     """
     spelled = [[carried(part) for part in parts] for parts in files]
     counts = Counter(name for parts in spelled for name in _ends(parts))
@@ -100,7 +100,7 @@ def shortest_names(files: Sequence[Sequence[str]]) -> list[str]:
 
 
 def plain_name(name: str, parts: Sequence[str]) -> str:
-    """Return the end of the path `parts` that `name` stands for, with its own characters."""
+    """Return the unescaped tail of the path `parts` to which `name` refers."""
     end = "/".join(parts[-1 - name.count("/") :])
     return end if carried(end) == name else end.removesuffix(PurePath(end).suffix)
 

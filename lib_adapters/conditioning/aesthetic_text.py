@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from lib_adapters.errors import AdapterError, BrokenModel
 from lib_adapters.files.load import read_blob, view
-from lib_adapters.files.scripted import scripted_tensor
 from lib_adapters.files.source import open_source
+from lib_adapters.files.torchscript import torchscript_tensor
 from lib_adapters.ops.modes import ordinary
 
 PROJECTION = "text_projection"
@@ -68,12 +68,12 @@ def own_projection(tower: nn.Module) -> Tensor | None:
 
 @ordinary()
 def projection_in(place: Path) -> Tensor:
-    """[d, w] of a CLIP model in a local folder, or in a file, as transformers, OpenCLIP, OpenAI or Stability save it.
+    """Return the text projection [d, w] of a CLIP model in a local folder or file.
 
-    Nothing else of it is read. BrokenModel where none is there.
+    Supports files of transformers, OpenCLIP, OpenAI and Stability; reads nothing else. Raise BrokenModel if not found.
     """
     if not place.exists():
-        raise BrokenModel(f"{place}: there is no such folder or file of a CLIP model.")
+        raise BrokenModel(f"{place}: this CLIP folder or file does not exist.")
     there = [place] if place.is_file() else [place / name for name in _FILES if (place / name).is_file()]
     for file in there:
         try:
@@ -81,15 +81,15 @@ def projection_in(place: Path) -> Tensor:
                 return found
         except AdapterError as error:
             raise BrokenModel(f"{place.parent if place.is_file() else place}: {file.name}: {error}") from error
-    where = "it holds no text projection of a CLIP model"
+    where = "contains no CLIP text projection"
     if place.is_dir():
-        where = f"no CLIP model with a text projection is in it (it would be in {_FILES[0]} or {_FILES[-1]})"
+        where = f"contains no CLIP model with a text projection (expected in {_FILES[0]} or {_FILES[-1]}, for example)"
     raise BrokenModel(f"{place}: {where}.")
 
 
 def _projection_of(file: Path) -> Tensor | None:
-    """A linear layer's weight is [d, w]; a bare parameter is [w, d]."""
-    if file.suffix.lower() == ".pt" and (scripted := scripted_tensor(file, PROJECTION)) is not None:
+    """Return the projection as [d, w]: a linear layer's weight has this shape, a bare parameter is [w, d]."""
+    if file.suffix.lower() == ".pt" and (scripted := torchscript_tensor(file, PROJECTION)) is not None:
         return scripted.T
     source = open_source(file)
     for key in (f"{prefix}{PROJECTION}{end}" for prefix in _PREFIXES for end in (".weight", "")):

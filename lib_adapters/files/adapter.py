@@ -74,7 +74,7 @@ def open_adapter(path: str | os.PathLike[str]) -> Adapter:
 
 
 def _built(source: Source, groups: Groups, config: PeftConfig) -> Builder:
-    """The modules of a file; one whose alpha a config gives in a way that cannot be followed is left out."""
+    """Build the modules of a file; report one as unusable if its alpha comes from an unsupported pattern."""
     builder, changes_layers = Builder(source, groups), groups.has_factors
     for name, leaves in groups.in_order():
         shapes = {leaf: source.entries[key].shape for leaf, key in leaves.items() if key in source.entries}
@@ -90,7 +90,7 @@ def _built(source: Source, groups: Groups, config: PeftConfig) -> Builder:
 
 
 def _paths(path: Path) -> list[str]:
-    """The file, and the link to it that was opened: what lies beside a link is not what lies beside the file."""
+    """Return the file's path, and that of the link that was opened: their folders may hold different sidecars."""
     return list(dict.fromkeys([str(path.resolve()), str(path.parent.resolve() / path.name)]))
 
 

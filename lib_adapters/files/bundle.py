@@ -16,7 +16,7 @@ def split(keys: Iterable[str]) -> tuple[tuple[str, ...], list[str]]:
     others: list[str] = []
     for key in keys:
         token = _TOKEN.search(key)
-        if token is not None:  # cloneofsimo and ED-LoRA: a token's own vector
+        if token is not None:  # cloneofsimo and ED-LoRA store one vector per token
             names[token[1]] = None
         elif key.startswith(_PREFIX):
             names[_name(key.removeprefix(_PREFIX))] = None

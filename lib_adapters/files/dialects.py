@@ -1,8 +1,8 @@
 """A module's name in a file -> Stem, for every dialect: kohya, LyCORIS, OneTrainer, diffusers, PEFT, native names.
 
 A dialect is a prefix (which part of the model) and a few old spellings; the path itself is left as the file has it,
-because only the live model can tell which underscores are dots. Words of wrappers (torch.compile, DataParallel, PEFT,
-a table in a pickle) name nothing and are dropped.
+because only the live model can tell which underscores are dots. Prefixes of wrappers (torch.compile, DataParallel,
+PEFT, a table in a pickle) are removed.
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ def stem_of(module: str) -> Stem:
 
 
 def prefix_of(module: str) -> str:
-    """Return the first prefix that names a part of the model, as written; "" where there is none."""
+    """Return the first prefix that names a component, as written; "" if there is none."""
     while (found := _PREFIX.match(module)) is not None and not _PREFIXES[found.group()]:
         module = module[found.end() :]
     return found.group() if found else ""
 
 
 def is_prefixed(module: str) -> bool:
-    """True if the name says that it is of the model that was trained, or of a part of it."""
+    """True if the name begins with a known prefix of a model or component."""
     return _PREFIX.match(module) is not None
 
 
 def path_of(module: str) -> str:
-    """Return the layer's path in the model that was trained, without what names the part of the model."""
+    """Return the layer's path in its component, without the prefixes."""
     return _without_prefixes(module)[1]
 
 
@@ -74,7 +74,7 @@ def _without_prefixes(module: str) -> tuple[str, str]:
 
 
 def _modern(name: str) -> str:
-    """Old attention processors: `attn1_processor_to_q` was `attn1.to_q`; `attn1_to_out` is `attn1.to_out.0`."""
+    """Rename old attention processors: `attn1_processor_to_q` is `attn1.to_q`, `attn1_to_out` is `attn1.to_out.0`."""
     name = name.replace("_processor_to_", "_to_").replace("__orig_mod_", "_")
     return f"{name}_0" if _OUTPUT.search(name) else name
 

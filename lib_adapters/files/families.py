@@ -62,7 +62,7 @@ def family_of(modules: Iterable[Module], metadata: Mapping[str, str]) -> str:
         found = other_architecture(names, unet) or _unet_family(names, _cross_width(unet), unet)
         if found is not None:
             return found
-        if _SHALLOW_START.search(names):  # 1 and 2 have these layers, in the same widths
+        if _SHALLOW_START.search(names):  # SD1 and SD2 share these layers and their widths
             return next(
                 (family for family in (_text_family(by_part), said) if family in ("sd1", "sd2")),
                 "sd1",
@@ -103,7 +103,7 @@ def _four_levels(depths: set[int], cross: int | None, labels: bool) -> str | Non
 
 
 def _by_projection(unet: list[Module]) -> str | None:
-    """SD2 projects with linear layers where SD1 has 1x1 convolutions; None where no layer shows which."""
+    """Return the family by the attention's proj_in: linear in SD2, a 1x1 convolution in SD1; None if not present."""
     for module in unet:
         if module.stem.name.endswith(("_proj_in", "_proj_out")):
             for leaf in _KERNELS:

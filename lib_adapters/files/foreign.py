@@ -1,4 +1,4 @@
-"""Sound files, and parts of files, that are not an adapter of weights: named, with the place where they belong."""
+"""Recognises valid files, and parts of files, that are not weight adapters, and says where they belong."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ AESTHETIC = (
 AESTHETIC_KEY = "aesthetic_embedding"  # its name in our own safetensors form
 _EMBEDDING = "a textual inversion embedding, not an adapter; put it into the folder 'embeddings'"
 _CONTROLNET = "put it into models/ControlNet"
-_RUNNING = "decided while running, which is not a change of weights"
-# What changes the meaning of everything beside it: (a word of it, what a key looks like, what the file is)
+_RUNNING = "selected at run time, which cannot be expressed as a change of weights"
+# Keys that decide what the whole file is: (substring of a key, pattern of a key, what the file is)
 _WHOLE_FILE = (
     ("lora_controlnet", r"^lora_controlnet", f"a Control-LoRA for ControlNet, not an adapter; {_CONTROLNET}"),
     ("router_fc", r"", f"TSM: experts for parts of the timesteps, {_RUNNING}"),
@@ -45,7 +45,7 @@ _WHOLE_FILE = (
     ("controlnet_", r"^controlnet_(cond_embedding|down_blocks)", f"a ControlNet, not an adapter; {_CONTROLNET}"),
     ("control_model.", r"^control_model\.", f"a ControlNet, not an adapter; {_CONTROLNET}"),
 )
-# What a tensor is a part of: (a word of its key, what the key looks like, what it is and where it belongs)
+# Kinds of tensors: (substring of the key, pattern of the key, what it is and where it belongs)
 _KINDS = (
     ("lllite_", r"^lllite_", f"a ControlNet-LLLite model, not an adapter; {_CONTROLNET}"),
     ("image_proj", r"^image_proj\.", "an IP-Adapter, not a LoRA; it belongs to the ControlNet extension"),
@@ -80,14 +80,14 @@ _EMBEDDING_KEYS = frozenset({"clip_l", "clip_g", "t5xxl", "clip_l_out", "clip_g_
 
 
 def refuse_whole(keys: Iterable[str]) -> None:
-    """Raise ForeignFile where some keys show that the factors beside them are not for the model itself."""
+    """Raise ForeignFile if some keys show that the file's factors are not for the model itself."""
     _raise_for("\n".join(keys), _WHOLE_FILE)
 
 
 def refuse(keys: Iterable[str], plain: Collection[str]) -> None:
-    """Raise ForeignFile for a file without any usable layer whose keys show what it is and where it belongs.
+    """Raise ForeignFile if the keys of a file without usable layers show what it is and where it belongs.
 
-    `plain`: those of its keys that name whole weights of a model.
+    `plain`: the keys that name whole weights of a model.
     """
     names = list(keys)
     text = "\n".join(names)
@@ -102,17 +102,17 @@ def refuse(keys: Iterable[str], plain: Collection[str]) -> None:
         raise ForeignFile(f"is {tuner}")
     if plain:
         whole = (sentence for pattern, sentence in _WHOLE if re.search(pattern, "\n".join(plain), re.M))
-        other = "holds the plain weights of some model, not the changes of an adapter; it is not used"
+        other = "contains the full weights of a model, not the changes of an adapter; it is not used"
         raise ForeignFile(next((f"is {sentence}" for sentence in whole), other))
 
 
 def part_of(keys: Iterable[str]) -> str:
-    """Return what the tensors of one layer are a part of, in words; "" where nothing shows that it is no adapter."""
+    """Return what the tensors of one layer belong to, in words; "" if they may belong to an adapter."""
     return next((sentence for _, sentence in _found("\n".join(keys), _KINDS)), "")
 
 
 def kind_of(key: str) -> str:
-    """Return what a tensor that no algorithm has is a part of, in words; "" where it is not known."""
+    """Return what a tensor that no algorithm uses belongs to, in words; "" if unknown."""
     return part_of([key]) or _tuner_in(key)
 
 

@@ -1,4 +1,4 @@
-"""LoKr with two whole factors: no tensor shows its scale, so only the metadata can tell who computed it how."""
+"""The scale of LoKr layers with two full matrices: no tensor shows it, so it depends on the trainer in the metadata."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from lib_adapters.files.metadata import json_object
 from lib_adapters.files.modules import Module
 from lib_adapters.files.scalars import read_numbers
 
-_PRECISION = 0.01  # of a number that may be stored in bfloat16
-_OWN_ALPHA = {"networks.cdka": "cdka_alpha", "networks.krona": "krona_alpha"}  # module -> its argument
+_PRECISION = 0.01  # relative, of a number that may be stored in bfloat16
+_OWN_ALPHA = {"networks.cdka": "cdka_alpha", "networks.krona": "krona_alpha"}  # network module -> its argument
 _FACTORS = {"lokr_w1", "lokr_w2"}
 
 
 def kronecker_scale(metadata: Mapping[str, str], shapes: Mapping[str, Shape]) -> dict[str, float]:
     """Return {"scale": ...} for a layer of sd-scripts' `networks.cdka` or `networks.krona`, else {}.
 
-    The scale is cdka_alpha / sqrt(r2), where r2 is the columns of w1 (CDKA, arXiv:2602.01267); KronA
-    (arXiv:2402.17412) uses the same where it was trained with `use_cdka_scale`. Without their own alpha both use 1.
+    The scale is cdka_alpha / sqrt(r2), where r2 is the number of columns of w1 (CDKA, arXiv:2602.01267); KronA
+    (arXiv:2402.17412) uses the same if it was trained with `use_cdka_scale`. Without their own alpha both use 1.
     """
     if len(shapes.get("lokr_w1", ())) != 2:
         return {}
@@ -35,21 +35,21 @@ def kronecker_scale(metadata: Mapping[str, str], shapes: Mapping[str, Shape]) ->
 
 
 def notes(source: Source, modules: Sequence[Module]) -> list[str]:
-    """Return a note where alpha is not what LyCORIS writes for such layers: the rank that it was called with."""
+    """Return a note if alpha is not the rank of the training arguments, which LyCORIS writes for such layers."""
     full = [module for module in modules if module.shapes.keys() >= _FACTORS and "scale" not in module.constants]
     expected = _ranks(source.metadata) if full else []
     for alpha in read_numbers(source, full[:1], "alpha"):
         if expected and not any(_is_close(alpha, rank) for rank in expected):
             return [
-                f"its LoKr layers have two whole factors and alpha {alpha:g}, where LyCORIS writes {expected[0]:g}: "
-                "another program wrote them. They are used with a scale of 1, as LyCORIS does; "
-                "if that is too strong or too weak, put the scale into the file's .json"
+                f"its LoKr layers have two full matrices and alpha {alpha:g}, where LyCORIS writes {expected[0]:g}, "
+                "so another program wrote them. A scale of 1 is used, as in LyCORIS; "
+                "if the effect is too strong or too weak, set the scale in the file's .json"
             ]
     return []
 
 
 def _ranks(metadata: Mapping[str, str]) -> list[float]:
-    """Return every alpha that LyCORIS may have written, that of linear layers first; rs-LoRA multiplies by a root."""
+    """Return every alpha that LyCORIS may have written, that of linear layers first; rs-LoRA multiplies by sqrt(r)."""
     arguments = json_object(metadata.get("ss_network_args", ""))
     named: Iterable[object] = (metadata.get("ss_network_dim"), arguments.get("conv_dim"))
     ranks = [rank for value in named if (rank := _positive(value))]
@@ -61,7 +61,7 @@ def _is_close(alpha: float, rank: float) -> bool:
 
 
 def _positive(value: object) -> float:
-    """A number above 0 that computing with cannot overflow; 0 for anything else."""
+    """Return the value as a positive number small enough not to overflow; 0 for anything else."""
     try:
         number = float(str(value))
     except ValueError:

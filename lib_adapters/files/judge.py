@@ -51,7 +51,7 @@ class Judge:
         self._verdicts: dict[tuple[tuple[str, str, Shape, bool, bool], ...], Verdict] = {}
 
     def verdict(self, tensors: Mapping[str, Entry | None], scaled: Collection[str] = ()) -> Verdict:
-        """`tensors`: leaf -> where it is; None for a plain number. `scaled`: leaves with a scale of their own."""
+        """`tensors`: tensor name -> its entry, None for a plain number. `scaled`: names of quantised tensors."""
         key = tuple(
             (leaf, e.dtype, e.shape, e.start == e.end, leaf in scaled) if e else (leaf, "", (), False, False)
             for leaf, e in tensors.items()
@@ -82,14 +82,14 @@ def _bad_tensor(leaf: str, entry: Entry, is_scaled: bool) -> str:
     if leaf in SCALARS - {"bias_size"} and any(axis != 1 for axis in entry.shape):
         return f"{leaf} should be one number, not {list(entry.shape)}"
     if is_scaled and entry.dtype not in QUANTISED:
-        return f"{leaf} is stored as {entry.dtype} with a scale, and only 8-bit numbers are scaled so"
+        return f"{leaf} is stored as {entry.dtype} with a scale, but only I8 and F8 tensors can have one"
     if not is_scaled and entry.dtype.startswith(("I", "U")) and not _may_be_whole_numbers(leaf, entry.shape):
-        return f"{leaf} is stored as {entry.dtype} without a scale, so its values cannot be known"
+        return f"{leaf} is stored as {entry.dtype} without a scale, so its values are unknown"
     return ""
 
 
 def _may_be_whole_numbers(leaf: str, shape: Shape) -> bool:
-    """Positions, sizes and single numbers are; factors are not."""
+    """True for positions, sizes and single numbers; factors are never integers."""
     return math.prod(shape) == 1 or leaf.endswith(("_indices", "_size"))
 
 

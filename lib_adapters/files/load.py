@@ -23,7 +23,7 @@ from lib_adapters.files.platforms import open_file
 from lib_adapters.files.quantised import dequantised
 from lib_adapters.ops.modes import ordinary
 
-_ANYWHERE = frozenset({"alpha", "scale", *NUMBERS})  # trainers and configs give them whether or not they matter
+_ANYWHERE = frozenset({"alpha", "scale", *NUMBERS})  # trainers and configs set them even if the algorithm ignores them
 _FREE = frozenset({"alpha"})  # may be infinite: a full LoKr in float16 overflows it and nobody looks at it
 
 
@@ -34,7 +34,7 @@ class Loaded:
     algorithms: dict[Stem, Algorithm]
     problems: list[tuple[str, str]]  # (module as in the file, why it was left out)
     nbytes: int
-    shared: dict[Hashable, object] = field(default_factory=dict)  # what layers draw from a seed, once for all uses
+    shared: dict[Hashable, object] = field(default_factory=dict)  # tensors generated from a seed, used by many layers
 
 
 @ordinary()
@@ -59,7 +59,7 @@ def load(source: Source, modules: Iterable[Module], facts: Facts, device: torch.
 
 
 class _Read(Mapping[str, Tensor]):
-    """The tensors of one module; remembers which of them the algorithm has not looked at."""
+    """The tensors of one module; records which of them the algorithm has not read."""
 
     def __init__(self, leaves: Mapping[str, Tensor]) -> None:
         self._leaves = leaves
@@ -77,9 +77,9 @@ class _Read(Mapping[str, Tensor]):
 
 
 def _algorithm(module: Module, leaves: dict[str, Tensor], facts: Facts) -> Algorithm:
-    """ShapeMismatch too where the algorithm does not read a tensor: what it would have changed is not known here."""
+    """Build the algorithm. Raise ShapeMismatch also for a tensor it does not read, because its effect is unknown."""
     joined = combine.join(leaves)
-    known = facts if joined is leaves else replace(facts, split_qkv=False)  # joined here, scale and all
+    known = facts if joined is leaves else replace(facts, split_qkv=False)  # `join` has applied the scale too
     bias = None if module.algorithm is Whole else joined.pop(BIAS, None)
     read = _Read(joined)
     algorithm = module.algorithm.from_leaves(read, known)
@@ -138,7 +138,7 @@ class _Tensors:
         self._shared = device.type == "cpu"
 
     def leaves(self, module: Module) -> dict[str, Tensor]:
-        """By leaf, those in 8 bits as the numbers they stand for. ShapeMismatch where a scale does not fit."""
+        """Return the tensors by name, dequantised. Raise ShapeMismatch if a scale does not fit."""
         found = {leaf: self._tensor(leaf, key) for leaf, key in module.leaves.items()}
         for leaf, key in module.scales.items():
             found[leaf] = dequantised(found[leaf], self._tensor("", key), leaf)

@@ -15,16 +15,16 @@ from lib_adapters.files.names import Stem, split_key
 from lib_adapters.files.quantised import scales_of
 
 _FOLLOWERS = SCALARS | {"dora_scale", "rescale", "bias", "lora_up.bias", "lora_down.bias", "oft_R.scaled_oft"}
-_WHOLE = frozenset({"weight", "bias"})  # what a model itself calls its parameters
+_WHOLE = frozenset({"weight", "bias"})  # names of a model's own parameters
 
 # Training leaves these in a file, and no result depends on them: activation scales of 8-bit layers, MonteCLoRA's noise,
 # and the second adapter (`default_1`) that PEFT saves with the first when training was resumed.
 _LEFTOVERS = ("scaled_fp8", ".input_scale", ".scale_input", ".num_batches_tracked")
 _NOISE = ".lora_monteclora_sampler."
 _SECOND_ADAPTER = re.compile(r"^\.lora_([AB])(?:\.default)?_(\d{1,4})\.weight$")
-_REPEATED = "repeats a tensor under another spelling, or of another adapter in the file, and is not used"
+_REPEATED = "repeats a tensor under another name, or belongs to another adapter in the file, and is not used"
 _SECOND = "belongs to a second adapter in the same file, which is not used"
-_MAX_DOTS = 8  # of the end of a key that are looked at for the layer it belongs to
+_MAX_DOTS = 8  # levels of a key that are searched for its layer
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Module:
     leaves: Mapping[str, str]  # canonical leaf -> key in the file
     shapes: Mapping[str, Shape]
     constants: Mapping[str, float] = field(default_factory=dict)  # leaves that a config beside the tensors holds
-    scales: Mapping[str, str] = field(default_factory=dict)  # leaf stored in 8 bits -> key of its scale
+    scales: Mapping[str, str] = field(default_factory=dict)  # tensor name of a quantised tensor -> key of its scale
 
 
 @dataclass
@@ -45,23 +45,23 @@ class Groups:
     """Keys sorted by module, before anybody asks what they are."""
 
     modules: dict[str, dict[str, str]]  # module as written -> leaf -> key
-    strangers: list[str]  # keys that no spelling fits and no layer of the file owns
+    strangers: list[str]  # keys of no known format that belong to no layer of the file
     notes: list[str]
-    scales: dict[str, str] = field(default_factory=dict)  # key of a tensor in 8 bits -> key of its scale
-    unknown: dict[str, list[str]] = field(default_factory=dict)  # module -> keys of its tensors that no spelling fits
+    scales: dict[str, str] = field(default_factory=dict)  # key of a quantised tensor -> key of its scale
+    unknown: dict[str, list[str]] = field(default_factory=dict)  # module -> keys of its tensors of no known format
 
     @property
     def has_factors(self) -> bool:
-        """False for a file of whole weights alone, which is a model and not an adapter."""
+        """False for a file with whole weights only, which is a model and not an adapter."""
         return any(not _is_generic(leaves) for leaves in self.modules.values())
 
     def in_order(self) -> list[tuple[str, dict[str, str]]]:
-        """Return the modules with factors first: of two names of one layer the first is used."""
+        """Return the modules with factors first, because the first of two names of a layer is used."""
         return sorted(self.modules.items(), key=lambda item: _is_generic(item[1]))
 
 
 def group(keys: Iterable[str]) -> Groups:
-    """Group by module; of two spellings of one tensor the first is taken, or PEFT's without an adapter's name."""
+    """Group by module; of two names of one tensor use the first, or PEFT's without an adapter name."""
     names = dict.fromkeys(keys)
     groups = Groups({}, [], [], scales_of(names))
     set_aside = frozenset(groups.scales.values())
@@ -87,13 +87,13 @@ def group(keys: Iterable[str]) -> Groups:
 
 
 def _is_named_form(key: str, plain: str) -> bool:
-    """True if `key` is `plain` with an adapter's name in it: `lora_A.default_1.weight` for `lora_A.weight`."""
+    """True if `key` is `plain` with an adapter name inserted: `lora_A.default_1.weight` for `lora_A.weight`."""
     head, _, tail = plain.rpartition(".")
     return len(key) > len(plain) and key.startswith(f"{head}.") and key.endswith(f".{tail}")
 
 
 def _join_followers(groups: Groups) -> None:
-    """An alpha or a magnitude may spell its layer otherwise than the factors do (`to_out` for `to_out.0`)."""
+    """Merge alphas and magnitudes whose layer has another name than the factors' (`to_out` for `to_out.0`)."""
     lone = [name for name, leaves in groups.modules.items() if leaves.keys() <= _FOLLOWERS and "bias" not in leaves]
     if not lone:
         return
@@ -105,7 +105,7 @@ def _join_followers(groups: Groups) -> None:
 
 
 def _find_owners(groups: Groups) -> None:
-    """A key below the name of a layer is a tensor of that layer, which nothing here can compute with."""
+    """Assign each unknown key that begins with a layer's name to that layer, so that the layer is not misapplied."""
     generic = [name for name, leaves in groups.modules.items() if _is_generic(leaves)]
     if not generic and not groups.strangers:
         return
@@ -129,7 +129,7 @@ def _is_generic(leaves: Mapping[str, str]) -> bool:
 
 
 def _owner(name: str, layers: Collection[str]) -> str | None:
-    """The layer whose name `name` continues, with a dot or with what old diffusers and LoRA-XS glued to it."""
+    """Return the layer whose name `name` extends, after a dot or `_lora` (old diffusers, LoRA-XS); None if none."""
     for _ in range(_MAX_DOTS):
         glued = name.rpartition("_lora")[0]
         if glued in layers:
@@ -147,10 +147,10 @@ def _is_second_adapter(ends: list[str]) -> bool:
 
 
 def with_whole(name: str, leaves: dict[str, str], shapes: Mapping[str, Shape]) -> dict[str, str]:
-    """Return the leaves with `weight` and `bias` of the model itself as `set_weight` and `set_bias`.
+    """Return the tensors with the model's own `weight` and `bias` renamed to `set_weight` and `set_bias`.
 
-    PEFT saves what it trained as a whole so (modules_to_save, biases). A `bias` of more than one axis beside factors is
-    LyCORIS' dense residual and stays; the weight of a `base_layer` was not trained.
+    PEFT saves fully trained parameters this way (modules_to_save, biases). A `bias` of several axes next to factors is
+    LyCORIS' dense residual and keeps its name; the weight of a `base_layer` was not trained.
     """
     if not is_prefixed(name) or "." not in name or "on_input" in leaves or name.endswith(".base_layer"):
         return leaves
@@ -165,11 +165,11 @@ class Builder:
 
     def __init__(self, source: Source, groups: Groups) -> None:
         self._entries, self._groups = source.entries, groups
-        self._is_mixed = bool(foreign.part_of(source.entries))  # then every layer is looked at
+        self._is_mixed = bool(foreign.part_of(source.entries))  # then some layers may not belong to an adapter
         self._judge = Judge()
         self.modules: dict[Stem, Module] = {}
         self.unusable: list[tuple[str, str]] = []
-        self.plain: list[str] = []  # keys of whole weights, as a model itself has them
+        self.plain: list[str] = []  # keys of whole weights under the model's own names
         self.notes: list[str] = []
         self._twice: list[str] = []  # pairs of names of one layer
         self._orphans = 0
@@ -199,18 +199,18 @@ class Builder:
             self.modules[stem] = Module(stem, name, verdict.algorithm, leaves, verdict.shapes, constants, scales)
 
     def _reasons(self, name: str, leaves: Mapping[str, str]) -> Iterator[str]:
-        """Why this module is not applied although its factors may be sound."""
+        """Return the reasons not to apply this module although its factors may be valid."""
         kind = foreign.part_of(leaves.values()) if self._is_mixed else ""
         if kind:
             yield f"is {kind}"
         for key in self._groups.unknown.get(name, ()):
             kind = foreign.kind_of(f".{key[len(name) :].lstrip('._')}")
             yield f"has a tensor {key[len(name) :].lstrip('._')!r}, " + (
-                f"which belongs to {kind}" if kind else "which no supported algorithm has"
+                f"which belongs to {kind}" if kind else "which no supported algorithm uses"
             )
 
     def finish(self) -> None:
-        """Behind the last one: tells of modules that had no factors, and of layers that had two names."""
+        """Add notes on modules without factors and on layers with two names; call after the last `add`."""
         self.notes += report.noted(self._twice, "mean the same layer; only the latter is used")
         if self._orphans:
             self.notes.append(f"{self._orphans} modules hold only alpha or magnitude and no factors; they do nothing")

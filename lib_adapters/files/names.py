@@ -41,7 +41,7 @@ _CANONICAL = (
     "lora_down2.weight", "S_p", "S_q", "P_basis", "Q_basis", "lora2_nu",
 )  # fmt: skip
 
-_PEFT = (  # further tuners of PEFT, under the names that it saves them by
+_PEFT = (  # tensor names of further PEFT tuners
     "boft_R", "boft_s", "hra_u", "deft_P", "deft_R", "c3a_kernel", "delora_A", "delora_B", "delora_lambda",
     "delora_w_norm", "gralora_A", "gralora_B", "gralora_A_general.weight", "gralora_B_general.weight", "hira_A",
     "hira_B", "miss_block", "ln_tuning_layers.weight", "ln_tuning_layers.bias", "shira_weight", "shira_indices",
@@ -50,7 +50,7 @@ _PEFT = (  # further tuners of PEFT, under the names that it saves them by
 _KNOWN = (*_CANONICAL, *_PEFT, *peft_seeded.TENSORS, *peft_seeded.NUMBERS)
 _LEAVES = {leaf: leaf for leaf in _KNOWN} | _SPELLINGS | {"bone_block": "miss_block"}
 
-_NAMED = frozenset(  # PEFT puts an adapter's name in
+_NAMED = frozenset(  # PEFT inserts an adapter name into these
     {"lora_A", "lora_B", "lora_magnitude_vector", "ia3_l", "oft_R", "bone_block", *peft_seeded.TENSORS}
     | {name.partition(".")[0] for name in _PEFT}
 )

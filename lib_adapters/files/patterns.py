@@ -1,7 +1,7 @@
-"""The keys of PEFT's `rank_pattern` and `alpha_pattern`: regular expressions, matched here without backtracking.
+"""The keys of PEFT's `rank_pattern` and `alpha_pattern`: regular expressions, matched without backtracking.
 
-They come from a stranger's file, and a regular expression can be written that runs for years. Here each part of one
-maps the positions where it may begin to those where it may end, and a budget of such steps bounds the whole table.
+They come from untrusted files, and a backtracking matcher can take exponential time. Here each part of an expression
+maps the set of its start positions to the set of its end positions, and a step budget bounds the work of a table.
 Source: PEFT `get_pattern_key`, which is re.match(rf"(.*\\.)?({key})$", name) for one key after the other.
 """
 
@@ -19,10 +19,10 @@ MAX_PATTERN = 2000  # characters
 MAX_NAME = 1000
 MAX_DEPTH = 20  # groups inside groups
 MAX_COUNT = 1000  # of a repetition
-MAX_STEPS = 4_000_000  # for one table: two seconds or so; twenty usual patterns on a whole UNet need a quarter of it
+MAX_STEPS = 4_000_000  # for one table, about two seconds; twenty typical patterns on a whole UNet need a quarter of it
 
 Test = Callable[[str], bool]  # of one character
-_PLAIN = re.compile(r"(\^?)((?:[\w\-]|\\?\.)+)\$?")  # a name, in which a dot may stand for any character
+_PLAIN = re.compile(r"(\^?)((?:[\w\-]|\\?\.)+)\$?")  # a name, in which a dot may match any character
 _CLASSES: dict[str, Test] = {
     "d": str.isdecimal,
     "w": lambda char: char.isalnum() or char == "_",
@@ -31,11 +31,11 @@ _CLASSES: dict[str, Test] = {
 
 
 class UnreadPattern(AdapterError):
-    """A pattern that uses more of the language than is followed here, or more time than it is given."""
+    """A pattern with unsupported syntax, or one that exceeds the step budget."""
 
 
 class PatternTable:
-    """The values of one table by the names of layers; the first key that matches counts, as in PEFT."""
+    """The values of one table by layer name; the first key that matches is used, as in PEFT."""
 
     def __init__(self, table: Mapping[str, Any]) -> None:
         self._values = list(table.values())
@@ -49,7 +49,7 @@ class PatternTable:
                 self._others.append((index, key, _compiled(key)))
 
     def value(self, name: str) -> Any:
-        """The value for the layer `name` (dotted path); None where no key matches. Raises UnreadPattern."""
+        """Return the value for the layer `name` (dotted path); None if no key matches. Raise UnreadPattern."""
         name = name[:MAX_NAME]
         found = min(self._plain_hits(name), default=len(self._values))
         starts = sum(1 << n for n in (0, *(dot + 1 for dot in _dots(name))))
@@ -58,7 +58,7 @@ class PatternTable:
                 break
             hit = part is not None and part(_Text(name, self._budget), starts) >> len(name)
             if part is None or self._budget.left < 0:
-                raise UnreadPattern(f"the pattern {brief(key)!r} of its config cannot be followed")
+                raise UnreadPattern(f"the pattern {brief(key)!r} in its config is not supported or too complex")
             if hit:
                 found = index
                 break
@@ -71,7 +71,7 @@ class PatternTable:
 
 
 class _Names:
-    """Names in which a dot stands for any character, unless a backslash is before it."""
+    """An index of names in which a dot matches any character, unless it is escaped."""
 
     def __init__(self) -> None:
         self._known: dict[int, dict[tuple[int, ...], dict[str, int]]] = {}  # length -> its dots -> name -> index
@@ -82,7 +82,7 @@ class _Names:
         known.setdefault(name.replace("\0", "."), index)
 
     def indexes(self, name: str) -> Iterator[int]:
-        """Of the patterns that are this name."""
+        """Return the indexes of the patterns that match this name."""
         for dots, known in self._known.get(len(name), {}).items():
             chars = list(name)
             for dot in dots:
@@ -102,13 +102,13 @@ class _Budget:
 
 @dataclass(frozen=True)
 class _Text:
-    """What is matched. Sets of positions are numbers: bit n is set where position n is in the set."""
+    """The text to match. Sets of positions are integers: bit n is set if position n is in the set."""
 
     text: str
     budget: _Budget
 
     def positions(self, bits: int) -> Iterator[int]:
-        """Nothing any more once the budget is spent: what was found until then does not count."""
+        """Return the positions in the set; stop once the budget is spent, in which case the caller raises."""
         self.budget.left -= 1 + bin(bits).count("1")
         while bits and self.budget.left >= 0:
             low = bits & -bits
@@ -116,11 +116,11 @@ class _Text:
             bits ^= low
 
 
-_Part = Callable[[_Text, int], int]  # the positions where it may begin -> those where it may end
+_Part = Callable[[_Text, int], int]  # start positions -> end positions
 
 
 def _compiled(pattern: str) -> _Part | None:
-    """None for what is no regular expression, or one beyond what is followed here."""
+    """Return the compiled pattern; None if it is invalid or uses unsupported syntax."""
     if len(pattern) > MAX_PATTERN:
         return None
     try:
@@ -139,17 +139,17 @@ class _Parser:
     def whole(self) -> _Part:
         part = self._choice()
         if self._left:
-            raise UnreadPattern("a bracket too many")
+            raise UnreadPattern("an unmatched closing bracket")
         return part
 
     def _take(self, *words: str) -> str:
-        """The first of the words with which the rest begins; "" where it begins with none."""
+        """Consume and return the first of the words with which the rest begins; "" if there is none."""
         found = next((word for word in words if self._left.startswith(word)), "")
         self._left = self._left[len(found) :]
         return found
 
     def _char(self) -> str:
-        char, self._left = self._left[0], self._left[1:]  # IndexError: it ends too early
+        char, self._left = self._left[0], self._left[1:]  # IndexError if the pattern ends too early
         return char
 
     def _choice(self) -> _Part:
@@ -172,7 +172,7 @@ class _Parser:
         return part
 
     def _bounds(self) -> tuple[int, int | None] | None:
-        """How often, at least and at most; None where nothing is said."""
+        """Consume and return the minimum and maximum count of a repetition; None if there is none."""
         if sign := self._take("*", "+", "?"):
             return int(sign == "+"), 1 if sign == "?" else None
         counts = re.match(r"\{(\d{0,4})(,?)(\d{0,4})\}", self._left)
@@ -204,7 +204,7 @@ class _Parser:
         self._depth += 1
         kind = self._take("?:", "?=", "?!")
         if self._left[:1] == "?" or self._depth > MAX_DEPTH:
-            raise UnreadPattern("a kind of group that is not followed")
+            raise UnreadPattern("an unsupported kind of group")
         part = self._choice()
         if not self._take(")"):
             raise UnreadPattern("an open bracket")
@@ -214,11 +214,11 @@ class _Parser:
     def _escape(self) -> _Part:
         char = self._char()
         if char in "bBAZ":
-            raise UnreadPattern("an anchor that is not followed")
+            raise UnreadPattern("an unsupported anchor")
         return _one(_escaped(char))
 
     def _set(self) -> Test:
-        """[...]: single characters, ranges and classes."""
+        """Parse a character set [...]: single characters, ranges and classes."""
         tests: list[Test] = []
         negated = bool(self._take("^"))
         while not tests or not self._take("]"):
@@ -238,7 +238,7 @@ def _escaped(char: str) -> Test:
         test = _CLASSES[char.lower()]
         return test if char.islower() else lambda other: not test(other)
     if char.isalnum():
-        raise UnreadPattern("an escape that is not followed")
+        raise UnreadPattern("an unsupported escape")
     return char.__eq__
 
 
@@ -247,7 +247,7 @@ def _between(first: str, last: str) -> Test:
 
 
 def _one(test: Test) -> _Part:
-    """One character."""
+    """Return the part that matches one character."""
 
     def part(text: _Text, starts: int) -> int:
         ends = (1 << n + 1 for n in text.positions(starts) if n < len(text.text) and test(text.text[n]))
@@ -257,7 +257,7 @@ def _one(test: Test) -> _Part:
 
 
 def _anything(text: _Text, starts: int) -> int:
-    """`.*` in one step: every position from the first start on, because names are one line."""
+    """Match `.*` in one step: every position from the first start on, because names have no line breaks."""
     text.budget.left -= 1
     return (1 << len(text.text) + 1) - (starts & -starts) if starts else 0
 

@@ -25,12 +25,12 @@ _COMPONENTS = ("unet", "transformer", "text_encoder_2", "text_encoder_3", "text_
 NAME = "adapter_config.json"
 METADATA_KEY = "lora_adapter_metadata"  # where diffusers 0.35 and later keep configs inside the file
 _OWN_PREFIX = "base_model.model."  # of every key that PEFT itself saves
-# Options of LoraConfig that change the forward pass in a way that no change of the weights can follow.
+# Options of LoraConfig that change the forward pass in a way that no change of the weights can express.
 _UNMERGEABLE = {
-    "alora_invocation_tokens": "an activated LoRA (aLoRA): it acts only on the tokens behind a given phrase",
+    "alora_invocation_tokens": "an activated LoRA (aLoRA): it acts only on the tokens after a given phrase",
     "arrow_config": "an Arrow router: it mixes several LoRAs for each token",
-    "use_qalora": "a QA-LoRA: it averages groups of a layer's inputs, and is made for quantized weights",
-    "use_bdlora": "a block-diagonal LoRA (BD-LoRA), which is made for language models on several GPUs",
+    "use_qalora": "a QA-LoRA: it averages groups of a layer's inputs and needs quantized weights",
+    "use_bdlora": "a block-diagonal LoRA (BD-LoRA), which is for language models on several GPUs",
     "layer_replication": "trained on a model whose layers were duplicated (layer_replication)",
 }
 
@@ -39,7 +39,7 @@ class PeftConfig:
     """The configs of one file, by component; "" where the file has one config for everything."""
 
     def __init__(self, path: Path, metadata: Mapping[str, str], keys: Iterable[str] = ()) -> None:
-        """`keys` of the file: they tell whether an adapter_config.json in its folder is about this file."""
+        """`keys`: those of the file, which show whether the adapter_config.json in its folder belongs to it."""
         self._configs = _from_metadata(json_object(metadata.get(METADATA_KEY, "")))
         self.table: Mapping[str, Any] = {}  # the adapter_config.json that is used, {} for none
         if not self._configs and _belongs(path, keys):
@@ -52,16 +52,16 @@ class PeftConfig:
         return bool(self._configs)
 
     def refuse(self) -> None:
-        """ForeignFile where the config says that the adapter is no change of weights."""
+        """Raise ForeignFile if the config describes an adapter that is not a change of weights."""
         for option, sentence in _UNMERGEABLE.items():
             if any(config.get(option) for config in self._configs.values()):
-                raise ForeignFile(f"is {sentence}; no change of the weights can do that")
+                raise ForeignFile(f"is {sentence}; this cannot be expressed as a change of weights")
 
     def notes(self) -> list[str]:
-        """What the user should know of the config: that it is used, and what the file alone cannot tell."""
+        """Return notes for the user: that the config is used, and settings that may change the result."""
         starts = {str(config.get("init_lora_weights", "")).lower() for config in self._configs.values()}
         names = sorted(start for start in starts if start.startswith(_CHANGED_BASE))
-        notes = [f"alpha and rank are read from the {NAME} in its folder"] if self.table else []
+        notes = [f"using alpha and rank from the {NAME} in its folder"] if self.table else []
         return notes + [
             f"trained with '{name}', which changes the base model at the start; it may look off" for name in names
         ]
@@ -83,9 +83,9 @@ class PeftConfig:
         return found
 
     def constants(self, module: str, leaves: Mapping[str, str], shapes: Mapping[str, Shape]) -> dict[str, float]:
-        """{"alpha": ...} where the file itself has none; PEFT's full LoKr does divide, so it gets a scale.
+        """Return {"alpha": ...} if the file itself has none; PEFT's full LoKr does divide, so it gets a scale.
 
-        Raises UnreadPattern (files/patterns.py) where a pattern of the config cannot be followed.
+        Raise UnreadPattern (files/patterns.py) if a pattern of the config is not supported.
         """
         if leaves.keys() & peft_tuners.SCALED:
             return peft_tuners.constants(self._of(module))
@@ -105,14 +105,14 @@ class PeftConfig:
         return {"alpha": alpha}
 
     def for_folder(self) -> Mapping[str, Any]:
-        """The one config that PEFT would need as adapter_config.json; {} where there is none for the whole file."""
+        """Return the config that PEFT needs as adapter_config.json; {} if no single config covers the whole file."""
         config = self._configs.get("", {})
         return config if "peft_type" in config else {}
 
     def as_metadata(self, modules: Iterable[str]) -> dict[str, str]:
-        """The adapter_config.json that is used, as diffusers packs it into a file's metadata; {} for none.
+        """Return the adapter_config.json in use in diffusers' metadata format; {} if there is none.
 
-        `modules`: their names in the file, which say whether it needs one config for each component.
+        `modules`: the module names in the file, which show whether each component needs a config.
         """
         if not self.table:
             return {}
@@ -125,7 +125,7 @@ class PeftConfig:
         return self._configs.get(component) or self._configs.get("") or {}
 
     def _value(self, config: Mapping[str, Any], name: str, other: str, module: str) -> float | None:
-        """The pattern table wins over the common value, as in PEFT."""
+        """Return the value for this module; the pattern table overrides the common value, as in PEFT."""
         key = id(config), "alpha_pattern" if "alpha" in name else "rank_pattern"
         if key not in self._patterns:
             table = config.get(key[1])
@@ -136,7 +136,7 @@ class PeftConfig:
 
 
 def packed(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Configs by component ("" for a file without components) as the metadata of a file."""
+    """Return configs by component ("" for a file without components) as file metadata."""
     items = ((part, *item) for part, config in configs.items() for item in config.items())
     return {METADATA_KEY: json.dumps({f"{part}.{key}" if part else key: value for part, key, value in items})}
 
@@ -154,5 +154,5 @@ def _from_metadata(table: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _belongs(path: Path, keys: Iterable[str]) -> bool:
-    """PEFT names its pair adapter_model and adapter_config; another file is its own only if its keys say so."""
+    """True if the folder's adapter_config.json belongs to this file: by PEFT's file name, or PEFT's own key prefix."""
     return path.stem == "adapter_model" or any(key.startswith(_OWN_PREFIX) for key in keys)

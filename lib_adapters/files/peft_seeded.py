@@ -1,7 +1,7 @@
-"""PEFT's tuners beyond LoRA, LoHa, LoKr, OFT and IA3: tensors that layers share, and numbers that only a config has.
+"""PEFT tuners whose layers share tensors, or that need numbers found only in the config, such as random seeds.
 
-A number of the config becomes a leaf of each layer (as `alpha` does for LoRA), a shared tensor a leaf of each layer
-that points at one key.
+Each number of the config becomes a tensor name of every layer (as `alpha` does for LoRA); a shared tensor becomes a
+tensor name of every layer, all with the same key.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ NUMBERS = (
 )  # fmt: skip
 
 _SHARED = frozenset({"vera_A", "vera_B", "randlora_A", "randlora_B", "vblora_vector_bank"})
-_DRAWN = "projection_prng_key"
-_OWNER = "base_model"  # PEFT keeps what is shared at the model itself
-_EXACT = float(1 << 53)  # a seed beyond this is no float64
+_SEED = "projection_prng_key"
+_OWNER = "base_model"  # PEFT saves shared tensors under the model itself
+_EXACT = float(1 << 53)  # float64 represents all integers up to here
 Numbers = dict[str, float]
 
 
 def share(modules: dict[str, dict[str, str]]) -> None:
-    """Give each layer (module -> leaf -> key) the shared tensors of its tuner and component, in place."""
+    """Add the shared tensors of its tuner and component to each layer (module -> tensor name -> key), in place."""
     owners = {name: leaves for name, leaves in modules.items() if name.endswith(_OWNER) and leaves.keys() <= _SHARED}
     used = set()
     for name, leaves in modules.items() if owners else ():
@@ -58,14 +58,14 @@ def _tuner(leaf: str) -> str:
 
 
 def is_tuner(leaves: Mapping[str, object]) -> bool:
-    """True for a layer of one of the tuners that this module knows."""
+    """True if the tensors are those of a tuner in TENSORS."""
     return not leaves.keys().isdisjoint(TENSORS)
 
 
 def constants(config: Mapping[str, Any], leaves: Mapping[str, object]) -> Numbers:
-    """What this layer needs of PEFT's config, {} where that config is another tuner's.
+    """Return the numbers that this layer needs from PEFT's config; {} if the config belongs to another tuner.
 
-    A number that the config lacks is PEFT's default, one that makes no sense is left out.
+    A number missing in the config gets PEFT's default; an invalid one is left out.
     """
     mark, read = _READERS.get(str(config.get("peft_type", "")).upper(), ("", _nothing))
     if not mark or not any(leaf.startswith(mark) for leaf in leaves):
@@ -74,17 +74,17 @@ def constants(config: Mapping[str, Any], leaves: Mapping[str, object]) -> Number
 
 
 def notes(layers: Iterable[Mapping[str, Shape]]) -> list[str]:
-    """What the user should know of the layers of a file: leaf -> shape of each, numbers of the config among them."""
-    if any(_DRAWN in shapes and shapes.keys().isdisjoint(_SHARED) for shapes in layers):
-        return ["its random projections are not in the file; they are drawn from its seed, as PEFT does"]
+    """Return notes for the user on the layers of a file (tensor name -> shape, including numbers of the config)."""
+    if any(_SEED in shapes and shapes.keys().isdisjoint(_SHARED) for shapes in layers):
+        return ["the file does not contain its random projections; they are generated from its seed, as PEFT does"]
     return []
 
 
 def missing_config(shapes: Mapping[str, Shape]) -> str:
-    """Why this layer cannot be computed without its config; "" where nothing is missing."""
+    """Return the reason why this layer cannot be computed without its config; "" if nothing is missing."""
     for mark, needed, name, what in _NEEDS:
         if any(leaf.startswith(mark) for leaf in shapes) and not any(shapes.keys() >= choice for choice in needed):
-            return f"{name} needs {what} of PEFT's adapter_config.json; put that file beside this one"
+            return f"{name} needs {what} from PEFT's adapter_config.json; put that file into the same folder"
     return ""
 
 

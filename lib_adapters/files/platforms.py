@@ -1,4 +1,4 @@
-"""What Windows and macOS do differently with files, so that one rule holds everywhere. Pure, but for the last two."""
+"""Differences between Windows, macOS and Linux in file handling. Pure functions, except for the last two."""
 
 from __future__ import annotations
 

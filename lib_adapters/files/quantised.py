@@ -1,7 +1,7 @@
-"""Factors stored in 8 bits with a scale in a tensor of its own: value = stored number · scale.
+"""Tensors quantised to 8 bits with the scale in a separate tensor: value = stored number · scale.
 
 ComfyUI writes `X.scale_weight`, compressed-tensors and diffusers `X.weight_scale`, others `X.scale`, for the tensor
-`X.weight` or `X`. One scale is for the whole tensor, for each row, or for each block of a grid over [rows, columns].
+`X.weight` or `X`. The scale is per tensor, per row, or per block of a grid over [rows, columns].
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from lib_adapters.errors import ShapeMismatch
 from lib_adapters.files.names import split_key
 
 _SPELLINGS = (".scale_weight", ".weight_scale", ".scale")
-QUANTISED = frozenset({"I8", "F8_E4M3", "F8_E5M2"})  # types whose numbers a scale may multiply
+QUANTISED = frozenset({"I8", "F8_E4M3", "F8_E5M2"})  # dtypes that may have a scale
 
 
 def scales_of(keys: Collection[str]) -> dict[str, str]:
-    """Return the key of a tensor -> the key of its scale, for every scale whose tensor is in the file too."""
+    """Return {key of a tensor: key of its scale} for every scale whose tensor is in the file."""
     found: dict[str, str] = {}
     known = keys if isinstance(keys, (set, frozenset, dict)) else frozenset(keys)
     for key in keys:
@@ -30,7 +30,7 @@ def scales_of(keys: Collection[str]) -> dict[str, str]:
 
 
 def _targets(key: str) -> Iterator[str]:
-    """The tensors that a scale of this name may belong to. `X.scale` of a layer X is its whole factor, not a scale."""
+    """Return the tensors that this scale may quantise. `X.scale` of a layer X replaces its alpha / r instead."""
     base, _, spelling = key.rpartition(".")
     for target in (f"{base}.weight", base):
         split = split_key(target)
@@ -39,7 +39,7 @@ def _targets(key: str) -> Iterator[str]:
 
 
 def dequantised(tensor: Tensor, scale: Tensor, what: str) -> Tensor:
-    """Return tensor · scale in float32. ShapeMismatch, which calls the tensor `what`, where the scale does not fit."""
+    """Return tensor · scale in float32. Raise ShapeMismatch, naming the tensor `what`, if the scale does not fit."""
     factors, numbers = scale.float(), tensor.float()
     if factors.numel() == 1:
         return numbers * factors.reshape(())
@@ -48,7 +48,7 @@ def dequantised(tensor: Tensor, scale: Tensor, what: str) -> Tensor:
     if factors.ndim == 1 and numbers.ndim and len(factors) == len(numbers):
         return numbers * factors.view(-1, *(1 for _ in numbers.shape[1:]))
     if factors.ndim != 2 or numbers.ndim != 2 or any(n % m for n, m in zip(numbers.shape, factors.shape, strict=True)):
-        raise ShapeMismatch(f"the scale of {what}, {list(scale.shape)}, does not fit its {list(tensor.shape)}")
+        raise ShapeMismatch(f"the scale {list(scale.shape)} of {what} does not fit its shape {list(tensor.shape)}")
     for axis in (0, 1):
         factors = factors.repeat_interleave(numbers.shape[axis] // factors.shape[axis], dim=axis)
     return numbers * factors

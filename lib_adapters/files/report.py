@@ -13,11 +13,11 @@ Value = TypeVar("Value", int, float)
 
 PARTS = ("unet", "te", "te1", "te2", "te3")
 _MOST_NAMED = 20
-_WHOLE = "is a whole weight of a model, not a change of one (IA3 has on_input with it)"
+_WHOLE = "is a full weight of a model, not a change of one (IA3 also has on_input)"
 
 
 def strangers(keys: Sequence[str]) -> list[tuple[str, str]]:
-    """Keys that no spelling fits, with what they are where that is known; a long list is cut."""
+    """Return the keys of no known format with a reason for each; a long list is truncated."""
     reasons = [foreign.kind_of(key) for key in keys[:_MOST_NAMED]]
     unknown = "no known adapter has a tensor of this name"
     named = [(key, f"is {reason}" if reason else unknown) for key, reason in zip(keys, reasons, strict=False)]
@@ -25,13 +25,13 @@ def strangers(keys: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def whole_weights(keys: Sequence[str]) -> list[tuple[str, str]]:
-    """Keys of a model's own parameters that lie beside the adapter; a long list is cut."""
+    """Return the keys of a model's own parameters with a reason for each; a long list is truncated."""
     named = [(key, f"is {kind}" if (kind := foreign.kind_of(key)) else _WHOLE) for key in keys[:_MOST_NAMED]]
     return [*named, *_more(len(keys), _WHOLE)]
 
 
 def noted(keys: Sequence[str], what: str) -> list[str]:
-    """Return one note about all these keys, which names the first; none where there are none."""
+    """Return one note that names the first of the keys and counts the others; [] if there are none."""
     more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
     return [f"{keys[0]}{more} {what}"] if keys else []
 

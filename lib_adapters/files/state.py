@@ -15,7 +15,7 @@ from lib_adapters.files.header import LONGEST_NAME
 from lib_adapters.files.pickles import Tree
 from lib_adapters.files.storages import Pickled
 
-# the table that counts may lie inside another, and that one in a third
+# keys under which a pickle may nest the table of tensors, also several levels deep
 _WRAPPERS = ("state_dict", "lora_state_dict", "lora", "plugin", "module", "params", "model", "weights", "network")
 _MOST_TENSORS = 200_000
 _DEEPEST = 4

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from lib_adapters.algorithms.base import Shape
 
-# PEFT's further tuners: leaf -> the axes that make up the layer's input, or the rank.
+# Further PEFT tuners: tensor name -> the axes whose product is the layer's input width, or the rank.
 _INPUTS = {
     "boft_R": (1, 2), "hra_u": (0,), "deft_R": (1,), "c3a_kernel": (1, 2), "delora_A": (1,), "gralora_A": (0, 1),
     "hira_A": (1,),
@@ -64,7 +64,7 @@ def _glora_width(shapes: Mapping[str, Shape]) -> int | None:
 
 
 def _bank_width(shapes: Mapping[str, Shape]) -> int | None:
-    """VB-LoRA: so many pieces, each as long as the vectors of the bank."""
+    """Return VB-LoRA's width: the number of pieces times the length of the bank's vectors."""
     pieces = shapes.get("vblora_logits_A") or shapes.get("vblora_logits_A_topk_indices", ())
     bank = shapes.get("vblora_vector_bank", ())
     return pieces[1] * bank[1] if len(pieces) > 1 and len(bank) > 1 else None

@@ -1,7 +1,7 @@
 """The central directory of a `.pt` zip, read without trusting it: stored entries only, no more of them than fit.
 
 torch never compresses tensors; a compressed entry is a bomb or somebody's own archive. Only the code of a TorchScript
-archive is compressed, and nothing here reads that: such entries are left out.
+archive is compressed; it is never read, so those entries are skipped.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from lib_adapters.errors import BrokenFile, brief
 from lib_adapters.files.entries import read_exactly
 
 _END, _END64, _LOCATOR = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
-_DEFLATED = 8  # how an entry is packed
+_DEFLATED = 8  # the zip format's compression method
 _LARGEST_DIRECTORY = 16_000_000  # bytes; a checkpoint with ten thousand tensors needs one
 _ABSENT16, _ABSENT32 = 0xFFFF, 0xFFFFFFFF
 

@@ -1,4 +1,4 @@
-"""Modes of torch that code which keeps tensors has to set for itself, because callers come with modes of their own."""
+"""Context managers that make results independent of the caller's torch modes (inference mode, autograd, autocast)."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ import torch
 
 @contextmanager
 def ordinary() -> Iterator[None]:
-    """Tensors made inside are ordinary ones without a graph; a context manager and a decorator.
+    """Create normal tensors without an autograd graph. Usable as a context manager and as a decorator.
 
-    A tensor made in a caller's inference mode can never be written outside of it, nor be kept for a backward pass.
+    Needed because a tensor created in the caller's inference mode cannot be modified in place outside of it, nor be
+    saved for a backward pass.
     """
-    with torch.inference_mode(False), torch.no_grad():  # in this order: the first one switches gradients on
+    with torch.inference_mode(False), torch.no_grad():  # in this order, because the first one enables gradients
         yield
 
 
 @contextmanager
 def exact() -> Iterator[None]:
-    """`ordinary`, and float32 stays float32: the caller's autocast is off."""
+    """As `ordinary`, and disable the caller's autocast so that float32 is computed in float32."""
     with ExitStack() as stack:
         stack.enter_context(ordinary())
         for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):

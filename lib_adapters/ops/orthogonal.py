@@ -42,7 +42,7 @@ def bounded_smoothly(q: Tensor, bound: float) -> Tensor:
 
 
 def bounded_each(q: Tensor, bound: float) -> Tensor:
-    """Q [..., b, b], the Frobenius norm of each block brought down to `bound` (PEFT's COFT)."""
+    """Return Q [..., b, b] with the Frobenius norm of each block limited to `bound` (PEFT's COFT)."""
     norms: Tensor = torch.linalg.matrix_norm(q, keepdim=True)
     return torch.where(norms <= bound, q, q * (bound / norms))
 

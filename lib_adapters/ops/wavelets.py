@@ -1,8 +1,8 @@
-"""Orthogonal wavelets with 2N taps: Daubechies' (db) and the symlets (sym), computed from their roots.
+"""Orthogonal wavelets with 2N taps, Daubechies (db) and symlets (sym), computed from their roots.
 
-Daubechies, Ten Lectures on Wavelets, chapters 6 and 8: the low pass is (1 + z)^N times a factor of
-P(y) = Σ C(N-1+k, k)·y^k with y = (2 - z - 1/z) / 4. Of each pair of roots z, 1/z one is taken: for db the one inside
-the unit circle, for sym those that make the filter the least asymmetric.
+Daubechies, Ten Lectures on Wavelets, chapters 6 and 8: the low-pass filter is (1 + z)^N times a factor of
+P(y) = Σ C(N-1+k, k)·y^k with y = (2 - z - 1/z) / 4. One of each pair of roots z, 1/z is used: for db the one inside the
+unit circle, for sym the ones that make the filter least asymmetric.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import math
 import torch
 from torch import Tensor
 
-# Which roots of a symlet lie outside the unit circle, for N = 1 ... 10: conjugate pairs by growing real part
+# Symlets for N = 1 ... 10: "1" for each root outside the unit circle; conjugate pairs in order of their real part
 _OUTSIDE = ("", "0", "0", "10", "01", "101", "001", "1010", "0110", "10101")
 FAMILIES = ("db", "sym")
 MAX_ORDER = len(_OUTSIDE)
 
 
 def low_pass(family: str, order: int) -> Tensor:
-    """The low pass of the synthesis, float32 [2·order] on the CPU; its sum is √2."""
+    """Return the synthesis low-pass filter, float32 [2·order] on the CPU; its sum is √2."""
     pairs = _roots(order)
     outside = _OUTSIDE[order - 1] if family == "sym" else "0" * len(pairs)
     roots = [1 / z if out == "1" else z for out, pair in zip(outside, pairs, strict=True) for z in pair]
@@ -31,7 +31,7 @@ def low_pass(family: str, order: int) -> Tensor:
 
 
 def synthesised(bands: Tensor, low: Tensor) -> Tensor:
-    """One level of synthesis along the rows: bands [2h, w], those of the low pass first, to [2h + 2 - taps, w]."""
+    """Return one synthesis level along the rows: bands [2h, w], low-pass bands first, to [2h + 2 - taps, w]."""
     taps, half = len(low), len(bands) // 2
     high = low.flip(0) * low.new_tensor([1.0, -1.0]).repeat(taps // 2)
     out = bands.new_zeros(2 * half - 2 + taps, bands.shape[1])
@@ -41,7 +41,7 @@ def synthesised(bands: Tensor, low: Tensor) -> Tensor:
 
 
 def _roots(order: int) -> list[list[complex]]:
-    """The roots inside the unit circle, each with its conjugate, by growing real part."""
+    """Return the roots inside the unit circle, each with its conjugate, in order of their real part."""
     if order == 1:
         return []
     coefficients = [float(math.comb(order - 1 + k, k)) for k in range(order)]
@@ -53,7 +53,7 @@ def _roots(order: int) -> list[list[complex]]:
 
 
 def _inside(y: complex) -> complex:
-    """The z with |z| < 1 of the pair with z + 1/z = 2 - 4y."""
+    """Return the z with |z| < 1 that solves z + 1/z = 2 - 4y."""
     middle = 1 - 2 * y
     step = cmath.sqrt(middle * middle - 1)
     return min(middle - step, middle + step, key=abs)

@@ -118,7 +118,7 @@ class Witness:
         parameter = None if module is None else module._parameters.get(key[1])
         tensor = held(module, key[1]) if kept is None else kept
         if parameter is None or tensor is None or tensor.is_meta:
-            return True  # freed: nothing of ours to answer for
+            return True  # freed, so there is nothing to compare
         if kept is None and not parameter.is_meta and not seen.is_of(parameter):
             return True  # replaced by its owner
         return tensor.dtype != seen.dtype or int(checksum(tensor)) == int(seen.checksum)

@@ -50,7 +50,7 @@ class Dial:
 
     @property
     def moves(self) -> bool:
-        """False where one strength holds for the whole image, and only the mode asks for a dial."""
+        """True if the strength is scheduled; False if only `mode=live` requires a dial."""
         return self.request.moves(self.part)
 
     @property

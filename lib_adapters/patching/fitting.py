@@ -18,7 +18,7 @@ from lib_adapters.patching.request import Request
 from lib_adapters.patching.targets import Table
 
 _FEWER = "T-LoRA trains fewer ranks where there is more noise; dyn=timestep draws it so too"
-# Of a file whose family is another: fewer, and it is that family's. A full SD1 file misses 1 of 11 layers on SD2.
+# A file of another family is applied only if at most one layer in 20 is missing: a full SD1 file misses 1 of 11 on SD2.
 MIN_LAYERS_PER_MISSING = 20
 MOST_WORDS = 5  # that a report names
 
@@ -69,7 +69,7 @@ def _words(adapter: Adapter) -> Iterable[str]:
 
 
 def _refuse(request: Request, found: Fit, table: Table) -> None:
-    """Another family's file is not half applied; but what fits this model in all but a few layers is for this model."""
+    """Raise FamilyMismatch for a file of another family, unless almost all of its layers fit this model."""
     adapter, ours = request.adapter, table.family
     fits = found.missing * MIN_LAYERS_PER_MISSING <= found.layers
     if not fits and adapter.family != ours and "unknown" not in (adapter.family, ours):

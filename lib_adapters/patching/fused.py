@@ -1,7 +1,7 @@
-"""Weights that a model holds a second time: diffusers' `fuse_qkv_projections` copies q, k and v into one matrix.
+"""Fused attention projections: diffusers' `fuse_qkv_projections` copies q, k and v into one matrix.
 
-The separate layers stay in the model, and whether they or the fused one run changes with the attention processor. So
-an adapter of a separate layer goes to both.
+The separate layers stay in the model, and the attention processor decides which of the two runs. An adapter of a
+separate layer is therefore applied to both.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ FUSED = {
 }
 
 
-def with_copies(layers: Mapping[str, Layer]) -> dict[str, Layer]:
-    """Return the layers by path, each with the rows of a fused one that hold it again."""
+def with_fused_copies(layers: Mapping[str, Layer]) -> dict[str, Layer]:
+    """Return the layers by path, each with the rows of a fused layer that duplicate it as `copies`."""
     found = dict(layers)
     for path, whole in layers.items():
         stem, dot, leaf = path.rpartition(".")
         parts = [f"{stem}{dot}{name}" for name in FUSED.get(leaf, ())]
         if parts and all(part in layers for part in parts):
-            _share(found, parts, whole)
+            _add_fused_rows(found, parts, whole)
     return found
 
 
-def _share(found: dict[str, Layer], parts: list[str], whole: Layer) -> None:
+def _add_fused_rows(found: dict[str, Layer], parts: list[str], whole: Layer) -> None:
     shapes = [found[part].shape for part in parts]
     if sum(shape[0] for shape in shapes) != whole.shape[0] or any(s[1:] != whole.shape[1:] for s in shapes):
         return

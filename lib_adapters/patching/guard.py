@@ -1,8 +1,8 @@
-"""What watches a patched model: one hook per root module, and two per patched module, for loading and for saving.
+"""The hooks on a patched model: one per root module, and two per patched module, for loading and for saving.
 
 Hosts change models without telling. Before a root runs, the guard asks whether our tensors are still there; before a
-module is loaded over, it gets its own weights back, so that the new ones are written where they belong. Whoever asks
-for a state dict is warned that it has merged weights.
+module is loaded over, it gets its own weights back, so that the new ones are written where they belong. When a state
+dict is created, the user is warned that it contains merged weights.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Guards:
     def move(
         self, roots: Iterable[nn.Module], loading: Iterable[nn.Module], change: Change, kept: Kept | None = None
     ) -> None:
-        """On exactly these: before the first weight moves on those that come, after the last off those that go.
+        """Install the hooks on exactly these modules: new ones at once, removed ones after the rest of the change.
 
-        `kept` lives as long as any of them is on a module.
+        `kept` is kept alive as long as any hook is on a module.
         """
         patched = list(loading)
         for hooks, modules in ((self._runs, list(roots)), (self._loads, patched), (self._saves, patched)):

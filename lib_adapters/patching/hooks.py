@@ -23,10 +23,10 @@ TABLES: dict[Kind, str] = {
 
 
 class Kept(Protocol):
-    """What lives as long as a hook is on a module."""
+    """An object that a hook keeps alive as long as it is on a module."""
 
     def copied(self) -> None:
-        """Called where the module is copied or pickled with the hook on it."""
+        """React to the module being copied or pickled with the hook on it."""
 
 
 class Hook:
@@ -34,7 +34,7 @@ class Hook:
 
     def __init__(self, find: Callable[[], Callable[..., Any] | None] | None = None) -> None:
         self._find = find
-        self.kept: Kept | None = None  # what lives as long as the hook is on a module
+        self.kept: Kept | None = None  # kept alive as long as the hook is on a module
 
     def __reduce__(self) -> tuple[type[Hook], tuple[()]]:
         if self.kept is not None:
@@ -60,7 +60,7 @@ class Hooks:
         self._places: dict[int, weakref.ref[nn.Module]] = {}
 
     def put_on(self, modules: Iterable[nn.Module], kept: Kept | None = None) -> None:
-        """On these as well; safe to repeat. `kept` lives as long as the hook is on a module."""
+        """Install the hook on these modules too; safe to repeat. `kept` is kept alive by the hook."""
         for module in modules:
             self._hook.kept = kept
             self._places[id(module)] = weakref.ref(module)
@@ -78,7 +78,7 @@ class Hooks:
             self._hook.kept = None
 
     def move(self, modules: Sequence[nn.Module], change: Change, kept: Kept | None = None) -> None:
-        """On exactly these: on those that come at once, off those that go when the rest of the change is made."""
+        """Install the hook on exactly these modules: new ones at once, removed ones after the rest of the change."""
         change.back(partial(self.leave, self.modules()))
         self.put_on(modules, kept)
         change.then(partial(self.leave, modules))
@@ -113,6 +113,6 @@ class Hooks:
 
 
 def kept_on(module: nn.Module) -> list[Kept]:
-    """Return what the hooks of ours on this module keep alive."""
+    """Return the objects that our hooks on this module keep alive."""
     hooks = (getattr(found, "hook", found) for table in TABLES.values() for found in getattr(module, table).values())
     return [hook.kept for hook in hooks if isinstance(hook, Hook) and hook.kept is not None]

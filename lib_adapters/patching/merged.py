@@ -33,8 +33,8 @@ class Merged:
         self._base_of = base_of
         self._offload = offload  # None: decided by the memory that is free
         self._records: dict[Key, Record] = {}
-        self._beyond: dict[Key, frozenset[str]] = {}  # parameters that no type of theirs can hold -> keys of files
-        self._dropped: list[Record] = []  # other code has put something else there
+        self._beyond: dict[Key, frozenset[str]] = {}  # parameters whose merged weight overflows -> keys of files
+        self._dropped: list[Record] = []  # parameters that other code has replaced
         self._whole = True  # False once a part of what was applied has been given back or lost
 
     def apply(self, targets: Mapping[Key, Target], change: Change) -> None:
@@ -65,7 +65,7 @@ class Merged:
         try:
             fresh = [self._again(record, target) for record, target in wanted]
             if any(out_of_range([tensor for _, tensor in fresh])):
-                self.restore()  # `apply` says which, and puts on what remains
+                self.restore()  # `apply` finds the parameters that overflow and merges the others
                 return False
             marks = samples([tensor for _, tensor in fresh])
         except BaseException:
@@ -137,25 +137,25 @@ class Merged:
         return self._whole and all(record.in_place() for record in self._records.values())
 
     def out_of_range(self, file: str) -> int:
-        """How many parameters keep their original weight, because merged with this file it would be infinite or NaN."""
+        """Return the number of parameters not merged, because the result of this file overflows (infinite or NaN)."""
         return sum(file in files for files in self._beyond.values())
 
     def records(self) -> list[Record]:
-        """Return all of what is patched now."""
+        """Return the records of all patched parameters."""
         return list(self._records.values())
 
     def written(self) -> list[Record]:
-        """Return those whose tensor is ours, but was written into."""
+        """Return the records of merged tensors that other code has written into."""
         return [record for record in self.records() if record.in_place() and not record.is_ours()]
 
     def dropped(self, *, keep: bool = False) -> list[Record]:
-        """Return those that other code has put something else in the place of; once, unless they are kept."""
+        """Return the records of parameters that other code has replaced, and forget them unless `keep`."""
         found = self._dropped
         self._dropped = found if keep else []
         return found
 
     def reclaim(self, modules: Iterable[nn.Module], change: Change) -> None:
-        """Give these their original weights whatever is there: other code has computed that from ours."""
+        """Restore the original weights of these modules, whose current ones other code computed from merged ones."""
         if not (wanted := {id(module) for module in modules}):
             return
         dropped = {record.slot.key: record for record in self._dropped if id(record.slot.module()) in wanted}
@@ -189,8 +189,8 @@ class Merged:
         tensor = merged(self._base(module, slot.name, pristine), target.patches)
         if pristine is not None:
             tensor = tensor.to(pristine.dtype)
-        if pristine is None and not tensor.float().any():  # a layer without a bias keeps none for a sum of zeros
-            if record is not None:  # an earlier patch gave it one
+        if pristine is None and not tensor.float().any():  # a layer without a bias needs none if the sum is zero
+            if record is not None:  # an earlier patch added one
                 yield Step(slot, None, None, None)
             return
         kept = record.pristine if record else (to_host(pristine) if short and pristine is not None else pristine)
@@ -201,14 +201,14 @@ class Merged:
             yield from self._in_range([step])
 
     def _in_range(self, steps: list[Step]) -> list[Step]:
-        """Without merged weights that hold infinity or NaN: such a parameter keeps, or gets back, its original one."""
+        """Replace the steps whose merged weight contains infinity or NaN: those parameters keep the original weight."""
         tensors = [step.tensor for step in steps if step.tensor is not None and step.signature is not None]
         bad = {id(t) for t, is_bad in zip(tensors, out_of_range(tensors), strict=True) if is_bad}
         found = []
         for step in steps:
             original, record = step.pristine, self._records.get(step.slot.key)
             if id(step.tensor) not in bad or (original is not None and not original.float().isfinite().all()):
-                found.append(step)  # in range, or it was not before us either
+                found.append(step)  # in range, or the original weight was not either
                 continue
             self._beyond[step.slot.key] = frozenset(key[0] for key in step.signature or ())
             if record is not None:

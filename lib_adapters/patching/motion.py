@@ -47,7 +47,7 @@ class Motion:
 
     @property
     def moves(self) -> bool:
-        """True if anything depends on the step, the row or the text."""
+        """True if any strength depends on the sampling step, the batch row or the text row."""
         return any(dial.moves for dial in self.dials)
 
     @property
@@ -57,7 +57,7 @@ class Motion:
 
     @property
     def beside(self) -> dict[Key, Target]:
-        """What changes, and runs beside its layer now."""
+        """The scheduled parameters that are applied as a bypass."""
         return {key: target for key, target in self._changing.items() if self.ways[key] == "beside"}
 
     @property
@@ -134,7 +134,7 @@ class Motion:
 
 
 def _changes(target: Target) -> bool:
-    """False where all is live only because a user or a host asked for that."""
+    """True if any patch is scheduled; False if the patches are live only because `mode=live` is set."""
     return any(patch.dial is not None and patch.dial.moves for patch in target.patches)
 
 

@@ -1,7 +1,7 @@
-"""Where the values of a parameter are while the parameter itself waits on torch's meta device.
+"""Access to the weights of offloaded modules, whose parameters are on torch's meta device between forward calls.
 
-accelerate's `cpu_offload`, `disk_offload` and diffusers' `enable_sequential_cpu_offload` keep them in a map of their
-own, and load a layer from it for each of its runs: what is to act, or to come back, must stand in that map.
+accelerate's `cpu_offload` and `disk_offload`, and diffusers' `enable_sequential_cpu_offload`, keep the weights in a
+map and load a layer from it before each forward call. Merged and original weights must be written to that map.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Values:
-    """The values of one module by the names of its parameters: read through `shown`, written into `held`."""
+    """The weights of one module by parameter name: read through `shown`, written into `held`."""
 
     shown: Mapping[str, Tensor]
     held: MutableMapping[str, Tensor]
     prefix: str
-    devices: MutableMapping[str, Any]  # where each parameter goes when the offloading ends
+    devices: MutableMapping[str, Any]  # the device of each parameter once offloading is removed
 
     def get(self, name: str) -> Tensor | None:
-        """Return the tensor that the module is loaded from; None where it has no such parameter."""
+        """Return the tensor from which the parameter is loaded; None if the module has no such parameter."""
         return self.held.get(self.prefix + name) if self.prefix + name in self.held else self.shown.get(name)
 
     def put(self, name: str, tensor: Tensor | None) -> None:
-        """Have the module loaded from this tensor; None takes the entry away."""
+        """Load the parameter from this tensor from now on; None removes the parameter."""
         if tensor is None:
             self.held.pop(self.prefix + name, None)
             self.devices.pop(name, None)
@@ -38,7 +38,7 @@ class Values:
 
 
 def values_of(module: nn.Module) -> Values | None:
-    """Return the map that the module is loaded from before each of its runs; None where it has its own values."""
+    """Return the map from which an offloaded module is loaded; None if the module is not offloaded."""
     hook: Any = getattr(module, "_hf_hook", None)
     for one in getattr(hook, "hooks", (hook,)):
         if (shown := getattr(one, "weights_map", None)) is not None and getattr(one, "offload", False):
@@ -48,7 +48,7 @@ def values_of(module: nn.Module) -> Values | None:
 
 def _values(shown: Any, devices: MutableMapping[str, Any]) -> Values | None:
     held, prefix = shown, ""
-    while hasattr(held, "dataset") and hasattr(held, "prefix"):  # a view of a larger map
+    while hasattr(held, "dataset") and hasattr(held, "prefix"):  # accelerate's PrefixedDataset, a view of a larger map
         held, prefix = held.dataset, f"{held.prefix}{prefix}"
-    held = getattr(held, "state_dict", held)  # values of this one go before those in its files
+    held = getattr(held, "state_dict", held)  # an OffloadedWeightsLoader prefers these to its files
     return Values(shown, held, prefix, devices) if isinstance(held, MutableMapping) else None

@@ -1,4 +1,4 @@
-"""Merged weights beyond the range of their type: they are infinite or NaN, and the image is black."""
+"""Detects merged weights that overflow their dtype; infinite or NaN weights would produce a black image."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _BITS = {1: torch.int8, 2: torch.int16}  # by bytes of an element
 
 @ordinary()
 def out_of_range(tensors: Sequence[Tensor]) -> list[bool]:
-    """For each, True if it holds infinity or NaN. A GPU is waited for once.
+    """Return for each tensor whether it contains infinity or NaN, with one synchronisation per device.
 
-    Types of 8 and 16 bits, whose range a strength can leave, are read whole; of wider ones a few samples are.
+    Tensors of 8 and 16 bits are checked completely, because a high strength can overflow them; wider ones by samples.
     """
     wide = [n for n, tensor in enumerate(tensors) if tensor.element_size() not in _BITS]
     found = dict(zip(wide, (sample.abs().max() for sample in samples([tensors[n] for n in wide])), strict=True))
@@ -35,12 +35,12 @@ def out_of_range(tensors: Sequence[Tensor]) -> list[bool]:
 
 
 def _largest(tensor: Tensor) -> Tensor:
-    """[], infinite or NaN if any of its elements is."""
+    """Return a 0-dimensional tensor that is infinite or NaN if any element is."""
     if tensor.is_cuda and tensor.element_size() == 2:
         norm: Tensor = torch.linalg.vector_norm(tensor, math.inf)
         return norm
     bits = _BITS[tensor.element_size()]
-    sign = torch.iinfo(bits).max  # all bits but the sign: magnitudes are ordered as their bits are
+    sign = torch.iinfo(bits).max  # masks the sign: without it, bit patterns are ordered like magnitudes
     step = row_step(tensor) if tensor.ndim else 1
     blocks = torch.split(tensor, step) if tensor.ndim and not tensor.is_cuda else (tensor,)
     highest = torch.stack([(block.contiguous().view(bits) & sign).max() for block in blocks]).max()

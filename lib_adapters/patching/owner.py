@@ -1,7 +1,7 @@
-"""Which Session has adapters on a model: the hooks on the model say so, and keep what gives the weights back.
+"""Tracks which Session has adapters on a model, through the hooks on the model.
 
-A process may hold several Sessions for one model, and one that is active may be dropped. So what a Session has put on
-a model is one object, kept alive by the hooks there for as long as they are there, and found by every other Session.
+A process may have several Sessions for one model, and an active Session may be garbage-collected. The state that
+restores the weights is therefore one object, kept alive by the hooks on the model and found there by other Sessions.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ from collections.abc import Callable, Iterable, Sequence
 from torch import Tensor, nn
 
 from lib_adapters.patching.change import Change
-from lib_adapters.patching.copies import Copies
+from lib_adapters.patching.derived_layers import DerivedLayers
 from lib_adapters.patching.guard import Guards
 from lib_adapters.patching.hooks import kept_on
-from lib_adapters.patching.losses import COPIED, UNMERGED, WRITTEN, Losses, one_of
 from lib_adapters.patching.merged import Merged
 from lib_adapters.patching.pace import Pace
 from lib_adapters.patching.patch import Key
+from lib_adapters.patching.peft_layers import MergeState, PeftLayers
 from lib_adapters.patching.roots import Roots
-from lib_adapters.patching.tuners import Note, Tuners
+from lib_adapters.patching.unrestored import COPIED, UNMERGED, WRITTEN, UnrestoredLayers, with_layers
 
 SAVED = (
-    "A state dict of {model} was made while adapters are active: it has their merged weights. To save or copy the "
-    "model's own, deactivate first."
+    "A state dict of {model} was created while adapters are active, so it contains merged weights. To save or copy "
+    "the original weights, deactivate the adapters first."
 )
 DUPLICATED = (
-    "{model} was copied while adapters are active: the copy has their merged weights for its own. To copy the model's "
-    "own, deactivate first."
+    "{model} was copied while adapters are active, so the copy contains merged weights. To copy the original weights, "
+    "deactivate the adapters first."
 )
-ALONE = threading.RLock()  # held by the thread that changes a model: two Sessions in two threads leave no mixture
+MODEL_LOCK = threading.RLock()  # held while a model is changed: Sessions in several threads may share one model
 
 
 class Owner:
-    """What one Session has on its model; it lives as long as that does, even where the Session object does not."""
+    """The adapters of one Session on its model; lives as long as its hooks, even if the Session is dropped."""
 
     def __init__(
         self,
@@ -45,74 +45,76 @@ class Owner:
         displaced: Callable[[], None],
         say: Callable[[str], None],
     ) -> None:
-        """The methods are the Session's, known weakly: `displaced` is called before another Session takes over, `say`
-        with a sentence for the user."""
+        """Keep weak references to the Session's methods.
+
+        `displaced` is called before another Session takes the model over, `say` with a message for the user.
+        """
         self._merged, self._pace = merged, pace
         self._guards = Guards(before_run, self.release, self.saved)
         self._displaced, self._say = weakref.WeakMethod(displaced), weakref.WeakMethod(say)
         self._roots: Roots | None = None
-        self._copies, self._tuners = Copies(), Tuners()
-        self._warned = False  # that merged weights are copied or saved
-        self.losses = Losses()
+        self._derived, self._peft = DerivedLayers(), PeftLayers()
+        self._warned = False  # that merged weights were copied or saved
+        self.unrestored = UnrestoredLayers()
 
     def roots(self, unet: nn.Module | None, text_encoders: Sequence[nn.Module]) -> Roots:
-        """Return the parts of the model, watched from now on: of one that is dropped no weight is kept."""
-        bury = weakref.WeakMethod(self._bury)  # no cycle: what is idle goes with its Session
+        """Return the components of the model; the original weights of a component are freed when it is."""
+        bury = weakref.WeakMethod(self._bury)  # a strong reference would be a cycle and delay freeing the weights
         self._roots = Roots(unet, text_encoders, lambda _: found() if (found := bury()) is not None else None)
         return self._roots
 
     def watch(self, roots: Iterable[nn.Module], loading: Sequence[nn.Module], change: Change) -> None:
-        """Put the hooks on exactly these: before a root runs, and before a module is loaded over."""
+        """Install the hooks on exactly these modules: `roots` before forward, `loading` before loading and saving."""
         self._guards.move(roots, loading, change, kept=self)
         change.then(lambda: self._remember(loading))
 
     def _remember(self, patched: Sequence[nn.Module]) -> None:
-        self._copies.remember(self._all(), patched)
-        self._tuners.remember(self._all() if patched else ())
+        self._derived.remember(self._all(), patched)
+        self._peft.remember(self._all() if patched else ())
         self._warned = False
 
     def has_changed(self) -> bool:
-        """True if modules were added or exchanged beside a patched one; cheap enough for each run."""
-        return self._copies.has_changed()
+        """True if a sibling of a patched module was added or replaced; cheap enough to check before every forward."""
+        return self._derived.has_changed()
 
-    def look(self, change: Change) -> list[str]:
-        """Give back what other code has made of merged weights, where that is exact; return what there is to say."""
+    def undo_foreign_changes(self, change: Change) -> list[str]:
+        """Undo what other code did with merged weights, where that is exact; return messages for the user."""
         self._merged.settle()
-        notes = self._tuned()
+        notes = self._changed_peft_layers()
         for note in notes:
             note.reset(change)
         self._merged.reclaim([note.inner for note in notes], change)
         written = [record.slot.path for record in self._merged.written()]
-        self._copies.mend(self._all(), self._merged.records(), self.losses, change)
-        self._count()
+        self._derived.restore(self._all(), self._merged.records(), self.unrestored, change)
+        self._record_unrestored()
         self._merged.dropped()
         found = [(UNMERGED, [note.path for note in notes]), (WRITTEN, written)]
-        return [*(one_of(text, paths) for text, paths in found if paths), *self.losses.sentences()]
+        return [*(with_layers(text, paths) for text, paths in found if paths), *self.unrestored.sentences()]
 
-    def can_give_back(self) -> bool:
-        """False if other code has made something of merged weights that giving them back does not undo."""
-        tuned = {id(note.inner) for note in self._tuned()}
-        self._count()
+    def can_restore(self) -> bool:
+        """False if other code used merged weights in a way that restoring the original weights does not undo."""
+        tuned = {id(note.inner) for note in self._changed_peft_layers()}
+        self._record_unrestored()
         written = [record for record in self._merged.written() if record.slot.key[0] not in tuned]
-        return not written and not self.losses.sentences()
+        return not written and not self.unrestored.sentences()
 
-    def _tuned(self) -> list[Note]:
-        """Return the notes of PEFT's layers around ours that have merged, or taken out, since."""
+    def _changed_peft_layers(self) -> list[MergeState]:
+        """Return the patched layers in which PEFT has merged or unmerged since they were patched."""
         records = [*self._merged.records(), *self._merged.dropped(keep=True)]
         mine = {id(record.slot.module()) for record in records}
-        return [note for note in self._tuners.changed(self._all() if mine else ()) if id(note.inner) in mine]
+        return [note for note in self._peft.changed(self._all() if mine else ()) if id(note.inner) in mine]
 
-    def _count(self) -> None:
+    def _record_unrestored(self) -> None:
         for record in self._merged.dropped(keep=True):
             if (where := record.derived()) is not None:
-                self.losses.add(record.slot.path, where, COPIED)
+                self.unrestored.add(record.slot.path, where, COPIED)
 
     def saved(self, module: nn.Module, *_: object) -> None:
-        """A state dict is made: whoever saves or copies it should know what it has."""
+        """Warn that the state dict being created contains merged weights."""
         self._warn(module, SAVED)
 
     def copied(self) -> None:
-        """The model is copied or pickled with everything that is on it."""
+        """Warn that the model is being copied or pickled with its merged weights."""
         for root in self._all()[:1]:
             self._warn(root, DUPLICATED)
 
@@ -134,33 +136,33 @@ class Owner:
         """Return the original tensors of all parameters that are merged now."""
         return self._merged.pristine()
 
-    def give_back(self) -> None:
-        """Give the model its own weights back and take everything off it. Safe to repeat."""
+    def restore(self) -> None:
+        """Restore the original weights and remove all hooks. Safe to repeat."""
         self._pace.give_back()
         self._guards.leave()
 
-    def give_way(self) -> list[str]:
-        """Give everything back because another Session takes the model over; return what there is to say."""
+    def hand_over(self) -> list[str]:
+        """Restore the model because another Session takes it over; return messages for the user."""
         if (displaced := self._displaced()) is not None:
             displaced()
         with Change() as change:
-            found = self.look(change)
-        self.give_back()
+            found = self.undo_foreign_changes(change)
+        self.restore()
         return found
 
     def release(self, module: nn.Module, *given: object) -> None:
-        """Give one module its own weights back: something is about to write into it."""
-        with ALONE:
+        """Restore one module's original weights, because something is about to write into it."""
+        with MODEL_LOCK:
             self._merged.release(module, *given)
 
     def _bury(self) -> None:
-        """A part of the model was dropped; takes no lock, for the collector may call it anywhere."""
+        """Forget a freed component. Takes no lock, because the garbage collector may call it at any point."""
         self._merged.bury()
         if not self._all():
             self._guards.leave()
 
 
 def owners_on(modules: Iterable[nn.Module]) -> list[Owner]:
-    """Return the owners of what is on any of these modules, each once."""
+    """Return the distinct owners of the adapters on these modules."""
     found = {id(kept): kept for module in modules for kept in kept_on(module) if isinstance(kept, Owner)}
     return list(found.values())

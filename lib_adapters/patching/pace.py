@@ -128,7 +128,7 @@ class Pace:
         return self._motion.ways_of(file)
 
     def out_of_range(self, file: str) -> int:
-        """How many parameters keep their original weight, because merged with this file it would be infinite or NaN."""
+        """Return the number of parameters not merged, because the result of this file overflows (infinite or NaN)."""
         return self._merged.out_of_range(file)
 
     def told(self) -> str:

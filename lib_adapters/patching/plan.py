@@ -22,8 +22,8 @@ from lib_adapters.patching.targets import Layer, Slot, Table, View
 
 _ALL_ROWS = 1 << 62
 Place = tuple[Key, tuple[int, int] | None]  # a layer, or the rows of a fused one
-_Placed = tuple[Layer | None, str]  # the layer of a module, or why there is none
-_Kind = tuple[str, type[Algorithm]]  # component and algorithm: what shares random projections
+_Placed = tuple[Layer | None, str]  # the layer of a module, or the reason if there is none
+_Kind = tuple[str, type[Algorithm]]  # component and algorithm: these layers share random projections
 
 
 @dataclass
@@ -68,7 +68,7 @@ def fit(request: Request, loaded: Loaded, table: Table) -> Fit:
 
 
 def _take(taken: dict[Key, list[tuple[range, str]]], name: str, algorithm: Algorithm, layer: Layer) -> str:
-    """Reserve the rows that a module of the file changes; the name of the module that has some of them, else ""."""
+    """Reserve the rows that a module changes; return the name of a module that has reserved some of them, else ""."""
     slots = [layer.weight] if algorithm.has_weight else []
     slots += [layer.bias] if algorithm.has_bias and layer.bias is not None else []
     rows = range(*(layer.view.rows or (0, _ALL_ROWS)))
@@ -82,7 +82,7 @@ def _take(taken: dict[Key, list[tuple[range, str]]], name: str, algorithm: Algor
 
 
 def _groups(request: Request, loaded: Loaded, places: Mapping[Stem, _Placed]) -> dict[Stem, LayerGroup]:
-    """For each module the layers that the same algorithm changes in its component, and how many it lacks there."""
+    """Return for each module the group of layers with the same algorithm and component, and how many are missing."""
     kinds = {module.stem: (module.stem.part, module.algorithm) for module in request.adapter.modules}
     of_file, unread = Counter(kinds.values()), len(request.adapter.unusable)
     shapes: dict[_Kind, list[Shape]] = {kind: [] for kind in of_file}
@@ -96,7 +96,7 @@ def _groups(request: Request, loaded: Loaded, places: Mapping[Stem, _Placed]) ->
 
 
 def _grouped(algorithm: Algorithm, place: _Placed, group: LayerGroup) -> tuple[Algorithm, Layer | None, str]:
-    """The algorithm as the file's other layers make it, its layer, and the reason where there is none."""
+    """Return the algorithm completed with what its group shares, its layer, and the reason if there is none."""
     layer, reason = place
     if layer is None:
         return algorithm, None, reason

@@ -27,12 +27,12 @@ def point(module: nn.Module, name: str, tensor: Tensor | None) -> None:
 
 
 def point_at(parameter: nn.Parameter, tensor: Tensor) -> None:
-    """Point a parameter at this tensor, whatever modules have it."""
-    parameter.data = tensor.to(parameter.device)  # a tensor that waited in host memory comes back
+    """Point a parameter at this tensor, for all modules that share it."""
+    parameter.data = tensor.to(parameter.device)  # the tensor may have been offloaded to host memory
 
 
 def held(module: nn.Module | None, name: str) -> Tensor | None:
-    """What the parameter holds now, or is loaded from when its module runs; None where there is none."""
+    """Return the tensor of the parameter, or the one it is loaded from if it is offloaded; None if there is none."""
     parameter = None if module is None else module._parameters.get(name)
     if module is None or parameter is None:
         return None

@@ -27,7 +27,7 @@ class Record:
     samples: Tensor
 
     def in_place(self) -> bool:
-        """Is it the same Parameter, and points it where we put it? Of one that waits on `meta`, do its values?"""
+        """True if the Parameter, or the stored tensor of one on `meta`, still points to the merged weight."""
         tensor = self.slot.tensor()
         if tensor is None or tensor.data_ptr() != self.pointer:
             return False
@@ -43,23 +43,23 @@ class Record:
         return tensor is not None and not tensor.is_meta and same_values(tensor, self.samples)
 
     def found(self) -> Record:
-        """Return the same, known by where the host has put it."""
+        """Return the record with the parameter and address to which the host has moved it."""
         parameter, tensor = self.slot.parameter(), self.slot.tensor()
         assert parameter is not None
         assert tensor is not None
         return replace(self, parameter=weakref.ref(parameter), pointer=tensor.data_ptr())
 
     def retrieve(self) -> None:
-        """Give the very Parameter its original back where another module has it now, as after an unwrapped layer."""
+        """Restore the Parameter object itself, because another module may hold it now (an unwrapped layer)."""
         parameter = self.parameter()
         if parameter is None or parameter.is_inference():
             return
         if parameter.data_ptr() == self.pointer and not parameter.is_meta:
             original = torch.zeros_like(parameter) if self.pristine is None else self.pristine
-            point_at(parameter, original.to(parameter.dtype))  # a bias that was only lent does nothing there
+            point_at(parameter, original.to(parameter.dtype))  # an added bias becomes zero
 
     def derived(self) -> nn.Module | nn.Parameter | None:
-        """Return what stands in our place if it can only be made of our values: quantised, or in no parameter."""
+        """Return what replaced the parameter, if it must derive from merged values: quantised, or not a parameter."""
         root = self.slot.root()
         try:
             module = None if root is None else root.get_submodule(self.slot.path)

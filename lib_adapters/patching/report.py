@@ -13,11 +13,11 @@ LOST = (
     "was left out of them."
 )
 _OUT_OF_RANGE = (
-    "weights or biases keep their original values, because at this strength the merged ones are beyond the range "
-    "of the model's number type (infinite or NaN): lower the strength"
+    "weights or biases keep their original values, because at this strength the merged values overflow the model's "
+    "dtype (infinite or NaN): lower the strength"
 )
-TAKEN_OVER = "Another Session had adapters on this model: it gave the model its own weights back first."
-DISPLACED = "Another Session has taken this model over: nothing of this one is active."
+TAKEN_OVER = "Another Session had adapters on this model; they were removed first."
+DISPLACED = "Another Session activated adapters on this model; the adapters of this Session were removed."
 MOST_REASONS = 3  # different reasons that a line of text names
 
 
@@ -37,11 +37,11 @@ class AdapterReport:
     silenced: int = 0  # layers that a block weight of 0 leaves alone
     mode: str = "merged"  # how it is followed, in words
     seconds: float = 0.0
-    out_of_range: int = 0  # parameters whose merged weight would be infinite or NaN, in some step at least
+    out_of_range: int = 0  # parameters whose merged weight would be infinite or NaN in at least one step
 
     @property
     def incomplete(self) -> bool:
-        """True if some of the file, or all of it, was not applied."""
+        """True if the file was not, or not completely, applied."""
         return bool(self.error or self.unmatched or self.out_of_range)
 
     def line(self) -> str:

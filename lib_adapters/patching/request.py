@@ -62,7 +62,7 @@ class Request:
         return scheduled or self.scope is not None
 
     def is_bypass(self, part: str) -> bool:
-        """True if `mode=live` was asked for at a strength that stays: nothing of this part is merged."""
+        """True for `mode=live` with a static, nonzero strength: nothing of this component is merged."""
         return self.mode == "live" and not self.moves(part) and self.strength(part) != 0
 
     def strength(self, part: str) -> float:
@@ -79,7 +79,7 @@ class Asked:
     request: Request
     drawn: str = ""  # block weights that chance chose, written so that they are chosen again
     notes: tuple[str, ...] = ()
-    steps: str = ""  # those that prompt editing around the tag leaves it, in words
+    steps: str = ""  # the steps to which prompt editing limits the tag, in words; "" if it does not
 
 
 def ask(adapter: Adapter, tag: Tag, presets: Presets, *, second: bool = False, seed: str = "") -> Asked:
@@ -93,40 +93,42 @@ def ask(adapter: Adapter, tag: Tag, presets: Presets, *, second: bool = False, s
 
 
 def limited(asked: Asked, tag: Tag, timeline: Timeline) -> Asked:
-    """Only in the steps that prompt editing around the tag leaves it; in none of them it has no text encoder part."""
+    """Limit a request to the steps in which prompt editing around the tag lets it act; disable it if there are none."""
     if not tag.edits:
         return asked
     around = window_of(tag.edits, timeline)
     held = _held(around, timeline.steps)
     request = _within(asked.request, around) if held else replace(asked.request, unet=0.0, te=0.0, window=None)
-    return replace(asked, request=request, steps=f"the brackets around it let it act {_counted(held, timeline)}")
+    return replace(asked, request=request, steps=f"{_acts(held, timeline)} (prompt editing)")
 
 
 def _within(request: Request, around: Window | None) -> Request:
-    """In both windows, its own and that of the prompt editing around it."""
+    """Limit the request to both windows: its own and that of the prompt editing around it."""
     own = request.window
     return replace(request, window=around if own is None else replace(own, within=around))
 
 
 def _held(window: Window | None, steps: int) -> list[int]:
-    """The steps inside, counted from 1."""
+    """Return the steps inside the window, counted from 1."""
     return [step + 1 for step in range(steps) if window is None or window.holds(Moment(step, steps))]
 
 
-def _counted(steps: Sequence[int], timeline: Timeline) -> str:
-    """In words: `in steps 11 to 20 of 20`."""
+def _acts(steps: Sequence[int], timeline: Timeline) -> str:
+    """Return the steps in words, such as `acts in steps 11 to 20 of 20`."""
     whole = f"of {timeline.steps}"
     if not steps:
-        return f"in none {whole} steps"
+        return f"acts in none {whole} steps"
     if len(steps) == 1:
-        return f"in step {steps[0]} {whole}"
+        return f"acts in step {steps[0]} {whole}"
     apart = {right - left for left, right in pairwise(steps)}
     if apart == {1}:
-        return f"in steps {steps[0]} to {steps[-1]} {whole}"
+        return f"acts in steps {steps[0]} to {steps[-1]} {whole}"
+    if apart == {2}:
+        return f"acts in every second step, {steps[0]} to {steps[-1]} {whole}"
     if len(apart) == 1:
-        return f"in one of {apart.pop()} steps, from {steps[0]} to {steps[-1]} {whole}"
+        return f"acts once every {apart.pop()} steps, {steps[0]} to {steps[-1]} {whole}"
     named = ", ".join(str(step) for step in steps[:MOST_NAMED])
-    return f"in steps {named}{', ...' if len(steps) > MOST_NAMED else ''} {whole}"
+    return f"acts in steps {named}{', ...' if len(steps) > MOST_NAMED else ''} {whole}"
 
 
 def _text(blocks: BlockWeights) -> str:

@@ -35,7 +35,7 @@ class Roots:
         return [*([] if unet is None else [unet]), *self.encoders()]
 
     def modules(self) -> Iterator[nn.Module]:
-        """Return every module of all of them."""
+        """Return every module of every root."""
         return (module for root in self.all() for module in root.modules())
 
     def table(self) -> Table:

@@ -31,7 +31,7 @@ OUTER_BACK = {ldm: diffusers for diffusers, ldm in OUTER.items()}
 
 _LDM_BLOCK = re.compile(r"(input_blocks|output_blocks)\.(\d+)\.(\d+)(?:\.(.*))?")
 _PLACE = re.compile(r"((?:input|output)_blocks\.\d+|middle_block)\.(\d{1,4})(?:\.(.*))?")
-_OWN = re.compile(  # what LDM has in a block: a convolution, a resnet, attention, a sampler
+_OWN = re.compile(  # the modules of an LDM block: a convolution, a resnet, attention, a sampler
     r"$|(?:in_layers|out_layers|emb_layers|skip_connection|transformer_blocks|norm|qkv|proj_in|proj_out|op|conv)(?:\.|$)"
 )
 _LDM_MID = re.compile(r"middle_block\.([012])(?:\.(.*))?")
@@ -107,7 +107,7 @@ def _ldm_block(match: re.Match[str], has: Callable[[str], bool], per_level: int)
 
 
 def inserted_in(paths: Iterable[str]) -> dict[str, list[int]]:
-    """Return by LDM block the places of modules that are not the UNet's own: AnimateDiff inserts its own into them."""
+    """Return by LDM block the positions of modules that other code inserted, as AnimateDiff does."""
     found: dict[str, dict[int, bool]] = {}
     for path in paths:
         if match := _PLACE.fullmatch(path):
@@ -118,7 +118,7 @@ def inserted_in(paths: Iterable[str]) -> dict[str, list[int]]:
 
 
 def without_inserted(path: str, inserted: Mapping[str, Sequence[int]]) -> str:
-    """Return the path as the UNet alone would number it; that of an inserted module stays as it is."""
+    """Return the path as numbered without inserted modules; the path of an inserted module is unchanged."""
     match = _PLACE.fullmatch(path)
     if match is None or not (foreign := inserted.get(match[1])) or int(match[2]) in foreign:
         return path

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lib_adapters.algorithms.base import Shape
 from lib_adapters.files.names import Stem
 from lib_adapters.patching import spelling, spelling_text
-from lib_adapters.patching.fused import with_copies
+from lib_adapters.patching.fused import with_fused_copies
 from lib_adapters.patching.pointer import held
 from lib_adapters.patching.structure import family_of
 
@@ -46,11 +46,11 @@ class Slot:
         return None if module is None else module._parameters.get(self.name)
 
     def tensor(self) -> Tensor | None:
-        """Return what the parameter holds, or is loaded from when its module runs."""
+        """Return the tensor of the parameter, or the one it is loaded from if it is offloaded."""
         return held(self.module(), self.name)
 
     def is_loaded(self) -> bool:
-        """True if the parameter has its values itself; then it is known by what it is, else by where they are."""
+        """True if the parameter holds its values itself, so that it can be recognised by identity; False on `meta`."""
         return (parameter := self.parameter()) is not None and not parameter.is_meta
 
 
@@ -79,7 +79,7 @@ class Layer:
     weight: Slot
     bias: Slot | None
     view: View = View()
-    copies: tuple[Layer, ...] = ()  # where the model holds the same weight again: what is added goes there too
+    copies: tuple[Layer, ...] = ()  # duplicates of this weight in the model; deltas are applied to them too
 
     @property
     def shape(self) -> Shape:
@@ -124,7 +124,7 @@ def flat(path: str) -> str:
 
 
 def _unet_names(root: nn.Module) -> Iterator[tuple[str, Layer]]:
-    layers = with_copies(_anchored(_layers(root), UNET_ANCHOR))
+    layers = with_fused_copies(_anchored(_layers(root), UNET_ANCHOR))
     known: dict[str, Layer] = {}
     per_level, foreign = spelling.per_level_of(layers), spelling.inserted_in(layers)
     if foreign:

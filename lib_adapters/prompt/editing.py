@@ -1,8 +1,9 @@
-"""Which places of a prompt stand inside prompt editing (`[before:after:when]`) or alternation (`[a|b]`).
+"""Finds the tags inside prompt editing (`[before:after:when]`) and alternation (`[a|b]`).
 
-Read as the web UI reads the prompt after its tags are removed (AUTOMATIC1111/stable-diffusion-webui,
-modules/prompt_parser.py: `schedule_parser`): parts joined by AND apart; brackets that are unbalanced or hold no step
-are plain text; a `|` outside of `[a|b]` or a lone backslash makes all of a part plain text. One pass, linear time.
+Parses the prompt without its tags, as the web UI does (AUTOMATIC1111/stable-diffusion-webui,
+modules/prompt_parser.py: `schedule_parser`). Sub-prompts joined by AND are parsed separately. Brackets that are
+unbalanced or contain no step are plain text; a `|` outside `[a|b]` or a trailing backslash makes the whole sub-prompt
+plain text. One pass, linear time.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from dataclasses import dataclass, field
 
 from lib_adapters.prompt.schedule import Position, Turn, Window
 
-AND = re.compile(r"\bAND\b")  # as the host's prompt_parser parts a prompt
-FOREIGN = "\0"  # stands for each character of a tag that is not read here: no space, and nothing in a number
-_TOKEN = re.compile(r"\\.?|[\[\]():|]")  # `.` is no line end, as in the host's grammar
+AND = re.compile(r"\bAND\b")  # as in the web UI's prompt_parser
+FOREIGN = "\0"  # replaces each character of a tag that is not ours: not a space, and ignored in a number
+_TOKEN = re.compile(r"\\.?|[\[\]():|]")  # `.` does not match a line end, as in the web UI's grammar
 _WHEN = re.compile(r"[\s\0]*([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)[\s\0]*")
 _OPENERS = {"]": "[", ")": "("}
 _FURTHEST = 1e9  # steps
@@ -23,15 +24,15 @@ _FURTHEST = 1e9  # steps
 
 @dataclass(frozen=True)
 class Switch:
-    """One `[before:after:when]` around a tag, and the side of it on which the tag stands."""
+    """One `[before:after:when]` around a tag, and whether the tag is in `before` or in `after`."""
 
     after: bool
     when: float
-    share: bool  # `when` is written with a decimal point: a share of all steps
+    share: bool  # `when` has a decimal point: a fraction of all steps
 
 
 Edit = Switch | Turn
-Edits = frozenset[Edit]  # a tag acts where all of them hold
+Edits = frozenset[Edit]  # a tag acts in the steps in which all of them hold
 NONE: Edits = frozenset()
 
 
@@ -39,8 +40,8 @@ NONE: Edits = frozenset()
 class Timeline:
     """The steps of one pass, as prompt editing counts them.
 
-    `before`: the steps of the first pass, in the second (hires) one: `when` counts on from there, 1.5 is the middle of
-    the second pass. `old`: as before web UI 1.6, and with its option "Use old prompt editing timelines".
+    `before`: in the second (hires) pass, the number of steps of the first one; `when` continues from there, so 1.5 is
+    the middle of the second pass. `old`: as before web UI 1.6, or with its option "Use old prompt editing timelines".
     """
 
     steps: int
@@ -49,11 +50,11 @@ class Timeline:
 
     @property
     def counted(self) -> int:
-        """The steps of which `when` is a share."""
+        """The number of steps of which `when` is a fraction."""
         return self.before if self.before is not None and self.old else self.steps
 
     def switched(self, switch: Switch) -> int:
-        """The number of steps that are done when `after` begins; below 0 where it began in the pass before."""
+        """Return the number of steps before `after` begins; negative if it began in the previous pass."""
         when = max(-_FURTHEST, min(_FURTHEST, switch.when))
         if self.old:
             found = when * self.counted if when < 1 else when
@@ -65,7 +66,7 @@ class Timeline:
 
 
 def window_of(edits: Edits, timeline: Timeline) -> Window | None:
-    """The window in which all of them hold; None where that is always."""
+    """Return the window of the steps in which all edits hold; None if these are all steps."""
     starts = [timeline.switched(one) for one in edits if isinstance(one, Switch) and one.after]
     stops = [timeline.switched(one) for one in edits if isinstance(one, Switch) and not one.after]
     turns = tuple(sorted(one for one in edits if isinstance(one, Turn)))
@@ -77,16 +78,16 @@ def window_of(edits: Edits, timeline: Timeline) -> Window | None:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a text without its tags says of the places where they stood."""
+    """The prompt editing around the places in a text from which tags were removed."""
 
-    edits: tuple[Edits, ...]  # for each place, in their order
-    lost: frozenset[int]  # numbers of places in brackets that look like prompt editing and are none
-    blanks: tuple[tuple[int, int], ...]  # brackets with nothing but such places in them
-    worded: tuple[tuple[int, int], ...]  # the outermost of those that also have words in them
+    edits: tuple[Edits, ...]  # of each place, in order
+    lost: frozenset[int]  # indexes of places in brackets that look like prompt editing but are plain text
+    blanks: tuple[tuple[int, int], ...]  # spans of brackets that contain only such places
+    worded: tuple[tuple[int, int], ...]  # spans of the outermost brackets that also contain words
 
 
 def read_editing(text: str, places: Sequence[int]) -> Reading:
-    """`places`: offsets in the text where something was removed, in rising order. Never raises."""
+    """Parse the text. `places`: the offsets at which tags were removed, in ascending order. Never raises."""
     edits: list[Edits] = []
     lost: list[int] = []
     blanks: list[tuple[int, int]] = []
@@ -110,22 +111,22 @@ def read_editing(text: str, places: Sequence[int]) -> Reading:
 
 @dataclass
 class _Group:
-    """A bracket and what is in it; the whole part for the one without an opener."""
+    """A bracket and its content; the group without an opener is the whole sub-prompt."""
 
     opener: str = ""
     start: int = 0
     end: int = 0
-    cuts: list[tuple[str, int]] = field(default_factory=list)  # its own `:` and `|`
+    cuts: list[tuple[str, int]] = field(default_factory=list)  # its own separators `:` and `|`, with their offsets
     inside: list[tuple[int, int | _Group]] = field(default_factory=list)  # (segment, place or group)
-    kind: str = "stray"  # "switch", "turn", "emphasis"; "lost" for one that looks like editing
+    kind: str = "stray"  # "switch", "turn", "emphasis"; "lost" if it looks like editing but is plain text
     when: re.Match[str] | None = None
-    content: int = 0  # 0 nothing, 1 only white space, 2 words; of a switch without its last segment
-    segment: int = 0  # the same of the present segment
-    groups: int = 0  # in the present segment
-    places: bool = False  # is any place in it?
+    content: int = 0  # 0 nothing, 1 only white space, 2 words; without the last segment of a switch
+    segment: int = 0  # the same for the current segment
+    groups: int = 0  # number of groups in the current segment
+    places: bool = False  # contains a place, directly or in an inner group
 
     def close(self, text: str, end: int) -> bool:
-        """Is it a bracket of the grammar, with this end?"""
+        """Set the end and the kind; return whether this is a valid bracket of the grammar."""
         self.end = end + 1
         signs = {sign for sign, _ in self.cuts}
         if self.opener == "(":
@@ -146,7 +147,7 @@ class _Group:
         return True
 
     def edit(self, segment: int) -> Edit | None:
-        """What it says of this segment; None for the one that holds the step, and for mere emphasis."""
+        """Return the edit for this segment; None for the segment with the step, and for emphasis."""
         if self.kind == "turn":
             return Turn(segment, len(self.cuts) + 1)
         if self.kind == "switch" and self.when and segment < len(self.cuts):
@@ -155,17 +156,17 @@ class _Group:
 
 
 class _Scan:
-    """Builds the groups of one part; `broken`: the host reads all of it as plain text."""
+    """Builds the groups of one sub-prompt; `broken`: the web UI reads all of it as plain text."""
 
     def __init__(self, text: str, places: Sequence[int], start: int, end: int) -> None:
         self._text, self._places, self._start, self._end = text, places, start, end
         self.root = _Group()
         self.broken = False
         self._open = [self.root]
-        self._at = start  # up to where the text is read
+        self._at = start  # the text before this offset has been read
 
     def run(self, numbers: Sequence[int]) -> None:
-        """Over the whole part, with the places of these numbers."""
+        """Scan the whole sub-prompt, which contains the places with these indexes."""
         waiting = iter(numbers)
         place = next(waiting, None)
         for match in _TOKEN.finditer(self._text, self._start, self._end):
@@ -185,7 +186,7 @@ class _Scan:
         top.places = True
 
     def _words(self, end: int) -> None:
-        """The plain text up to here."""
+        """Record the plain text up to this offset."""
         if end > self._at:
             self._solid(1 if self._text[self._at : end].isspace() else 2)
             self._at = end
@@ -220,7 +221,7 @@ class _Scan:
         above.places |= group.places
 
     def _clear(self) -> None:
-        """A bracket that is none makes plain text of all that are open around it."""
+        """Turn all open brackets into plain text, because an invalid bracket was found inside them."""
         open_ = self._open[1:]
         signs = {sign for group in open_ for sign, _ in group.cuts}
         looks = any(group.opener == "[" for group in open_) and bool(signs)
@@ -232,7 +233,7 @@ class _Scan:
 
 
 class _Walk:
-    """Hands what the groups say down to the places in them."""
+    """Collects the edits of each place from the groups around it."""
 
     def __init__(self, broken: bool, text: str) -> None:
         self._broken, self._text = broken, text
@@ -242,7 +243,7 @@ class _Walk:
         self.worded: list[tuple[int, int]] = []
 
     def run(self, root: _Group) -> None:
-        """No recursion: brackets may be nested deeper than Python's stack."""
+        """Walk the tree iteratively, because brackets may be nested deeper than Python's recursion limit."""
         todo: list[tuple[_Group, Edits, str]] = [(root, NONE, "")]
         while todo:
             group, edits, state = todo.pop()
@@ -258,7 +259,7 @@ class _Walk:
                     todo.append((one, below, self._marked(one, inner)))
 
     def _marked(self, group: _Group, state: str) -> str:
-        """Notes what is to be done with its text; the state of what is in it."""
+        """Record whether the group's text is blank or has words; return the state for its content."""
         edits = group.kind in ("switch", "turn") and not self._broken
         if not edits or not group.places or state not in ("", "worded"):
             return state
@@ -269,6 +270,6 @@ class _Walk:
         return "worded"
 
     def _has_space(self, group: _Group) -> bool:
-        """Is it parted from its neighbours also without the white space in it?"""
+        """True if white space or the text's edge is next to it, so that removing it does not join two words."""
         edges = self._text[max(0, group.start - 1) : group.start], self._text[group.end : group.end + 1]
         return any(not edge or edge.isspace() for edge in edges)

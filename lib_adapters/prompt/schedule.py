@@ -88,19 +88,19 @@ class Position:
 
 @dataclass(frozen=True, order=True)
 class Turn:
-    """One of several that take turns: of each `count` steps, the one at `place` (0 for the first)."""
+    """Alternation `[a|b|...]`: active in one of every `count` steps, at index `place` (0 is the first)."""
 
     place: int
     count: int
 
     def holds(self, moment: Moment) -> bool:
-        """True if this step is one of its own."""
+        """True if it is active in this step."""
         return moment.step % self.count == self.place
 
 
 @dataclass(frozen=True)
 class Window:
-    """From `start` on, until `stop`; of these steps those of all `turns`, and `within` another window."""
+    """The steps from `start` until `stop` in which all `turns` are active and that `within` contains too."""
 
     start: Position | None = None
     stop: Position | None = None

@@ -4,7 +4,7 @@ One number or curve sets both parts, and so does `te=` alone; a named argument w
 first item whatever it looks like (an `=` in it names nothing); in double quotes it may hold `:` and `>`, and `""`
 stands for one quote. A word where a number belongs is a preset of block weights, with `x` behind it, as
 lora-block-weight has it; the word `off` keeps a tag and all its numbers without effect. Keys with `hr` before them are
-for the second pass. Brackets around a tag that are prompt editing or alternation are its `edits`.
+for the second pass. Prompt editing and alternation around a tag become its `edits`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ KINDS = ("lyco", "lora")
 KEYS = (*PASS_KEYS, "w", "mode", "hr", *(f"hr{key}" for key in PASS_KEYS))
 MOST_SHOWN = 500  # characters of a tag in a sentence about it
 NO_EDITING = (
-    "it stands in brackets that the web UI does not read as prompt editing ([before:after:step], [a|b]), "
-    "so these brackets do not limit it."
+    "the web UI does not read the brackets around it as prompt editing ([before:after:step], [a|b]), so they do not "
+    "limit it."
 )
-NO_COMMAND = "is a command of composable-lora and plain words here; a curve such as 0@10,1@20 in the tag does the same."
+NO_COMMAND = (
+    "is a composable-lora command and is read as plain text here; use a schedule such as 0@10,1@20 in the tag instead."
+)
 _COMMAND = re.compile(r"(?:#|\\u0023)(?:increment|decrease|cmd)\b")
-_ANY = re.compile(r"<\w+:[^>]+>")  # what the web UI takes out of a prompt, whether anything knows it or not
+_ANY = re.compile(r"<\w+:[^>]+>")  # the web UI removes these from a prompt, even if no extension handles them
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Tag:
     second: Control | None = None  # of the second (hires) pass, where it differs
     mode: Mode = "auto"
     off: bool = False
-    edits: Edits = NONE  # brackets around it
+    edits: Edits = NONE  # prompt editing around it
 
     @property
     def te(self) -> float:
@@ -73,15 +75,15 @@ class Tag:
 
 @dataclass(frozen=True)
 class Parsed:
-    """A prompt without its tags, the tags in their order, and what could not be read, one sentence each.
+    """A prompt without its tags, the tags in order, and a message for each one that could not be read.
 
-    Brackets that only tags stood in are taken out with them.
+    Brackets that contained only tags are removed too.
     """
 
     text: str
     tags: tuple[Tag, ...]
     problems: tuple[str, ...]
-    worded: tuple[str, ...] = ()  # prompt editing with both tags and words in it, without the tags
+    worded: tuple[str, ...] = ()  # prompt editing that contains both tags and words, without the tags
 
 
 def parse(prompt: str, names: Sequence[str] = KINDS) -> Parsed:
@@ -110,7 +112,7 @@ def _read(match: re.Match[str], problems: list[str]) -> Tag | None:
 
 
 def without_tags(prompt: str, filler: str = "") -> str:
-    """Without the tags of any kind that the web UI takes out; `filler` stands for each of their characters."""
+    """Return the prompt without tags of any kind; each of their characters is replaced by `filler`."""
     end = prompt.rfind(">") + 1
     return _ANY.sub(lambda found: filler * len(found[0]), prompt[:end]) + prompt[end:]
 
@@ -118,7 +120,7 @@ def without_tags(prompt: str, filler: str = "") -> str:
 def _placed(
     prompt: str, matches: Sequence[re.Match[str]], found: Sequence[Tag | None], problems: list[str]
 ) -> Parsed:
-    """With what the brackets around each tag say of it."""
+    """Return the parsed prompt, with the edits of the brackets around each tag."""
     text, reading = _reading(prompt, matches)
     tags = [replace(tag, edits=edits) for tag, edits in zip(found, reading.edits, strict=True) if tag is not None]
     lost = [tag for number, tag in enumerate(found) if tag is not None and number in reading.lost]
@@ -135,7 +137,7 @@ def _placed(
 
 
 def _reading(prompt: str, matches: Sequence[re.Match[str]]) -> tuple[str, Reading]:
-    """The prompt without these tags, and what that text says of their places."""
+    """Return the prompt without these tags, and the prompt editing around their places."""
     starts = [0, *(match.end() for match in matches)]
     ends = [*(match.start() for match in matches), len(prompt)]
     words = [prompt[start:end] for start, end in zip(starts, ends, strict=True)]
@@ -144,7 +146,7 @@ def _reading(prompt: str, matches: Sequence[re.Match[str]]) -> tuple[str, Readin
 
 
 def unfollowed(prompt: str, kind: str, what: str) -> list[str]:
-    """One sentence for each tag of this kind inside prompt editing, where `what` has one strength for all steps."""
+    """Return a message for each tag of this kind inside prompt editing, because `what` does not support it."""
     matches = list(re.finditer(rf"<{re.escape(kind)}:[^>]*>", prompt[: prompt.rfind(">") + 1]))
     reading = _reading(prompt, matches)[1]
     inside = [match[0] for match, edits in zip(matches, reading.edits, strict=True) if edits]
@@ -159,7 +161,7 @@ def quoted(name: str) -> str:
 
 
 def opening(tag: Tag) -> str:
-    """Return the tag's text up to the end of its name."""
+    """Return the start of the tag's text, up to the end of its name."""
     start = len(tag.kind) + 2
     quotes = re.compile(QUOTED).match(tag.text, start)
     return tag.text[: quotes.end()] if quotes else tag.text[:start] + re.split("[:>]", tag.text[start:], maxsplit=1)[0]

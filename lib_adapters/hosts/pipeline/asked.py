@@ -40,9 +40,9 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Drawing:
-    """What tags are asked for: a picture with this seed and number of steps, or nothing that has steps.
+    """The image for which tags are resolved; `steps` is None if there are no sampling steps (merging).
 
-    The same `seed` gives the same random block weights. `scope`: the rows of the batch; None for all.
+    The same `seed` gives the same random block weights. `scope`: the batch rows; None for all.
     """
 
     seed: str = ""
@@ -50,14 +50,14 @@ class Drawing:
     scope: Scope | None = None
 
     def asked(self, adapter: Adapter, tag: Tag, presets: Presets) -> Asked:
-        """The request that the tag makes. BadTag names the token."""
+        """Return the request for the tag. Raise BadTag, which names the token."""
         found = ask(adapter, tag, presets, seed=self.seed)
         found = replace(found, request=replace(found.request, scope=self.scope))
         return found if self.steps is None else limited(found, tag, Timeline(self.steps))
 
 
 def requests_of(tags: Sequence[Tag], shelf: Shelf, presets: Presets, drawing: Drawing = Drawing()) -> Wanted:
-    """What these tags ask for; what cannot be found or read is reported in `problems`."""
+    """Return the requests for these tags; tags that cannot be found or read are reported in `problems`."""
     wanted = Wanted()
     for tag in (tag for tag in tags if not tag.off):
         try:
@@ -80,9 +80,9 @@ def _idle(request: Request) -> bool:
 
 
 def worded(parsed: Parsed) -> list[str]:
-    """Words in prompt editing: a pipeline encodes them once, brackets and all."""
+    """Return messages about words in prompt editing, because a pipeline encodes them once, including the brackets."""
     return [
-        f"{text}: here words do not change while a picture is drawn, only tags follow such brackets."
+        f"{text}: prompt editing of words is not supported here; only the tags in these brackets are switched."
         for text in parsed.worded
     ]
 

@@ -40,10 +40,10 @@ class Shelf:
         self._aesthetics: dict[Path, Aesthetic] = {}
 
     def find(self, name: str) -> Found:
-        """Exact first, then the same letters in another case or Unicode form; AdapterError where there is none.
+        """Return the exact match, else one that differs only in case or Unicode form. Raise AdapterError if none.
 
-        Of several files of one name the first is taken that can be read, in the order of the folders and of their
-        paths; the notice names the others.
+        Of several files with the same name, the first readable one is used, in the order of the folders and paths; the
+        notice names the others.
         """
         return Found(*self._opened_as("lyco", name, self._adapters, open_adapter))
 
@@ -64,20 +64,20 @@ class Shelf:
                 if path not in opened:
                     opened[path] = opener(path)
             except AdapterError as error:
-                notices.append(f"{path} was passed over: {error}")
+                notices.append(f"Skipped {path}: {error}")
                 continue
             return opened[path], " ".join([*self._taken(kind, name, path, paths), *notices]) or None
-        return opener(paths[0]), None  # which says what is wrong with it
+        return opener(paths[0]), None  # raises the error of the first file
 
     def _taken(self, kind: str, name: str, path: Path, paths: Sequence[Path]) -> list[str]:
-        if len({one.resolve() for one in paths}) == 1:  # one file, to which several links may lead
+        if len({one.resolve() for one in paths}) == 1:  # several links to one file
             return []
         tags = {one: f"<{kind}:{quoted(self.shortest(one))}:1>" for one in paths}
         mine, others = tags.pop(path), ", ".join(tags.values())
-        return [f"{len(paths)} files are called {name!r}: {mine} was taken; to have another, write {others}."]
+        return [f"{len(paths)} files are named {name!r}: using {mine}. To use another one, write {others}."]
 
     def _lookup(self, kind: str, name: str) -> tuple[list[Path], list[str]]:
-        """The files that it may mean, and what is to be said of that."""
+        """Return the files to which the name may refer, and notices for the user."""
         spelled = spellings(name)
         for wanted in spelled:
             if exact := [path for path in self.files if wanted in _names(path)]:
@@ -86,7 +86,7 @@ class Shelf:
             if alike := [path for path in self.files if folded(wanted) in {folded(one) for one in _names(path)}]:
                 same = [path for path in alike if is_named(wanted, _names(path))]
                 return same or alike, [] if same else [f"{name!r} was taken for {alike[0].stem!r}."]
-        raise AdapterError(f"no {KINDS[kind]} is called {name!r} in the folders that were looked into.")
+        raise AdapterError(f"no {KINDS[kind]} is called {name!r} in the given folders.")
 
     def shortest(self, path: Path) -> str:
         """The shortest name that means this file and no other."""
@@ -96,7 +96,7 @@ class Shelf:
 
 
 def adapter_files(folder: Path) -> list[Path]:
-    """Every file below `folder` that could be an adapter, in a fixed order; unreadable folders are passed over.
+    """Return every file below `folder` that may be an adapter, in a fixed order; skip unreadable folders.
 
     Links to files and folders are followed and keep their own names.
     """

@@ -90,9 +90,9 @@ def clip_folder(typed: str) -> Path:
     found = next((folder for folder in usual_folders() if _has_images(folder)), None)
     if found is None:
         raise BrokenModel(
-            "A CLIP model with its image side is needed (nothing is fetched): put the files model.safetensors, "
-            f"config.json and preprocessor_config.json of {CLIP_L} (on Hugging Face) into "
-            f"{settings.usual_clip_folder()}, or name the folder that has them."
+            "A CLIP model with its image encoder is needed and is not downloaded automatically. Put the files "
+            f"model.safetensors, config.json and preprocessor_config.json of {CLIP_L} (on Hugging Face) into "
+            f"{settings.usual_clip_folder()}, or enter the folder that has them."
         )
     return found
 

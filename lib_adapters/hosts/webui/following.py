@@ -15,7 +15,7 @@ from torch import nn
 from lib_adapters.hosts.webui import host
 from lib_adapters.hosts.webui.applying import Applying, others_loaded
 from lib_adapters.hosts.webui.denoising import moment_of
-from lib_adapters.hosts.webui.jobs import began
+from lib_adapters.hosts.webui.nested_jobs import job_start
 from lib_adapters.hosts.webui.rounds import Round
 from lib_adapters.hosts.webui.sides import spoken
 from lib_adapters.hosts.webui.voice import Voice
@@ -39,7 +39,7 @@ class Following:
     def begin(self, job: Any, now: Round, model: nn.Module | None) -> None:
         """`job`: None for a call that has nothing of a picture behind it."""
         self.end()
-        self._job, self._now, self._began, self._said = job, now, began(), None
+        self._job, self._now, self._began, self._said = job, now, job_start(), None
         if job is None or model is None or not now.requests:
             return
         if now.speaks:
@@ -58,7 +58,7 @@ class Following:
 
         It encodes an empty text with it next, for itself: so nothing is put on it before the picture's own texts.
         """
-        if self._job is None or not getattr(host.module("shared").state, "job", "") or self._began != began():
+        if self._job is None or not getattr(host.module("shared").state, "job", "") or self._began != job_start():
             return False
         if model is not None and self._now.requests:
             self._voices.put_on(model)
@@ -86,7 +86,7 @@ class Following:
         if self._run is not None and self._run.report.lost:
             self._voice.late(self._job, LOST.removesuffix("."))
         for one in self._run.report.adapters if self._run is not None else ():
-            if one.out_of_range and one.line() not in self._voice.lines:  # known only since a later step
+            if one.out_of_range and one.line() not in self._voice.lines:  # detected only in a later step
                 self._voice.add(self._job, one.line(), problem=True)
 
     def _listen(self, model: nn.Module, texts: Any) -> None:

@@ -25,9 +25,9 @@ class Hashes:
         return (known or "")[:LENGTH]
 
     def find(self, wanted: str) -> Path | None:
-        """The one file with this hash that can be opened, among those whose hash is known without reading them.
+        """Return the only readable file with this hash among those whose hash is known without reading the file.
 
-        A copy that was cut off still has the trainer's hash in its header.
+        Files are opened as a check, because a truncated copy still has the trainer's hash in its header.
         """
         if wanted == EMPTY or not wanted:
             return None
@@ -35,7 +35,7 @@ class Hashes:
         return found[0] if len(found) == 1 else None
 
     def among(self, wanted: str, paths: Sequence[Path]) -> Path | None:
-        """The first of these few files with this hash; they are read for it where it is not known."""
+        """Return the first of these files with this hash; compute unknown hashes, since there are only a few files."""
         if wanted == EMPTY or not wanted:
             return None
         known = [path for path in paths if wanted in self._known(path)]

@@ -13,7 +13,7 @@ from lib_adapters.prompt.editing import AND
 from lib_adapters.prompt.tags import Tag, opening, parse, quoted
 
 KEYS = {"lyco": "Lyco hashes", "lora": "Lora hashes"}
-OLD_TIMELINES = "Old prompt editing timelines"  # the host's own name for its option
+OLD_TIMELINES = "Old prompt editing timelines"  # the web UI's name for its option
 _REMOVED = str.maketrans("", "", ":,")  # as the built-in writes names
 
 
@@ -45,7 +45,7 @@ def write_choices(p: Any, kinds: Sequence[str]) -> None:
         parameters.pop(key, None)
     edited = any(tag.edits for text in _texts(p) for tag in parse(text, kinds).tags)
     if edited and settings.old_timelines():
-        parameters[OLD_TIMELINES] = True  # the host writes it too, where words depend on it
+        parameters[OLD_TIMELINES] = True  # the web UI writes it only if words depend on it
     if joined and not settings.parts_apart():
         parameters[settings.PARTS] = False
     if against and settings.negative_tags():
@@ -53,7 +53,7 @@ def write_choices(p: Any, kinds: Sequence[str]) -> None:
 
 
 def _texts(p: Any) -> list[str]:
-    """All prompts of the batch whose tags count."""
+    """Return all prompts of the batch whose tags are applied."""
     return [text for second in (False, True) for side in wanted.texts_of(p, second) for text in side]
 
 
@@ -90,9 +90,9 @@ def _pinned(prompt: str, drawn: Mapping[str, str]) -> str:
 
 
 def pasted(parameters: dict[str, Any], names: Names[Any], hashes: Hashes) -> None:
-    """A name that is not here is found by its hash, if exactly one sound file has it; a name that is here stays.
+    """Replace the name of a missing file by that of the only readable file with its hash.
 
-    Where several files have the name, the hash says which.
+    If several files have the name, the hash selects one of them.
     """
     fields = ("Prompt", "Hires prompt")
     for field in (*fields, "Negative prompt", "Hires negative prompt") if settings.negative_tags() else fields:

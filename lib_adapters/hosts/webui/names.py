@@ -2,7 +2,8 @@
 
 A name is a file's stem or the end of its path below its folder (`style/ink`), with or without the extension; then the
 name that the trainer gave it (`ss_output_name`). It is looked up among the files that are there, never joined to a
-path. Of several files of one name the host's own is taken (choice.py), and a file that cannot be read never is.
+path. Of several files with the same name, the one that the built-in Lora uses is taken (builtin_order.py), but never
+one that cannot be read.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from lib_adapters.catalogue.names import Folders, Index, carried, is_named, name
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.platforms import folded
 from lib_adapters.files.source import SAFETENSORS_NAMES, open_source
-from lib_adapters.hosts.webui.choice import ranked
+from lib_adapters.hosts.webui.builtin_order import in_builtin_order
 from lib_adapters.prompt.tags import quoted
 
 Stamp = tuple[int, int]
@@ -52,7 +53,7 @@ class Names(Generic[Opened]):
     ) -> None:
         """`known` may have read a file before; None where it has not. `what` such a file is called in sentences.
 
-        `first`: the folders in which one of several files of one name is taken before those in `folders`.
+        `first`: folders whose files are preferred to those in `folders` if several have the same name.
         """
         self._folders, self._known, self._opener, self._what = folders, known, opener, what
         self._first = first
@@ -82,17 +83,17 @@ class Names(Generic[Opened]):
 
     def _advice(self, kind: str, name: str) -> str:
         if name.startswith('"'):
-            return "the web UI ends a tag at the first '>', even between quotes: write %3E for it, as a card does."
+            return "the web UI ends a tag at the first '>', even inside quotes: write %3E instead of '>', as cards do."
         folder = next(iter(self._folders()[kind]), None)
         return f"put the file into {'/'.join(folder.parts[-2:])}." if folder else "no folder is looked into."
 
     def has(self, kind: str, name: str) -> bool:
-        """True if a file is called so, even one that is broken or not alone."""
+        """True if a file has this name, even if it is broken or one of several."""
         return bool(self.called(kind, name))
 
     def called(self, kind: str, name: str) -> list[Path]:
-        """Return the files that `name` may mean, the one that is taken first; [] where there is none."""
-        index = self._read()  # one state for all: a Refresh may come between
+        """Return the files to which `name` may refer, in order of preference."""
+        index = self._read()  # read once, because a Refresh may replace it in between
         return self._ranked(kind, self._meant(name, index)[0], index)
 
     def is_sound(self, path: Path) -> bool:
@@ -139,7 +140,7 @@ class Names(Generic[Opened]):
         paths = self._ranked(kind, meant, index)
         if how == "alias" and len(paths) > 1:
             paths = [path for path in paths if self.is_sound(path)] or paths[:1]
-            if len(paths) > 1:  # the built-in takes none of them: they are different adapters of one training's name
+            if len(paths) > 1:  # different adapters with the same training name; the built-in uses none of them
                 raise AdapterError(f"{self._several(paths, name)}; write which one: {self._choices(kind, paths)}.")
         if not paths:
             return None
@@ -148,12 +149,12 @@ class Names(Generic[Opened]):
         notices = notices if how == "alike" else []
         if len(paths) > 1:
             mine, others = self._choices(kind, [taken]), self._choices(kind, [path for path in paths if path != taken])
-            notices.append(f"{self._several(paths, name)}: {mine} was taken; to have another, write {others}.")
-        notices += [f"{path.name} in {path.parent.name} was passed over: it {why}." for path, why in broken]
+            notices.append(f"{self._several(paths, name)}: using {mine}. To use another one, write {others}.")
+        notices += [f"Skipped {path.parent.name}/{path.name}: it {why}." for path, why in broken]
         return Found(opened, " ".join(notices) or None)
 
     def _meant(self, name: str, index: Index) -> tuple[Sequence[Path], str]:
-        """The files, and what of them is called so: the name, nearly the name, or what the trainer called it."""
+        """Return the files and how they match: by "name", by a similar name ("alike") or by trainer name ("alias")."""
         spelled = spellings(name)
         for wanted in spelled:
             if exact := index.exact.get(wanted):
@@ -165,10 +166,10 @@ class Names(Generic[Opened]):
         return [path for path in index.files if carried(self.about(path).alias) in spelled], "alias"
 
     def _ranked(self, kind: str, paths: Sequence[Path], index: Index) -> list[Path]:
-        return ranked({path: index.files[path] for path in paths}, [*self._first(), *self._folders()[kind]])
+        return in_builtin_order({path: index.files[path] for path in paths}, [*self._first(), *self._folders()[kind]])
 
     def _first_sound(self, paths: Sequence[Path]) -> tuple[Opened, list[tuple[Path, str]]]:
-        """The first that can be opened, and those before it with the reason why they cannot."""
+        """Open the first readable file; also return the unreadable files before it with their errors."""
         broken: list[tuple[Path, str]] = []
         for path in paths:
             try:
@@ -177,10 +178,10 @@ class Names(Generic[Opened]):
                 raise
             except AdapterError as error:
                 broken.append((path, str(error).removeprefix(f"{path.name}: ").rstrip(".")))
-        return self.open(paths[0]), []  # which says what is wrong with it
+        return self.open(paths[0]), []  # raises the error of the first file
 
     def _several(self, paths: Sequence[Path], name: str) -> str:
-        return f"{len(paths)} {self._what}s are called {name!r}"
+        return f"{len(paths)} {self._what}s are named {name!r}"
 
     def _choices(self, kind: str, paths: Sequence[Path]) -> str:
         return ", ".join(f"<{kind}:{quoted(self.shortest(path))}:1>" for path in paths[:5])

@@ -73,8 +73,8 @@ def _places(info: Any) -> dict[str, Any]:
         ),
         "lycoris_clip_folder": _explained(
             info("", CLIP_FOLDER),
-            "openai/clip-vit-large-patch14 on this machine; empty: it is looked for in models/CLIP and in the caches "
-            "of Hugging Face and clip. SD 1 needs it",
+            "openai/clip-vit-large-patch14 on this machine. If empty, models/CLIP and the caches of Hugging Face and "
+            "clip are searched. SD 1 needs it",
         ),
     }
 

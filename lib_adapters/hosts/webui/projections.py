@@ -20,7 +20,7 @@ from lib_adapters.hosts.webui import settings
 from lib_adapters.hosts.webui.model import embedders_of, tower_of
 
 CLIP_L = "openai/clip-vit-large-patch14"
-# Who else publishes the same CLIP-L with its projection: open_clip's copy, and Stable Diffusion 3's first encoder.
+# Other repositories with the same CLIP-L and its projection: open_clip's copy, and Stable Diffusion 3's first encoder.
 _REPOSITORIES = (
     "timm/vit_large_patch14_clip_224.openai",
     "AUTOMATIC/stable-diffusion-3-medium-text-encoders",
@@ -85,9 +85,9 @@ class Projections:
             if found.shape[1] == width:
                 return found
         raise BrokenModel(
-            "it needs CLIP's text projection, which no checkpoint of this kind holds (nothing is fetched): put the "
-            f"file model.safetensors of {CLIP_L} (on Hugging Face, 1.7 GB) into {settings.usual_clip_folder()}, or "
-            f'name the folder or file that has it in the settings, "{settings.CLIP_FOLDER}".'
+            "it needs CLIP's text projection, which checkpoints of this kind lack and which is not downloaded "
+            f"automatically. Put model.safetensors of {CLIP_L} (on Hugging Face, 1.7 GB) into "
+            f'{settings.usual_clip_folder()}, or enter its folder or file in the settings, "{settings.CLIP_FOLDER}".'
         )
 
     def _in(self, place: Path) -> Tensor:
@@ -97,10 +97,10 @@ class Projections:
 
 
 def usual_places() -> Iterator[Path]:
-    """The folders and files in which this machine may have CLIP-L with its projection, the user's own first.
+    """Yield the folders and files that may contain CLIP-L with its projection, the user's own first.
 
-    models/CLIP (Stable Diffusion 3's clip_l.safetensors is there too), where the host's interrogator and the clip
-    package keep ViT-L-14.pt, and what other programs have in Hugging Face's cache.
+    These are models/CLIP (also the place of Stable Diffusion 3's clip_l.safetensors), the places of ViT-L-14.pt of the
+    web UI's interrogator and of the clip package, Hugging Face's cache, and Stable Diffusion 3 checkpoints.
     """
     yield from usual_folders()
     yield from _files(settings.usual_clip_folder())
@@ -134,7 +134,7 @@ def _matching(folder: Path, pattern: str) -> list[Path]:
 
 
 def _hubs() -> list[Path]:
-    """Hugging Face's cache as its libraries find it, old variables too."""
+    """Return Hugging Face's cache folders as its libraries locate them, including by deprecated variables."""
     named = [os.environ.get(name) for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE")]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     home = Path(os.environ.get("HF_HOME") or cache / "huggingface")

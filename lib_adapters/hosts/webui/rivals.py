@@ -10,25 +10,25 @@ from lib_adapters.hosts.webui import host, settings
 
 _OLD = "a1111-sd-webui-lycoris"
 _ALWAYS = {
-    _OLD: "the old LyCORIS extension is enabled too; this one handles <lyco:...>: disable the old.",
+    _OLD: "the old LyCORIS extension is enabled too; this one handles <lyco:...>, so disable the old one.",
     "webui-aesthetic-gradients": "the old aesthetic gradients extension is enabled too; this one has its accordion and "
     "finds its embeddings: disable the old.",
 }
-# Extensions of the built-in Lora, which act on its adapters only: the sentence while <lora:...> is handled here, and
-# the one while the built-in has it.
+# Extensions of the built-in Lora, which act on its adapters only: the message if <lora:...> is handled here, and the
+# one if the built-in handles it.
 _OF_THE_BUILTIN = {
     "composable-lora": (
-        "composable-lora has no effect on tags handled here; tags between two ANDs act on their part without it.",
-        "composable-lora acts on the built-in's <lora:...> alone, not on <lyco:...>.",
+        "composable-lora has no effect on tags handled here; a tag in an AND sub-prompt applies only to that one.",
+        "composable-lora affects only the built-in's <lora:...>, not <lyco:...>.",
     ),
     "loractl": (
-        "schedules as loractl writes them work here without it, in <lora:...> and in <lyco:...>.",
-        "loractl acts on the built-in's <lora:...> alone; in <lyco:...> the same schedules work without it.",
+        "loractl is not needed: its schedules work here in <lora:...> and in <lyco:...>.",
+        "loractl affects only the built-in's <lora:...>; in <lyco:...> its schedules work without it.",
     ),
     "lora-block-weight": (
-        "lbw=, lbwe=, start=, stop= and step= of lora-block-weight work here without it, with its own preset files, in "
+        "lora-block-weight is not needed: lbw=, lbwe=, start=, stop= and step= and its preset files work here in "
         "<lora:...> and in <lyco:...>.",
-        "lora-block-weight acts on the built-in's <lora:...> alone; in <lyco:...> lbw= and its other keys work "
+        "lora-block-weight affects only the built-in's <lora:...>; in <lyco:...> lbw= and its other keys work "
         "without it.",
     ),
 }

@@ -28,8 +28,8 @@ BYPASSED = "An SD Unet option is active: it runs instead of the model's own UNet
 BYPASSED_WHOLLY = "An SD Unet option is active: it runs instead of the model's own UNet, so hypernetworks do nothing."
 NOBODY = "None stands for no adapter, so this tag changes nothing."
 UNPLACED = (
-    "Another extension changed the prompt after its tags were read, so where they stood in brackets is not known: "
-    "prompt editing does not limit them."
+    "Another extension changed the prompt after its tags were read, so prompt editing around tags is not recognised "
+    "and does not limit them."
 )
 Scope = frozenset[int] | None
 _EDITING = re.compile(r"\[[^][]*[:|][^][]*\]")
@@ -50,7 +50,7 @@ class Round:
     drawn: dict[str, str] = field(default_factory=dict)  # tags with a part of chance -> written without it
     moment: Moment = field(default_factory=lambda: Moment(0, 1))
     timeline: Timeline = field(default_factory=lambda: Timeline(1))
-    texts: dict[str, str] = field(default_factory=dict)  # prompts of the host -> without brackets that tags left empty
+    texts: dict[str, str] = field(default_factory=dict)  # the web UI's prompts -> without brackets emptied of tags
 
     @property
     def rows(self) -> range | None:
@@ -149,12 +149,12 @@ def _steps(p: Any, second: bool) -> int:
 
 
 def _timeline(p: Any, second: bool) -> Timeline:
-    """As the host counts steps in prompt editing."""
+    """Return the steps as the web UI counts them in prompt editing."""
     return Timeline(_steps(p, second), _steps(p, False) if second else None, settings.old_timelines())
 
 
 def _has_editing(p: Any, second: bool) -> bool:
-    """True if the text that the host encodes looks like prompt editing."""
+    """True if the text that the web UI encodes looks like prompt editing."""
     prompts = getattr(p, "hr_prompts" if second else "prompts", None) or ()
     return any(_EDITING.search(text) for text in prompts)
 

@@ -15,15 +15,15 @@ from lib_adapters.hosts.tab.told import report_of
 from lib_adapters.hosts.webui import host, infotext, settings, wanted
 from lib_adapters.hosts.webui.aesthetics import Aesthetics
 from lib_adapters.hosts.webui.applying import Applying
+from lib_adapters.hosts.webui.builtin_differences import BuiltinDifferences
 from lib_adapters.hosts.webui.cards import Cards
-from lib_adapters.hosts.webui.differing import Differing
 from lib_adapters.hosts.webui.embeddings import Embeddings
 from lib_adapters.hosts.webui.following import Following
 from lib_adapters.hosts.webui.hashes import Hashes
 from lib_adapters.hosts.webui.hypernets import KIND as HYPERNET
 from lib_adapters.hosts.webui.hypernets import Hypernets
-from lib_adapters.hosts.webui.jobs import Jobs
 from lib_adapters.hosts.webui.names import Names
+from lib_adapters.hosts.webui.nested_jobs import NestedJobs
 from lib_adapters.hosts.webui.rounds import Round, Rounds, state
 from lib_adapters.hosts.webui.voice import Voice
 from lib_adapters.prompt.aesthetic import KIND as AESTHETIC
@@ -47,8 +47,8 @@ class Runtime:
         self._voice = Voice("Lyco problems")
         self._applying = Applying()
         self._embeddings = Embeddings()
-        self._differing = Differing()
-        self._jobs = Jobs(self._told)
+        self._builtin_differences = BuiltinDifferences()
+        self._jobs = NestedJobs(self._told)
         self._data: wanted.Data | None = None  # that the last call was for
         self._lone: dict[str, Sequence[Any]] = {}  # by kind: the last call that had nothing of a picture behind it
         self._lock = threading.RLock()
@@ -95,7 +95,7 @@ class Runtime:
         return self._applying.report
 
     def told(self) -> dict[str, Any]:
-        """The report of the last job, as the page reads it: lines, problems, and a table for each adapter."""
+        """Return the report of the last job for the tab: lines, problems, and a table for each adapter."""
         return self._jobs.report()
 
     def _told(self) -> dict[str, Any]:
@@ -139,7 +139,7 @@ class Runtime:
             self.cards.used(one.adapter.path for _, one in self._applied(now))
             self._mark(p, kinds, data, state(now, report))
             handled = {request.adapter.name for tag, request in self._applied(now) if tag.kind == "lora"}
-            now.notes += self._differing.notes(p, (one for one in report.adapters if one.name in handled))
+            now.notes += self._builtin_differences.notes(p, (one for one in report.adapters if one.name in handled))
         now.notes += self._embeddings.sync(model, [request.adapter for request in now.requests])
         self._tell(p, now, kinds)
         infotext.write(p, [(tag, self.hashes.short(one.adapter)) for tag, one in self._applied(now)])

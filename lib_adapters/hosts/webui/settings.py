@@ -30,7 +30,7 @@ def parts_apart() -> bool:
 
 
 def old_timelines() -> bool:
-    """The host's own option: prompt editing counts steps as before web UI 1.6."""
+    """True if the web UI's option is set to count prompt editing steps as before version 1.6."""
     return bool(host.option("use_old_scheduling", False))
 
 
@@ -66,7 +66,7 @@ def folders() -> dict[str, list[Path]]:
 
 
 def taken_first() -> list[Path]:
-    """The built-in Lora's folders, the one first of which it takes the file where a name is in both."""
+    """Return the built-in Lora's folders, the one whose files it prefers first."""
     return [*(_flagged("lyco_dir_backcompat") or [own_folder()]), *_lora()]
 
 
@@ -109,13 +109,13 @@ def aesthetic_folders() -> list[Path]:
 
 
 def clip_folder() -> Path | None:
-    """A folder, or one file; None where the user named none."""
+    """Return the folder or file set by the user; None if unset."""
     text = str(host.option("lycoris_clip_folder", "")).strip()
     return Path(text).expanduser() if text else None
 
 
 def clip_models() -> list[Path]:
-    """Where the host's interrogator keeps CLIP, if the command line says so."""
+    """Return the folder of the interrogator's CLIP models, if the command line sets one."""
     return _flagged("clip_models_path")
 
 

@@ -127,7 +127,7 @@ def _positive(
     picture, count = place
     if len(pieces) == 1 or not (whole.tags or defaults):
         tags = whole.tags + defaults
-        texts = AND.split(without_tags(whole.text))  # the host takes other kinds of tags out too
+        texts = AND.split(without_tags(whole.text))  # the web UI removes other kinds of tags too
         return [Side(text, tags, _name("", picture, count), picture) for text in texts]
     return [
         Side(without_tags(piece.text), piece.tags + defaults, _name(f"part {n}", picture, count), picture, False, False)
@@ -136,9 +136,9 @@ def _positive(
 
 
 def tidied(p: Any, kinds: Sequence[str], second: bool) -> dict[str, str]:
-    """What the host makes of each prompt -> the same without brackets that only tags stood in.
+    """Return {the web UI's prompt without tags: the same without brackets that contained only tags}.
 
-    The host would encode the rest of the prompt once for each step of such brackets.
+    Otherwise the web UI would encode the whole prompt again for each step in such brackets.
     """
     found = {}
     for prompt in wanted.texts_of(p, second)[0]:

@@ -1,6 +1,6 @@
 """What the user is told of one picture: under it, and on the console when it is something new.
 
-The host leaves comments out of what its API answers, so problems are in the picture's text as well, under `key`.
+The web UI's API does not return comments, so problems are also written into the infotext, under `key`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Voice:
 
     def say(self, p: Any, problems: Sequence[str], lines: Sequence[str]) -> None:
         self._before, self.lines, self.problems = self.lines, [], []
-        if not getattr(p, "is_hr_pass", False):  # the second pass adds to what the first one told
+        if not getattr(p, "is_hr_pass", False):  # the second pass adds to the messages of the first one
             getattr(p, "extra_generation_params", {}).pop(self._key, None)
         for line in problems:
             self.add(p, line, problem=True)

@@ -97,7 +97,7 @@ def in_negative(p: Any, kinds: Sequence[str]) -> list[str]:
 
 
 def unfollowed(p: Any, kind: str, what: str) -> list[str]:
-    """Tags of this kind inside prompt editing; the host hands over the first prompt's alone."""
+    """Return messages about tags of this kind in prompt editing; the web UI passes only those of the first prompt."""
     prompts = texts_of(p, bool(getattr(p, "is_hr_pass", False)))[0]
     return [one for text in prompts[:1] for one in grammar.unfollowed(text, kind, what)]
 

@@ -1,7 +1,7 @@
-"""PEFT's layers around patched ones: what they have merged into a weight belongs to that weight.
+"""PEFT layers that wrap patched layers: keeps PEFT's list of merged adapters consistent with the weight.
 
-PEFT merges by writing into the weight and takes out again what it has noted. Where it did either while the weight was
-ours, the original weight comes back, and with it PEFT's note of what was in that: its adapters act as they should.
+PEFT merges in place and unmerges the adapters in its `merged_adapters` list. If it does either while the weight is
+merged by us, the original weight is restored together with the list that belongs to it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ MERGED = "merged_adapters"
 Weak = weakref.ref[nn.Module]
 
 
-class Note(NamedTuple):
-    """The names of what is merged into a layer: PEFT's own list, and what goes with the original weight."""
+class MergeState(NamedTuple):
+    """The adapters merged into one layer: PEFT's live list, and the names that belong to the original weight."""
 
     path: str
     inner: nn.Module
@@ -27,7 +27,7 @@ class Note(NamedTuple):
     original: tuple[str, ...]
 
     def reset(self, change: Change) -> None:
-        """Give the tuner layer the note that goes with the original weight."""
+        """Set PEFT's list to the names that belong to the original weight."""
         before = tuple(self.merged)
         change.back(lambda: self._write(before))
         self._write(self.original)
@@ -36,28 +36,28 @@ class Note(NamedTuple):
         self.merged[:] = names
 
 
-class Tuners:
-    """What each tuner layer had merged when the weight inside it was patched."""
+class PeftLayers:
+    """Remembers what each PEFT layer had merged when the weight inside it was patched."""
 
     def __init__(self) -> None:
         self._noted: dict[int, tuple[Weak, tuple[str, ...]]] = {}
 
     def remember(self, roots: Iterable[nn.Module]) -> None:
-        """Of the whole model: what is not patched does no harm."""
-        self._noted = {id(inner): (weakref.ref(inner), tuple(merged)) for _, inner, merged in _notes(roots)}
+        """Record the merged adapters of all PEFT layers, also of those that are not patched."""
+        self._noted = {id(inner): (weakref.ref(inner), tuple(merged)) for _, inner, merged in _merge_states(roots)}
 
-    def changed(self, roots: Iterable[nn.Module]) -> list[Note]:
-        """Return those inner layers whose tuner has merged or taken out since, and what to set right for each."""
+    def changed(self, roots: Iterable[nn.Module]) -> list[MergeState]:
+        """Return the layers in which PEFT has merged or unmerged since then."""
         found = []
-        for path, inner, merged in _notes(roots):
+        for path, inner, merged in _merge_states(roots):
             known, noted = self._noted.get(id(inner), (None, ()))
             noted = noted if known is not None and known() is inner else ()
             if tuple(merged) != noted:
-                found.append(Note(path, inner, merged, noted))
+                found.append(MergeState(path, inner, merged, noted))
         return found
 
 
-def _notes(roots: Iterable[nn.Module]) -> Iterator[tuple[str, nn.Module, list[str]]]:
+def _merge_states(roots: Iterable[nn.Module]) -> Iterator[tuple[str, nn.Module, list[str]]]:
     for path, module in (pair for root in roots for pair in root.named_modules()):
         if isinstance(merged := module.__dict__.get(MERGED), list):
             inner = module._modules.get("base_layer")

@@ -1,4 +1,4 @@
-"""Which of several files of one name is taken: the one that the built-in Lora takes, so old prompts keep their look.
+"""Chooses between files of the same name as the built-in Lora does, so that old prompts give the same image.
 
 It walks its two folders (`--lora-dir`, then `--lyco-dir-backcompat`) in natural order and keeps the last file of a
 name (extensions-builtin/Lora/networks.py, process_network_files; modules/util.py, walk_files).
@@ -14,10 +14,10 @@ _DIGITS = re.compile("([0-9]+)")
 _ITS_SUFFIXES = (".safetensors", ".pt", ".ckpt")
 
 
-def ranked(files: Mapping[Path, Path], order: Sequence[Path]) -> list[Path]:
-    """Return `files` (file -> the folder it was found in), the one that is taken first.
+def in_builtin_order(files: Mapping[Path, Path], order: Sequence[Path]) -> list[Path]:
+    """Return the files (file -> its adapter folder) in order of preference.
 
-    `order`: the folders, the one that wins first. The built-in does not see files of other endings.
+    `order`: the folders in order of preference. Files with a suffix that the built-in does not load come last.
     """
 
     def place(path: Path) -> tuple[bool, int]:
@@ -28,7 +28,7 @@ def ranked(files: Mapping[Path, Path], order: Sequence[Path]) -> list[Path]:
 
 
 def _natural(path: Path) -> tuple[list[int | str], list[int | str]]:
-    """Folders by their whole path, then names: numbers by value, letters without case."""
+    """Return the sort key: the folder's path, then the name; numbers by value, ignoring case."""
     return _key(str(path.parent)), _key(path.name)
 
 

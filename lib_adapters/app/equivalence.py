@@ -1,4 +1,4 @@
-"""Whether two files change every layer alike, compared by what their algorithms compute with. Nothing is applied."""
+"""Compares two adapter files layer by layer through their algorithms' parameters, without applying them."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from lib_adapters.files.names import Stem
 
 
 def first_difference(source: Adapter, new: Adapter, places: Mapping[Stem, object]) -> str:
-    """The name of the first layer of `source` that `new` changes otherwise; "" where there is none.
+    """Return the name of the first layer of `source` that `new` changes differently; "" if there is none.
 
-    `places` gives layers whose names differ between the files one identity; a layer without one is its own.
+    `places` maps the layer names of both files to a common identity; a layer that it lacks keeps its name.
     """
     after = {places.get(stem, stem): algorithm for stem, algorithm in new.load().algorithms.items()}
     loaded = source.load().algorithms
     for module in source.modules:
         before = loaded.get(module.stem)
-        if before is not None and not alike(before, after.get(places.get(module.stem, module.stem))):
+        if before is not None and not are_equivalent(before, after.get(places.get(module.stem, module.stem))):
             return f"{module.name} ({before.label})"
     return ""
 
 
-def alike(one: Algorithm, other: Algorithm | None) -> bool:
-    """Equal but for rounding to the coarser of their dtypes."""
+def are_equivalent(one: Algorithm, other: Algorithm | None) -> bool:
+    """True if the algorithms are equal up to rounding in the coarser of their dtypes."""
     if type(one) is not type(other) or other is None:
         return False
     tolerance = 2 * max(_eps(one), _eps(other))
@@ -40,13 +40,13 @@ def alike(one: Algorithm, other: Algorithm | None) -> bool:
 
 
 def _eps(algorithm: Algorithm) -> float:
-    """Of the coarsest of its tensors; float32's, where scales are computed, at least."""
+    """Return the machine epsilon of the coarsest tensor; at least that of float32, in which scales are computed."""
     types = {part.dtype for part in vars(algorithm).values() if isinstance(part, Tensor) and part.is_floating_point()}
     return max(torch.finfo(dtype).eps for dtype in types | {torch.float32})
 
 
 def _traits(algorithm: Algorithm) -> dict[str, Any]:
-    """Its parts, in a form in which no two spellings of one delta differ."""
+    """Return the algorithm's parameters in a normal form, equal for equivalent ways to store the same delta."""
     traits = dict(vars(algorithm))
     if isinstance(algorithm, Lora):
         scale = traits.pop("scale")
@@ -60,7 +60,7 @@ def _traits(algorithm: Algorithm) -> dict[str, Any]:
 
 def _same(one: Any, other: Any, tolerance: float) -> bool:
     if isinstance(one, Algorithm):
-        return isinstance(other, Algorithm) and alike(one, other)
+        return isinstance(other, Algorithm) and are_equivalent(one, other)
     if isinstance(one, Tensor):
         return isinstance(other, Tensor) and one.numel() == other.numel() and _close(one, other, tolerance)
     if isinstance(one, float) and isinstance(other, float):

@@ -1,4 +1,4 @@
-"""One tensor of a TorchScript archive, such as OpenAI's own CLIP files (`ViT-L-14.pt`). Its code is never read."""
+"""Read one tensor of a TorchScript archive, such as OpenAI's CLIP files (`ViT-L-14.pt`), without reading its code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LISTS = ("build_intlist", "build_tensorlist", "build_doublelist", "build_boolli
 
 
 class _Modules(Machine):
-    """A module of the archive, of whatever class, is the table of its attributes."""
+    """Unpickles every TorchScript module, of any class, as the dict of its attributes."""
 
     def _name(self, path: str) -> Name:
         if path.startswith("__torch__."):
@@ -35,10 +35,10 @@ class _Modules(Machine):
         self._stack.append(target)
 
 
-def scripted_tensor(path: Path, name: str) -> Tensor | None:
-    """Return the archive's own tensor `name`; None where the file is no such archive or has none of that name.
+def torchscript_tensor(path: Path, name: str) -> Tensor | None:
+    """Return the root module's tensor `name`; None if the file is not an archive or has no such tensor.
 
-    BrokenFile for damage, AdapterError where the file cannot be read.
+    Raise BrokenFile if the archive is damaged, AdapterError if the file cannot be read.
     """
     try:
         with path.open("rb") as file:
