@@ -18,7 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lib_adapters import open_adapter
+from lib_adapters.algorithms.shira import Shira
 from lib_adapters.app import main as app
+from lib_adapters.app.unchanged import alike
 from lib_adapters.hosts.pipeline.skeleton import Skeleton
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -241,3 +243,21 @@ def test_metadata_stays_except_what_would_scale_twice(pipe, tmp_path):
     converted(file, tmp_path / "out.safetensors", "--to", "kohya")
     with safe_open(tmp_path / "out.safetensors", "pt") as opened:
         assert opened.metadata() == {"ss_note": "kept"}
+
+
+@pytest.mark.parametrize("arguments", [("--dtype", "fp16"), ("--dtype", "bf16", "--to", "kohya")])
+def test_positions_stay_exact_in_every_dtype(arguments, tmp_path):
+    name = f"base_model.model.{BLOCK}.ff.net.0.proj"
+    places = torch.stack((torch.arange(2050, 2066), torch.arange(16))).float()  # PEFT on Windows stores floats
+    tensors = {f"{name}.shira_weight": torch.rand(16), f"{name}.shira_indices": places}
+    save_file(tensors, tmp_path / "in.safetensors")
+    converted(tmp_path / "in.safetensors", tmp_path / "out.safetensors", *arguments)
+    (algorithm,) = open_adapter(tmp_path / "out.safetensors").load().algorithms.values()
+    assert torch.equal(algorithm.places, places.long())
+    assert algorithm.values.dtype in (torch.float16, torch.bfloat16)
+
+
+def test_another_place_is_another_adapter():
+    one, other = (Shira(torch.ones(2).half(), torch.tensor([[0, place], [1, 2]]), (3, 3)) for place in (2049, 2048))
+    assert alike(one, one)
+    assert not alike(one, other)

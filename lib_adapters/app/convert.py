@@ -23,8 +23,9 @@ from lib_adapters.conditioning.aesthetic import open_aesthetic
 from lib_adapters.conditioning.hypernetwork import open_hypernetwork, save_hypernetwork
 from lib_adapters.errors import AdapterError, AestheticFile, ForeignFile, HypernetworkFile
 from lib_adapters.files.adapter import Adapter, open_adapter
+from lib_adapters.files.judge import WHOLE_NUMBERS
 from lib_adapters.files.metadata import read_json
-from lib_adapters.files.names import Stem
+from lib_adapters.files.names import Stem, split_key
 from lib_adapters.files.peft import NAME
 from lib_adapters.hosts.pipeline.folder import DTYPES
 from lib_adapters.hosts.pipeline.skeleton import Skeleton
@@ -120,9 +121,16 @@ def _cast(tensors: Mapping[str, Tensor], name: str | None) -> tuple[dict[str, Te
     """Floating-point tensors in another dtype, and the names of those that stay because it cannot hold their values."""
     if name is None:
         return dict(tensors), []
-    cast = {key: tensor.to(DTYPES[name]) for key, tensor in tensors.items() if tensor.is_floating_point()}
+    numbers = {key: tensor for key, tensor in tensors.items() if tensor.is_floating_point() and not _is_place(key)}
+    cast = {key: tensor.to(DTYPES[name]) for key, tensor in numbers.items()}
     coarse = [key for key, tensor in cast.items() if not _holds(tensor, tensors[key])]
     return {**tensors, **{key: tensor for key, tensor in cast.items() if key not in set(coarse)}}, coarse
+
+
+def _is_place(key: str) -> bool:
+    """True for positions in a weight, which some trainers store as floats: another place is no rounding."""
+    split = split_key(key)
+    return split is not None and split[1].endswith(WHOLE_NUMBERS)
 
 
 def _holds(cast: Tensor, tensor: Tensor) -> bool:
