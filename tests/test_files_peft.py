@@ -127,14 +127,15 @@ def test_the_biases_of_a_whole_model_are_used_where_its_config_says_that_they_we
     assert {key for key, _ in adapter.unusable} == {f"base_model.model.{part}" for part in parts}
 
 
+@pytest.mark.parametrize("kind", ["lora_only", "all"])
 @pytest.mark.parametrize("there", [True, False])
-def test_biases_that_were_trained_and_not_saved_are_reported(there, tmp_path):
+def test_biases_that_were_trained_and_not_saved_are_reported(there, kind, tmp_path):
     name = f"base_model.model.{LAYER}"
     bias = {f"{name}.base_layer.bias": torch.ones(8)} if there else {}
     norm = {f"base_model.model.conv_norm_out.{leaf}": torch.ones(8) for leaf in ("weight", "bias")}  # modules_to_save
     save_file(pair(name) | bias | norm, tmp_path / "adapter_model.safetensors")
-    (tmp_path / "adapter_config.json").write_text(json.dumps({**CONFIG, "bias": "lora_only"}))
-    notes = [note for note in open_adapter(tmp_path / "adapter_model.safetensors").notes if "lora_only" in note]
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**CONFIG, "bias": kind}))
+    notes = [note for note in open_adapter(tmp_path / "adapter_model.safetensors").notes if f"bias='{kind}'" in note]
     assert len(notes) == (not there)
 
 
@@ -144,3 +145,28 @@ def test_a_series_of_more_terms_than_are_followed_is_the_longest_and_not_the_def
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     (algorithm,) = open_adapter(tmp_path / "adapter_model.safetensors").load().algorithms.values()
     assert algorithm.highest == 63
+
+
+SHARED = {
+    "VeRA": {"vera_A": (2, 8), "vera_B": (8, 2)},
+    "RandLora": {"randlora_A": (2, 1, 8), "randlora_B": (8, 4, 2)},
+    "VB-LoRA": {"vblora_vector_bank": (5, 4)},
+}
+OWN = {
+    "VeRA": {"vera_lambda_b": (8,), "vera_lambda_d": (2,)},
+    "RandLora": {"randlora_lambda": (2, 4), "randlora_gamma": (4, 8)},
+    "VB-LoRA": {"vblora_logits_A": (2, 2, 5), "vblora_logits_B": (2, 2, 5)},
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_what_layers_share_takes_no_trained_layer_for_its_own(name, tmp_path):
+    """PEFT keeps it at `base_model`, with which the name of every layer begins."""
+    tensors = {f"base_model.{leaf}": torch.rand(shape) for leaf, shape in SHARED[name].items()}
+    tensors |= {f"base_model.model.{LAYER}.{leaf}": torch.rand(shape) for leaf, shape in OWN[name].items()}
+    tensors |= {f"base_model.model.conv_norm_out.{leaf}": torch.rand(8) for leaf in ("weight", "bias")}
+    save_file(tensors | {"base_model.model.mid_block.odd": torch.rand(8)}, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": name.replace("-", "")}))
+    adapter = open_adapter(tmp_path / "adapter_model.safetensors")
+    assert adapter.algorithms == {name: 1, "Whole weight": 1}
+    assert [key for key, _ in adapter.unusable] == ["base_model.model.mid_block.odd"]

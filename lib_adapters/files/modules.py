@@ -87,8 +87,8 @@ def group(keys: Iterable[str]) -> Groups:
             repeated.append(key)
     groups.notes += report.noted(repeated, _REPEATED)
     _join_followers(groups)
+    peft_seeded.share(groups.modules)  # first: what all layers share is at a name that theirs continue
     _find_owners(groups)
-    peft_seeded.share(groups.modules)
     return groups
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from lib_adapters.algorithms.base import Shape
 from lib_adapters.algorithms.oft_r import MAX_TERMS
-from lib_adapters.algorithms.whole import BIAS, Whole
+from lib_adapters.algorithms.whole import BIAS, WEIGHT
 from lib_adapters.errors import ForeignFile
 from lib_adapters.files import peft_seeded, peft_tuners
 from lib_adapters.files.dialects import path_of, prefix_of
@@ -74,14 +74,14 @@ class PeftConfig:
         return any(config.get("bias", "none") != "none" for config in self._configs.values())
 
     def lost_biases(self, modules: Iterable[Module]) -> list[str]:
-        """Return a note where biases of the adapter's own layers were trained (bias="lora_only") and none is there."""
-        said = (str(config.get("bias")) for config in self._configs.values())
-        name = next((bias for bias in said if bias.endswith("_only")), "")
-        if not name or any(BIAS in module.leaves and module.algorithm is not Whole for module in modules):
+        """Return a note where the config says that biases were trained and the file has none of them."""
+        said = (str(config.get("bias", "none")) for config in self._configs.values())
+        name = next((bias for bias in said if bias != "none"), "")
+        if not name or any(BIAS in module.leaves and WEIGHT not in module.leaves for module in modules):
             return []
         return [
-            f"trained with bias='{name}', but it holds no bias of its layers, which PEFT before 0.19 did not save; "
-            "where they have one, what it learned is lost"
+            f"trained with bias='{name}', but it holds no trained bias, which PEFT 0.18, for one, may not save; "
+            "where its layers have one, what was learned in it is lost"
         ]
 
     def overrides(self) -> dict[str, float]:
