@@ -261,3 +261,20 @@ def test_another_place_is_another_adapter():
     one, other = (Shira(torch.ones(2).half(), torch.tensor([[0, place], [1, 2]]), (3, 3)) for place in (2049, 2048))
     assert alike(one, one)
     assert not alike(one, other)
+
+
+@pytest.mark.parametrize("to", ["kohya", "diffusers", "peft"])
+def test_of_two_names_of_a_layer_the_one_that_a_model_takes_is_converted(to, tmp_path, capsys):
+    names = [f"lora_unet_{LAYER}", f"lora_unet_{LAYER.replace('down_blocks_0_attentions_0', 'input_blocks_1_1')}"]
+    shapes = {"lora_down.weight": (2, WIDTH), "lora_up.weight": (WIDTH, 2)}
+    save_file(
+        {f"{name}.{leaf}": torch.rand(shape) for name in names for leaf, shape in shapes.items()},
+        tmp_path / "in.safetensors",
+    )
+    converted(tmp_path / "in.safetensors", tmp_path / "out.safetensors", "--to", to)
+    assert f"left out: {names[1]} (names the same layer as {names[0]}" in capsys.readouterr().out
+    base = torch.zeros(WIDTH, WIDTH)
+    both, one = (open_adapter(tmp_path / f"{name}.safetensors").load().algorithms for name in ("in", "out"))
+    (first,) = (algorithm for stem, algorithm in both.items() if stem.name == LAYER)
+    (new,) = one.values()
+    torch.testing.assert_close(new.delta(base), first.delta(base))

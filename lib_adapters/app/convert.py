@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lib_adapters.app import aesthetics
-from lib_adapters.app.dialect import DIALECTS, as_they_are, respelled
+from lib_adapters.app.dialect import DIALECTS, as_they_are, respelled, with_one_name
 from lib_adapters.app.options import Commands, check_new
 from lib_adapters.app.unchanged import first_difference
 from lib_adapters.conditioning.aesthetic import open_aesthetic
@@ -49,7 +49,8 @@ def run(given: argparse.Namespace) -> int:
         return _other(given, kind)
     check_new(given.out, ".safetensors")
     skeleton = Skeleton.of(adapter.family) if given.to else None
-    new = respelled(adapter, given.to, skeleton) if skeleton else as_they_are(adapter)
+    adapter = with_one_name(adapter, skeleton) if skeleton else adapter
+    new = respelled(adapter, given.to, skeleton) if skeleton else as_they_are(adapter, recast=given.dtype is not None)
     config = _config_file(given.out, new.config)
     tensors, coarse = _cast(new.tensors, given.dtype)
     given.out.parent.mkdir(parents=True, exist_ok=True)
