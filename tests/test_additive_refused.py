@@ -7,7 +7,7 @@ import torch
 from test_additive import ABBA, CORE, DOWN, GLORA, LOHA, LORA, SPARSE, TUCKER, UP, WIDE, read
 
 from lib_adapters.algorithms.base import Facts
-from lib_adapters.errors import ShapeMismatch
+from lib_adapters.errors import BrokenFile, ShapeMismatch
 
 CORED = {"lokr_w1": UP, "lokr_w2_a": UP.T, "lokr_w2_b": DOWN, "lokr_t2": CORE}
 CORES = {"hada_t1": CORE, "hada_t2": CORE}
@@ -136,3 +136,19 @@ def test_a_magnitude_that_fits_one_axis_alone_is_along_it(producer):
     torch.testing.assert_close(found, base * columns / base.norm(dim=0))
     found = read(LORA | zero | {"dora_scale": rows}, facts).onto(base, 1.0)
     torch.testing.assert_close(found, base * rows.view(6, 1) / base.norm(dim=1, keepdim=True))
+
+
+def test_reflections_whose_products_would_fill_the_memory_are_refused():
+    with pytest.raises(BrokenFile, match="HRA"):
+        read({"hra_u": torch.zeros(1, 20000)})
+
+
+@pytest.mark.parametrize(("dtype", "exact"), [(torch.bfloat16, 256), (torch.float16, 2048), (torch.float32, 1 << 24)])
+def test_places_are_refused_where_their_type_rounds_them(dtype, exact):
+    for highest in (exact, exact + 4):
+        leaves = {"shira_weight": torch.ones(2), "shira_indices": torch.tensor([[0, highest], [1, 2]]).to(dtype)}
+        if highest == exact:
+            assert read(leaves).places[0, 1] == exact
+        else:
+            with pytest.raises(BrokenFile, match="rounds places"):
+                read(leaves)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+from pathlib import Path
 
 import pytest
 from shelves import adapter, cards, opened, scan
@@ -108,6 +109,19 @@ def test_an_update_of_the_code_reads_everything_once(root, place, monkeypatch):
             assert catalogue.details(after["x"]["id"])["hashes"] == hashes
     assert sorted(read) == ["x.safetensors", "y.safetensors"]
     assert (after["x"]["id"], after["x"]["star"]) == (before["x"]["id"], True)
+
+
+@pytest.mark.parametrize("name", ["errors.py", "ops/wavelets.py", "algorithms/lora.py", "files/judge.py"])
+def test_an_update_is_noticed_wherever_a_card_takes_its_words_from(name, tmp_path, monkeypatch):
+    package = Path(opening.__file__).parent.parent
+    for file in package.rglob("*.py"):
+        copy = tmp_path / file.relative_to(package)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.touch()
+    monkeypatch.setattr(opening, "__file__", str(tmp_path / "catalogue" / "opening.py"))
+    before = opening.edition()
+    (tmp_path / name).write_text("# new")
+    assert opening.edition() != before
 
 
 def test_a_page_of_the_old_index_gets_everything(root, place):

@@ -18,7 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lib_adapters import open_adapter
+from lib_adapters.algorithms.shira import Shira
 from lib_adapters.app import main as app
+from lib_adapters.app.unchanged import alike
 from lib_adapters.hosts.pipeline.skeleton import Skeleton
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -241,3 +243,38 @@ def test_metadata_stays_except_what_would_scale_twice(pipe, tmp_path):
     converted(file, tmp_path / "out.safetensors", "--to", "kohya")
     with safe_open(tmp_path / "out.safetensors", "pt") as opened:
         assert opened.metadata() == {"ss_note": "kept"}
+
+
+@pytest.mark.parametrize("arguments", [("--dtype", "fp16"), ("--dtype", "bf16", "--to", "kohya")])
+def test_positions_stay_exact_in_every_dtype(arguments, tmp_path):
+    name = f"base_model.model.{BLOCK}.ff.net.0.proj"
+    places = torch.stack((torch.arange(2050, 2066), torch.arange(16))).float()  # PEFT on Windows stores floats
+    tensors = {f"{name}.shira_weight": torch.rand(16), f"{name}.shira_indices": places}
+    save_file(tensors, tmp_path / "in.safetensors")
+    converted(tmp_path / "in.safetensors", tmp_path / "out.safetensors", *arguments)
+    (algorithm,) = open_adapter(tmp_path / "out.safetensors").load().algorithms.values()
+    assert torch.equal(algorithm.places, places.long())
+    assert algorithm.values.dtype in (torch.float16, torch.bfloat16)
+
+
+def test_another_place_is_another_adapter():
+    one, other = (Shira(torch.ones(2).half(), torch.tensor([[0, place], [1, 2]]), (3, 3)) for place in (2049, 2048))
+    assert alike(one, one)
+    assert not alike(one, other)
+
+
+@pytest.mark.parametrize("to", ["kohya", "diffusers", "peft"])
+def test_of_two_names_of_a_layer_the_one_that_a_model_takes_is_converted(to, tmp_path, capsys):
+    names = [f"lora_unet_{LAYER}", f"lora_unet_{LAYER.replace('down_blocks_0_attentions_0', 'input_blocks_1_1')}"]
+    shapes = {"lora_down.weight": (2, WIDTH), "lora_up.weight": (WIDTH, 2)}
+    save_file(
+        {f"{name}.{leaf}": torch.rand(shape) for name in names for leaf, shape in shapes.items()},
+        tmp_path / "in.safetensors",
+    )
+    converted(tmp_path / "in.safetensors", tmp_path / "out.safetensors", "--to", to)
+    assert f"left out: {names[1]} (names the same layer as {names[0]}" in capsys.readouterr().out
+    base = torch.zeros(WIDTH, WIDTH)
+    both, one = (open_adapter(tmp_path / f"{name}.safetensors").load().algorithms for name in ("in", "out"))
+    (first,) = (algorithm for stem, algorithm in both.items() if stem.name == LAYER)
+    (new,) = one.values()
+    torch.testing.assert_close(new.delta(base), first.delta(base))

@@ -177,3 +177,19 @@ def test_metadata_of_another_structure_changes_nothing(tmp_path):
 def test_projections_around_attention_tell_sd1_from_sd2(leaves, kernel, expected, end, tmp_path):
     keys = by.flattened("lora_unet_", {f"down_blocks.0.attentions.0.{end}": (320, 320, *kernel)}, leaves)
     assert family(tmp_path, keys, {"ss_v2": str(expected == "sd1")}) == expected
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("open-clip-h", "sd2"), ("clip-l", "sd1")])
+@pytest.mark.parametrize("layer", ["mlp.fc1", "mlp.fc2", "self_attn.out_proj"])
+def test_any_one_layer_of_a_text_encoder_shows_its_width(kind, expected, layer, tmp_path):
+    words = {path: shape for path, shape in text(kind).items() if path.endswith(f".0.{layer}")}
+    assert family(tmp_path, by.dotted("text_encoder.", words)) == expected
+    keys = by.dotted("unet.", LEFT_OPEN) | by.dotted("text_encoder.", words)
+    assert family(tmp_path, keys, {"ss_v2": str(expected == "sd1")}) == expected
+
+
+def test_a_text_encoder_that_shows_no_width_leaves_it_to_the_metadata(tmp_path):
+    words = {path: shape for path, shape in text("open-clip-h").items() if ".0." in path}
+    keys = by.flattened("lora_te_", words, by.oft)
+    for claims, expected in (({}, "sd1"), ({"ss_v2": "True"}, "sd2"), ({"ss_base_model_version": "sdxl_x"}, "sdxl")):
+        assert family(tmp_path, keys, claims) == expected

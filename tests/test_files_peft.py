@@ -85,3 +85,88 @@ def test_a_bias_of_a_wrapped_layer_belongs_to_it_and_one_of_another_size_is_refu
         else:
             with pytest.raises(ShapeMismatch, match="a bias of"):
                 algorithm.check((8, 8))
+
+
+TRAINED = {"conv_norm_out.modules_to_save.default", "time_embedding.modules_to_save.default.linear_1"}
+BASE = {"conv_out", "conv_norm_out.original_module", "time_embedding.original_module.linear_1"}
+
+
+def dump(prefix: str) -> dict[str, torch.Tensor]:
+    """What a whole PeftModel has in its state_dict(): the base model, what was trained, and the layers before it."""
+    plain = {f"{prefix}{LAYER}.base_layer.weight": torch.ones(8, 8), f"{prefix}{LAYER}.base_layer.bias": torch.ones(8)}
+    for number, name in enumerate(sorted(TRAINED | BASE)):
+        plain |= {f"{prefix}{name}.{leaf}": torch.full((8,), float(number)) for leaf in ("weight", "bias")}
+    return plain | pair(f"{prefix}{LAYER}", "lora_A.default", "lora_B.default")
+
+
+@pytest.mark.parametrize("prefix", ["base_model.model.", "unet.", ""])
+def test_of_a_whole_model_with_its_adapter_only_what_was_trained_is_used(prefix, tmp_path):
+    tensors = dump(prefix)
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    adapter = open_adapter(tmp_path / "adapter_model.safetensors")
+    used = {key for module in adapter.modules for key in module.leaves.values()}
+    assert used == {key for key in tensors if "modules_to_save" in key or "lora_" in key}
+    assert {module.stem.name for module in adapter.modules} == {
+        "conv_norm_out", "mid_block_attentions_0_proj_in", "time_embedding_linear_1"
+    }  # fmt: skip
+    parts = ("conv_out.weight", "conv_out.bias", f"{LAYER}.base_layer.weight", f"{LAYER}.base_layer.bias")
+    assert {key for key, _ in adapter.unusable} == {f"{prefix}{part}" for part in parts}
+
+
+def test_the_biases_of_a_whole_model_are_used_where_its_config_says_that_they_were_trained(tmp_path):
+    save_file(dump("base_model.model."), tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**CONFIG, "bias": "all"}))
+    adapter = open_adapter(tmp_path / "adapter_model.safetensors")
+    assert {module.stem.name: sorted(module.leaves) for module in adapter.modules} == {
+        "conv_out": ["set_bias"],
+        "conv_norm_out": ["set_bias", "set_weight"],
+        "time_embedding_linear_1": ["set_bias", "set_weight"],
+        "mid_block_attentions_0_proj_in": ["lora_down.weight", "lora_up.weight", "set_bias"],
+    }
+    parts = ("conv_out.weight", f"{LAYER}.base_layer.weight")
+    assert {key for key, _ in adapter.unusable} == {f"base_model.model.{part}" for part in parts}
+
+
+@pytest.mark.parametrize("kind", ["lora_only", "all"])
+@pytest.mark.parametrize("there", [True, False])
+def test_biases_that_were_trained_and_not_saved_are_reported(there, kind, tmp_path):
+    name = f"base_model.model.{LAYER}"
+    bias = {f"{name}.base_layer.bias": torch.ones(8)} if there else {}
+    norm = {f"base_model.model.conv_norm_out.{leaf}": torch.ones(8) for leaf in ("weight", "bias")}  # modules_to_save
+    save_file(pair(name) | bias | norm, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**CONFIG, "bias": kind}))
+    notes = [note for note in open_adapter(tmp_path / "adapter_model.safetensors").notes if f"bias='{kind}'" in note]
+    assert len(notes) == (not there)
+
+
+def test_a_series_of_more_terms_than_are_followed_is_the_longest_and_not_the_default(tmp_path):
+    save_file({f"base_model.model.{LAYER}.oft_R.weight": torch.ones(2, 6)}, tmp_path / "adapter_model.safetensors")
+    config = {"peft_type": "OFT", "peft_version": "0.18.1", "num_cayley_neumann_terms": 100}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    (algorithm,) = open_adapter(tmp_path / "adapter_model.safetensors").load().algorithms.values()
+    assert algorithm.highest == 63
+
+
+SHARED = {
+    "VeRA": {"vera_A": (2, 8), "vera_B": (8, 2)},
+    "RandLora": {"randlora_A": (2, 1, 8), "randlora_B": (8, 4, 2)},
+    "VB-LoRA": {"vblora_vector_bank": (5, 4)},
+}
+OWN = {
+    "VeRA": {"vera_lambda_b": (8,), "vera_lambda_d": (2,)},
+    "RandLora": {"randlora_lambda": (2, 4), "randlora_gamma": (4, 8)},
+    "VB-LoRA": {"vblora_logits_A": (2, 2, 5), "vblora_logits_B": (2, 2, 5)},
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_what_layers_share_takes_no_trained_layer_for_its_own(name, tmp_path):
+    """PEFT keeps it at `base_model`, with which the name of every layer begins."""
+    tensors = {f"base_model.{leaf}": torch.rand(shape) for leaf, shape in SHARED[name].items()}
+    tensors |= {f"base_model.model.{LAYER}.{leaf}": torch.rand(shape) for leaf, shape in OWN[name].items()}
+    tensors |= {f"base_model.model.conv_norm_out.{leaf}": torch.rand(8) for leaf in ("weight", "bias")}
+    save_file(tensors | {"base_model.model.mid_block.odd": torch.rand(8)}, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": name.replace("-", "")}))
+    adapter = open_adapter(tmp_path / "adapter_model.safetensors")
+    assert adapter.algorithms == {name: 1, "Whole weight": 1}
+    assert [key for key, _ in adapter.unusable] == ["base_model.model.mid_block.odd"]

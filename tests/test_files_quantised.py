@@ -6,8 +6,9 @@ import re
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from lib_adapters.app import main as app
 from lib_adapters.app.dialect import as_they_are, respelled
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.adapter import open_adapter
@@ -151,3 +152,17 @@ def test_a_conversion_keeps_the_numbers_and_needs_no_scale(kind, tmp_path):
     base = torch.zeros(320, 320)
     deltas = [next(iter(one.load().algorithms.values())).delta(base) for one in (adapter, other)]
     torch.testing.assert_close(deltas[1], deltas[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_another_dtype_is_of_the_numbers_that_8_bits_stand_for(dtype, tmp_path):
+    parts = {leaf: quantised(shape, dtype, LAYOUTS["rows"]) for leaf, shape in (("up", (320, 4)), ("down", (4, 320)))}
+    tensors = {f"{KOHYA}.lora_{leaf}.weight": stored for leaf, (stored, _, _) in parts.items()}
+    scales = {f"{KOHYA}.lora_{leaf}.weight_scale": scale for leaf, (_, scale, _) in parts.items()}
+    save_file(tensors | scales, tmp_path / "x.safetensors")
+    files = (str(tmp_path / name) for name in ("x.safetensors", "y.safetensors"))
+    assert app.main(["convert", *files, "--dtype", "bf16"]) == 0
+    found = load_file(tmp_path / "y.safetensors")
+    assert {key: tensor.dtype for key, tensor in found.items()} == dict.fromkeys(tensors, torch.bfloat16)
+    for leaf, (_, _, numbers) in parts.items():
+        torch.testing.assert_close(found[f"{KOHYA}.lora_{leaf}.weight"].float(), numbers, rtol=1e-2, atol=1e-3)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lib_adapters.algorithms.base import Facts, Leaves, LowRank, Shape, Shapes
+from lib_adapters.algorithms.base import Facts, Leaves, LowRank, Shape, Shapes, bounded
 from lib_adapters.algorithms.factored import ThinOnBase
 from lib_adapters.errors import ShapeMismatch
 from lib_adapters.ops.orthogonal import reflections
@@ -39,6 +39,7 @@ class Hra(ThinOnBase):
         vectors, orthogonal = leaves["hra_u"], bool((facts.overrides or {}).get("hra_apply_gs"))
         if vectors.ndim != 2 or (orthogonal and vectors.shape[0] < vectors.shape[1]):
             raise ShapeMismatch(f"hra_u needs one column per reflection, not {list(vectors.shape)}")
+        bounded(vectors.shape[1] ** 2, "HRA's products of reflections")
         return cls(vectors, orthogonal)
 
     def check(self, shape: Shape) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from lib_adapters.algorithms.base import Algorithm, Facts, Leaves, Shape, Shapes, same_layer
-from lib_adapters.errors import ShapeMismatch
+from lib_adapters.errors import BrokenFile, ShapeMismatch
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,10 @@ class Shira(Algorithm):
 
     @classmethod
     def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
-        values, places = leaves["shira_weight"], leaves["shira_indices"].long()
+        values, stored = leaves["shira_weight"], leaves["shira_indices"]
+        if stored.is_floating_point() and bool((stored.float() > 2 / torch.finfo(stored.dtype).eps).any()):
+            raise BrokenFile(f"shira_indices are stored as {stored.dtype}, which rounds places of this size")
+        places = stored.long()
         if values.ndim != 1 or places.shape != (2, len(values)) or bool((places < 0).any()):
             shapes = f"{list(values.shape)} and {list(places.shape)}"
             raise ShapeMismatch(f"shira_weight and shira_indices of {shapes} are not values and their positions")

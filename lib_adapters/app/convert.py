@@ -16,15 +16,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lib_adapters.app import aesthetics
-from lib_adapters.app.dialect import DIALECTS, as_they_are, respelled
+from lib_adapters.app.dialect import DIALECTS, as_they_are, respelled, with_one_name
 from lib_adapters.app.equivalence import first_difference
 from lib_adapters.app.options import Commands, check_new
 from lib_adapters.conditioning.aesthetic import open_aesthetic
 from lib_adapters.conditioning.hypernetwork import open_hypernetwork, save_hypernetwork
 from lib_adapters.errors import AdapterError, AestheticFile, ForeignFile, HypernetworkFile
 from lib_adapters.files.adapter import Adapter, open_adapter
+from lib_adapters.files.judge import WHOLE_NUMBERS
 from lib_adapters.files.metadata import read_json
-from lib_adapters.files.names import Stem
+from lib_adapters.files.names import Stem, split_key
 from lib_adapters.files.peft import NAME
 from lib_adapters.hosts.pipeline.folder import DTYPES
 from lib_adapters.hosts.pipeline.skeleton import Skeleton
@@ -48,7 +49,8 @@ def run(given: argparse.Namespace) -> int:
         return _other(given, kind)
     check_new(given.out, ".safetensors")
     skeleton = Skeleton.of(adapter.family) if given.to else None
-    new = respelled(adapter, given.to, skeleton) if skeleton else as_they_are(adapter)
+    adapter = with_one_name(adapter, skeleton) if skeleton else adapter
+    new = respelled(adapter, given.to, skeleton) if skeleton else as_they_are(adapter, recast=given.dtype is not None)
     config = _config_file(given.out, new.config)
     tensors, coarse = _cast(new.tensors, given.dtype)
     given.out.parent.mkdir(parents=True, exist_ok=True)
@@ -120,9 +122,16 @@ def _cast(tensors: Mapping[str, Tensor], name: str | None) -> tuple[dict[str, Te
     """Return the tensors cast to a dtype, and the names of those left uncast because it cannot represent them."""
     if name is None:
         return dict(tensors), []
-    cast = {key: tensor.to(DTYPES[name]) for key, tensor in tensors.items() if tensor.is_floating_point()}
+    numbers = {key: tensor for key, tensor in tensors.items() if tensor.is_floating_point() and not _is_place(key)}
+    cast = {key: tensor.to(DTYPES[name]) for key, tensor in numbers.items()}
     coarse = [key for key, tensor in cast.items() if not _holds(tensor, tensors[key])]
     return {**tensors, **{key: tensor for key, tensor in cast.items() if key not in set(coarse)}}, coarse
+
+
+def _is_place(key: str) -> bool:
+    """True for positions in a weight, which some trainers store as floats: another place is no rounding."""
+    split = split_key(key)
+    return split is not None and split[1].endswith(WHOLE_NUMBERS)
 
 
 def _holds(cast: Tensor, tensor: Tensor) -> bool:

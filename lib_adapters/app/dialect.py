@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from lib_adapters.files.load import read_blob, view
 from lib_adapters.files.names import Stem
 from lib_adapters.files.peft import METADATA_KEY, PeftConfig, packed
 from lib_adapters.files.peft_seeded import NUMBERS
-from lib_adapters.files.quantised import dequantised
+from lib_adapters.files.quantised import QUANTISED, dequantised, scales_of
 from lib_adapters.hosts.pipeline.names import kohya_name
 from lib_adapters.hosts.pipeline.skeleton import Skeleton
 
@@ -59,11 +59,30 @@ def respelled(adapter: Adapter, dialect: str, skeleton: Skeleton) -> Converted:
     return _to_dotted(adapter, named, loaded.algorithms, dialect)
 
 
-def as_they_are(adapter: Adapter) -> Converted:
-    """Keep all tensor names, also unknown ones; copy a config from the file's folder into the metadata."""
+def with_one_name(adapter: Adapter, skeleton: Skeleton) -> Adapter:
+    """Return the adapter without modules whose layer an earlier module already names; a model applies only the first."""
+    paths, first = skeleton.paths(), dict[Place, str]()
+    twice = []
+    for module in adapter.modules:
+        other = first.setdefault(paths[module.stem], module.name) if module.stem in paths else module.name
+        if other != module.name:
+            twice.append((module.name, f"names the same layer as {other}; only that one is used"))
+    names = {name for name, _ in twice}
+    kept = tuple(module for module in adapter.modules if module.name not in names)
+    return replace(adapter, modules=kept, unusable=(*adapter.unusable, *twice)) if twice else adapter
+
+
+def as_they_are(adapter: Adapter, recast: bool = False) -> Converted:
+    """Keep all tensor names, also unknown ones; copy a config from the file's folder into the metadata.
+
+    `recast`: dequantise 8-bit tensors, because their dtype is about to change.
+    """
     blob, lowest = read_blob(adapter.source)
     tensors = {key: view(blob, lowest, entry).clone() for key, entry in adapter.source.entries.items()}
     tensors |= {key: torch.tensor(number) for key, number in adapter.source.numbers.items()}
+    for key, scale in scales_of(tensors).items() if recast else ():
+        if adapter.source.entries[key].dtype in QUANTISED:
+            tensors[key] = dequantised(tensors[key], tensors.pop(scale), key)
     config = PeftConfig(adapter.path, adapter.metadata, adapter.source.entries)
     names = (module.name for module in adapter.modules)
     return Converted(tensors, {**adapter.metadata, **config.as_metadata(names)}, config.for_folder())

@@ -21,7 +21,7 @@ TURN = 30.0  # seconds for other processes to look their index through
 NAME = "catalogue.sqlite"
 LOCK = f"{NAME}-lock"
 LOGS = ("-wal", "-shm")  # SQLite's own, beside a database
-DECIDING = ("algorithms", "catalogue", "conditioning", "files")  # the code that a card depends on
+DECIDING = ("algorithms", "catalogue", "conditioning", "files", "ops", ".")  # the code that a card depends on
 
 _PARTS = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name"
 Mark = tuple[bytes, int, int]  # path, star, used

@@ -76,6 +76,7 @@ def open_adapter(path: str | os.PathLike[str]) -> Adapter:
 def _built(source: Source, groups: Groups, config: PeftConfig) -> Builder:
     """Build the modules of a file; report one as unusable if its alpha comes from an unsupported pattern."""
     builder, changes_layers = Builder(source, groups), groups.has_factors
+    whole = ("weight", "bias") if not groups.holds_base else ("bias",) if config.trains_biases else ()
     for name, leaves in groups.in_order():
         shapes = {leaf: source.entries[key].shape for leaf, key in leaves.items() if key in source.entries}
         try:
@@ -83,7 +84,7 @@ def _built(source: Source, groups: Groups, config: PeftConfig) -> Builder:
         except UnreadPattern as error:
             builder.unusable.append((name, str(error)))
         else:
-            leaves = with_whole(name, leaves, shapes) if changes_layers else leaves
+            leaves = with_whole(name, leaves, shapes, whole) if changes_layers else leaves
             builder.add(name, leaves, constants | full_lokr.kronecker_scale(source.metadata, shapes))
     builder.finish()
     return builder
@@ -131,6 +132,7 @@ def _adapter(source: Source) -> Adapter:
             *builder.notes,
             *clashes,
             *config.notes(),
+            *config.lost_biases(modules),
             *unconfigured,
             *drawn,
             *full_lokr.notes(source, modules),

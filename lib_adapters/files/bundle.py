@@ -15,7 +15,7 @@ def split(keys: Iterable[str]) -> tuple[tuple[str, ...], list[str]]:
     names: dict[str, None] = {}
     others: list[str] = []
     for key in keys:
-        token = _TOKEN.search(key)
+        token = _TOKEN.search(key) if key.endswith(">") else None
         if token is not None:  # cloneofsimo and ED-LoRA store one vector per token
             names[token[1]] = None
         elif key.startswith(_PREFIX):

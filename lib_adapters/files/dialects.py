@@ -76,7 +76,7 @@ def _without_prefixes(module: str) -> tuple[str, str]:
 def _modern(name: str) -> str:
     """Rename old attention processors: `attn1_processor_to_q` is `attn1.to_q`, `attn1_to_out` is `attn1.to_out.0`."""
     name = name.replace("_processor_to_", "_to_").replace("__orig_mod_", "_")
-    return f"{name}_0" if _OUTPUT.search(name) else name
+    return f"{name}_0" if name.endswith("_to_out") and _OUTPUT.search(name) else name
 
 
 def _text_encoder_names(name: str) -> str:

@@ -64,10 +64,10 @@ def family_of(modules: Iterable[Module], metadata: Mapping[str, str]) -> str:
             return found
         if _SHALLOW_START.search(names):  # SD1 and SD2 share these layers and their widths
             return next(
-                (family for family in (_text_family(by_part), said) if family in ("sd1", "sd2")),
+                (family for family in (_text_family(by_part, said), said) if family in ("sd1", "sd2")),
                 "sd1",
             )
-    return _text_family(by_part) or said or ("sdxl" if "te1" in by_part else "unknown")
+    return _text_family(by_part, said) or said or ("sdxl" if "te1" in by_part else "unknown")
 
 
 def _cross_width(unet: list[Module]) -> int | None:
@@ -112,19 +112,21 @@ def _by_projection(unet: list[Module]) -> str | None:
     return None
 
 
-def _text_family(by_part: Mapping[str, list[Module]]) -> str | None:
-    """Text encoders alone: which exist, how deep, then how wide."""
-    if "te3" in by_part:
-        return "sd3"
-    if "te2" in by_part:
-        return "sdxl"
+def _text_family(by_part: Mapping[str, list[Module]], said: str | None) -> str | None:
+    """Text encoders alone: which exist, how deep, then how wide; where that leaves it open, what is `said`."""
+    if "te3" in by_part or "te2" in by_part:
+        return "sd3" if "te3" in by_part else "sdxl"
     depth = _depth(by_part.get("te", []))
     if depth is None:
         return None
     width = _text_width(by_part["te"])
     if width == 1280 or depth > 24:
         return "sdxl-refiner"
-    return "sd2" if width == 1024 or depth > 12 else "sd1"
+    if width == 1024 or depth > 12:
+        return "sd2"
+    if said == "sdxl" or (said == "sd2" and width != 768):  # SDXL's first text encoder is SD1's
+        return said
+    return "sd1"
 
 
 def _depth(modules: list[Module]) -> int | None:
@@ -133,9 +135,12 @@ def _depth(modules: list[Module]) -> int | None:
 
 
 def _text_width(modules: list[Module]) -> int | None:
+    """Of the model, from a layer that shows its input; the second layer of an MLP has four times as much."""
     for module in modules:
-        if module.stem.name.endswith(("_proj", "fc1", "c_fc")):
-            return input_width(module.shapes)
+        times = 4 if module.stem.name.endswith(("fc2", "c_proj")) else 1
+        shows = times > 1 or module.stem.name.endswith(("_proj", "fc1", "c_fc"))
+        if shows and (width := input_width(module.shapes)):
+            return width // times
     return None
 
 

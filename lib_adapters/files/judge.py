@@ -13,6 +13,7 @@ from lib_adapters.files import combine, peft_seeded
 from lib_adapters.files.entries import Entry, torch_dtype
 from lib_adapters.files.quantised import QUANTISED
 
+WHOLE_NUMBERS = ("_indices", "_size")  # ends of the leaves that are positions and sizes
 SCALARS = frozenset({"alpha", "scale", "scalar", "on_input", "lora2_nu", "bias_size", *peft_seeded.NUMBERS})
 
 _TOGETHER = (
@@ -90,7 +91,7 @@ def _bad_tensor(leaf: str, entry: Entry, is_scaled: bool) -> str:
 
 def _may_be_whole_numbers(leaf: str, shape: Shape) -> bool:
     """True for positions, sizes and single numbers; factors are never integers."""
-    return math.prod(shape) == 1 or leaf.endswith(("_indices", "_size"))
+    return math.prod(shape) == 1 or leaf.endswith(WHOLE_NUMBERS)
 
 
 def missing_half(leaves: Mapping[str, Shape]) -> str:

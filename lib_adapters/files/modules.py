@@ -9,18 +9,19 @@ from dataclasses import dataclass, field
 from lib_adapters.algorithms.base import Algorithm, Shape
 from lib_adapters.files import foreign, peft_seeded, report
 from lib_adapters.files.dialects import is_prefixed, stem_of
-from lib_adapters.files.entries import Source
+from lib_adapters.files.entries import Entry, Source
 from lib_adapters.files.judge import SCALARS, Judge
-from lib_adapters.files.names import Stem, split_key
+from lib_adapters.files.names import SAVED, Stem, split_key
 from lib_adapters.files.quantised import scales_of
 
 _FOLLOWERS = SCALARS | {"dora_scale", "rescale", "bias", "lora_up.bias", "lora_down.bias", "oft_R.scaled_oft"}
 _WHOLE = frozenset({"weight", "bias"})  # names of a model's own parameters
 
 # Training leaves these in a file, and no result depends on them: activation scales of 8-bit layers, MonteCLoRA's noise,
-# and the second adapter (`default_1`) that PEFT saves with the first when training was resumed.
+# the second adapter (`default_1`) that PEFT saves with the first when training was resumed, and the layers as they were
+# before training (`original_module`) in a file of the whole PeftModel.
 _LEFTOVERS = ("scaled_fp8", ".input_scale", ".scale_input", ".num_batches_tracked")
-_NOISE = ".lora_monteclora_sampler."
+_NOISE, _BEFORE = ".lora_monteclora_sampler.", ".original_module."
 _SECOND_ADAPTER = re.compile(r"^\.lora_([AB])(?:\.default)?_(\d{1,4})\.weight$")
 _REPEATED = "repeats a tensor under another name, or belongs to another adapter in the file, and is not used"
 _SECOND = "belongs to a second adapter in the same file, which is not used"
@@ -51,6 +52,11 @@ class Groups:
     unknown: dict[str, list[str]] = field(default_factory=dict)  # module -> keys of its tensors of no known format
 
     @property
+    def holds_base(self) -> bool:
+        """True for a whole model with its adapter (`PeftModel.state_dict()`): most of its weights were not trained."""
+        return any(name.endswith(".base_layer") and "weight" in leaves for name, leaves in self.modules.items())
+
+    @property
     def has_factors(self) -> bool:
         """False for a file with whole weights only, which is a model and not an adapter."""
         return any(not _is_generic(leaves) for leaves in self.modules.values())
@@ -67,7 +73,7 @@ def group(keys: Iterable[str]) -> Groups:
     set_aside = frozenset(groups.scales.values())
     repeated: list[str] = []
     for key in names:
-        if key in set_aside or key.endswith(_LEFTOVERS) or _NOISE in key:
+        if key in set_aside or key.endswith(_LEFTOVERS) or _NOISE in key or _BEFORE in key:
             continue
         split = split_key(key)
         if split is None:
@@ -81,8 +87,8 @@ def group(keys: Iterable[str]) -> Groups:
             repeated.append(key)
     groups.notes += report.noted(repeated, _REPEATED)
     _join_followers(groups)
+    peft_seeded.share(groups.modules)  # first: what all layers share is at a name that theirs continue
     _find_owners(groups)
-    peft_seeded.share(groups.modules)
     return groups
 
 
@@ -128,6 +134,14 @@ def _is_generic(leaves: Mapping[str, str]) -> bool:
     return leaves.keys() <= _FOLLOWERS | _WHOLE and "on_input" not in leaves
 
 
+def _plain_leaf(leaves: Mapping[str, str], entries: Mapping[str, Entry]) -> str:
+    """The leaf that is the model's own parameter beside what was trained; "" where there is none."""
+    if "weight" in leaves and "set_bias" in leaves:
+        return "weight"
+    bias = entries.get(leaves["bias"]) if "bias" in leaves else None
+    return "bias" if bias is not None and len(bias.shape) == 1 else ""  # a residual of the weight has the weight's axes
+
+
 def _owner(name: str, layers: Collection[str]) -> str | None:
     """Return the layer whose name `name` extends, after a dot or `_lora` (old diffusers, LoRA-XS); None if none."""
     for _ in range(_MAX_DOTS):
@@ -146,16 +160,23 @@ def _is_second_adapter(ends: list[str]) -> bool:
     return all(found) and all((other, number) in pairs for half, number in pairs for other in "AB" if other != half)
 
 
-def with_whole(name: str, leaves: dict[str, str], shapes: Mapping[str, Shape]) -> dict[str, str]:
+def with_whole(
+    name: str, leaves: dict[str, str], shapes: Mapping[str, Shape], may_be: Collection[str]
+) -> dict[str, str]:
     """Return the tensors with the model's own `weight` and `bias` renamed to `set_weight` and `set_bias`.
 
     PEFT saves fully trained parameters this way (modules_to_save, biases). A `bias` of several axes next to factors is
-    LyCORIS' dense residual and keeps its name; the weight of a `base_layer` was not trained.
+    LyCORIS' dense residual and keeps its name; the weight of a `base_layer` was not trained. `may_be`: which of the two
+    PEFT may have trained under their own names; under `modules_to_save` it trained both.
     """
-    if not is_prefixed(name) or "." not in name or "on_input" in leaves or name.endswith(".base_layer"):
+    if "on_input" in leaves or name.endswith(".base_layer"):
         return leaves
-    whole = {"bias": "set_bias"} if len(shapes.get("bias", ())) == 1 else {}
-    if leaves.keys() <= {"weight", "bias"}:
+    if any(SAVED in key for key in leaves.values()):
+        may_be = _WHOLE
+    elif "." not in name or not is_prefixed(name):
+        return leaves
+    whole = {"bias": "set_bias"} if len(shapes.get("bias", ())) == 1 and "bias" in may_be else {}
+    if leaves.keys() <= _WHOLE and "weight" in may_be:
         whole["weight"] = "set_weight"
     return {whole.get(leaf, leaf): key for leaf, key in leaves.items()}
 
@@ -181,10 +202,9 @@ class Builder:
             self.plain.extend(whole)
             self._orphans += not whole
             return
-        bias = self._entries.get(leaves["bias"]) if "bias" in leaves else None
-        if bias is not None and len(bias.shape) == 1:  # a residual of the weight has the weight's axes
-            self.plain.append(leaves["bias"])
-            leaves = {leaf: key for leaf, key in leaves.items() if leaf != "bias"}
+        if plain := _plain_leaf(leaves, self._entries):
+            self.plain.append(leaves[plain])
+            leaves = {leaf: key for leaf, key in leaves.items() if leaf != plain}
         stem = stem_of(name)
         if stem in self.modules:
             self._twice.append(f"{name} and {self.modules[stem].name}")

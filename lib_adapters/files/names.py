@@ -5,6 +5,7 @@ The leaf is recognised from the right, longest spelling first; what is left is t
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from lib_adapters.files import peft_seeded
@@ -57,6 +58,8 @@ _NAMED = frozenset(  # PEFT inserts an adapter name into these
 _SPLIT = frozenset({"lora_up", "lora_down"})  # kohya's unsaved split form numbers them
 _GLUED = ("_lora", "_lora_linear_layer")  # diffusers 0.11-0.16, and what its export for web UIs leaves as it is
 _HCP = ".___."
+SAVED = ".modules_to_save"  # PEFT's wrapper around the trained copy of a layer, and around those below it
+_SAVED_COPY = re.compile(r"\.modules_to_save(?:\.default)?(?=\.|$)")
 
 
 def is_number(token: str) -> bool:
@@ -83,6 +86,8 @@ def _split(key: str) -> tuple[str, str] | None:
             module = ".".join([*tokens[:-count], *([joined] if joined else [])])
             if leaf == "bias":  # PEFT saves the trained bias of a wrapped layer under it
                 module = module.removesuffix(".base_layer")
+            if leaf in ("weight", "bias") and SAVED in module:
+                module = _SAVED_COPY.sub("", module)
             return (module, leaf) if module else None
     return None
 

@@ -50,6 +50,8 @@ class PatternTable:
 
     def value(self, name: str) -> Any:
         """Return the value for the layer `name` (dotted path); None if no key matches. Raise UnreadPattern."""
+        if not self._values:
+            return None
         name = name[:MAX_NAME]
         found = min(self._plain_hits(name), default=len(self._values))
         starts = sum(1 << n for n in (0, *(dot + 1 for dot in _dots(name))))

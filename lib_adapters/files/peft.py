@@ -10,10 +10,12 @@ from typing import Any
 
 from lib_adapters.algorithms.base import Shape
 from lib_adapters.algorithms.oft_r import MAX_TERMS
+from lib_adapters.algorithms.whole import BIAS, WEIGHT
 from lib_adapters.errors import ForeignFile
 from lib_adapters.files import peft_seeded, peft_tuners
 from lib_adapters.files.dialects import path_of, prefix_of
 from lib_adapters.files.metadata import is_sane, json_object, read_json
+from lib_adapters.files.modules import Module
 from lib_adapters.files.patterns import PatternTable
 from lib_adapters.files.widths import rank_of
 
@@ -66,6 +68,22 @@ class PeftConfig:
             f"trained with '{name}', which changes the base model at the start; it may look off" for name in names
         ]
 
+    @property
+    def trains_biases(self) -> bool:
+        """True where the config says that biases were trained, in any part of the model."""
+        return any(config.get("bias", "none") != "none" for config in self._configs.values())
+
+    def lost_biases(self, modules: Iterable[Module]) -> list[str]:
+        """Return a note where the config says that biases were trained and the file has none of them."""
+        said = (str(config.get("bias", "none")) for config in self._configs.values())
+        name = next((bias for bias in said if bias != "none"), "")
+        if not name or any(BIAS in module.leaves and WEIGHT not in module.leaves for module in modules):
+            return []
+        return [
+            f"trained with bias='{name}', but it holds no trained bias, which PEFT 0.18, for one, may not save; "
+            "where its layers have one, what was learned in it is lost"
+        ]
+
     def overrides(self) -> dict[str, float]:
         """Variants of OFT that its tensors do not show; 0.18, which changed one, was the first to write its version."""
         found: dict[str, float] = {}
@@ -75,8 +93,8 @@ class PeftConfig:
             if config.get("peft_type") == "OFT" and "peft_version" not in config:
                 found["neumann_last_term"] = 2.0
             terms, bound = config.get("num_cayley_neumann_terms"), config.get("eps", 6e-5)
-            if isinstance(terms, int) and 0 < terms <= MAX_TERMS:
-                found["neumann_terms"] = float(terms)
+            if isinstance(terms, int) and terms > 0:
+                found["neumann_terms"] = float(min(terms, MAX_TERMS))
             if config.get("coft") and is_sane(bound):
                 found["rotation_bound"] = float(bound)
             found |= peft_tuners.flags(config)
