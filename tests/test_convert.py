@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lib_adapters import open_adapter
 from lib_adapters.algorithms.shira import Shira
 from lib_adapters.app import main as app
-from lib_adapters.app.unchanged import alike
+from lib_adapters.app.equivalence import are_equivalent
 from lib_adapters.hosts.pipeline.skeleton import Skeleton
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -259,8 +259,8 @@ def test_positions_stay_exact_in_every_dtype(arguments, tmp_path):
 
 def test_another_place_is_another_adapter():
     one, other = (Shira(torch.ones(2).half(), torch.tensor([[0, place], [1, 2]]), (3, 3)) for place in (2049, 2048))
-    assert alike(one, one)
-    assert not alike(one, other)
+    assert are_equivalent(one, one)
+    assert not are_equivalent(one, other)
 
 
 @pytest.mark.parametrize("to", ["kohya", "diffusers", "peft"])

@@ -60,7 +60,7 @@ def respelled(adapter: Adapter, dialect: str, skeleton: Skeleton) -> Converted:
 
 
 def with_one_name(adapter: Adapter, skeleton: Skeleton) -> Adapter:
-    """Return the adapter without modules whose layer an earlier module already names; a model applies only the first."""
+    """Return the adapter without modules that name a layer a second time; a model applies only the first."""
     paths, first = skeleton.paths(), dict[Place, str]()
     twice = []
     for module in adapter.modules:
