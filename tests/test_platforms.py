@@ -154,13 +154,15 @@ def test_case_decides_only_where_it_must(tmp_path):
     for name in ("Ink", "ink", f"Sky {NFD}", f"sky {NFD}"):
         adapter(tmp_path / f"{name}.safetensors")
     for look in (
-        lambda name: _names(tmp_path).find("lyco", name).opened,
-        lambda n: Shelf([tmp_path]).find(n).adapter.path,
+        lambda name: ((found := _names(tmp_path).find("lyco", name)).opened, found.notice),
+        lambda name: ((found := Shelf([tmp_path]).find(name)).adapter.path, found.notice),
     ):
-        assert [look(name).stem for name in ("Ink", "ink")] == ["Ink", "ink"]
-        assert look(f"sky {NFC}").stem == f"sky {NFD}"
-        with pytest.raises(AdapterError, match=r"2 .* are named 'INK'; write which one: <lyco:Ink:1>, <lyco:ink:1>"):
-            look("INK")
+        assert [look(name)[0].stem for name in ("Ink", "ink")] == ["Ink", "ink"]
+        assert look(f"sky {NFC}")[0].stem == f"sky {NFD}"
+        path, notice = look("INK")
+        other = {"Ink": "ink", "ink": "Ink"}[path.stem]
+        assert f"<lyco:{path.stem}:1>" in notice
+        assert f"<lyco:{other}:1>" in notice
     assert shortest_names([("Lora", "Ink.pt"), ("Lora", "ink.pt")]) == ["Ink", "ink"]
 
 

@@ -173,7 +173,8 @@ class Drawing:
             self.host.shared.state.job = f"Batch {self.iteration + 1} out of {self.n_iter}"
         self.image = self.sample()
         for script in self.host.always_on:
-            script.postprocess_image(self, self.image)
+            if hasattr(script, "postprocess_image"):
+                script.postprocess_image(self, self.image)
         self.infotexts.append(dict(self.extra_generation_params))
         self.images += list(self.image)
         self.host.shared.state.nextjob()
