@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from lib_adapters.ops.modes import ordinary
 from lib_adapters.patching.offloaded import values_of
 
 BaseOf = Callable[[nn.Module, str], Tensor | None]  # a more exact form of a weight than the one the module holds
@@ -17,7 +18,7 @@ def point(module: nn.Module, name: str, tensor: Tensor | None) -> None:
     parameter = module._parameters.get(name)
     if (parameter is None or parameter.is_meta) and (values := values_of(module)) is not None:
         values.put(name, tensor)
-        tensor = None if tensor is None else tensor.to("meta")
+        tensor = None if tensor is None else _moved(tensor, torch.device("meta"))
     if tensor is None:
         module._parameters[name] = None
     elif parameter is None or parameter.is_inference():  # torch lets nobody point an inference tensor elsewhere
@@ -28,7 +29,15 @@ def point(module: nn.Module, name: str, tensor: Tensor | None) -> None:
 
 def point_at(parameter: nn.Parameter, tensor: Tensor) -> None:
     """Point a parameter at this tensor, whatever modules have it."""
-    parameter.data = tensor.to(parameter.device)  # a tensor that waited in host memory comes back
+    parameter.data = _moved(tensor, parameter.device)  # a tensor that waited in host memory comes back
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return the tensor there. A copy is an ordinary tensor: torch lets no parameter point at an inference one."""
+    if tensor.device == device:
+        return tensor
+    with ordinary():
+        return tensor.to(device)
 
 
 def held(module: nn.Module | None, name: str) -> Tensor | None:
