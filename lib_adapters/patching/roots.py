@@ -45,4 +45,4 @@ class Roots:
     def device(self) -> torch.device:
         """Where the factors are wanted: on the UNet's device; a text encoder elsewhere gets its own copy."""
         parameters = (p for root in self.all() for p in root.parameters() if not p.is_meta)
-        return next(parameters, torch.empty(0)).device
+        return next(parameters, torch.empty(0, device="cpu")).device

@@ -58,7 +58,7 @@ class Scratch:
             except IndexError:
                 buffer = base.new_empty(0, dtype=torch.uint8)
             if buffer.numel() < (size := bytes_of(base)):
-                buffer = torch.empty(size, dtype=torch.uint8)
+                buffer = torch.empty(size, dtype=torch.uint8, device="cpu")
             taken.append(buffer)
             return buffer[:size].view(base.dtype).view(base.shape)
 
