@@ -20,6 +20,7 @@ from lib_adapters.patching.fused import FUSED
 from lib_adapters.patching.losses import COPIED, Losses
 from lib_adapters.patching.pointer import held, point
 from lib_adapters.patching.record import Record
+from lib_adapters.patching.walk import named_modules
 
 HEAD = 8  # values of a first row that tell where a comparison is worth while
 
@@ -43,7 +44,7 @@ class Copies:
     def remember(self, roots: Sequence[nn.Module], patched: Iterable[nn.Module]) -> None:
         """These are the modules of the model now; `patched` are those with adapters on them."""
         wanted = {id(module) for module in patched}
-        modules = [module for root in roots for module in root.modules()] if wanted else []
+        modules = [module for root in roots for _, module in named_modules(root)] if wanted else []
         self._known = {id(module): weakref.ref(module) for module in modules}
         children = ((module, tuple(map(id, module._modules.values()))) for module in modules if module._modules)
         self._parents = [(weakref.ref(module), ids) for module, ids in children if not wanted.isdisjoint(ids)]
@@ -65,7 +66,7 @@ class Copies:
                 losses.add(new.path, new.module, COPIED)
 
     def _new(self, roots: Sequence[nn.Module]) -> Iterator[_New]:
-        for path, module in (pair for root in roots for pair in root.named_modules()):
+        for path, module in (pair for root in roots for pair in named_modules(root)):
             known = self._known.get(id(module))
             for name in module._parameters if known is None or known() is not module else ():
                 tensor = held(module, name)

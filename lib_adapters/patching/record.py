@@ -28,10 +28,11 @@ class Record:
 
     def in_place(self) -> bool:
         """Is it the same Parameter, and points it where we put it? Of one that waits on `meta`, do its values?"""
+        parameter = self.slot.parameter()
+        if parameter is not None and not parameter.is_meta:  # asked for each parameter before each run
+            return parameter is self.parameter() and parameter.data_ptr() == self.pointer
         tensor = self.slot.tensor()
-        if tensor is None or tensor.data_ptr() != self.pointer:
-            return False
-        return self.slot.parameter() is self.parameter() if self.slot.is_loaded() else not tensor.is_meta
+        return tensor is not None and not tensor.is_meta and tensor.data_ptr() == self.pointer
 
     def stands(self) -> bool:
         """The same, or moved by the host with our values in it."""

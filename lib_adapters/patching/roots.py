@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from lib_adapters.patching.targets import Table
+from lib_adapters.patching.walk import named_modules
 
 Died = Callable[["weakref.ref[nn.Module]"], None]
 
@@ -36,7 +37,7 @@ class Roots:
 
     def modules(self) -> Iterator[nn.Module]:
         """Return every module of all of them."""
-        return (module for root in self.all() for module in root.modules())
+        return (module for root in self.all() for _, module in named_modules(root))
 
     def table(self) -> Table:
         """Made anew each time: a host may exchange what is inside."""
