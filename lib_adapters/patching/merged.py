@@ -20,7 +20,7 @@ from lib_adapters.patching.merge import merged_bias, merged_weight
 from lib_adapters.patching.overflow import out_of_range
 from lib_adapters.patching.patch import Key, Target
 from lib_adapters.patching.plan import by_parameter
-from lib_adapters.patching.pointer import BaseOf, held, point, zero_bias
+from lib_adapters.patching.pointer import BaseOf, forget_casts, held, point, zero_bias
 from lib_adapters.patching.record import Record, Step
 from lib_adapters.patching.targets import Slot
 
@@ -73,6 +73,7 @@ class Merged:
             raise
         for (record, _), mark in zip(fresh, marks, strict=True):
             self._records[record.slot.key] = replace(record, samples=mark)
+        forget_casts()
         return True
 
     def _again(self, record: Record, target: Target) -> tuple[Record, Tensor]:

@@ -27,9 +27,21 @@ def point(module: nn.Module, name: str, tensor: Tensor | None) -> None:
         point_at(parameter, tensor)
 
 
+def exchange(module: nn.Module, name: str, parameter: Tensor) -> None:
+    """Put another parameter, or a tensor that depends on one, in the place of a module's parameter."""
+    module._parameters[name] = parameter  # type: ignore[assignment]
+
+
 def point_at(parameter: nn.Parameter, tensor: Tensor) -> None:
     """Point a parameter at this tensor, whatever modules have it."""
     parameter.data = _moved(tensor, parameter.device)  # a tensor that waited in host memory comes back
+    if parameter.requires_grad:
+        forget_casts()
+
+
+def forget_casts() -> None:
+    """Autocast keeps the casts of trainable parameters until its block ends, whatever they hold meanwhile."""
+    torch.clear_autocast_cache()
 
 
 def _moved(tensor: Tensor, device: torch.device) -> Tensor:
