@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lib_adapters.ops.modes import ordinary
 from lib_adapters.patching.change import Change
-from lib_adapters.patching.checksum import Witness, samples
+from lib_adapters.patching.checksum import Witness, samples, version_of
 from lib_adapters.patching.memory import is_short, let_go, to_host
 from lib_adapters.patching.merge import merged_bias, merged_weight
 from lib_adapters.patching.overflow import out_of_range
@@ -147,7 +147,7 @@ class Merged:
 
     def written(self) -> list[Record]:
         """Return those whose tensor is ours, but was written into."""
-        return [record for record in self.records() if record.in_place() and not record.is_ours()]
+        return [record for record in self.records() if record.is_written()]
 
     def dropped(self, *, keep: bool = False) -> list[Record]:
         """Return those that other code has put something else in the place of; once, unless they are kept."""
@@ -261,6 +261,6 @@ class Merged:
         for (step, _, signature), sample in zip(patched, samples([t for _, t, _ in patched]), strict=True):
             parameter, tensor = step.slot.parameter(), step.slot.tensor()
             if parameter is not None and tensor is not None:
-                known = weakref.ref(parameter), tensor.data_ptr(), sample
+                known = weakref.ref(parameter), tensor.data_ptr(), sample, version_of(parameter)
                 records[step.slot.key] = Record(step.slot, step.pristine, signature, *known)
         return records
