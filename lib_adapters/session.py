@@ -232,9 +232,10 @@ class Session:
             if self._owner.has_changed():
                 self._apply(self._requests)
             return
-        if not self._in_place():  # moved only, as a host short of memory does before every run?
-            self._merged.settle()
-            self._live.settle()
+        if self._in_place():
+            return
+        self._merged.settle()  # moved only, as a host short of memory does before every run?
+        self._live.settle()
         if not self._in_place():
             self._apply(self._requests)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import random
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from lib_adapters import Request, Session, open_adapter
 from lib_adapters.algorithms import ALGORITHMS
 from lib_adapters.patching.live_layer import LiveLayer
+from lib_adapters.prompt.schedule import Moment
 
 EXAMPLES = examples()
 LABELS = {name: example.read().label for name, example in EXAMPLES.items()}
@@ -190,6 +192,47 @@ def test_a_third_of_a_fused_matrix_is_a_layer_of_its_own(tmp_path, name):
 def _joint(fused: nn.Linear) -> nn.Module:
     side = nn.ModuleDict({"attn": nn.ModuleDict({"qkv": fused})})
     return nn.ModuleDict({"x_block": side, "context_block": nn.ModuleDict({})})
+
+
+@pytest.fixture(params=[torch.bfloat16, torch.float64, "meta"], ids=str)
+def defaults(request):
+    """What `torch.set_default_dtype` and `torch.set_default_device` leave behind; "meta" has no values at all."""
+
+    @contextlib.contextmanager
+    def set_now():
+        try:
+            if request.param == "meta":
+                torch.set_default_device("meta")
+            else:
+                torch.set_default_dtype(request.param)
+            yield
+        finally:
+            torch.set_default_device(None)
+            torch.set_default_dtype(torch.float32)
+
+    return set_now
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_defaults_of_torch_that_a_user_sets_change_nothing(tmp_path, name, defaults):
+    model, adapter = model_of(EXAMPLES[name].shape), opened(name, tmp_path)
+    layer = model[PLACE]
+    x = inputs(layer)
+    cases = (("merged", None), ("live", None), ("merged", frozenset({1})))
+
+    def drawn():
+        found = []
+        for mode, scope in cases:
+            with Session(unet=model, mode=mode) as session, torch.no_grad():
+                session.activate([Request(adapter, 0.7, scope=scope)])
+                session.at(Moment(0, 1), [0, 1])
+                found += [layer.weight.clone(), layer(x)]
+        return found
+
+    right = drawn()
+    with defaults():
+        found = drawn()
+    assert all(torch.equal(one, other) for one, other in zip(found, right, strict=True))
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

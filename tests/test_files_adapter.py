@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lib_adapters.algorithms.base import Facts
+from lib_adapters.algorithms.base import Facts, LayerGroup
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.adapter import open_adapter
 from lib_adapters.files.cache import LoadedCache
@@ -142,6 +142,28 @@ def test_the_cache_keeps_what_fits_and_drops_what_is_oldest(tmp_path):
     cache.clear()
     assert cache.get(adapters[0], "cpu") is not first
     assert LoadedCache(0).get(adapters[0], "cpu").nbytes == adapters[0].nbytes
+
+
+def test_the_cache_counts_what_an_adapter_takes_in_memory(tmp_path):
+    """Numbers of 8 bits are kept as float32; what is drawn from a seed comes when a model asks for it."""
+    up, down = torch.ones(8, 64, dtype=torch.int8), torch.ones(64, 8, dtype=torch.int8)
+    scales = {f"{NAME}.{leaf}.weight_scale": torch.tensor(0.1) for leaf in ("lora_up", "lora_down")}
+    quantised = saved(
+        tmp_path / "8bit.safetensors",
+        {f"{NAME}.lora_up.weight": up, f"{NAME}.lora_down.weight": down, **scales},
+    )
+    cache = LoadedCache(budget=3 * quantised.nbytes)
+    assert cache.get(quantised, "cpu") is not cache.get(quantised, "cpu")
+    cache = LoadedCache(budget=5 * quantised.nbytes)
+    first = cache.get(quantised, "cpu")
+    assert cache.get(quantised, "cpu") is first
+    small = saved(tmp_path / "small.safetensors", pair())
+    seeded = cache.get(small, "cpu")
+    assert cache.get(small, "cpu") is seeded
+    group = LayerGroup(((8, 8),), shared=seeded.shared)
+    group.once("a pair", lambda: (torch.zeros(5 * quantised.nbytes // 4), torch.zeros(1)))
+    assert cache.get(quantised, "cpu") is first
+    assert cache.get(small, "cpu") is not seeded
 
 
 def test_split_parts_are_one_layer(tmp_path):

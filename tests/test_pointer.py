@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from lib_adapters.patching.checksum import samples
+from lib_adapters.patching.checksum import samples, version_of
 from lib_adapters.patching.pointer import held, point, zero_bias
 from lib_adapters.patching.record import Record
 from lib_adapters.patching.roots import Roots
@@ -24,7 +24,7 @@ def slot_of(module, name="weight"):
 def record_of(module, pristine, name="weight"):
     """Of a parameter as it is now."""
     parameter = module._parameters[name]
-    known = weakref.ref(parameter), parameter.data_ptr(), samples([parameter.data.clone()])[0]
+    known = weakref.ref(parameter), parameter.data_ptr(), samples([parameter.data.clone()])[0], version_of(parameter)
     return Record(slot_of(module, name), pristine, (), *known)
 
 

@@ -12,6 +12,7 @@ from trainers import LDM_BLOCKS, LDM_OUTSIDE, assert_same, network, run_text, ru
 
 from lib_adapters import Request, Session, open_adapter
 from lib_adapters.patching.targets import Layer, Table
+from lib_adapters.patching.walk import named_modules
 
 WIDTH = 32
 TWIN = {"attention_head_dim": 2, "norm_num_groups": 32}  # what ldm's class does with SD1's settings
@@ -153,3 +154,13 @@ def test_one_adapter_in_every_spelling_is_one_adapter(unets, tmp_path):
             assert matched == len(tensors) // 2
             assert torch.equal(drawings[name, n], drawings["kohya", n])
     assert_same(drawings["kohya", 1], drawings["kohya", 0], plain, CLOSE)
+
+
+def test_the_modules_are_those_of_torch_in_its_order():
+    """One that has two places, or none at all, included."""
+    shared = nn.Linear(2, 2)
+    inner = nn.Sequential(shared, nn.ReLU(), nn.Sequential(shared))
+    root = nn.ModuleDict({"a": inner, "b": shared, "c": inner, "d.e".replace(".", "_"): nn.Identity()})
+    root.register_module("nothing", None)
+    inner[2].register_module("round", root)  # a part that knows the whole
+    assert named_modules(root) == list(root.named_modules())

@@ -71,7 +71,7 @@ class Boft(Algorithm):
 
     def _turns(self) -> Tensor:
         if self.is_rotation:
-            return self.blocks.float() - torch.eye(self.rank, device=self.blocks.device)
+            return self.blocks.float() - torch.eye(self.rank, dtype=torch.float32, device=self.blocks.device)
         return cayley_turn(bounded(skew(self.blocks), self.bound))
 
     @property

@@ -52,7 +52,7 @@ class BoftInput(Algorithm):
     def delta_at(self, base: Tensor, strength: float) -> Tensor:
         columns, turns = base.flatten(1), cayley_turn(-0.5 * skew(self.blocks))
         if len(turns) == 1:
-            delta = torch.zeros(columns.shape, device=base.device)
+            delta = torch.zeros(columns.shape, dtype=torch.float32, device=base.device)
             turn_columns(delta, columns, turns[0].mT, strength)
         else:
             delta = butterfly(columns.T, turns.unbind(), strength, chunk=self.rank // 2).T

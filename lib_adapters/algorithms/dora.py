@@ -68,7 +68,7 @@ class Dora(Algorithm):
         raise ShapeMismatch(f"a magnitude of {list(mine)} does not fit a weight of {list(shape)}")
 
     def delta(self, base: Tensor) -> Tensor:
-        out = torch.zeros(base.shape, device=base.device)
+        out = torch.zeros(base.shape, dtype=torch.float32, device=base.device)
         self.add(out, base, 1.0)
         return out
 

@@ -33,7 +33,7 @@ class Factored(Algorithm):
         """ΔW at strength 1 for a weight of `shape`, [o, i, ...], unevaluated."""
 
     def delta(self, base: Tensor) -> Tensor:
-        out = torch.zeros(base.shape, device=base.device)
+        out = torch.zeros(base.shape, dtype=torch.float32, device=base.device)
         self.add(out, base, 1.0)
         return out
 

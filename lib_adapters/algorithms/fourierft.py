@@ -67,7 +67,7 @@ class FourierFt(Spectral):
 
     def delta(self, base: Tensor) -> Tensor:
         places, numbers = self._dense(tuple(base.shape))
-        dense = torch.zeros(base.shape[:2], device=numbers.device)
+        dense = torch.zeros(base.shape[:2], dtype=torch.float32, device=numbers.device)
         dense[places[0], places[1]] = numbers
         transformed: Tensor = torch.fft.ifft2(dense)
         return transformed.real.mul(self.scale).view(base.shape)

@@ -75,7 +75,7 @@ class Glora(Algorithm):
         return self.b_down.flatten(1).float() if self.b_core is None else fold(self.b_core, self.b_down.flatten(1))
 
     def delta(self, base: Tensor) -> Tensor:
-        out = torch.zeros(base.shape, device=base.device)
+        out = torch.zeros(base.shape, dtype=torch.float32, device=base.device)
         self.add(out, base, 1.0)
         return out
 

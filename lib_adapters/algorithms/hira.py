@@ -41,7 +41,7 @@ class Hira(Algorithm):
             raise mismatch(mine, shape)
 
     def delta(self, base: Tensor) -> Tensor:
-        out = torch.zeros(base.shape, device=base.device)
+        out = torch.zeros(base.shape, dtype=torch.float32, device=base.device)
         self.add(out, base, 1.0)
         return out
 

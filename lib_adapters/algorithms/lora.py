@@ -111,7 +111,7 @@ class Lora(Factored):
         """The trainer's up(down(x)) has these biases inside, so both are scaled."""
         if not self.has_bias:
             return None
-        total = torch.zeros(len(self.up), device=self.up.device)
+        total = torch.zeros(len(self.up), dtype=torch.float32, device=self.up.device)
         if self.up_bias is not None:
             total += self.up_bias.float()
         if self.down_bias is not None:

@@ -76,4 +76,4 @@ class OrthoLora(Factored):
 
 def _rotation(generator: Tensor) -> Tensor:
     """C(S), [r, r]."""
-    return cayley_turn(-skew(generator)) + torch.eye(len(generator), device=generator.device)
+    return cayley_turn(-skew(generator)) + torch.eye(len(generator), dtype=torch.float32, device=generator.device)

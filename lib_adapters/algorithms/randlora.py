@@ -120,7 +120,8 @@ def _drawn(rank: int, outputs: int, inputs: int, seed: int, sparse: float) -> tu
     bounded(large * bases * rank, "RandLora's random projections")
     if sparse:
         every = math.sqrt(small) if sparse > 1 else 3
-        parts = [torch.rand(size, generator=numbers, device="cpu") for size in ((rank, 1, small), (large, bases, rank))]
+        sizes = (rank, 1, small), (large, bases, rank)
+        parts = [torch.rand(size, generator=numbers, dtype=torch.float32, device="cpu") for size in sizes]
         a, b = (_signs(part, 1 / (2 * every)) for part in parts)
     else:
         a = _kaiming((rank, 1, small), numbers)

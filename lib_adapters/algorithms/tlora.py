@@ -75,7 +75,8 @@ class TLora(ThinOnBase):
         if self.start_p is not None:
             return self
         up, down = top_part(base.flatten(1).float(), self.rank)
-        return replace(self, start_p=up, start_weights=torch.ones(1, self.rank, device=up.device), start_q=down)
+        ones = torch.ones(1, self.rank, dtype=torch.float32, device=up.device)
+        return replace(self, start_p=up, start_weights=ones, start_q=down)
 
     @property
     def rank(self) -> int:

@@ -52,7 +52,7 @@ class WaveFt(Spectral):
     def delta(self, base: Tensor) -> Tensor:
         places, numbers = self._dense(tuple(base.shape))
         if not self.family:
-            dense = torch.zeros(base.shape[:2], device=numbers.device)
+            dense = torch.zeros(base.shape[:2], dtype=torch.float32, device=numbers.device)
             dense[places[0], places[1]] = numbers
             return dense.mul_(self.scale).view(base.shape)
         return self._transformed(places, numbers, *base.shape[:2]).mul_(self.scale).reshape(base.shape)
@@ -64,7 +64,7 @@ class WaveFt(Spectral):
         rows, columns = places[0] + (sizes[0] - outputs) // 2, places[1] + (sizes[1] - inputs) // 2
         half_rows, half_columns = (size // 2 for size in sizes)
         lower, right = rows >= half_rows, columns >= half_columns
-        dense = torch.zeros(sizes, device=numbers.device)
+        dense = torch.zeros(sizes, dtype=torch.float32, device=numbers.device)
         # swap PEFT's off-diagonal quarters, so that each half of an axis has one filter
         dense[rows % half_rows + right * half_rows, columns % half_columns + lower * half_columns] = numbers
         whole = synthesised(synthesised(dense, low).T, low).T

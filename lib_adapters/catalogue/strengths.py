@@ -77,7 +77,7 @@ def _norm(algorithm: Algorithm, shape: Shape | None) -> float | None:
         return norm_of(algorithm.weight) if algorithm.weight is not None else norm_of(algorithm.bias)
     if shape is None or algorithm.reads_base or math.prod(shape) > LARGEST_WEIGHT:
         return None
-    base = torch.zeros(()).expand(shape)
+    base = torch.zeros((), dtype=torch.float32, device="cpu").expand(shape)
     try:
         algorithm.check(shape)
         pair = algorithm.low_rank(base)

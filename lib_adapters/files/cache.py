@@ -2,41 +2,73 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 
 import torch
+from torch import Tensor
 
+from lib_adapters.algorithms.base import Algorithm
 from lib_adapters.files.adapter import Adapter
 from lib_adapters.files.load import Loaded
 
+_Where = tuple[str, str]
+
 
 class LoadedCache:
-    """Least recently used first out; `budget` in bytes of tensors."""
+    """Least recently used first out; `budget` in bytes of memory.
+
+    An adapter may take more memory than its file: factors of 8 bits are kept as float32, and what layers draw from a
+    seed is kept with the adapter once a model has asked for it.
+    """
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
-        self._kept: OrderedDict[tuple[str, str], Loaded] = OrderedDict()
-        self._bytes = 0
+        self._kept: OrderedDict[_Where, Loaded] = OrderedDict()
+        self._read: dict[_Where, int] = {}  # bytes of what was read from each file
+        self._lock = threading.Lock()  # two threads may use one Session
 
     def get(self, adapter: Adapter, device: torch.device | str) -> Loaded:
         """From memory, or from the file. An adapter larger than the budget is not kept. Raises as its `load`."""
         where = (adapter.key, str(device))
-        if where in self._kept:
+        with self._lock:
+            loaded = self._kept.get(where)
+            if loaded is None:
+                loaded = self._kept[where] = adapter.load(device)
+                self._read[where] = bytes_in(loaded.algorithms.values())
             self._kept.move_to_end(where)
-            return self._kept[where]
-        loaded = adapter.load(device)
-        if loaded.nbytes <= self._budget:
-            self._kept[where] = loaded
-            self._bytes += loaded.nbytes
             self._evict()
         return loaded
 
     def clear(self) -> None:
         """Forgets all of them; who still holds one keeps it."""
-        self._kept.clear()
-        self._bytes = 0
+        with self._lock:
+            self._kept.clear()
+            self._read.clear()
 
     def _evict(self) -> None:
-        while self._bytes > self._budget:
-            _, dropped = self._kept.popitem(last=False)
-            self._bytes -= dropped.nbytes
+        sizes = {where: self._read[where] + bytes_in(loaded.shared.values()) for where, loaded in self._kept.items()}
+        total = sum(sizes.values())
+        large = [where for where, size in sizes.items() if size > self._budget]
+        for where in [*large, *(where for where in sizes if where not in large)]:
+            if total <= self._budget:
+                return
+            total -= sizes[where]
+            del self._kept[where], self._read[where]
+
+
+def bytes_in(parts: Iterable[object]) -> int:
+    """Return the bytes of memory behind all tensors in these parts; memory that several share counts once."""
+    storages = {storage.data_ptr(): storage.nbytes() for t in _tensors(parts) for storage in (t.untyped_storage(),)}
+    return sum(storages.values())
+
+
+def _tensors(parts: Iterable[object]) -> Iterator[Tensor]:
+    for part in parts:
+        if isinstance(part, Tensor):
+            yield part
+        elif isinstance(part, (tuple, list)):
+            yield from _tensors(part)
+        elif isinstance(part, Algorithm):
+            yield from _tensors(vars(part).values())

@@ -96,7 +96,7 @@ def read_blob(source: Source, pinned: bool = False) -> tuple[Tensor, int]:
     """
     lowest = min((entry.start for entry in source.entries.values()), default=0)
     highest = max((entry.end for entry in source.entries.values()), default=0)
-    blob = torch.empty(highest - lowest, dtype=torch.uint8, pin_memory=pinned)
+    blob = torch.empty(highest - lowest, dtype=torch.uint8, device="cpu", pin_memory=pinned)
     try:
         with open_file(source.path) as file:
             status = os.fstat(file.fileno())
@@ -142,17 +142,21 @@ class _Tensors:
         found = {leaf: self._tensor(leaf, key) for leaf, key in module.leaves.items()}
         for leaf, key in module.scales.items():
             found[leaf] = dequantised(found[leaf], self._tensor("", key), leaf)
-        constants = {leaf: torch.tensor(value, dtype=torch.float64) for leaf, value in module.constants.items()}
-        return found | constants
+        return found | {leaf: _scalar(value) for leaf, value in module.constants.items()}
 
     def _tensor(self, leaf: str, key: str) -> Tensor:
         if key in self._source.numbers:
-            return torch.tensor(self._source.numbers[key], dtype=torch.float64)
+            return _scalar(self._source.numbers[key])
         entry = self._source.entries[key]
         if leaf not in SCALARS:
             return view(self._blob, self._lowest, entry)
         scalar = view(self._cpu, self._lowest, entry)
         return scalar if self._shared else scalar.clone()
+
+
+def _scalar(value: float) -> Tensor:
+    """[] in float64, on the CPU."""
+    return torch.tensor(value, dtype=torch.float64, device="cpu")
 
 
 def _not_finite(source: Source, blob: Tensor, lowest: int) -> Iterable[str]:

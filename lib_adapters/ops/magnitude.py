@@ -58,7 +58,7 @@ def column_means(base: Tensor, product: Product) -> Tensor:
 
 
 def _column_sums(base: Tensor, product: Product, square: bool) -> Tensor:
-    total = torch.zeros(base[0].numel(), device=base.device)
+    total = torch.zeros(base[0].numel(), dtype=torch.float32, device=base.device)
     for _, block in _blocks(base, product):
         matrix = block.flatten(1)
         total += (matrix.square_() if square else matrix).sum(dim=0)
@@ -76,7 +76,7 @@ def add_columns(out: Tensor, base: Tensor, product: Product, factor: Tensor, str
 def _blocks(base: Tensor, product: Product, into: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
     """V row by row, in its place in `into` or in one scratch block that the caller may overwrite."""
     step = min(len(base), row_step(base))
-    scratch = torch.empty((step, *base.shape[1:]), device=base.device) if into is None else into
+    scratch = torch.empty((step, *base.shape[1:]), dtype=torch.float32, device=base.device) if into is None else into
     for start in range(0, len(base), step):
         rows = slice(start, min(start + step, len(base)))
         block = scratch[: rows.stop - start] if into is None else into[rows]

@@ -136,6 +136,6 @@ def reflections(vectors: Tensor) -> tuple[Tensor, Tensor]:
     """
     vectors = vectors.float()
     unit = vectors / torch.linalg.vector_norm(vectors, dim=0).clamp(min=torch.finfo(torch.float32).tiny)
-    inner = (unit.T @ unit).triu(1) + 0.5 * torch.eye(unit.shape[1], device=unit.device)
-    eye = torch.eye(unit.shape[1], device=unit.device)
+    inner = (unit.T @ unit).triu(1) + 0.5 * torch.eye(unit.shape[1], dtype=torch.float32, device=unit.device)
+    eye = torch.eye(unit.shape[1], dtype=torch.float32, device=unit.device)
     return unit, torch.linalg.solve_triangular(inner, eye, upper=True)

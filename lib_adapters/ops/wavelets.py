@@ -24,7 +24,7 @@ def low_pass(family: str, order: int) -> Tensor:
     pairs = _roots(order)
     outside = _OUTSIDE[order - 1] if family == "sym" else "0" * len(pairs)
     roots = [1 / z if out == "1" else z for out, pair in zip(outside, pairs, strict=True) for z in pair]
-    taps = torch.ones(1, dtype=torch.complex128)
+    taps = torch.ones(1, dtype=torch.complex128, device="cpu")
     for root in [-1.0] * order + roots:
         taps = torch.cat((taps, taps.new_zeros(1))) - torch.cat((taps.new_zeros(1), taps * root))
     return (taps.real / taps.real.sum() * math.sqrt(2)).float()
@@ -45,8 +45,8 @@ def _roots(order: int) -> list[list[complex]]:
     if order == 1:
         return []
     coefficients = [float(math.comb(order - 1 + k, k)) for k in range(order)]
-    companion = torch.diag(torch.ones(order - 2, dtype=torch.float64), -1)
-    companion[:, -1] = torch.tensor(coefficients[:-1], dtype=torch.float64) / -coefficients[-1]
+    companion = torch.diag(torch.ones(order - 2, dtype=torch.float64, device="cpu"), -1)
+    companion[:, -1] = torch.tensor(coefficients[:-1], dtype=torch.float64, device="cpu") / -coefficients[-1]
     inside = [_inside(y) for y in torch.linalg.eigvals(companion).tolist()]
     upper = sorted((z for z in inside if z.imag > -1e-9), key=lambda z: z.real)
     return [[z] if abs(z.imag) < 1e-9 else [z, z.conjugate()] for z in upper]

@@ -24,10 +24,11 @@ class _Base:
 
     @property
     def holds(self) -> bool:
-        now, tensor = self.slot.parameter(), self.slot.tensor()
-        if now is None or tensor is None or tensor.data_ptr() != self.pointer:
-            return False
-        return not self.slot.is_loaded() or (now is self.parameter() and version_of(now) == self.version)
+        now = self.slot.parameter()
+        if now is not None and not now.is_meta:  # asked for each parameter before each run
+            return now is self.parameter() and now.data_ptr() == self.pointer and version_of(now) == self.version
+        tensor = self.slot.tensor()
+        return tensor is not None and tensor.data_ptr() == self.pointer
 
     @property
     def was_moved(self) -> bool:

@@ -100,7 +100,7 @@ class Thin:
 
     def __init__(self, module: nn.Module, parts: Sequence[LowRank]) -> None:
         self.count = len(parts)
-        self._ranks = torch.tensor([low.up.shape[1] for low in parts])
+        self._ranks = torch.tensor([low.up.shape[1] for low in parts], device="cpu")
         self._up = torch.cat([low.up.float() * low.scale for low in parts], dim=1)  # [o, r]
         down = torch.cat([low.down.float() for low in parts])
         if isinstance(module, nn.Conv2d):
@@ -127,7 +127,10 @@ class Thin:
         kind = (y.dtype, y.device, shared)
         if self._made is None or self._made[0] != kind:
             with exact():
-                up = self._up if shared is None else self._up * self._spread(torch.tensor(shared)).to(self._up)
+                up = self._up
+                if shared is not None:
+                    factors = torch.tensor(shared, dtype=torch.float32, device="cpu")
+                    up = up * self._spread(factors).to(up)
                 self._made = kind, (up.to(y), self._down.to(y))
         return self._made[1]
 

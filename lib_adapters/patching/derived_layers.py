@@ -20,6 +20,7 @@ from lib_adapters.patching.fused import FUSED
 from lib_adapters.patching.pointer import held, point
 from lib_adapters.patching.record import Record
 from lib_adapters.patching.unrestored import COPIED, UnrestoredLayers
+from lib_adapters.patching.walk import named_modules
 
 PREFIX_VALUES = 8  # first values of a row, compared before whole rows are
 
@@ -43,7 +44,7 @@ class DerivedLayers:
     def remember(self, roots: Sequence[nn.Module], patched: Iterable[nn.Module]) -> None:
         """Record the current modules of the model; `patched` are those with adapters."""
         wanted = {id(module) for module in patched}
-        modules = [module for root in roots for module in root.modules()] if wanted else []
+        modules = [module for root in roots for _, module in named_modules(root)] if wanted else []
         self._known = {id(module): weakref.ref(module) for module in modules}
         children = ((module, tuple(map(id, module._modules.values()))) for module in modules if module._modules)
         self._parents = [(weakref.ref(module), ids) for module, ids in children if not wanted.isdisjoint(ids)]
@@ -67,7 +68,7 @@ class DerivedLayers:
                 unrestored.add(new.path, new.module, COPIED)
 
     def _new_parameters(self, roots: Sequence[nn.Module]) -> Iterator[_NewParameter]:
-        for path, module in (pair for root in roots for pair in root.named_modules()):
+        for path, module in (pair for root in roots for pair in named_modules(root)):
             known = self._known.get(id(module))
             for name in module._parameters if known is None or known() is not module else ():
                 tensor = held(module, name)

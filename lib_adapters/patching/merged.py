@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from lib_adapters.ops.modes import ordinary
 from lib_adapters.patching.change import Change
-from lib_adapters.patching.checksum import Witness, samples
+from lib_adapters.patching.checksum import Witness, samples, version_of
 from lib_adapters.patching.memory import is_short, let_go, to_host
 from lib_adapters.patching.merge import merged_bias, merged_weight
 from lib_adapters.patching.overflow import out_of_range
 from lib_adapters.patching.patch import Key, Target
 from lib_adapters.patching.plan import by_parameter
-from lib_adapters.patching.pointer import BaseOf, held, point, zero_bias
+from lib_adapters.patching.pointer import BaseOf, forget_casts, held, point, zero_bias
 from lib_adapters.patching.record import Record, Step
 from lib_adapters.patching.targets import Slot
 
@@ -73,6 +73,7 @@ class Merged:
             raise
         for (record, _), mark in zip(fresh, marks, strict=True):
             self._records[record.slot.key] = replace(record, samples=mark)
+        forget_casts()
         return True
 
     def _again(self, record: Record, target: Target) -> tuple[Record, Tensor]:
@@ -146,7 +147,7 @@ class Merged:
 
     def written(self) -> list[Record]:
         """Return the records of merged tensors that other code has written into."""
-        return [record for record in self.records() if record.in_place() and not record.is_ours()]
+        return [record for record in self.records() if record.is_written()]
 
     def dropped(self, *, keep: bool = False) -> list[Record]:
         """Return the records of parameters that other code has replaced, and forget them unless `keep`."""
@@ -260,6 +261,6 @@ class Merged:
         for (step, _, signature), sample in zip(patched, samples([t for _, t, _ in patched]), strict=True):
             parameter, tensor = step.slot.parameter(), step.slot.tensor()
             if parameter is not None and tensor is not None:
-                known = weakref.ref(parameter), tensor.data_ptr(), sample
+                known = weakref.ref(parameter), tensor.data_ptr(), sample, version_of(parameter)
                 records[step.slot.key] = Record(step.slot, step.pristine, signature, *known)
         return records

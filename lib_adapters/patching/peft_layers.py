@@ -13,6 +13,7 @@ from typing import NamedTuple
 from torch import nn
 
 from lib_adapters.patching.change import Change
+from lib_adapters.patching.walk import named_modules
 
 MERGED = "merged_adapters"
 Weak = weakref.ref[nn.Module]
@@ -58,7 +59,7 @@ class PeftLayers:
 
 
 def _merge_states(roots: Iterable[nn.Module]) -> Iterator[tuple[str, nn.Module, list[str]]]:
-    for path, module in (pair for root in roots for pair in root.named_modules()):
+    for path, module in (pair for root in roots for pair in named_modules(root)):
         if isinstance(merged := module.__dict__.get(MERGED), list):
             inner = module._modules.get("base_layer")
             while inner is not None and "base_layer" in inner._modules:

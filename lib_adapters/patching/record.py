@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lib_adapters.patching.checksum import same_values
+from lib_adapters.patching.checksum import same_values, version_of
 from lib_adapters.patching.patch import PatchKey
 from lib_adapters.patching.pointer import point_at
 from lib_adapters.patching.targets import Slot
@@ -25,13 +25,15 @@ class Record:
     parameter: weakref.ref[nn.Parameter]
     pointer: int
     samples: Tensor
+    version: int  # of the parameter: a write into any of its elements raises it
 
     def in_place(self) -> bool:
         """True if the Parameter, or the stored tensor of one on `meta`, still points to the merged weight."""
+        parameter = self.slot.parameter()
+        if parameter is not None and not parameter.is_meta:  # asked for each parameter before each run
+            return parameter is self.parameter() and parameter.data_ptr() == self.pointer
         tensor = self.slot.tensor()
-        if tensor is None or tensor.data_ptr() != self.pointer:
-            return False
-        return self.slot.parameter() is self.parameter() if self.slot.is_loaded() else not tensor.is_meta
+        return tensor is not None and not tensor.is_meta and tensor.data_ptr() == self.pointer
 
     def stands(self) -> bool:
         """The same, or moved by the host with our values in it."""
@@ -42,12 +44,19 @@ class Record:
         tensor = self.slot.tensor()
         return tensor is not None and not tensor.is_meta and same_values(tensor, self.samples)
 
+    def is_written(self) -> bool:
+        """True if it is where we put it, and other code wrote into it."""
+        parameter = self.slot.parameter()
+        counted = self.slot.is_loaded() and parameter is not None and version_of(parameter) != self.version
+        return self.in_place() and (counted or not self.is_ours())
+
     def found(self) -> Record:
         """Return the record with the parameter and address to which the host has moved it."""
         parameter, tensor = self.slot.parameter(), self.slot.tensor()
         assert parameter is not None
         assert tensor is not None
-        return replace(self, parameter=weakref.ref(parameter), pointer=tensor.data_ptr())
+        version = self.version if parameter is self.parameter() else version_of(parameter)
+        return replace(self, parameter=weakref.ref(parameter), pointer=tensor.data_ptr(), version=version)
 
     def retrieve(self) -> None:
         """Restore the Parameter object itself, because another module may hold it now (an unwrapped layer)."""

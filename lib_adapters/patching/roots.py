@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from lib_adapters.patching.targets import Table
+from lib_adapters.patching.walk import named_modules
 
 Died = Callable[["weakref.ref[nn.Module]"], None]
 
@@ -36,7 +37,7 @@ class Roots:
 
     def modules(self) -> Iterator[nn.Module]:
         """Return every module of every root."""
-        return (module for root in self.all() for module in root.modules())
+        return (module for root in self.all() for _, module in named_modules(root))
 
     def table(self) -> Table:
         """Made anew each time: a host may exchange what is inside."""
@@ -45,4 +46,4 @@ class Roots:
     def device(self) -> torch.device:
         """Where the factors are wanted: on the UNet's device; a text encoder elsewhere gets its own copy."""
         parameters = (p for root in self.all() for p in root.parameters() if not p.is_meta)
-        return next(parameters, torch.empty(0)).device
+        return next(parameters, torch.empty(0, device="cpu")).device

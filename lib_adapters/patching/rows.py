@@ -42,7 +42,7 @@ class Rows:
         if n % self.count:
             return None
         columns = [self._column(patch) for patch in patches]
-        return torch.tensor(columns).t().repeat_interleave(n // self.count, dim=0)
+        return torch.tensor(columns, dtype=torch.float32, device="cpu").t().repeat_interleave(n // self.count, dim=0)
 
     def _column(self, patch: Patch) -> list[float]:
         if patch.dial is None:
@@ -76,7 +76,7 @@ def _places(rows: Sequence[int], each: int, device: torch.device) -> Places:
     """Neighbours are taken without a copy."""
     if rows[-1] - rows[0] == len(rows) - 1:
         return slice(rows[0] * each, (rows[-1] + 1) * each)
-    return (torch.tensor(rows).unsqueeze(1) * each + torch.arange(each)).flatten().to(device)
+    return torch.tensor([row * each + n for row in rows for n in range(each)], device=device)
 
 
 def rows_of(patches: Sequence[Patch]) -> Rows | None:

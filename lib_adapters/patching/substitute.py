@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -13,10 +14,10 @@ from lib_adapters.patching.beside import is_plain
 from lib_adapters.patching.memory import bytes_of
 from lib_adapters.patching.merge import merged_bias, merged_weight
 from lib_adapters.patching.patch import Target
-from lib_adapters.patching.pointer import BaseOf, held, point, zero_bias
+from lib_adapters.patching.pointer import BaseOf, exchange, held, point, zero_bias
 
 T = TypeVar("T")
-Moved = tuple[nn.Module, str, Tensor | None]  # whose, which, and what it held
+Moved = list[Callable[[], None]]  # each puts back one parameter
 Kept = tuple[str, str, Tensor]  # where, below the module; which parameter; what it is for the run
 Lend = Callable[[Tensor], Tensor | None]  # memory like this tensor's, if there is any to lend
 
@@ -58,7 +59,7 @@ class Scratch:
             except IndexError:
                 buffer = base.new_empty(0, dtype=torch.uint8)
             if buffer.numel() < (size := bytes_of(base)):
-                buffer = torch.empty(size, dtype=torch.uint8)
+                buffer = torch.empty(size, dtype=torch.uint8, device="cpu")
             taken.append(buffer)
             return buffer[:size].view(base.dtype).view(base.shape)
 
@@ -78,7 +79,7 @@ def called_with(module: nn.Module, made: Sequence[Kept], call: Callable[[], T]) 
     And the bias for a layer that has none: another writer takes a parameter that was not there for damage. No context
     manager: of one that is interrupted as it opens or closes, Python runs the end whenever it likes.
     """
-    moved: list[Moved] = []
+    moved: Moved = []
     try:
         bias = _put_in(module, made, moved)
         return call(), bias
@@ -90,7 +91,7 @@ def called_with(module: nn.Module, made: Sequence[Kept], call: Callable[[], T]) 
             raise
 
 
-def _put_in(module: nn.Module, made: Sequence[Kept], moved: list[Moved]) -> Tensor | None:
+def _put_in(module: nn.Module, made: Sequence[Kept], moved: Moved) -> Tensor | None:
     """`moved` is told of each before it moves."""
     bias: Tensor | None = None
     for path, name, patched in made:
@@ -99,14 +100,31 @@ def _put_in(module: nn.Module, made: Sequence[Kept], moved: list[Moved]) -> Tens
         if there is None and owner is module and is_plain(module):
             bias = patched
             continue
-        moved.append((owner, name, there))
+        parameter = owner._parameters.get(name)
+        if parameter is not None and not parameter.is_meta and _is_kept(parameter):
+            moved.append(partial(exchange, owner, name, parameter))
+            exchange(owner, name, _stand_in(parameter, patched))
+            continue
+        moved.append(partial(point, owner, name, there))
         point(owner, name, patched)
     return bias
 
 
-def _give_back(moved: list[Moved]) -> None:
+def _is_kept(parameter: nn.Parameter) -> bool:
+    """True if torch remembers the parameter beyond the call: for a backward pass, or its cast inside autocast."""
+    return torch.is_grad_enabled() or (parameter.requires_grad and _casts(parameter.device))
+
+
+def _stand_in(parameter: nn.Parameter, patched: Tensor) -> Tensor:
+    """Return W' as a tensor of its own: what torch remembers may be read when the parameter holds W again."""
+    if parameter.requires_grad and torch.is_grad_enabled():
+        return parameter - parameter.detach() + patched  # trained: it gets the gradient of W'
+    return nn.Parameter(patched, requires_grad=False)
+
+
+def _give_back(moved: Moved) -> None:
     while moved:
-        point(*moved[-1])
+        moved[-1]()
         moved.pop()
 
 

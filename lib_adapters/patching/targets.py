@@ -18,6 +18,7 @@ from lib_adapters.patching import spelling, spelling_text
 from lib_adapters.patching.fused import with_fused_copies
 from lib_adapters.patching.pointer import held
 from lib_adapters.patching.structure import family_of
+from lib_adapters.patching.walk import named_modules
 
 UNET_ANCHOR = re.compile(r"(?:^|\.)((?:input|output|middle|down|up|mid|joint|transformer|double)_blocks?\.)")
 TEXT_ANCHOR = re.compile(r"(?:^|\.)((?:text_model\.)?encoder\.layers\.|transformer\.resblocks\.|encoder\.block\.)")
@@ -188,7 +189,7 @@ def _anchored(layers: Iterable[Layer], anchor: re.Pattern[str]) -> dict[str, Lay
 
 
 def _layers(root: nn.Module) -> Iterator[Layer]:
-    modules, whole = dict(root.named_modules()), weakref.ref(root)
+    modules, whole = dict(named_modules(root)), weakref.ref(root)
     first: dict[int, Slot] = {}  # by the parameter's id
     for path, module in modules.items():
         parent = modules.get(path.rpartition(".")[0])
