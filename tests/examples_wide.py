@@ -57,7 +57,7 @@ def with_bias() -> dict[str, Example]:
         "lora-bias-wide": Example(lora(up, down), WIDE, additive(WIDE, pair(up, down))),
         "full-wide": Example({"diff": diff, "diff_b": rows}, WIDE, lambda base, s: s * diff.double().view(base.shape)),
         "ia3-wide": Example(
-            {"weight": rows}, WIDE,
+            {"weight": rows, "on_input": torch.tensor(0)}, WIDE,
             lambda base, s: s * entries(tuple(base.shape), lambda *index: rows.double()[index[0]] * base[index]),
         ),
         "kohya-early": Example(bound(two), LINE, by_rows(halved(two)), early),
