@@ -57,7 +57,7 @@ def run(given: argparse.Namespace) -> int:
     save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, str(given.out), new.metadata or None)
     _check(adapter, given.out, skeleton.paths() if skeleton else {})
     if config is not None:
-        config.write_text(json.dumps(new.config, indent=2))
+        config.write_text(json.dumps(new.config, indent=2), encoding="utf-8")
     _report(given, adapter, len(tensors), coarse)
     return 0
 

@@ -75,7 +75,7 @@ def check_card(path: Path) -> dict[str, object]:
     assert json.loads(f"{{{described.card}}}").get("error", "") == error
     assert (adapter is None) == bool(error)
     described.alias.encode(), described.hash.encode()
-    card = f'{{"id":1,{head(look(path), "x")},{described.card}}}'
+    card = f'{{"id":1,{head(look(path), "x", "x")},{described.card}}}'
     assert len(card) < 50_000
     return sendable(card)
 
