@@ -263,14 +263,14 @@ def test_a_picture_that_cannot_be_read_now_is_not_forgotten(root, place, monkeyp
     (root / "x.png").write_bytes(picture())
     with opened(root, place=place) as catalogue:
         card = scan(catalogue)["x"]["id"]
-        honest = Path.read_bytes
+        honest = Path.open
 
-        def refuse(path):
+        def refuse(path, *how, **options):
             if path.suffix == ".png":
                 raise OSError(24, "Too many open files")
-            return honest(path)
+            return honest(path, *how, **options)
 
-        monkeypatch.setattr(Path, "read_bytes", refuse)
+        monkeypatch.setattr(Path, "open", refuse)
         assert catalogue.thumbnail(card) is None
         monkeypatch.undo()
         assert catalogue.thumbnail(card)

@@ -202,7 +202,7 @@ class SessionMachine(RuleBasedStateMachine):
         """A second session while the first is active; the first, if it still lives, is not in its way."""
         first = self.kept.session
         self.kept.begin(mode)
-        self.activate(chosen, 2)
+        self.activate(chosen, 2, contextlib.nullcontext)
         if not dropped:
             first.deactivate()
             assert first.verify()

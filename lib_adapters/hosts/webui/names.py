@@ -106,9 +106,7 @@ class Names(Generic[Opened]):
 
     def shortest(self, path: Path) -> str:
         """The shortest name that means this file and no other."""
-        index = self._read()
-        names = names_of(path, index.files.get(path, path.parent))
-        return next((name for name in names if list(index.exact.get(name, ())) == [path]), path.name)
+        return _shortest(path, self._read())
 
     def open(self, path: Path) -> Opened:
         """Reads the header when the file is new or has changed."""
@@ -141,14 +139,15 @@ class Names(Generic[Opened]):
         if how == "alias" and len(paths) > 1:
             paths = [path for path in paths if self.is_sound(path)] or paths[:1]
             if len(paths) > 1:  # different adapters with the same training name; the built-in uses none of them
-                raise AdapterError(f"{self._several(paths, name)}; write which one: {self._choices(kind, paths)}.")
+                raise AdapterError(f"{self._several(paths, name)}; write which one: {_choices(kind, paths, index)}.")
         if not paths:
             return None
         opened, broken = self._first_sound(paths)
         taken, notices = paths[len(broken)], [f"{name!r} was taken for {paths[len(broken)].stem!r}."]
         notices = notices if how == "alike" else []
         if len(paths) > 1:
-            mine, others = self._choices(kind, [taken]), self._choices(kind, [path for path in paths if path != taken])
+            others = _choices(kind, [path for path in paths if path != taken], index)
+            mine = _choices(kind, [taken], index)
             notices.append(f"{self._several(paths, name)}: using {mine}. To use another one, write {others}.")
         notices += [f"Skipped {path.parent.name}/{path.name}: it {why}." for path, why in broken]
         return Found(opened, " ".join(notices) or None)
@@ -182,9 +181,6 @@ class Names(Generic[Opened]):
 
     def _several(self, paths: Sequence[Path], name: str) -> str:
         return f"{len(paths)} {self._what}s are named {name!r}"
-
-    def _choices(self, kind: str, paths: Sequence[Path]) -> str:
-        return ", ".join(f"<{kind}:{quoted(self.shortest(path))}:1>" for path in paths[:5])
 
     def about(self, path: Path) -> About:
         """What other files are told apart by; of thousands of files only this is kept."""
@@ -223,3 +219,12 @@ def _stamp(path: Path) -> Stamp | None:
     except OSError:
         return None
     return about.st_size, about.st_mtime_ns
+
+
+def _choices(kind: str, paths: Sequence[Path], index: Index) -> str:
+    return ", ".join(f"<{kind}:{quoted(_shortest(path, index))}:1>" for path in paths[:5])
+
+
+def _shortest(path: Path, index: Index) -> str:
+    names = names_of(path, index.files.get(path, path.parent))
+    return next((name for name in names if list(index.exact.get(name, ())) == [path]), path.name)
