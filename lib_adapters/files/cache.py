@@ -25,18 +25,17 @@ class LoadedCache:
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
-        self._kept: OrderedDict[_Where, Loaded] = OrderedDict()
-        self._read: dict[_Where, int] = {}  # bytes of what was read from each file
+        self._kept: OrderedDict[_Where, tuple[Loaded, int]] = OrderedDict()  # with the bytes of what was read
         self._lock = threading.Lock()  # two threads may use one Session
 
     def get(self, adapter: Adapter, device: torch.device | str) -> Loaded:
         """From memory, or from the file. An adapter larger than the budget is not kept. Raises as its `load`."""
         where = (adapter.key, str(device))
         with self._lock:
-            loaded = self._kept.get(where)
-            if loaded is None:
-                loaded = self._kept[where] = adapter.load(device)
-                self._read[where] = bytes_in(loaded.algorithms.values())
+            if where not in self._kept:
+                fresh = adapter.load(device)
+                self._kept[where] = fresh, bytes_in(fresh.algorithms.values())
+            loaded, _ = self._kept[where]
             self._kept.move_to_end(where)
             self._evict()
         return loaded
@@ -45,17 +44,16 @@ class LoadedCache:
         """Forgets all of them; who still holds one keeps it."""
         with self._lock:
             self._kept.clear()
-            self._read.clear()
 
     def _evict(self) -> None:
-        sizes = {where: self._read[where] + bytes_in(loaded.shared.values()) for where, loaded in self._kept.items()}
+        sizes = {where: read + bytes_in(loaded.shared.values()) for where, (loaded, read) in self._kept.items()}
         total = sum(sizes.values())
         large = [where for where, size in sizes.items() if size > self._budget]
         for where in [*large, *(where for where in sizes if where not in large)]:
             if total <= self._budget:
                 return
             total -= sizes[where]
-            del self._kept[where], self._read[where]
+            del self._kept[where]
 
 
 def bytes_in(parts: Iterable[object]) -> int:
