@@ -108,9 +108,9 @@ class Session:
         """Are the pristine weights, byte for byte, what they were when they were first touched?"""
         with MODEL_LOCK:
             self._merged.settle()
-            owners = owners_on(self._roots.modules())
-            original = {key: one for owner in (*owners, self._owner) for key, one in owner.original().items()}
-            return self._witness.holds(original) and self._owner.can_restore()
+            others = [owner for owner in owners_on(self._roots.modules()) if owner is not self._owner]
+            foreign = {key: one for owner in others for key, one in owner.original().items()}
+            return self._witness.holds(self._owner.original(), foreign) and self._owner.can_restore()
 
     @property
     def report(self) -> Report:

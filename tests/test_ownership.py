@@ -251,3 +251,15 @@ def test_original_weights_live_no_longer_than_the_model(tmp_path, session_first)
         assert [one() for one in originals] == [None]
     finally:
         gc.enable()
+
+
+def test_weights_that_the_host_loads_are_not_held_against_the_session_that_was_active_before(unet, requests):
+    first, second, own = Session(unet=unet), Session(unet=unet), state(unet)
+    first.activate(requests)
+    unet.load_state_dict({name: tensor + 0.5 for name, tensor in own.items()})
+    loaded = state(unet)
+    second.activate(requests)
+    assert first.verify()
+    second.deactivate()
+    assert first.verify()
+    assert same(state(unet), loaded)

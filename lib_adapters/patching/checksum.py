@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -83,6 +83,9 @@ def version_of(parameter: nn.Parameter) -> int:
     return 0 if parameter.is_inference() else parameter._version
 
 
+Key = tuple[int, str]
+
+
 class Witness:
     """Remembers what pristine weights were when they were first touched."""
 
@@ -109,14 +112,18 @@ class Witness:
         """Its owner has put something else there."""
         self._seen.pop(slot.key, None)
 
-    def holds(self, pristine: dict[tuple[int, str], Tensor]) -> bool:
-        """Are all weights that were ever touched what they were? `pristine` has those that are patched now."""
-        return all(self._is_unchanged(key, seen, pristine.get(key)) for key, seen in list(self._seen.items()))
+    def holds(self, own: Mapping[Key, Tensor], others: Mapping[Key, Tensor] | None = None) -> bool:
+        """True if all weights that were ever patched are what they were.
 
-    def _is_unchanged(self, key: tuple[int, str], seen: _Seen, kept: Tensor | None) -> bool:
+        `own`: original tensors of what is patched now; `others`: those that another Session keeps.
+        """
+        seen = list(self._seen.items())
+        return all(self._is_unchanged(key, one, own.get(key), (others or {}).get(key)) for key, one in seen)
+
+    def _is_unchanged(self, key: Key, seen: _Seen, kept: Tensor | None, foreign: Tensor | None) -> bool:
         module = seen.module()
         parameter = None if module is None else module._parameters.get(key[1])
-        tensor = held(module, key[1]) if kept is None else kept
+        tensor = kept if kept is not None else foreign if foreign is not None else held(module, key[1])
         if parameter is None or tensor is None or tensor.is_meta:
             return True  # freed, so there is nothing to compare
         if kept is None and not parameter.is_meta and not seen.is_of(parameter):
