@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 
@@ -26,34 +25,31 @@ class LoadedCache:
     def __init__(self, budget: int) -> None:
         self._budget = budget
         self._kept: OrderedDict[_Where, tuple[Loaded, int]] = OrderedDict()  # with the bytes of what was read
-        self._lock = threading.Lock()  # two threads may use one Session
 
     def get(self, adapter: Adapter, device: torch.device | str) -> Loaded:
         """From memory, or from the file. An adapter larger than the budget is not kept. Raises as its `load`."""
         where = (adapter.key, str(device))
-        with self._lock:
-            if where not in self._kept:
-                fresh = adapter.load(device)
-                self._kept[where] = fresh, bytes_in(fresh.algorithms.values())
-            loaded, _ = self._kept[where]
-            self._kept.move_to_end(where)
-            self._evict()
-        return loaded
+        found = self._kept.pop(where, None)
+        if found is None:
+            loaded = adapter.load(device)
+            found = loaded, bytes_in(loaded.algorithms.values())
+        self._kept[where] = found  # last: the newest
+        self._evict()
+        return found[0]
 
     def clear(self) -> None:
         """Forgets all of them; who still holds one keeps it."""
-        with self._lock:
-            self._kept.clear()
+        self._kept.clear()
 
     def _evict(self) -> None:
-        sizes = {where: read + bytes_in(loaded.shared.values()) for where, (loaded, read) in self._kept.items()}
+        sizes = {where: read + bytes_in(loaded.shared.values()) for where, (loaded, read) in [*self._kept.items()]}
         total = sum(sizes.values())
         large = [where for where, size in sizes.items() if size > self._budget]
         for where in [*large, *(where for where in sizes if where not in large)]:
             if total <= self._budget:
                 return
             total -= sizes[where]
-            del self._kept[where]
+            self._kept.pop(where, None)  # another thread may have been here
 
 
 def bytes_in(parts: Iterable[object]) -> int:
