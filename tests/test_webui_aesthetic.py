@@ -226,7 +226,7 @@ def test_what_cannot_be_used_is_said_under_the_picture(webui, glow, tag, line):
 
 
 def test_without_a_clip_folder(webui, glow, tmp_path, monkeypatch):
-    wanted = f"put the file model.safetensors of {CLIP_L} (on Hugging Face, 1.7 GB) into {webui.folder / 'CLIP'},"
+    wanted = f"Put model.safetensors of {CLIP_L} (on Hugging Face, 1.7 GB) into {webui.folder / 'CLIP'},"
     (webui.folder / "CLIP" / "model.safetensors").rename(tmp_path / "model.safetensors")
     job = webui.picture(f"5 {TAG}")
     assert any(wanted in line for line in job.comments)
@@ -236,7 +236,7 @@ def test_without_a_clip_folder(webui, glow, tmp_path, monkeypatch):
     torch.testing.assert_close(cond(webui), expected(webui, glow, 5))
     webui.shared.opts.lycoris_clip_folder = str(tmp_path / "elsewhere")
     job = webui.picture(f"5 {TAG}")
-    assert any("there is no such folder" in line for line in job.comments), job.comments
+    assert any("folder or file does not exist" in line for line in job.comments), job.comments
     cache = tmp_path / "cache" / "hub" / "models--openai--clip-vit-large-patch14" / "snapshots" / "1"
     cache.mkdir(parents=True)
     (tmp_path / "model.safetensors").rename(cache / "model.safetensors")
