@@ -23,7 +23,7 @@ from lib_adapters.patching.motion import Motion
 from lib_adapters.patching.owner import MODEL_LOCK, Owner, owners_on
 from lib_adapters.patching.pace import Pace
 from lib_adapters.patching.pointer import BaseOf
-from lib_adapters.patching.report import DISPLACED, TAKEN_OVER, AdapterReport, Report
+from lib_adapters.patching.report import ABANDONED, DISPLACED, TAKEN_OVER, AdapterReport, Report
 from lib_adapters.patching.request import Request
 from lib_adapters.prompt.schedule import Moment
 
@@ -141,6 +141,7 @@ class Session:
             self._settled = False
             notes = self._take_over(bool(requests))
             with Change() as change:
+                change.back(self._restore_if_abandoned)
                 notes += self._owner.undo_foreign_changes(change)
                 self._watch(fitted, change)
                 self._pace.begin(Motion(fitted.targets, fitted.dials, self._mode == "live"), moment, family, change)
@@ -152,6 +153,12 @@ class Session:
             for note in notes:
                 logger.warning(note)
             return self._report
+
+    def _restore_if_abandoned(self) -> None:
+        """Finish a failed change whose merged weights before are gone: nothing is active, and the report says so."""
+        if self._merged.abandoned:
+            self._owner.restore()
+            self._remember([], Report(mode=self._mode, notes=[ABANDONED]))
 
     def _take_over(self, wholly: bool) -> list[str]:
         """Restore the model from other Sessions and return messages; unless `wholly`, only from dropped ones."""

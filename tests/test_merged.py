@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from files import adapter_for, full, lora
@@ -11,6 +13,7 @@ from lib_adapters import Request, Session
 from lib_adapters.patching import merged
 from lib_adapters.patching.checksum import Witness
 from lib_adapters.patching.merged import Merged
+from lib_adapters.patching.report import ABANDONED
 from lib_adapters.prompt.schedule import Moment
 from lib_adapters.prompt.schedule_text import read_curve, read_window
 
@@ -70,7 +73,7 @@ def test_all_sums_come_before_the_first_pointer_moves(model, asked, events):
         assert events == ["sum"] * 3 + ["move"] * 3
         events.clear()
         session.activate([asked(), asked(only=["conv_out"], seed=2)])
-        assert events == ["sum", "move"]  # the others stay
+        assert events == ["sum"]  # the others stay, and this one is computed into the memory that it has
         events.clear()
     assert events == ["move"] * 3
 
@@ -104,7 +107,7 @@ def test_a_sum_that_fails_changes_nothing(model, asked, monkeypatch, offload, ac
 
     def broken(*given):
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == 2:
             raise MemoryError
         return original(*given)
 
@@ -112,6 +115,7 @@ def test_a_sum_that_fails_changes_nothing(model, asked, monkeypatch, offload, ac
     with pytest.raises(MemoryError):
         session.activate([asked()])
     assert same(weights(model), before)
+    assert len(session.active) == active
     assert [weight.data_ptr() for weight in weights(model)] == places
     monkeypatch.undo()
     session.deactivate()
@@ -127,9 +131,47 @@ def test_only_replaced_sums_are_let_go_never_what_is_given_back(model, asked, mo
     session.activate([asked()])
     first = [weight.data_ptr() for weight in weights(model)]
     session.activate([asked(seed=2)])
-    second = [weight.data_ptr() for weight in weights(model)]
+    assert [weight.data_ptr() for weight in weights(model)] == first
+    session.activate([asked(only=["conv_in"], seed=2)])
     session.deactivate()
-    assert gone == [[], first, second]
+    assert gone == [[], [], first[1:], first[:1]]
+
+
+@pytest.mark.parametrize("fails_at", [1, 2, 3])
+def test_if_overwriting_merged_weights_fails_the_original_ones_are_restored(model, asked, monkeypatch, fails_at):
+    original, session, calls, compute = copies(model), Session(unet=model), [], merged.merged_weight
+    session.activate([asked()])
+
+    def broken(pristine, patches, into):
+        calls.append(1)
+        if len(calls) == fails_at:
+            into.zero_()
+            raise MemoryError
+        return compute(pristine, patches, into)
+
+    monkeypatch.setattr(merged, "merged_weight", broken)
+    with pytest.raises(MemoryError):
+        session.activate([asked(unet=0.5)])
+    monkeypatch.undo()
+    assert same(weights(model), original)
+    assert (session.active, session.report.notes, session.verify()) == ((), [ABANDONED], True)
+    assert not model._forward_pre_hooks
+    session.activate([asked(unet=0.5)])
+    assert not same(weights(model), original)
+    assert ABANDONED not in session.report.notes
+
+
+def test_of_a_change_that_overwrites_the_peak_is_what_is_there_already(model, asked):
+    """No merged weight is allocated for another strength or another file on the same parameters."""
+    original, session = copy.deepcopy(model), Session(unet=model)
+    session.activate([asked()])
+    places = [weight.data_ptr() for weight in weights(model)]
+    for request in (asked(unet=0.5), asked(seed=2), asked(seed=2, unet=-3.0)):
+        session.activate([request])
+        assert [weight.data_ptr() for weight in weights(model)] == places
+        with Session(unet=original) as other:
+            other.activate([request])
+            assert same(weights(model), weights(original))
 
 
 def test_weights_that_their_owner_replaced_are_those_that_the_next_is_added_to(model, asked):
@@ -213,7 +255,7 @@ def test_nothing_applied_is_in_place():
     one = Merged(Witness())
     assert one.in_place()
     one.restore()
-    assert (one.in_place(), one.pristine(), one.renew({})) == (True, {}, True)
+    assert (one.in_place(), one.pristine(), one.written()) == (True, {}, [])
 
 
 def test_a_part_that_was_given_back_is_not_all(model, asked):

@@ -99,7 +99,7 @@ def test_whoever_fails_last_everything_goes_back(model, asked, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         session.activate([asked(1)])
     monkeypatch.undo()
-    assert same(state(model), first)
+    assert same(state(model), before)  # the first one's merged weights have been overwritten
     session.activate([asked(0)])
     assert same(state(model), first)
     session.deactivate()
@@ -190,22 +190,20 @@ def test_of_a_model_that_is_dropped_the_parts_that_live_on_get_their_own(model, 
     assert same(state(encoder), own)
 
 
-def test_what_is_renewed_is_ours(model, asked):
-    """Into memory that is somebody else's now nothing is written."""
+def test_weights_that_other_code_put_there_are_not_overwritten(model, asked):
     session, new = Session(unet=model), torch.randn(16, 16)
     session.activate([asked(0, unet=RAMP, mode="merged")], Moment(0, 5))
-    motion = session._pace._motion
-    motion.turn(Moment(1, 5))
-    exchanged(model["conv_in"], new)
-    assert not session._merged.renew(motion.merged())
+    kept = model["conv_in"].weight.data = new.clone()
+    session.at(Moment(1, 5))
+    assert torch.equal(kept, new)
+    session.deactivate()
     assert torch.equal(model["conv_in"].weight, new)
 
 
-def test_a_renewal_that_fails_leaves_nothing_half_written(model, asked, monkeypatch):
+def test_a_step_that_fails_leaves_nothing_half_written(model, asked, monkeypatch):
     before, session = state(model), Session(unet=model)
     session.activate([asked(0, unet=RAMP, mode="merged")], Moment(0, 5))
-    motion, calls, original = session._pace._motion, [], merged.merged_weight
-    motion.turn(Moment(1, 5))
+    calls, original = [], merged.merged_weight
 
     def broken(*given):
         calls.append(original(*given))
@@ -214,7 +212,7 @@ def test_a_renewal_that_fails_leaves_nothing_half_written(model, asked, monkeypa
 
     monkeypatch.setattr(merged, "merged_weight", lambda *given: broken(*given) or calls[-1])
     with pytest.raises(MemoryError):
-        session._merged.renew(motion.merged())
+        session.at(Moment(1, 5))
     assert same(state(model), before)
 
 

@@ -1,7 +1,14 @@
-"""Where pristine tensors wait when the GPU has no room for both them and their patched copies."""
+"""Memory of weights: mappings for merged weights on the CPU, pinned host memory for originals that a GPU has no room for.
+
+Merged weights come from the system by `mmap` and not from malloc: malloc keeps freed tensors for the process, a mapping
+goes back to the system at once, and in huge pages its first use costs a fraction of the page faults.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import mmap
 import threading
 from collections.abc import Iterable, Sequence
 
@@ -12,6 +19,8 @@ from lib_adapters.patching.targets import Slot
 
 RESERVE = 1.2  # of what is needed: sampling wants memory too
 LARGE = 1 << 26  # bytes
+CHUNK = 1 << 25  # bytes of a mapping that several tensors share
+ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 SOON = 0.01  # seconds: whoever let go goes on first
 
 
@@ -39,18 +48,54 @@ def to_host(tensor: Tensor) -> Tensor:
     return host.copy_(tensor)
 
 
+class Mappings:
+    """Allocates tensors in anonymous mappings; a mapping is unmapped when the last of its tensors is freed."""
+
+    def __init__(self) -> None:
+        self._chunk: mmap.mmap | None = None
+        self._used = 0  # bytes of the chunk
+
+    def like(self, tensor: Tensor) -> Tensor | None:
+        """Return uninitialised memory like a contiguous CPU tensor, with a storage of its own; None for any other."""
+        size = bytes_of(tensor)
+        if tensor.device.type != "cpu" or not tensor.is_contiguous() or not size:
+            return None
+        if self._chunk is None or self._used + size > len(self._chunk):
+            self._chunk, self._used = _mapping(max(size, CHUNK)), 0
+        found = torch.frombuffer(self._chunk, dtype=torch.uint8, count=size, offset=self._used)
+        self._used += -(-size // ALIGNMENT) * ALIGNMENT
+        return found.view(tensor.dtype).view(tensor.shape)
+
+
+def _mapping(size: int) -> mmap.mmap:
+    if not hasattr(mmap, "MAP_ANONYMOUS"):  # Windows
+        return mmap.mmap(-1, size)
+    found = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            found.madvise(mmap.MADV_HUGEPAGE)
+    return found
+
+
 def bytes_of(tensor: Tensor) -> int:
     """Of its elements; torch 2.0, which the web UI 1.6 brings, has no `nbytes`."""
     return tensor.numel() * tensor.element_size()
 
 
 def let_go(tensors: Sequence[Tensor]) -> None:
-    """Free what nobody needs any more. Handing gigabytes back takes the system long: nobody has to wait for it."""
+    """Free merged weights that are no longer used, in another thread: unmapping gigabytes takes tenths of a second."""
     if sum(bytes_of(tensor) for tensor in tensors if tensor.device.type == "cpu") >= LARGE:
-        threading.Timer(SOON, _empty, (tensors,)).start()
+        threading.Timer(SOON, _free_all, (tensors,)).start()
 
 
-def _empty(tensors: Sequence[Tensor]) -> None:
+def _free_all(tensors: Sequence[Tensor]) -> None:
     with torch.inference_mode():  # they may be inference tensors
         for tensor in tensors:
             tensor.set_()  # type: ignore[call-overload]  # unlike the end of a Python object, without the global lock
+    trim()
+
+
+def trim() -> None:
+    """Return what malloc keeps of freed temporary tensors to the system, where the C library can (glibc)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

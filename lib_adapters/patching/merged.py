@@ -6,8 +6,7 @@ Restoring is giving the pointer back: exact, and microseconds.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from lib_adapters.ops.modes import ordinary
 from lib_adapters.patching.change import Change
 from lib_adapters.patching.checksum import Witness, samples, version_of
-from lib_adapters.patching.memory import is_short, let_go, to_host
+from lib_adapters.patching.memory import Mappings, is_short, let_go, to_host
 from lib_adapters.patching.merge import merged_bias, merged_weight
 from lib_adapters.patching.overflow import out_of_range
 from lib_adapters.patching.patch import Key, Target
@@ -35,55 +34,65 @@ class Merged:
         self._records: dict[Key, Record] = {}
         self._beyond: dict[Key, frozenset[str]] = {}  # parameters whose merged weight overflows -> keys of files
         self._dropped: list[Record] = []  # parameters that other code has replaced
+        self._overwritten = False  # True while a change overwrites merged weights
+        self.abandoned = False  # True if the last change failed and could not go back to the merged weights before
         self._whole = True  # False once a part of what was applied has been given back or lost
 
-    def apply(self, targets: Mapping[Key, Target], change: Change) -> None:
-        """Make exactly these targets patched."""
+    def apply(self, targets: Mapping[Key, Target], change: Change) -> bool:
+        """Merge exactly these targets; return whether other parameters are merged than before.
+
+        A parameter that is merged already gets its new values in the memory it has. If that fails in the middle, the
+        values before are gone, so rolling back restores the original weights, and `abandoned` is true.
+        """
         self.settle()
-        targets = by_parameter(targets)
+        targets, self.abandoned = by_parameter(targets), False
+        same = targets.keys() == self._records.keys()
         changed = [t for key, t in targets.items() if not self._has(key, t)]
-        short = self._offload if self._offload is not None else is_short(t.slot for t in changed)
-        steps = self._steps([r for key, r in self._records.items() if key not in targets], changed, short)
+        again, fresh = [t for t in changed if self._is_reusable(t)], [t for t in changed if not self._is_reusable(t)]
+        short = self._offload if self._offload is not None else is_short(t.slot for t in fresh)
+        steps = self._steps([r for key, r in self._records.items() if key not in targets], fresh, short)
+        change.back(self._restore_if_overwritten)
         change.back(partial(self._leave_out, self._beyond))
         self._leave_out({})
         # A list: every sum is done before the first pointer moves. Short of memory, one parameter at a time.
         self._run(self._one_by_one(steps) if short else self._in_range(list(steps)), change)
+        self._overwrite(again, change)
         self._whole = True
+        return not same or self._records.keys() != targets.keys()
 
-    def renew(self, targets: Mapping[Key, Target]) -> bool:
-        """The same parameters at other strengths, in the memory that they have: no pristine tensor is written.
+    def _is_reusable(self, target: Target) -> bool:
+        """True if the parameter points to a merged weight of ours, which may be overwritten."""
+        record = self._records.get(target.slot.key)
+        return record is not None and record.pristine is not None and record.in_place()
 
-        False where that memory is not there, and nothing was done. Whatever raises gives every module its own back.
-        """
-        targets = by_parameter(targets)
-        if targets.keys() != self._records.keys():
-            return False
-        found = [(self._records[key], target) for key, target in targets.items()]
-        wanted = [(record, target) for record, target in found if record.signature != target.signature]
-        if not all(record.in_place() and record.pristine is not None for record, _ in wanted):
-            return False
-        try:
-            fresh = [self._again(record, target) for record, target in wanted]
-            if any(out_of_range([tensor for _, tensor in fresh])):
-                self.restore()  # `apply` finds the parameters that overflow and merges the others
-                return False
-            marks = samples([tensor for _, tensor in fresh])
-        except BaseException:
-            self.restore()
-            raise
-        for (record, _), mark in zip(fresh, marks, strict=True):
-            self._records[record.slot.key] = replace(record, samples=mark)
+    def _overwrite(self, targets: Sequence[Target], change: Change) -> None:
+        """Compute merged weights into the memory of the present ones."""
+        if not targets:
+            return
+        self._overwritten = True
+        change.then(self._keep)
+        steps = self._in_range([self._again(target) for target in targets])
+        if overflowing := [step for step in steps if step.signature is None]:
+            self._run(overflowing, change)
+        self._records = self._after([step for step in steps if step.signature is not None])
         forget_casts()
-        return True
 
-    def _again(self, record: Record, target: Target) -> tuple[Record, Tensor]:
-        module, name = record.slot.module(), record.slot.name
-        into, home = held(module, name), record.home()
+    def _again(self, target: Target) -> Step:
+        slot, record = target.slot, self._records[target.slot.key]
+        module, into, home = slot.module(), slot.tensor(), record.home()
         assert module is not None
         assert into is not None
-        assert home is not None
         merged = merged_bias if target.patches[0].of_bias else merged_weight
-        return replace(record, signature=target.signature), merged(self._base(module, name, home), target.patches, into)
+        tensor = merged(self._base(module, slot.name, home), target.patches, into)
+        return Step(slot, tensor, record.pristine, target.signature)
+
+    def _keep(self) -> None:
+        self._overwritten = False
+
+    def _restore_if_overwritten(self) -> None:
+        if self._overwritten:
+            self._overwritten, self.abandoned = False, True
+            self.restore()
 
     def base_of(self, slot: Slot) -> Tensor | None:
         """What deltas of this parameter are added to, whether it is patched now or not."""
@@ -176,10 +185,11 @@ class Merged:
     def _steps(self, gone: Iterable[Record], changed: Iterable[Target], short: bool) -> Iterator[Step]:
         for record in gone:
             yield Step(record.slot, record.home(), None, None)
+        mappings = Mappings()
         for target in changed:
-            yield from self._patch(target, short)
+            yield from self._patch(target, short, mappings)
 
-    def _patch(self, target: Target, short: bool) -> Iterator[Step]:
+    def _patch(self, target: Target, short: bool, mappings: Mappings) -> Iterator[Step]:
         slot, record = target.slot, self._records.get(target.slot.key)
         if (module := slot.module()) is None:
             return
@@ -187,7 +197,8 @@ class Merged:
         if pristine is not None:
             self._witness.see(slot, pristine)
         merged = merged_bias if target.patches[0].of_bias else merged_weight
-        tensor = merged(self._base(module, slot.name, pristine), target.patches)
+        into = None if pristine is None else mappings.like(pristine)
+        tensor = merged(self._base(module, slot.name, pristine), target.patches, into)
         if pristine is not None:
             tensor = tensor.to(pristine.dtype)
         if pristine is None and not tensor.float().any():  # a layer without a bias needs none if the sum is zero

@@ -88,7 +88,7 @@ class Pace:
         run = Run(len(latent), *latent.shape[2:])
         if not self._chooser.choose(self._motion, self._motion.moment, run, self._family):
             return True  # there is something to tell
-        self._apply()
+        self._renew()
         return True
 
     def _take(self, count: int) -> tuple[int, ...]:
@@ -101,21 +101,15 @@ class Pace:
         return rows if len(rows) == count else ()
 
     def _renew(self) -> bool:
-        with exact():
-            if self._merged.renew(self._motion.merged()):
-                return False
-        self._apply()
-        return True
-
-    def _apply(self) -> None:
         with exact(), Change() as change:
-            self._put_on(self._motion, change)
+            return self._put_on(self._motion, change)
 
-    def _put_on(self, motion: Motion, change: Change) -> None:
-        """What may run out of memory comes before the first weight moves."""
+    def _put_on(self, motion: Motion, change: Change) -> bool:
+        """Return whether other parameters are merged than before. What may run out of memory comes first."""
         exchange = self._live.prepare(motion.live())
-        self._merged.apply(motion.merged(), change)
+        found = self._merged.apply(motion.merged(), change)
         exchange(change)
+        return found
 
     def give_back(self) -> None:
         """The model as it was."""

@@ -16,6 +16,10 @@ _OUT_OF_RANGE = (
     "weights or biases keep their original values, because at this strength the merged values overflow the model's "
     "dtype (infinite or NaN): lower the strength"
 )
+ABANDONED = (
+    "Changing the adapters failed after merged weights had been overwritten: the original weights were restored, and "
+    "no adapter is active."
+)
 TAKEN_OVER = "Another Session had adapters on this model; they were removed first."
 DISPLACED = "Another Session activated adapters on this model; the adapters of this Session were removed."
 MOST_REASONS = 3  # different reasons that a line of text names
