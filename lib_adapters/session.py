@@ -47,7 +47,7 @@ class Session:
         text_encoders: Sequence[nn.Module] = (),
         *,
         mode: Mode = "merged",
-        cache_bytes: int = 1 << 30,
+        cache_bytes: int = 1 << 29,
         offload: bool | None = None,
         base_of: BaseOf | None = None,
     ) -> None:

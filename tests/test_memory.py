@@ -1,14 +1,22 @@
-"""When a GPU has no room for two copies of a weight, and how memory that nobody needs any more is handed back."""
+"""Where merged weights are allocated, when a GPU is short of memory, and how memory is returned to the system."""
 
 from __future__ import annotations
 
+import gc
+import mmap
+import threading
+import weakref
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from files import adapter_for, lora
+from torch import nn
 
+from lib_adapters import Request, Session
 from lib_adapters.patching import memory
-from lib_adapters.patching.memory import bytes_of, is_short, let_go, to_host
+from lib_adapters.patching.memory import Mappings, bytes_of, is_short, let_go, to_host
 
 
 def slot(count, dtype=torch.float16, *, is_cuda=True):
@@ -80,3 +88,109 @@ def test_much_memory_is_handed_back_later_and_little_at_once(monkeypatch, infere
     for timer in timers:
         timer.act(*timer.given)
         assert [tensor.untyped_storage().nbytes() for tensor in tensors[:2]] == [0, 0]
+
+
+@pytest.fixture
+def mapped(monkeypatch):
+    """Weak references to all mappings that are made."""
+    made, make = [], memory._mapping
+
+    def noted(size):
+        found = make(size)
+        made.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(memory, "_mapping", noted)
+    return made
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float64])
+def test_tensors_in_a_mapping_are_aligned_and_apart(mapped, dtype):
+    mappings = Mappings()
+    shapes = [(3, 5), (7,), (2, 3, 3, 3), (1, 1), ()]
+    found = [mappings.like(torch.zeros(shape).to(dtype)) for shape in shapes]
+    for number, tensor in enumerate(found):
+        tensor.copy_(torch.full(tensor.shape, float(number)).to(dtype))
+    for number, (tensor, shape) in enumerate(zip(found, shapes, strict=True)):
+        assert (tensor.shape, tensor.dtype, tensor.is_contiguous()) == (torch.Size(shape), dtype, True)
+        assert tensor.data_ptr() % 64 == 0
+        assert tensor.storage_offset() == 0
+        assert tensor.untyped_storage().nbytes() == bytes_of(tensor)  # else saving one would save its neighbours
+        assert bool((tensor.float() == number).all())
+    assert len(mapped) == 1
+
+
+def test_a_mapping_goes_with_the_last_of_its_tensors(mapped, monkeypatch):
+    monkeypatch.setattr(memory, "CHUNK", 4096)
+    mappings, like = Mappings(), torch.zeros(256)
+    first = [mappings.like(like) for _ in range(4)]
+    other, large = mappings.like(like), mappings.like(torch.zeros(5000))
+    assert len(mapped) == 3
+    del mappings, first[1:]
+    gc.collect()
+    assert [one() is not None for one in mapped] == [True, True, True]
+    del other, first
+    gc.collect()
+    assert [one() is not None for one in mapped] == [False, False, True]
+    assert large.numel() == 5000
+
+
+def test_where_a_mapping_would_be_no_better_there_is_none(mapped):
+    channels_last = torch.zeros(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
+    others = [channels_last, torch.zeros(3, 5).t(), torch.zeros(3, device="meta"), torch.zeros(0)]
+    assert [Mappings().like(tensor) for tensor in others] == [None] * 4
+    assert not mapped
+
+
+@pytest.mark.parametrize("missing", [["MADV_HUGEPAGE"], ["MADV_HUGEPAGE", "MAP_ANONYMOUS"], "refused"])
+def test_a_system_without_huge_pages_or_flags_maps_all_the_same(monkeypatch, missing):
+    names = {name: value for name, value in vars(mmap).items() if name not in missing}
+    if missing == "refused":
+
+        class Refusing(mmap.mmap):
+            def madvise(self, *_):
+                raise OSError
+
+        names["mmap"] = Refusing
+    monkeypatch.setattr(memory, "mmap", SimpleNamespace(**names))
+    assert Mappings().like(torch.zeros(5)).fill_(3).tolist() == [3.0] * 5
+
+
+def test_without_glibc_nothing_is_trimmed(monkeypatch):
+    def missing(_):
+        return object()
+
+    monkeypatch.setattr(memory, "ctypes", SimpleNamespace(CDLL=missing))
+    memory.trim()
+
+
+SIDE, LAYERS = 4096, ("conv_in", "conv_out", "time_embed_0")
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell")
+def test_after_off_the_process_is_as_large_as_before(tmp_path):
+    """And while a strength changes, or the file, as large as with one merged copy of the touched weights."""
+    model = nn.ModuleDict({name: nn.Linear(SIDE, SIDE, bias=False) for name in LAYERS}).requires_grad_(False)
+    a, b = (adapter_for(model, tmp_path / f"{seed}.safetensors", lora, seed=seed) for seed in (1, 2))
+    session, touched = Session(unet=model), sum(bytes_of(one) for one in model.parameters())
+
+    def round_trip():
+        for adapter, strength in ((a, 1.0), (a, 0.5), (b, 0.5)):
+            session.activate([Request(adapter, unet=strength)])
+            assert abs(resident() - before - touched) < touched / 10
+        session.deactivate()
+        for thread in threading.enumerate():
+            if isinstance(thread, threading.Timer):
+                thread.join()
+
+    before = resident()
+    for _ in range(2):
+        round_trip()
+        assert abs(resident() - before) < touched / 10
+        before = resident()
+
+
+def resident():
+    """Bytes of this process in memory."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) * 1024

@@ -1,7 +1,7 @@
-"""Memory of weights: mappings for merged weights on the CPU, pinned host memory for originals that a GPU has no room for.
+"""Memory of weights: mappings for merged weights on the CPU, and pinned memory for originals that leave the GPU.
 
-Merged weights come from the system by `mmap` and not from malloc: malloc keeps freed tensors for the process, a mapping
-goes back to the system at once, and in huge pages its first use costs a fraction of the page faults.
+Merged weights come from the system by `mmap`. Malloc keeps the memory of freed tensors for the process, whereas a
+mapping goes back to the system at once; and in huge pages its first use costs a fraction of the page faults.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def _places(info: Any) -> dict[str, Any]:
     *_, number = _components()
     return {
         "lycoris_cache_mb": _explained(
-            info(1024, "Memory for adapters that were used (MB)", number, {"precision": 0}),
+            info(512, "Memory for adapters that were used (MB)", number, {"precision": 0}),
             "an adapter that is still in memory is not read again; counts after the next change of checkpoint",
         ),
         "lycoris_folders": _explained(

@@ -51,7 +51,7 @@ def report_level() -> str:
 
 def cache_bytes() -> int:
     try:
-        return max(0, int(host.option("lycoris_cache_mb", 1024))) << 20
+        return max(0, int(host.option("lycoris_cache_mb", 512))) << 20
     except (TypeError, ValueError):
         return 1 << 30
 
