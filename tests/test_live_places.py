@@ -108,7 +108,7 @@ def test_a_failure_between_two_steps_leaves_none(model, asked, monkeypatch):
     def broken(*_):
         raise MemoryError
 
-    monkeypatch.setattr(session._merged, "renew", broken)
+    monkeypatch.setattr(session._merged, "apply", broken)
     with pytest.raises(MemoryError):
         session.at(Moment(1, 3))
     assert ours(model) == [None, None]

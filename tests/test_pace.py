@@ -197,7 +197,7 @@ def test_where_an_activation_fails_the_picture_goes_on_as_it_was(net, asked, mon
     with Session(unet=net) as session:
         session.activate([asked(unet=0.5)], NOW)
         half = net(None, picture(1))
-        session.activate([asked(unet=RAMP, mode="merged")], NOW)
+        session.activate([asked(unet=RAMP, mode="live")], NOW)
 
         def broken(*_):
             raise KeyboardInterrupt

@@ -17,7 +17,7 @@ from lib_adapters.prompt.schedule_text import read_curve, read_window
 from lib_adapters.prompt.tags import KEYS, parse, quoted
 
 NAMES = st.text(st.characters(exclude_categories=("Cs",)), min_size=1).filter(str.strip)
-PLAIN_TEXT = st.text(st.characters(exclude_characters="<"))
+PLAIN_TEXT = st.text(st.characters(exclude_characters="<["))  # a bracket before a tag may be prompt editing
 STRENGTHS = st.floats(allow_nan=False, allow_infinity=False)
 
 

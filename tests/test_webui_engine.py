@@ -32,10 +32,14 @@ def test_deltas_are_added_to_the_exact_weight(tmp_path):
         base = half.float() if kept else stored.float()
         with Session(unet, base_of=kept_half) as session:
             session.activate([Request(adapter)])
-            rounded = half if kept else stored
-            wanted = (base + algorithm.delta(base)).to(rounded.dtype).to(torch.float8_e4m3fn)
-            assert torch.equal(layer.weight.data.view(torch.uint8), wanted.view(torch.uint8))
-        assert layer.weight.data is stored or torch.equal(layer.weight.data.view(torch.uint8), stored.view(torch.uint8))
+            assert same_bytes(layer.weight.data, (base + algorithm.delta(base)).to(torch.float8_e4m3fn))
+            session.activate([Request(adapter, unet=0.5)])
+            assert same_bytes(layer.weight.data, (base + algorithm.delta(base) * 0.5).to(torch.float8_e4m3fn))
+        assert same_bytes(layer.weight.data, stored)
+
+
+def same_bytes(one, other):
+    return torch.equal(one.view(torch.uint8), other.view(torch.uint8))
 
 
 def test_a_model_sent_to_meta_asks_for_nothing(tmp_path):

@@ -56,11 +56,13 @@ class Mappings:
         self._chunk: mmap.mmap | None = None
         self._used = 0  # bytes of the chunk
 
-    def like(self, tensor: Tensor) -> Tensor | None:
-        """Return uninitialised memory like a contiguous CPU tensor, with a storage of its own; None for any other."""
+    def like(self, tensor: Tensor) -> Tensor:
+        """Return an uninitialised tensor like this one, with a storage of its own: in a mapping if it is a contiguous
+        CPU tensor, else from torch's allocator.
+        """
         size = bytes_of(tensor)
         if tensor.device.type != "cpu" or not tensor.is_contiguous() or not size:
-            return None
+            return torch.empty_like(tensor)
         if self._chunk is None or self._used + size > len(self._chunk):
             self._chunk, self._used = _mapping(max(size, CHUNK)), 0
         found = torch.frombuffer(self._chunk, dtype=torch.uint8, count=size, offset=self._used)

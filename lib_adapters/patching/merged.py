@@ -199,8 +199,6 @@ class Merged:
         merged = merged_bias if target.patches[0].of_bias else merged_weight
         into = None if pristine is None else mappings.like(pristine)
         tensor = merged(self._base(module, slot.name, pristine), target.patches, into)
-        if pristine is not None:
-            tensor = tensor.to(pristine.dtype)
         if pristine is None and not tensor.float().any():  # a layer without a bias needs none if the sum is zero
             if record is not None:  # an earlier patch added one
                 yield Step(slot, None, None, None)
