@@ -135,6 +135,17 @@ def test_on_a_gpu_halves_are_multiplied_as_they_are_where_that_is_the_same(name,
     assert torch.equal(there, base)
 
 
+@pytest.mark.parametrize("gpu", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_memory_given_may_be_of_a_narrower_dtype(gpu, dtype):
+    """A host may keep a half beside a parameter in float8."""
+    base, patches = torch.randn(6, 8).to(dtype), patches_of([("lora", WHOLE)], dtype)
+    into = torch.zeros(6, 8).to(torch.float8_e4m3fn)
+    found = merged_weight(base.as_subclass(OnGpu) if gpu else base, patches, into)
+    assert found.data_ptr() == into.data_ptr()
+    torch.testing.assert_close(into.float(), slowly(base, patches), rtol=0.1, atol=0.02)
+
+
 @pytest.mark.parametrize("half", ["lora_up.weight", "lora_down.weight"])
 def test_on_a_gpu_a_file_may_store_its_factors_in_different_types(half):
     leaves = EXAMPLES["lora"].leaves

@@ -129,7 +129,7 @@ def _in_half(pristine: Tensor, patches: Sequence[Patch], into: Tensor | None) ->
     if low is None or low.up.dtype != pristine.dtype or low.down.dtype != pristine.dtype:
         return None
     factor = low.scale * patches[0].strength
-    if into is None or not into.is_contiguous():
+    if into is None or into.dtype != pristine.dtype or not into.is_contiguous():
         out = torch.addmm(pristine.flatten(1), low.up, low.down, alpha=factor).view(pristine.shape)
         return out if into is None else into.copy_(out)
     torch.addmm(pristine.flatten(1), low.up, low.down, alpha=factor, out=into.view(len(into), -1))
