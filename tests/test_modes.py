@@ -104,3 +104,25 @@ def test_a_file_that_was_read_in_inference_mode_is_like_any_other(adapters, mode
         assert tensors
         assert not any(tensor.is_inference() for tensor in tensors)
     assert not any(parameter.is_inference() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("how", ["step", "strength", "other file"])
+def test_weights_that_the_host_moved_in_inference_mode_are_not_written_into(adapters, how):
+    """Such a copy is an inference tensor: writing into it outside of that mode raises."""
+    model, other, ramp = Small(), Small(), Request(adapters["LoRA"], read_curve("0.5@0,1@1"), mode="merged")
+    before = [value.clone() for value in model.state_dict().values()]
+    first, second = (ramp, ramp) if how == "step" else (Request(adapters["LoRA"]), Request(adapters["LoRA"], 0.5))
+    second = Request(adapters["OFT"]) if how == "other file" else second
+    session, at = Session(unet=model), Moment(2 if how == "step" else 0, STEPS)
+    session.activate([first], Moment(0, STEPS))
+    with torch.inference_mode():
+        for parameter in model.parameters():
+            parameter.data = parameter.data.clone()
+    if how == "step":
+        session.at(at)
+    else:
+        session.activate([second])
+    Session(unet=other).activate([second], at)
+    assert same([*model.state_dict().values()], [*other.state_dict().values()])
+    session.deactivate()
+    assert same([*model.state_dict().values()], before)

@@ -61,9 +61,14 @@ class Merged:
         return not same or self._records.keys() != targets.keys()
 
     def _is_reusable(self, target: Target) -> bool:
-        """True if the parameter points to a merged weight of ours, which may be overwritten."""
-        record = self._records.get(target.slot.key)
-        return record is not None and record.pristine is not None and record.in_place()
+        """True if the parameter points to a merged weight of ours that may be overwritten.
+
+        A host that moves a model in inference mode makes it inference tensors, which nobody may write into outside.
+        """
+        record, parameter = self._records.get(target.slot.key), target.slot.parameter()
+        if record is None or record.pristine is None or parameter is None or parameter.is_meta:
+            return False
+        return record.in_place() and not parameter.data.is_inference()
 
     def _overwrite(self, targets: Sequence[Target], change: Change) -> None:
         """Compute merged weights into the memory of the present ones."""
