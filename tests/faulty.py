@@ -2,7 +2,7 @@
 
 A point is a place in our code where something is called (Python's, torch's or C's functions: reads, allocations, swaps,
 hooks, plain list appends) or has just come back, so a fault meets a thing undone and a thing done. In loops the first
-two rounds and the last stand for all. Only where something is called can an error or an interruption come from; leaving
+round stands for all, or, with FAULTS=all in the environment, the first two and the last. Only where something is called can an error or an interruption come from; leaving
 a generator is left out, because Python itself, not the code, would lose what a `finally` there does.
 """
 
@@ -17,6 +17,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 OURS = str(Path(__file__).resolve().parents[1] / "lib_adapters")
@@ -103,19 +104,24 @@ class Operations(TorchDispatchMode):
         return result
 
 
+def is_exhaustive() -> bool:
+    """True if every point is tried with every kind of fault, which takes many minutes."""
+    return os.environ.get("FAULTS") == "all"
+
+
 def chosen(places: list[Place]) -> list[int]:
-    """Of each place the first two and the last time that it is met."""
+    """Return the first time that each place is met; if exhaustive, the first two times and the last one."""
     met: dict[Place, list[int]] = defaultdict(list)
     for n, place in enumerate(places):
         met[place].append(n)
-    return sorted({n for numbers in met.values() for n in (*numbers[:2], numbers[-1])})
+    times = slice(2) if is_exhaustive() else slice(1)
+    return sorted({n for numbers in met.values() for n in (*numbers[times], *(numbers[-1:] * is_exhaustive()))})
 
 
 def kinds_at(file: str, turn: int) -> list[tuple[str, type[BaseException]]]:
-    """All of them where something moves; elsewhere they take turns, or all of them where that is asked for."""
+    """Return all kinds where something moves or if exhaustive; elsewhere they take turns."""
     kinds = list(KINDS.items())
-    everywhere = Path(file).name in MOVING or os.environ.get("FAULTS") == "all"
-    return kinds if everywhere else [kinds[turn % len(kinds)]]
+    return kinds if Path(file).name in MOVING or is_exhaustive() else [kinds[turn % len(kinds)]]
 
 
 def faults(prepare: Work, work: Work) -> Iterator[tuple[str, Callable[[], BaseException | None]]]:
@@ -132,7 +138,7 @@ def faults(prepare: Work, work: Work) -> Iterator[tuple[str, Callable[[], BaseEx
     with Operations() as operations:
         work()
     for at in range(operations.count):
-        for after in (False, True):
+        for after in (False, True) if is_exhaustive() else (at % 2 == 0,):
             name = f"out of memory {'after' if after else 'before'} operation {at}"
             yield name, _bound(prepare, work, lambda at=at, after=after: Operations(at, MemoryError, after))
 
@@ -140,11 +146,14 @@ def faults(prepare: Work, work: Work) -> Iterator[tuple[str, Callable[[], BaseEx
 def _bound(prepare: Work, work: Work, injector: Callable[[], Any]) -> Callable[[], BaseException | None]:
     def run() -> BaseException | None:
         prepare()
+        gradients = torch.is_grad_enabled()
         try:
             with injector():
                 work()
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is looked at
             return error
+        finally:
+            torch.set_grad_enabled(gradients)  # a fault inside torch's own `no_grad` leaves them off
         return None
 
     return run

@@ -1,7 +1,7 @@
 """Wherever an exception is raised, the model is wholly old, new or original, and the next job is right.
 
 Every point of every way of changing a model, one fault each (tests/faulty.py says what a point is). With FAULTS=all in
-the environment every point meets every kind of fault; else points that move something do, and the others take turns.
+the environment every point meets every kind of fault, in every round of a loop that may differ from the others.
 """
 
 from __future__ import annotations

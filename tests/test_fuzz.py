@@ -23,7 +23,7 @@ RANDOM = {
     "headers": 4500, "pictures": 4500, "tags": 6000, "pickles": 1800, "presets": 800, "edits": 800, "dialects": 1500,
     "routes": 1200, "sidecars": 800, "programs": 400, "index": 120,
 }  # fmt: skip
-SECONDS = 2  # of each target's search
+SECONDS = 1  # of each target's search
 SMALL = 300_000  # bytes of all that is kept
 
 

@@ -40,8 +40,8 @@ def requests_of(unet, tmp_path):
 
 @pytest.mark.parametrize("last", [0, 5])
 @pytest.mark.parametrize("place", ["LiveLayer", "merged_weight"])
-def test_an_activation_that_fails_changes_nothing(unet, tmp_path, monkeypatch, place, last):
-    """Whichever half of it fails: what was active before is active still."""
+def test_an_activation_that_fails_changes_nothing_or_restores_the_original(unet, tmp_path, monkeypatch, place, last):
+    """The weights of what was active before are gone as soon as new ones are merged into their memory."""
     before = adapter_for(unet, tmp_path / "before.safetensors", MAKERS["LoKr"], SOME)
     plain = run_unet(unet)
     session = Session(unet=unet)
@@ -51,7 +51,9 @@ def test_an_activation_that_fails_changes_nothing(unet, tmp_path, monkeypatch, p
     monkeypatch.setattr(module, place, failing(getattr(module, place), [], last))
     with pytest.raises(MemoryError):
         session.activate(requests_of(unet, tmp_path), Moment(0, STEPS))
-    assert torch.equal(run_unet(unet), there)
+    overwritten = place == "merged_weight"
+    assert torch.equal(run_unet(unet), plain if overwritten else there)
+    assert len(session.active) == (not overwritten)
     monkeypatch.undo()
     session.activate(requests_of(unet, tmp_path), Moment(0, STEPS))
     assert not torch.equal(run_unet(unet), there)

@@ -30,7 +30,7 @@ from lib_adapters import open_adapter
 from lib_adapters.patching import choice
 from lib_adapters.prompt.schedule import Moment
 
-STEPS = 2700
+STEPS = 900
 MODES = st.sampled_from(("merged", "merged", "live"))
 LETTER = st.sampled_from(sorted(LETTERS))
 ROWS = st.sampled_from((None, (0, 1, 2), (2, 0), (1, 1), (0,)))

@@ -30,7 +30,7 @@ from torch import nn
 
 from lib_adapters.patching import choice
 
-STEPS = 1500
+STEPS = 500
 LETTER = st.sampled_from(sorted(LETTERS))
 
 
