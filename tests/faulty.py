@@ -2,8 +2,9 @@
 
 A point is a place in our code where something is called (Python's, torch's or C's functions: reads, allocations, swaps,
 hooks, plain list appends) or has just come back, so a fault meets a thing undone and a thing done. In loops the first
-round stands for all, or, with FAULTS=all in the environment, the first two and the last. Only where something is called can an error or an interruption come from; leaving
-a generator is left out, because Python itself, not the code, would lose what a `finally` there does.
+round stands for all, or, with FAULTS=all in the environment, the first two and the last. Only where something is called
+can an error or an interruption come from; leaving a generator is left out, because Python itself, not the code, would
+lose what a `finally` there does.
 """
 
 from __future__ import annotations
