@@ -1,26 +1,25 @@
-"""`python -m benchmarks numbers`: everything, into NUMBERS.md and README.md.
+"""`python -m benchmarks numbers`: everything, into docs/numbers.md and README.md.
 
-`apply`, `live` or `catalogue` alone: table to stdout, progress to stderr, JSON into a folder.
+`whole`, `profile`, `scale`, `live` or `catalogue` alone: table to stdout, progress to stderr, JSON into a folder.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
-from benchmarks import apply, catalogue, live, numbers, results
-from benchmarks.case import Setting
+from benchmarks import catalogue, live, numbers, profile, scale, whole
+from benchmarks.case import Setting, machine
 from benchmarks.following import Found
-from benchmarks.layers import PLANS
+from benchmarks.layers import FAMILIES
 from benchmarks.recipes import RECIPES
-from benchmarks.results import Row
 from benchmarks.stand import KINDS
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-QUICK = ("lora", "lokr", "loha", "dora-rows", "oft")
 
 
 def main() -> None:
@@ -44,21 +43,26 @@ def _catalogue(options: argparse.Namespace) -> None:
         catalogue.save(rows, options.files, options.modules, options.out)
 
 
-def _apply(options: argparse.Namespace) -> None:
-    if options.device == "cpu":
-        torch.set_num_threads(options.threads)
-    device = torch.device(options.device)
-    every = options.every or _share(options, device)
-    setting = Setting(options.family, options.rank, device, DTYPES[options.dtype], every, options.clock == "processor")
-    algorithms = options.algorithms or (QUICK if options.quick else tuple(RECIPES))
-    rounds = options.runs or (3 if options.quick else 5)
-    rows: list[Row] = []
-    print(results.head())
-    for more in apply.run(setting, algorithms, rounds):
-        print(results.body(more), flush=True)
-        rows += more
-        if options.out:
-            apply.save(rows, setting, rounds, options.out)
+def _whole(options: argparse.Namespace) -> None:
+    setting = Setting(
+        options.family, options.rank, torch.device(options.device), DTYPES[options.dtype], options.every
+    )
+    rows = list(whole.run(setting, options.kinds or whole.KINDS, options.rounds))
+    print(whole.markdown(rows))
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / f"whole-{options.family}-{options.device}-{options.dtype}.json").write_text(
+            json.dumps({**machine(setting), "rounds": options.rounds, "rows": [asdict(row) for row in rows]}, indent=1)
+        )
+
+
+def _profile(options: argparse.Namespace) -> None:
+    setting = Setting(options.family, 32, torch.device("cpu"), torch.float32, options.every)
+    print(profile.table_of(setting, options.kind))
+
+
+def _scale(options: argparse.Namespace) -> None:
+    print(scale.table_of(Setting(options.family, 16, torch.device("cpu"), torch.float32, options.every)))
 
 
 def _live(options: argparse.Namespace) -> None:
@@ -73,20 +77,13 @@ def _live(options: argparse.Namespace) -> None:
     print(live.tables(found))
 
 
-def _share(options: argparse.Namespace, device: torch.device) -> int:
-    """SDXL in float32 and its copies want 30 GB; a part of its layers tells as much."""
-    if options.quick:
-        return 8 if options.family == "sdxl" else 4
-    return 4 if options.family == "sdxl" and device.type == "cpu" else 1
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description="How fast adapters are applied and listed."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_numbers(commands)
-    _add_apply(commands)
+    _add_whole(commands)
     _add_live(commands)
     listing = commands.add_parser("catalogue", help="from a folder of adapter files to the tab's cards")
     listing.add_argument("--files", type=int, default=10_000)
@@ -98,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_numbers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("numbers", help="everything, written into NUMBERS.md and the README")
+    command = commands.add_parser("numbers", help="everything, written into docs/numbers.md and the README")
     command.add_argument("parts", nargs="*", metavar="PART", help=f"only these anew: {', '.join(numbers.PARTS)}")
     command.add_argument("--quick", action="store_true", help="tiny, to see that it works: not for quoting")
     command.add_argument("--every", type=int, help="one in so many of the layers is applied to (default: 8)")
@@ -108,17 +105,25 @@ def _add_numbers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     command.set_defaults(run=_numbers)
 
 
-def _add_apply(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("apply", help="apply, change, switch and restore, beside everybody who can")
-    command.add_argument("--family", choices=sorted(PLANS), default="sd1")
-    command.add_argument("--algorithms", nargs="+", choices=sorted(RECIPES), metavar="NAME", help=", ".join(RECIPES))
+def _add_whole(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("whole", help="whole models: first apply, strength, file, off, memory, beside peers")
+    command.add_argument("--family", choices=sorted(FAMILIES), default="sd1")
+    command.add_argument("--kinds", nargs="+", choices=sorted(RECIPES), metavar="NAME", help=", ".join(RECIPES))
     command.add_argument("--rank", type=int, default=32)
-    command.add_argument("--runs", type=int, help="rounds whose median counts (default: 5, quick: 3)")
-    command.add_argument("--every", type=int, help="one in so many of the layers (default: 1; SDXL on the CPU: 4)")
-    _add_machine(command)
-    command.add_argument("--quick", action="store_true", help="five algorithms on a share of the layers")
-    command.add_argument("--out", type=Path, help="folder for the JSON and the chart")
-    command.set_defaults(run=_apply)
+    command.add_argument("--rounds", type=int, default=5, help="whose median counts")
+    command.add_argument("--every", type=int, default=1, help="one in so many of the layers")
+    command.add_argument("--device", default="cpu", help="cpu or cuda")
+    command.add_argument("--dtype", choices=sorted(DTYPES), default="fp32")
+    command.add_argument("--out", type=Path, help="folder for the JSON")
+    command.set_defaults(run=_whole)
+    profiled = commands.add_parser("profile", help="where the time of an apply and of a change of strength goes")
+    profiled.add_argument("kind", choices=sorted(RECIPES))
+    profiled.set_defaults(run=_profile)
+    scaled = commands.add_parser("scale", help="twenty adapters, ten schedules, fifty switches")
+    scaled.set_defaults(run=_scale)
+    for one in (profiled, scaled):
+        one.add_argument("--family", choices=sorted(FAMILIES), default="sd1")
+        one.add_argument("--every", type=int, default=1, help="one in so many of the layers")
 
 
 def _add_live(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

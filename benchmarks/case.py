@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,9 @@ from benchmarks.layers import unet
 from benchmarks.recipes import RECIPES, Recipe
 from lib_adapters.algorithms.base import Shape
 
+FILLER = 1 << 20  # random numbers that all weights are filled from: drawing a billion takes longer than measuring
+Shapes = Mapping[str, Shape]
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -24,8 +29,8 @@ class Setting:
     rank: int
     device: torch.device
     dtype: torch.dtype
-    every: int  # of the touched layers, one in so many
-    processor_time: bool  # instead of wall-clock time: for a machine that is busy with other things
+    every: int = 1  # of the touched layers, one in so many
+    processor_time: bool = False  # instead of wall-clock time: for a machine that is busy with other things
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ def make_case(name: str, setting: Setting, folder: Path) -> Case:
     shapes = touched(recipe, setting)
     paths = [folder / f"{name}-{letter}.safetensors" for letter in "ab"]
     a, b = (adapter_file(path, recipe, shapes, setting.rank) for path in paths)
-    return Case(name, recipe, setting, shapes, _model(shapes, setting), (a, b))
+    return Case(name, recipe, setting, shapes, make_model(shapes, setting), (a, b))
 
 
 def touched(recipe: Recipe, setting: Setting) -> dict[str, Shape]:
@@ -71,7 +76,7 @@ def stem(path: str) -> str:
 def _wanted(where: str, path: str, shape: Shape) -> bool:
     if where == "norms" or len(shape) == 1:
         return where == "norms" and len(shape) == 1
-    return where == "all" or ".attentions." in path
+    return where == "all" or ".attentions." in path or path.startswith(("transformer_blocks", "single_"))
 
 
 def adapter_file(path: Path, recipe: Recipe, shapes: Mapping[str, Shape], rank: int) -> Path:
@@ -83,7 +88,8 @@ def adapter_file(path: Path, recipe: Recipe, shapes: Mapping[str, Shape], rank: 
     return path
 
 
-def _model(shapes: Mapping[str, Shape], setting: Setting) -> nn.Module:
+def make_model(shapes: Mapping[str, Shape], setting: Setting) -> nn.Module:
+    """Return a module with these layers at their paths, filled from one block of random numbers."""
     root = nn.Module()
     for path, shape in shapes.items():
         parent = root
@@ -93,8 +99,11 @@ def _model(shapes: Mapping[str, Shape], setting: Setting) -> nn.Module:
                 parent.add_module(part, nn.Module())
             parent = parent.get_submodule(part)
         parent.add_module(last, _layer(path, shape).to(setting.dtype).to_empty(device=setting.device))
+    generator = torch.Generator().manual_seed(0)
+    numbers = (torch.randn(FILLER, generator=generator) * 0.03).to(setting.device, setting.dtype)
     for parameter in root.parameters():
-        nn.init.normal_(parameter, std=0.03)
+        for piece in torch.split(parameter.data.view(-1), FILLER):
+            piece.copy_(numbers[: len(piece)])
     return root.requires_grad_(False).eval()
 
 
@@ -105,3 +114,18 @@ def _layer(path: str, shape: Shape) -> nn.Module:
     if len(shape) == 2:
         return nn.Linear(shape[1], shape[0], bias=not path.endswith(("to_q", "to_k", "to_v")), device="meta")
     return nn.Conv2d(shape[1], shape[0], shape[2], padding=shape[2] // 2, device="meta")
+
+
+def machine(setting: Setting) -> dict[str, str | int]:
+    """Return what the results depend on."""
+    gpu = setting.device.type == "cuda"
+    return {
+        "family": setting.family,
+        "rank": setting.rank,
+        "one_layer_in": setting.every,
+        "clock": "processor" if setting.processor_time else "wall",
+        "dtype": str(setting.dtype).removeprefix("torch."),
+        "device": torch.cuda.get_device_name() if gpu else f"{os.cpu_count()} CPU cores",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }

@@ -83,9 +83,9 @@ class Ours(Contender):
 
 
 class Usual(Contender):
-    """Layer by layer: back up, copy the backup in, compute all of ΔW, scale, multiply, add, copy the sum in."""
+    """The web UI's built-in Lora, layer by layer: back up, copy the backup in, compute ΔW, add, copy the sum in."""
 
-    name = "usual way"
+    name = "built-in's way"
 
     def __init__(self, case: Case, model: nn.Module) -> None:
         super().__init__(case, model)

@@ -1,4 +1,4 @@
-"""Every layer of the UNets at full width: diffusers path -> shape of its weight, [o, i, ...] or [d] for norms."""
+"""Every layer of the models at full width: diffusers path -> shape of its weight, [o, i, ...] or [d] for norms."""
 
 from __future__ import annotations
 
@@ -28,7 +28,14 @@ PLANS = {
 }
 
 
+FAMILIES = (*PLANS, "flux")
+FLUX_WIDTH, FLUX_DOUBLE, FLUX_SINGLE = 3072, 19, 38
+
+
 def unet(family: str) -> dict[str, Shape]:
+    """Return the layers of the UNet, or of Flux's transformer."""
+    if family == "flux":
+        return dict(_flux(FLUX_WIDTH))
     plan = PLANS[family]
     return dict([*_down(plan), *_middle(plan), *_up(plan)])
 
@@ -91,3 +98,17 @@ def _attention(path: str, width: int, depth: int, plan: Plan) -> Iterator[Layer]
         yield f"{block}.ff.net.0.proj", (width * 8, width)
         yield f"{block}.ff.net.2", (width, width * 4)
         yield from ((f"{block}.norm{n}", (width,)) for n in (1, 2, 3))
+
+
+def _flux(d: int) -> Iterator[Layer]:
+    for block in (f"transformer_blocks.{n}" for n in range(FLUX_DOUBLE)):
+        for norm in ("norm1", "norm1_context"):
+            yield f"{block}.{norm}.linear", (6 * d, d)
+        for name in ("to_q", "to_k", "to_v", "add_k_proj", "add_v_proj", "add_q_proj", "to_out.0", "to_add_out"):
+            yield f"{block}.attn.{name}", (d, d)
+        for ff in ("ff", "ff_context"):
+            yield from ((f"{block}.{ff}.net.0.proj", (4 * d, d)), (f"{block}.{ff}.net.2", (d, 4 * d)))
+    for block in (f"single_transformer_blocks.{n}" for n in range(FLUX_SINGLE)):
+        yield f"{block}.norm.linear", (3 * d, d)
+        yield from ((f"{block}.proj_mlp", (4 * d, d)), (f"{block}.proj_out", (d, 5 * d)))
+        yield from ((f"{block}.attn.{name}", (d, d)) for name in ("to_q", "to_k", "to_v"))

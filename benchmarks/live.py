@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.apply import machine
-from benchmarks.case import Setting
+from benchmarks.case import Setting, machine
 from benchmarks.following import START, STEPS, Follower, Found
 from benchmarks.stand import KINDS, make_stand
 

@@ -21,6 +21,24 @@ class Bytes:
     peak: int | None  # None where the system does not tell
 
 
+def resident(device: torch.device) -> int:
+    """Return the bytes that the process has in memory, or torch on the GPU; 0 where the system does not tell."""
+    return torch.cuda.memory_allocated() if device.type == "cuda" else _status("VmRSS") or 0
+
+
+def reset_peak(device: torch.device) -> None:
+    """Let `peak` begin with what is in memory now."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        _reset_peak()
+
+
+def peak(device: torch.device) -> int:
+    """Return the most bytes that were in memory since `reset_peak`."""
+    return torch.cuda.max_memory_allocated() if device.type == "cuda" else _status("VmHWM") or 0
+
+
 def of(operation: Callable[[], object], device: torch.device) -> Bytes:
     return _on_gpu(operation) if device.type == "cuda" else _on_cpu(operation)
 

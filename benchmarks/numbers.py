@@ -12,10 +12,9 @@ from typing import Any
 
 import torch
 
-from benchmarks import apply, catalogue, correctness, live, pages, plots
-from benchmarks.case import Setting
+from benchmarks import catalogue, correctness, live, pages, plots, whole
+from benchmarks.case import Setting, machine
 from benchmarks.kinds import KINDS
-from benchmarks.recipes import RECIPES
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ("lycoris-lora", "peft", "diffusers")
@@ -31,7 +30,9 @@ class Plan:
     rank: int = 32
     every: int = 8
     rounds: int = 3
-    algorithms: Sequence[str] = tuple(RECIPES)
+    files_of: Sequence[str] = whole.KINDS
+    whole_every: int = 1  # of the layers in the part `whole`, one in so many
+    whole_rounds: int = 5
     kinds: Sequence[str] = tuple(KINDS)
     stacks: Sequence[str] = ("lora", "2 lokr", "loha", "oft")
     size: int = 32
@@ -43,17 +44,17 @@ class Plan:
 
 
 FULL = Plan()
-QUICK = Plan("tiny", 4, 12, 1, ("lora", "oft"), ("LoRA", "LoKr", "IA3", "BOFT"), ("lora",), 16, 60)
+QUICK = Plan("tiny", 4, 12, 1, ("lora",), 12, 1, ("LoRA", "LoKr", "IA3", "BOFT"), ("lora",), 16, 60)
 
 
 def run(parts: Sequence[str], plan: Plan, root: Path = ROOT) -> None:
     """Measures these parts anew; the others stay as they are in the folder's results."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     try:
         for part in parts:
+            torch.set_num_threads(threads if part == "whole" else 1)
             rows = PARTS[part](plan)  # takes minutes, in which another run may have kept its own part
-            keep(root, {**kept(root), part: {"about": about(plan), "rows": rows}})
+            keep(root, {**kept(root), part: {"about": about(plan, part), "rows": rows}})
     finally:
         torch.set_num_threads(threads)
     write(root)
@@ -62,29 +63,34 @@ def run(parts: Sequence[str], plan: Plan, root: Path = ROOT) -> None:
 def write(root: Path = ROOT) -> None:
     """Everything that is made from the results; nothing is measured."""
     results = kept(root)
-    folder = root / "benchmarks" / "numbers"
+    folder = root / "docs" / "numbers"
     plots.draw(results, folder)
-    (root / "benchmarks" / "NUMBERS.md").write_text(pages.numbers(results), "utf-8")
+    (root / "docs").mkdir(exist_ok=True)
+    (root / "docs" / "numbers.md").write_text(pages.numbers(results), "utf-8")
     readme = root / "README.md"
     readme.write_text(pages.put(readme.read_text("utf-8"), pages.block(results)), "utf-8")
 
 
 def kept(root: Path) -> dict[str, Part]:
-    path = root / "benchmarks" / "numbers" / "results.json"
+    path = root / "docs" / "numbers" / "results.json"
     found: dict[str, Part] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     return found
 
 
 def keep(root: Path, results: Results) -> None:
-    folder = root / "benchmarks" / "numbers"
+    folder = root / "docs" / "numbers"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", "utf-8")
 
 
-def about(plan: Plan) -> dict[str, Any]:
+def about(plan: Plan, part: str) -> dict[str, Any]:
+    """Return what this part's numbers depend on."""
     versions = {name: version for name in PEERS if (version := _version(name))}
     day = datetime.now(timezone.utc).date().isoformat()
-    return {**apply.machine(plan.setting()), "rounds": plan.rounds, "size": plan.size, "day": day, "peers": versions}
+    how = {**machine(plan.setting()), "rounds": plan.rounds, "size": plan.size}
+    if part == "whole":
+        how |= {"clock": "wall", "one_layer_in": plan.whole_every, "rounds": plan.whole_rounds}
+    return {**how, "day": day, "peers": versions}
 
 
 def _version(package: str) -> str | None:
@@ -94,9 +100,10 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _apply(plan: Plan) -> list[dict[str, Any]]:
-    found = apply.run(plan.setting(), plan.algorithms, plan.rounds)
-    return [asdict(row) for rows in found for row in rows]
+def _whole(plan: Plan) -> list[dict[str, Any]]:
+    """Wall time with all threads: what a user waits."""
+    setting = Setting(plan.family, plan.rank, torch.device("cpu"), torch.float32, plan.whole_every)
+    return [asdict(row) for row in whole.run(setting, plan.files_of, plan.whole_rounds)]
 
 
 def _correctness(plan: Plan) -> list[dict[str, Any]]:
@@ -112,7 +119,7 @@ def _catalogue(plan: Plan) -> list[dict[str, Any]]:
 
 
 PARTS: Mapping[str, Callable[[Plan], list[dict[str, Any]]]] = {
-    "apply": _apply,
+    "whole": _whole,
     "correctness": _correctness,
     "live": _live,
     "catalogue": _catalogue,

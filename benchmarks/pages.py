@@ -1,27 +1,25 @@
-"""The results in Markdown: all of them for NUMBERS.md, the most telling ones for the README."""
+"""The results in Markdown: all of them for docs/numbers.md, the most telling ones for the README."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks import catalogue, live, results
+from benchmarks import catalogue, live, whole
 from benchmarks.correctness import Verdict
 from benchmarks.faults import everything, in_short
 from benchmarks.following import Found
 from benchmarks.markdown import table
-from benchmarks.results import Row
+from benchmarks.whole import OPERATIONS, Row
 
 START, END = "<!-- numbers -->", "<!-- /numbers -->"
 COMMAND = "python -m benchmarks numbers"
 WHO = {
     "lib_adapters": "lib_adapters",
-    "usual way": "usual way",
-    "lycoris onfly_merge": "LyCORIS",
+    "built-in's way": "the web UI's built-in way",
     "peft merge": "PEFT",
     "diffusers fuse_lora": "diffusers",
 }
-QUOTED = ("lora", "locon", "loha", "lokr", "dora-rows", "oft", "boft", "ia3")
 FAMILIES = {"sd1": "Stable Diffusion 1", "sdxl": "SDXL"}
 Results = Mapping[str, Mapping[str, Any]]
 
@@ -34,25 +32,25 @@ def put(readme: str, block: str) -> str:
 
 
 def block(found: Results) -> str:
-    """For the README."""
-    parts = [
-        f"## Numbers\n\nWritten by `{COMMAND}`; all tables and pictures are in"
-        " [benchmarks/NUMBERS.md](benchmarks/NUMBERS.md).",
-        *([_speed(found["apply"])] if "apply" in found else []),
-        *([_verdicts(_read(found, "correctness", Verdict))] if "correctness" in found else []),
-        *([_listing(_read(found, "catalogue", catalogue.Row))] if "catalogue" in found else []),
-        "What peers get wrong, each shown by a test in which ours is right:\n\n" + in_short(),
-    ]
+    """For the README: one picture, and the results in a few lines."""
+    parts = [f"## Numbers\n\n![change of strength](docs/numbers/speed.png)\n\n{_TABLES}"]
+    parts += [_speed(found["whole"])] if "whole" in found else []
+    parts += [_verdicts(_read(found, "correctness", Verdict))] if "correctness" in found else []
+    parts += [_listing(_read(found, "catalogue", catalogue.Row))] if "catalogue" in found else []
+    parts += ["What peers get wrong, each shown by a test in which ours is right:\n\n" + in_short()]
     return "\n\n".join(parts) + "\n"
 
 
+_TABLES = f"Written by `{COMMAND}`; all tables and pictures are in [docs/numbers.md](docs/numbers.md)."
+
+
 def numbers(found: Results) -> str:
-    """NUMBERS.md."""
+    """docs/numbers.md."""
     parts = [f"# Numbers\n\nWritten by `{COMMAND}` from numbers/results.json; do not edit."]
-    if "apply" in found:
-        rows = _read(found, "apply", Row)
-        parts += ["## Speed and memory", _setting(found["apply"]), "![speed](numbers/speed.png)"]
-        parts += ["![memory](numbers/memory.png)", f"{results.head()}\n{results.body(rows)}"]
+    if "whole" in found:
+        rows = _read(found, "whole", Row)
+        parts += ["## Speed and memory", _setting(found["whole"]), _WHOLE, "![speed](numbers/speed.png)"]
+        parts += ["![memory](numbers/memory.png)", whole.markdown(rows)]
     if "correctness" in found:
         parts += ["## Correctness", _CORRECTNESS, "![correctness](numbers/correctness.png)"]
         parts += [errors(verdicts := _read(found, "correctness", Verdict)), _refusals(verdicts)]
@@ -64,6 +62,11 @@ def numbers(found: Results) -> str:
     return "\n\n".join([*parts, "## What each peer gets wrong", _FAULTS, everything()]) + "\n"
 
 
+_WHOLE = (
+    "Every implementation in a process of its own, in turn; the file is in memory except *from disk*. × is to a clone"
+    " of the touched weights into fresh memory, taken in the same process: median (least-most). Peak: the most memory"
+    " of the process, × the touched weights. *built-in's way*: back up, compute ΔW, add, copy back."
+)
 _CORRECTNESS = (
     "Each kind of file on layers of a small UNet of diffusers, against its trainer's ΔW in float64 (the definitions are"
     " held against the trainers' own code in tests). The number is the largest relative error of what the layers give"
@@ -85,49 +88,34 @@ def _setting(part: Mapping[str, Any]) -> str:
     peers = ", ".join(f"{name} {version}" for name, version in about["peers"].items())
     family = FAMILIES.get(about["family"], about["family"])
     share = f", one layer in {about['one_layer_in']}" if about["one_layer_in"] > 1 else ""
+    threads = "" if about["clock"] == "wall" else "one thread of "
     return (
-        f"UNet of {family}{share}, rank {about['rank']}, {about['dtype']}, one thread of {about['device']},"
-        f" {about['clock']} seconds, medians of {about['rounds']} pairs;"
+        f"UNet of {family}{share}, rank {about['rank']}, {about['dtype']}, {threads}{about['device']},"
+        f" {about['clock']} time, medians of {about['rounds']} rounds;"
         f" torch {about['torch']}, {peers}; {about['day']}."
     )
 
 
 def _speed(part: Mapping[str, Any]) -> str:
-    """Apply and take back; a peer whose weights do not come back has a cross."""
+    """Ours beside the built-in's way, and what memory they take."""
     rows = [Row(**row) for row in part["rows"]]
-    by_name = {(row.algorithm, row.contender): row for row in rows}
-    algorithms = [name for name in QUOTED if (name, "lib_adapters") in by_name]
-    lines = [["apply and take back ×", *WHO.values()]]
-    lines += [[name, *(_back(by_name.get((name, who))) for who in WHO)] for name in algorithms]
-    ours = [by_name[name, "lib_adapters"].ratios for name in algorithms]
-    change = ", ".join(
-        f"{what} {min(r[key] for r in ours):.2g} to {max(r[key] for r in ours):.2g}" for what, key in _MORE
-    )
-    return (
-        f"{_setting(part)} × is to the limit: reading and writing the touched weights once. *no*: they do not come back"
-        f" bit for bit. The usual way: back up, compute ΔW, add, copy back.\n\n{table(lines)}\n\n"
-        f"Ours again: {change} ×. {_memory(rows)}"
-    )
+    lines = [_setting(part)]
+    for name, text in OPERATIONS.items():
+        spans = [f"{title} {span}" for who, title in WHO.items() if (span := _span(rows, who, name))]
+        lines.append(f"- {text[0].upper()}{text[1:]}, × a clone of the touched weights: {', '.join(spans)}.")
+    memory = [f"{title} {_memory(rows, who)}" for who, title in WHO.items() if any(row.who == who for row in rows)]
+    lines.append(f"- Most memory, and 2 s after off, × the touched weights: {', '.join(memory)}.")
+    return "\n".join([lines[0], "", *lines[1:]])
 
 
-def _memory(rows: Sequence[Row]) -> str:
-    spans = []
-    for who, name in WHO.items():
-        most = [max(row.peak_bytes or 0, row.kept_bytes) / row.touched_bytes for row in rows if row.contender == who]
-        spans += [f"{name} {min(most):.1f} to {max(most):.1f}"] if most else []
-    return (
-        f"Most memory while applying, × the touched weights: {', '.join(spans)}; LyCORIS (on the CPU), PEFT and"
-        " diffusers keep no original to give back."
-    )
+def _span(rows: Sequence[Row], who: str, operation: str) -> str:
+    found = [row.ratios[operation][0] for row in rows if row.who == who and operation in row.ratios]
+    return f"{min(found):.2g} to {max(found):.2g}" if found else ""
 
 
-_MORE = (("another strength", "strength"), ("another file", "switch"), ("nothing changed", "again"))
-
-
-def _back(row: Row | None) -> str:
-    if row is None:
-        return ""
-    return f"{row.ratios['apply'] + row.ratios['restore']:.2f}" + ("" if row.restores_exactly else " *no*")
+def _memory(rows: Sequence[Row], who: str) -> str:
+    mine = [row for row in rows if row.who == who]
+    return f"{max(row.peak or 0 for row in mine):.1f} and {max(row.after_off for row in mine):.1f}"
 
 
 def _verdicts(verdicts: Sequence[Verdict]) -> str:

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.correctness import Verdict
-from benchmarks.results import Row
+from benchmarks.whole import Row
 
 INK = "#7d7d7d"
 COLOURS = {
     "lib_adapters": "#2f81c7",
-    "usual way": "#8a8a8a",
-    "lycoris onfly_merge": "#c9772b",
+    "built-in's way": "#8a8a8a",
     "peft merge": "#9a63b8",
     "diffusers fuse_lora": "#3f9a6b",
 }
@@ -24,26 +23,22 @@ RIGHT, WRONG, REFUSED = "#2f8f5b", "#c9543f", "#8a8a8a"
 
 def draw(results: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    if "apply" in results:
-        rows = [Row(**row) for row in results["apply"]["rows"]]
-        shown = [row for row in rows if row.contender in COLOURS]
-        _bars(
-            shown,
-            _there_and_back,
-            "apply and take back, times reading and writing the weights once",
-            folder / "speed.png",
-        )
-        _bars(shown, _memory, "most memory while applying, times the touched weights", folder / "memory.png")
+    if "whole" in results:
+        rows = [Row(**row) for row in results["whole"]["rows"]]
+        shown = [row for row in rows if row.who in COLOURS]
+        clone = "times a clone of the touched weights"
+        _bars(shown, _change, f"a change of strength, {clone}", folder / "speed.png")
+        _bars(shown, _peak, "most memory, times the touched weights", folder / "memory.png")
     if "correctness" in results:
         _grid([Verdict(**row) for row in results["correctness"]["rows"]], folder / "correctness.png")
 
 
-def _there_and_back(row: Row) -> float | None:
-    return row.ratios["apply"] + row.ratios["restore"]
+def _change(row: Row) -> float | None:
+    return row.ratios["strength"][0] if "strength" in row.ratios else None
 
 
-def _memory(row: Row) -> float | None:
-    return None if row.peak_bytes is None else max(row.peak_bytes, row.kept_bytes) / row.touched_bytes
+def _peak(row: Row) -> float | None:
+    return row.peak
 
 
 def _axes(width: float, height: float) -> tuple[Any, Any]:
@@ -74,9 +69,9 @@ def _bars(rows: Sequence[Row], value: Any, label: str, path: Path) -> None:
     for row, place in zip(rows, places, strict=True):
         if (length := value(row)) is None:
             continue
-        text = row.contender if row.contender not in named else None
-        named.add(row.contender)
-        axes.barh(place, min(length, LONGEST), 0.9, color=COLOURS[row.contender], label=text)
+        text = row.who if row.who not in named else None
+        named.add(row.who)
+        axes.barh(place, min(length, LONGEST), 0.9, color=COLOURS[row.who], label=text)
         axes.text(min(length, LONGEST), place, f" {length:.2f}", va="center", fontsize=7, color=INK)
     axes.axvline(1, color=INK, linewidth=0.8, linestyle="--")
     axes.set_yticks(*_ticks(rows, places))
@@ -88,7 +83,7 @@ def _bars(rows: Sequence[Row], value: Any, label: str, path: Path) -> None:
 
 def _places(rows: Sequence[Row]) -> list[int]:
     """One below the other, with room between algorithms."""
-    gaps = [int(row.algorithm != before.algorithm) for before, row in pairwise(rows)]
+    gaps = [int(row.kind != before.kind) for before, row in pairwise(rows)]
     return [n + sum(gaps[:n]) for n in range(len(rows))]
 
 
@@ -96,7 +91,7 @@ def _ticks(rows: Sequence[Row], places: Sequence[int]) -> tuple[list[float], lis
     """Each algorithm's name at the middle of its bars."""
     own: dict[str, list[int]] = {}
     for row, place in zip(rows, places, strict=True):
-        own.setdefault(row.algorithm, []).append(place)
+        own.setdefault(row.kind, []).append(place)
     return [sum(each) / len(each) for each in own.values()], list(own)
 
 

@@ -68,8 +68,10 @@ class Session:
         self._report = Report(mode=mode)
 
     def activate(self, requests: Iterable[Request], moment: Moment = START) -> Report:
-        """Make exactly these adapters active: wholly, or not at all if anything raises. Safe to repeat.
+        """Make exactly these adapters active. Safe to repeat.
 
+        If anything raises, the adapters that were active stay active; once their merged weights have been overwritten,
+        the original weights are restored instead, no adapter is active, and the report says so.
         `moment`: the first step to come, where strengths change. A file that cannot be used has its `error` told.
         """
         requests = list(requests)

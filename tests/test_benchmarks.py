@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from itertools import chain
+import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from benchmarks import apply, catalogue, live, results
-from benchmarks.case import Setting
+from benchmarks import catalogue, live, profile, scale, whole
+from benchmarks.case import Setting, make_case, touched
+from benchmarks.contenders import Ours, Usual
 from benchmarks.layers import unet
 from benchmarks.recipes import RECIPES
 
-OURS = {"apply", "again", "strength", "switch", "restore", "cold"}
+OURS = {"apply", "strength", "switch", "restore", "cold"}
 
 
 @pytest.fixture(scope="module")
@@ -28,29 +30,98 @@ def alone(monkeypatch):
 
 
 @pytest.mark.usefixtures("alone")
-def test_every_algorithm_is_measured_and_computed_alike(setting, tmp_path):
-    rows = list(chain(*apply.run(setting, list(RECIPES), 1)))
-    apply.save(rows, setting, 1, tmp_path)
-    (file,) = tmp_path.glob("*.json")
-    found = json.loads(file.read_text())
-    assert {"family", "rank", "dtype", "device", "clock", "torch", "rounds"} <= found.keys()
-    ours = {row["algorithm"]: row for row in found["rows"] if row["contender"] == "lib_adapters"}
-    assert ours.keys() == RECIPES.keys()
-    for row in ours.values():
-        assert row["seconds"].keys() == row["ratios"].keys() == OURS
-        assert row["restores_exactly"]
-        assert row["difference"] < 1e-4  # from the plain way
-        assert row["layers"] > 0
-        assert row["touched_bytes"] <= row["kept_bytes"] < 1.05 * row["touched_bytes"] + 100_000
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_is_timed_computes_the_same(setting, tmp_path, name):
+    case = make_case(name, setting, tmp_path)
+    ours, builtin = Ours(case, case.twin()), Usual(case, case.twin())
+    own = {path: weight.data.clone() for path, weight in ours.weights.items()}
+    ours.operations()["apply"]()
+    builtin.operations()["apply"]()
+    for path, weight in ours.weights.items():
+        wanted = builtin.weights[path].data
+        assert float((weight.data - wanted).norm()) <= 1e-4 * float((wanted - own[path]).norm())
+    ours.operations()["restore"]()
+    assert all(torch.equal(weight.data, own[path]) for path, weight in ours.weights.items())
 
 
 @pytest.mark.usefixtures("alone")
-def test_table_and_chart_show_every_row(setting, tmp_path):
-    (rows,) = apply.run(setting, ["lora"], 1)
-    apply.save(rows, setting, 1, tmp_path)
-    (chart,) = tmp_path.glob("*.svg")
-    assert chart.read_text().count(">lora<") == 1
-    assert results.body(rows).count("| lora |") == 3
+@pytest.mark.parametrize("who", ["lib_adapters", "built-in's way"])
+def test_a_process_measures_each_operation_and_its_memory(setting, tmp_path, monkeypatch, who):
+    monkeypatch.setattr(whole, "SETTLED", 0.0)
+    jobs = whole._jobs("lora", setting, touched(RECIPES["lora"], setting), tmp_path)
+    job = next(one for one in jobs if one.who == who)
+    found = whole.measure(job)
+    assert found.seconds.keys() == found.peak.keys() == OURS - ({"cold"} if who != "lib_adapters" else set())
+    assert found.touched == sum(4 * math.prod(shape) for shape in job.shapes.values())
+    assert found.exact
+    assert min(found.clone, found.copy, *found.seconds.values()) > 0
+
+
+def test_every_round_runs_everybody_in_another_order(setting, monkeypatch):
+    asked = []
+
+    def child(job):
+        asked.append(job.who)
+        if job.who == "peft merge":
+            return None  # it cannot load the file
+        n = len(asked)
+        return whole.Sample(2.0, 0.5, 100, {"apply": 4.0 * n}, {"apply": 150, "cold": 900}, 10, n != 3)
+
+    monkeypatch.setattr(whole, "_in_child", child)
+    monkeypatch.setattr("benchmarks.peers._has", lambda package: package == "peft")
+    ours, builtin = whole.run(setting, ["lora"], 2)
+    assert asked == ["lib_adapters", "built-in's way", "peft merge", "built-in's way", "peft merge", "lib_adapters"]
+    assert (ours.who, ours.ratios, ours.peak, ours.after_off) == ("lib_adapters", {"apply": (7.0, 2.0, 12.0)}, 1.5, 0.1)
+    assert (builtin.who, builtin.ratios, builtin.exact) == ("built-in's way", {"apply": (6.0, 4.0, 8.0)}, True)
+    lines = whole.markdown([ours, builtin]).splitlines()
+    assert len(lines) == 4
+    assert "| tiny | lora | lib_adapters | 7 (2-12) |" in lines[2]
+
+
+def test_a_large_model_is_measured_in_groups(setting, monkeypatch):
+    monkeypatch.setattr(whole, "GROUP_BYTES", 1 << 16)
+    groups, layers = whole._groups("locon", setting), touched(RECIPES["locon"], setting)
+    assert len(groups) > 1
+    assert [path for group in groups for path in group] == list(layers)
+    for group in groups:
+        assert len(group) == 1 or sum(4 * math.prod(shape) for shape in group.values()) <= 1 << 16
+    small = whole.Sample(1.0, 0.1, 100, {"apply": 2.0}, {"apply": 50}, 0, True)
+    large = whole.Sample(3.0, 0.3, 300, {"apply": 5.0}, {"apply": 300}, 30, False)
+    found = whole._sum([small, large])
+    assert (found.clone, found.touched, found.seconds, found.exact) == (4.0, 400, {"apply": 7.0}, False)
+    assert (found.peak, found.after_off) == ({"apply": 400}, 40)  # as if all layers were in memory at once
+
+
+def test_a_peer_that_cannot_load_a_file_is_left_out(setting, tmp_path, monkeypatch):
+    job = whole._jobs("lora", setting, touched(RECIPES["lora"], setting), tmp_path)[0]
+    sent = []
+    monkeypatch.setattr(whole, "measure", lambda job: (_ for _ in ()).throw(TypeError("no such rank")))
+    whole._send(job, SimpleNamespace(send=sent.append))
+    assert sent == ["no such rank"]
+
+
+def test_a_child_process_answers(setting, tmp_path):
+    job = whole._jobs("ia3", setting, touched(RECIPES["ia3"], setting), tmp_path)[0]
+    found = whole._in_child(job)
+    assert found is not None
+    assert found.exact
+    assert found.seconds.keys() == OURS
+
+
+def test_a_profile_names_where_all_the_time_goes(setting):
+    lines = profile.table_of(setting, "lora").splitlines()
+    for column in (2, 3):
+        shares = [float(line.split("|")[column].strip().rstrip("%")) for line in lines[2 : 3 + len(profile.PARTS)]]
+        assert sum(shares) == pytest.approx(100, abs=len(shares))
+        assert min(shares) >= 0
+    assert "GFlop/s" in lines[-1]
+
+
+def test_scale_reports_every_tenth_switch(setting, monkeypatch):
+    monkeypatch.setattr(scale, "ADAPTERS", 10)
+    table = scale.table_of(setting)
+    assert [number for number in range(60) if f"| switch {number} |" in table] == [10, 20, 30, 40, 50]
+    assert table.count("one strength changed") == 4
 
 
 @pytest.mark.parametrize(("family", "parameters"), [("sd1", 859_000_000), ("sdxl", 2_567_000_000)])

@@ -10,7 +10,7 @@ import pytest
 from oracles import apply
 from peers import lycoris_job
 
-from benchmarks import numbers, pages
+from benchmarks import numbers, pages, whole
 from benchmarks.correctness import Verdict
 from benchmarks.kinds import KINDS
 from benchmarks.recipes import RECIPES
@@ -70,14 +70,15 @@ def test_the_readme_and_the_tables_are_what_the_results_say():
     found = numbers.kept(ROOT)
     readme = (ROOT / "README.md").read_text("utf-8")
     assert pages.put(readme, pages.block(found)) == readme
-    assert pages.numbers(found) == (ROOT / "benchmarks" / "NUMBERS.md").read_text("utf-8")
+    assert pages.numbers(found) == (ROOT / "docs" / "numbers.md").read_text("utf-8")
 
 
 def test_what_is_kept_was_measured_in_full():
     found = numbers.kept(ROOT)
     assert found.keys() == numbers.PARTS.keys()
     assert all(part["about"]["family"] == "sd1" for part in found.values())
-    assert {row["algorithm"] for row in found["apply"]["rows"]} == RECIPES.keys()
+    assert {row["kind"] for row in found["whole"]["rows"]} == set(whole.KINDS)
+    assert found["whole"]["about"]["one_layer_in"] == 1
     assert {row["kind"] for row in found["correctness"]["rows"]} == KINDS.keys()
 
 
@@ -86,11 +87,11 @@ def test_ours_is_right_and_given_back_in_all_that_is_kept():
     mine = [verdict for row in found["correctness"]["rows"] if (verdict := Verdict(**row)).who.startswith("lib_")]
     assert len(mine) == 2 * len(KINDS)
     assert all(verdict.right and verdict.exact for verdict in mine)
-    assert all(row["restores_exactly"] for row in found["apply"]["rows"] if row["contender"] == "lib_adapters")
+    assert all(row["exact"] for row in found["whole"]["rows"] if row["who"] == "lib_adapters")
 
 
 def test_pictures_are_there_and_small():
-    folder = ROOT / "benchmarks" / "numbers"
+    folder = ROOT / "docs" / "numbers"
     sizes = {path.name: path.stat().st_size for path in folder.glob("*.png")}
     assert sizes.keys() == PICTURES
     assert sum(sizes.values()) < 150_000
@@ -108,11 +109,11 @@ def test_the_command_measures_everything_and_writes_it(tmp_path, tried):
     assert readme.startswith("before\n\n<!-- numbers -->\n## Numbers")
     assert readme.endswith("<!-- /numbers -->\n\nafter\n")
     assert "old" not in readme.split("\n")
-    folder = tmp_path / "benchmarks" / "numbers"
+    folder = tmp_path / "docs" / "numbers"
     assert {path.name for path in folder.glob("*.png")} == PICTURES
     verdicts = [Verdict(**row) for row in numbers.kept(tmp_path)["correctness"]["rows"]]
     assert all(verdict.right and verdict.exact for verdict in verdicts if verdict.who.startswith("lib_"))
-    assert pages.numbers(numbers.kept(tmp_path)) == (tmp_path / "benchmarks" / "NUMBERS.md").read_text("utf-8")
+    assert pages.numbers(numbers.kept(tmp_path)) == (tmp_path / "docs" / "numbers.md").read_text("utf-8")
     tried("numbers", "readers on kinds of files").add(len(verdicts))
 
 

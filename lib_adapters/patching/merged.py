@@ -1,6 +1,7 @@
-"""The merged way: a touched parameter points at W'; the pristine tensor is kept by reference and never written.
+"""Merged weights: a patched parameter points to its merged weight; the original tensor is kept and never written.
 
-Restoring is giving the pointer back: exact, and microseconds.
+Restoring is giving the pointer back: exact, and microseconds. A merged weight is ours, so a change of strength is
+computed into it; only a parameter that was not merged before needs new memory.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class Merged:
         values before are gone, so rolling back restores the original weights, and `abandoned` is true.
         """
         self.settle()
-        targets, self.abandoned = by_parameter(targets), False
+        targets = by_parameter(targets)
+        self.abandoned = self._overwritten = False
         same = targets.keys() == self._records.keys()
         changed = [t for key, t in targets.items() if not self._has(key, t)]
         again, fresh = [t for t in changed if self._is_reusable(t)], [t for t in changed if not self._is_reusable(t)]
