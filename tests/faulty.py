@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,6 +39,7 @@ KINDS: dict[str, type[BaseException]] = {
 }
 
 
+LOCKS = (type(threading.Lock()), type(threading.RLock()))
 MOVING = frozenset({"pointer.py", "merged.py", "live.py", "guard.py", "substitute.py", "lend.py", "attention.py"})
 
 
@@ -64,27 +66,32 @@ class Calls:
             ours = self._ours[code] = code.co_filename.startswith(OURS)
         return ours
 
-    def _is_point(self, frame: FrameType, event: str) -> bool:
+    def _is_point(self, frame: FrameType, event: str, argument: Any) -> bool:
         """Of ours, or called by ours."""
         if event.startswith("c_"):
-            return event != "c_exception" and self._is_ours(frame)
+            return event != "c_exception" and self._is_ours(frame) and not _is_of_lock(argument)
         if frame.f_code.co_flags & inspect.CO_GENERATOR:
             return False
         return self._is_ours(frame) or self._is_ours(frame.f_back)
 
     def _record(self, frame: FrameType, event: str, argument: Any) -> None:
-        if self._is_point(frame, event):
+        if self._is_point(frame, event, argument):
             called = getattr(argument, "__name__", "") if event.startswith("c_") else frame.f_code.co_name
             where = frame if self._is_ours(frame) or frame.f_back is None else frame.f_back
             self.places.append((where.f_code.co_filename, where.f_lineno, event, called))
 
-    def _count_down(self, frame: FrameType, event: str, _: Any) -> None:
-        if not self._is_point(frame, event):
+    def _count_down(self, frame: FrameType, event: str, argument: Any) -> None:
+        if not self._is_point(frame, event, argument):
             return
         if self._left == 0:
             sys.setprofile(None)  # one fault: what it sets off is left alone
             raise self._error("a fault of the test")
         self._left -= 1
+
+
+def _is_of_lock(called: Any) -> bool:
+    """Python enters and leaves `with lock` uninterrupted: a fault there would hold the lock for ever."""
+    return isinstance(getattr(called, "__self__", None), LOCKS)
 
 
 class Operations(TorchDispatchMode):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import threading
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from files import MAKERS, adapter_for
 from torch import nn
 
 from lib_adapters import Request, Session
+from lib_adapters.patching.owner import MODEL_LOCK
 from lib_adapters.prompt.schedule import Moment, Position, Window
 from lib_adapters.prompt.schedule_text import read_curve
 
@@ -260,3 +262,15 @@ def test_a_run_with_rows_and_curves(bench, tried, mode):
     # between the two calls rows are not known yet
     allowed = [own, *states(bench, lambda: bench.session.activate(requests, Moment(1, STEPS)), work)]
     prove(bench, tried, prepare, work, allowed)
+
+
+def test_no_fault_leaves_the_model_locked(bench):
+    """Another thread can still change a model after faults in all that takes the lock."""
+    bench, done = bench(), []
+    new = [bench.request("LoRA")]
+    for _, happen in faults(bench.session.deactivate, lambda: bench.session.activate(new)):
+        happen()
+        thread = threading.Thread(target=lambda: done.append(MODEL_LOCK.acquire(timeout=5) and MODEL_LOCK.release()))
+        thread.start()
+        thread.join()
+        assert done.pop() is None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import mmap
+import subprocess
+import sys
 import threading
 import weakref
 from pathlib import Path
@@ -157,6 +159,7 @@ def test_without_glibc_nothing_is_trimmed(monkeypatch):
     memory.trim()
 
 
+ROOT = Path(__file__).resolve().parent.parent
 SIDE, LAYERS = 4096, ("conv_in", "conv_out", "time_embed_0")
 
 
@@ -187,3 +190,23 @@ def resident():
     """Bytes of this process in memory."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) * 1024
+
+
+ENDS_ACTIVE = """
+import sys, torch
+from torch import nn
+from lib_adapters import Request, Session, open_adapter
+
+model = nn.ModuleDict({"conv_in": nn.Linear(4096, 4096)}).requires_grad_(False)
+session = Session(unet=model)
+session.activate([Request(open_adapter(sys.argv[1]))])
+"""
+
+
+def test_a_process_ends_while_adapters_are_active(tmp_path):
+    """The model is freed while the interpreter shuts down, when no thread can start any more."""
+    model = nn.ModuleDict({"conv_in": nn.Linear(4096, 4096)})
+    adapter_for(model, path := tmp_path / "a.safetensors", lora)
+    command = [sys.executable, "-c", ENDS_ACTIVE, str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

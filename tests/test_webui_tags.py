@@ -143,7 +143,8 @@ def test_called_with_nothing_behind_it(webui):
 
     thread = threading.Thread(target=extra_networks.activate, args=(Bare(), {}))
     thread.start()
-    thread.join()
+    thread.join(60)
+    assert not thread.is_alive()
     assert torch.equal(webui.model.denoise(webui.model.text()), plain)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import mmap
+import sys
 import threading
 from collections.abc import Iterable, Sequence
 
@@ -83,6 +84,8 @@ def bytes_of(tensor: Tensor) -> int:
 
 def let_go(tensors: Sequence[Tensor]) -> None:
     """Free merged weights that are no longer used, in another thread: unmapping gigabytes takes tenths of a second."""
+    if sys.is_finalizing():  # no thread can start any more: starting one would wait for ever
+        return
     if sum(bytes_of(tensor) for tensor in tensors if tensor.device.type == "cpu") >= LARGE:
         threading.Timer(SOON, _free_all, (tensors,)).start()
 
