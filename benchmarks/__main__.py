@@ -51,9 +51,9 @@ def _whole(options: argparse.Namespace) -> None:
     print(whole.markdown(rows))
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / f"whole-{options.family}-{options.device}-{options.dtype}.json").write_text(
-            json.dumps({**machine(setting), "rounds": options.rounds, "rows": [asdict(row) for row in rows]}, indent=1)
-        )
+        path = options.out / f"whole-{options.family}-{options.device}-{options.dtype}.json"
+        found = {**machine(setting), "rounds": options.rounds, "rows": [asdict(row) for row in rows]}
+        path.write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
 def _profile(options: argparse.Namespace) -> None:
