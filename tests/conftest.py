@@ -12,7 +12,10 @@ from browser.fixtures import chrome, hundred, own, visit  # noqa: F401 - fixture
 from double.webui import WebUI
 from folders import model_folder
 from hypothesis import HealthCheck, settings
+from modes import Modes
 from tally import Tried, opened, summed
+
+from lib_adapters.hosts.webui import names
 
 quiet.begin()
 torch.set_num_threads(1)  # the models are tiny: threads that wait for each other cost more than they give
@@ -38,14 +41,27 @@ def no_other_machine() -> Iterator[None]:
     assert quiet.taken() == []
 
 
+@pytest.fixture(autouse=True)
+def modes_of_torch() -> Iterator[None]:
+    """A test that leaves a global mode of torch changed fails itself, instead of a test after it."""
+    before = Modes.now()
+    yield
+    after = Modes.now()
+    before.restore()
+    assert after == before
+
+
 @pytest.fixture
 def webui(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WebUI:
+    """A name that is not there is looked for each time, however soon after the last one a test asks."""
+    monkeypatch.setattr(names, "FRESH", -1.0)
     return WebUI(tmp_path / "models", monkeypatch)
 
 
 @pytest.fixture
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WebUI:
     """The web UI with its built-in Lora disabled."""
+    monkeypatch.setattr(names, "FRESH", -1.0)
     return WebUI(tmp_path / "models", monkeypatch, builtin_lora=False)
 
 

@@ -15,16 +15,19 @@ import sys
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from modes import Modes
 from torch.utils._python_dispatch import TorchDispatchMode
 
 OURS = str(Path(__file__).resolve().parents[1] / "lib_adapters")
 Place = tuple[str, int, str, str]  # file, line, event, what is called
 Work = Callable[[], object]
+Result = TypeVar("Result")
 
 
 class Interruption(BaseException):
@@ -154,14 +157,28 @@ def faults(prepare: Work, work: Work) -> Iterator[tuple[str, Callable[[], BaseEx
 def _bound(prepare: Work, work: Work, injector: Callable[[], Any]) -> Callable[[], BaseException | None]:
     def run() -> BaseException | None:
         prepare()
-        gradients = torch.is_grad_enabled()
-        try:
-            with injector():
-                work()
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it is looked at
-            return error
-        finally:
-            torch.set_grad_enabled(gradients)  # a fault inside torch's own `no_grad` leaves them off
-        return None
+        return attempt(work, injector())[1]
 
     return run
+
+
+def attempt(
+    work: Callable[[], Result], injector: AbstractContextManager[Any]
+) -> tuple[Result | None, BaseException | None]:
+    """Return what `work` returns or raises, with the modes of torch as they were.
+
+    A fault inside the `__exit__` of torch.no_grad leaves gradients off. One that keeps a generator from being left is
+    worse: its modes end only when the frames of the error are freed, after those around it, and set back what was
+    there inside of these. So the frames are freed here, within an inference mode that restores all of it.
+    """
+    before, result, caught = Modes.now(), None, None
+    with torch.inference_mode(before.inference), torch.set_grad_enabled(before.grad):
+        try:
+            with injector:
+                result = work()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is looked at
+            caught = error
+        if caught is not None:
+            caught.__traceback__ = caught.__context__ = caught.__cause__ = None
+    before.restore()
+    return result, caught

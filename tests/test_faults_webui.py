@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from double.shelf import put, put_text
-from faulty import KINDS, Calls, chosen, is_exhaustive
+from faulty import KINDS, Calls, attempt, chosen, is_exhaustive
 from safetensors.torch import save_file
 from test_webui_aesthetic import TAG, put_embedding
 from test_webui_hypernets import put_net
@@ -49,17 +49,6 @@ def points_of(webui, draw):
         if FOLDER in place[0] and (place[2].endswith("call") or is_exhaustive()):
             first.setdefault(place, at)
     return sorted((at, place) for place, at in first.items())[:: 1 if is_exhaustive() else 3]
-
-
-def attempt(draw, injector):
-    gradients = torch.is_grad_enabled()
-    try:
-        with injector:
-            return draw(), None
-    except BaseException as error:  # noqa: BLE001 - whatever it is, it is looked at
-        return None, error
-    finally:
-        torch.set_grad_enabled(gradients)  # a fault inside torch's own `no_grad` leaves them off
 
 
 class Jobs:

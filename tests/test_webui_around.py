@@ -43,10 +43,9 @@ def test_a_colon_needs_quotes(webui):
     assert said(webui.picture('x <lyco:"a:b":0.5>'), "te 0.5")
 
 
-def test_a_file_added_later_is_found(webui, monkeypatch):
+def test_a_file_added_later_is_found(webui):
     assert said(webui.picture("<lyco:late>"), "no adapter is called 'late'")
     put(webui, "late")
-    monkeypatch.setattr("lib_adapters.hosts.webui.names.FRESH", -1.0)
     assert said(webui.picture("<lyco:late>"), "15 of 15")
 
 
