@@ -11,8 +11,8 @@
         const seen = new Set();
         for (const card of cards.values()) {
             const root = roots[card.root || 0];
-            if (!root || seen.has(key(root.root, card.dir))) continue;
-            seen.add(key(root.root, card.dir));
+            if (!root || seen.has(card.place)) continue;
+            seen.add(card.place);
             plant(root, card.dir);
         }
         return roots;

@@ -155,6 +155,7 @@
         }
 
         indexOf(id) {
+            if (id === null) return -1;
             if (!this.index) this.index = new Map(this.list.map((card, at) => [card.id, at]));
             return this.index.has(id) ? this.index.get(id) : -1;
         }

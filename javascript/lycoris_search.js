@@ -18,6 +18,8 @@
         return text;
     }
 
+    lycoris.searchable = everything;
+
     const any = (list, word) => (list || []).some((item) => plain(item).includes(word));
 
     const IS = {

@@ -80,7 +80,7 @@
             const counts = (name) => !failed || failed === name;
             if (counts("family") && !card.error) Counts.more(this.family, card.family || "unknown");
             if (counts("algorithm")) for (const name of card.algorithms || []) Counts.more(this.algorithm, name);
-            if (counts("folder")) Counts.more(this.folder, `${card.root || 0}/${card.dir}`);
+            if (counts("folder")) Counts.more(this.folder, card.place);
             if (counts("fits") && !card.error && !lycoris.misfit(card, this.model)) this.fits += 1;
             if (counts("starred") && card.star) this.starred += 1;
             if (counts("broken") && card.error) this.broken += 1;

@@ -16,6 +16,7 @@
     function prepare(card) {
         card.key = `${card.root || 0}/${card.file}`;
         card.dir = card.dir || "";
+        card.place = `${card.root || 0}/${card.dir}`;
         card.stem = card.file
             .replace(/\.[^./]*$/, "")
             .normalize("NFC")
@@ -23,6 +24,7 @@
         card.tag = card.tag || card.name; // how a prompt carries the name
         card.lower = card.tag.normalize("NFC").toLowerCase();
         card.order = order(card.name);
+        lycoris.searchable(card); // here, in windows: all at once would delay the first key
         return card;
     }
 
@@ -32,6 +34,7 @@
             this.key = key;
             this.cards = new Map();
             this.version = 0;
+            this.after = 0; // the last card of that version that is here; 0: all are
             this.progress = { running: false, done: 0, total: 0, what: "" };
             this.model = { family: "", name: "" };
             this.folders = []; // what they are called
@@ -82,9 +85,17 @@
             return this.pulling;
         }
 
+        /** Window by window. A draw goes through all cards, so it comes when they have doubled, and at the end. */
         async pullNow() {
+            let drawn = 0;
             try {
-                this.merge(await this.call(`/cards?since=${this.version}`));
+                do {
+                    this.merge(await this.call(`/cards?since=${this.version}&after=${this.after}`));
+                    if (this.after && this.cards.size >= 2 * drawn) {
+                        drawn = this.cards.size;
+                        this.tell();
+                    }
+                } while (this.after);
             } catch (error) {
                 this.failure = error.message;
             }
@@ -115,6 +126,7 @@
             for (const card of said.cards) this.cards.set(card.id, prepare(card));
             const restarted = said.version < this.version;
             this.version = restarted ? 0 : said.version;
+            this.after = restarted ? 0 : said.after;
             this.again = this.again || restarted;
             this.progress = said.progress;
             this.model = { family: said.family, name: said.family_name };

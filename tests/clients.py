@@ -85,19 +85,26 @@ class Client:
 
     def follow(self) -> None:
         """As the page: what changed since the last time, applied to what was there."""
-        changes = self.told(f"/cards?since={self.version}")
-        ids = [card["id"] for card in changes["cards"]]
-        if len(set(ids)) != len(ids) or set(ids) & set(changes["removed"]) or changes["version"] < self.version:
-            self.wrong.append("a list of cards that mixes two states")
-        self.seen |= {card["id"]: card for card in changes["cards"]}
-        for card in changes["removed"]:
-            self.seen.pop(card, None)
-        self.version = changes["version"]
+        more, after = True, 0
+        while more:
+            changes = self.told(f"/cards?since={self.version}&after={after}")
+            ids = [card["id"] for card in changes["cards"]]
+            if len(set(ids)) != len(ids) or set(ids) & set(changes["removed"]) or changes["version"] < self.version:
+                self.wrong.append("a list of cards that mixes two states")
+            self.seen |= {card["id"]: card for card in changes["cards"]}
+            for card in changes["removed"]:
+                self.seen.pop(card, None)
+            self.version, after = changes["version"], changes["after"]
+            more = after > 0
 
-    def look_at_all(self) -> None:
-        names = [card["name"] for card in self.told("/cards")["cards"]]
+    def look_at_all(self) -> list[dict[str, Any]]:
+        """As a page that is opened: all cards, which are those of one state once the last window is here."""
+        self.seen, self.version = {}, 0
+        self.follow()
+        names = [card["name"] for card in self.seen.values()]
         if len(set(names)) != len(names):
             self.wrong.append("two cards of one name")
+        return list(self.seen.values())
 
     def edit(self, card: dict[str, Any], key: str, value: Any) -> None:
         start = time.monotonic()

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from browser import shelf
 
+from lib_adapters.hosts.tab import routes
+
 MANY = 10_000
 
 
@@ -171,7 +173,7 @@ def test_ten_thousand_cards(own, visit):
         new PerformanceObserver(list => list.getEntries().forEach(one => long.push(Math.round(one.duration))))
             .observe({type: 'longtask', buffered: true}); }""")
     view.ready()
-    assert view.total.text_content() == "10,000 adapters"
+    view.total.get_by_text("10,000 adapters", exact=True).wait_for()
     print("loading, longest tasks in ms:", view.page.evaluate("() => long.splice(0)"))
     nodes = view.page.evaluate("""async () => {
         const grid = document.querySelector('.lycoris-grid');
@@ -186,3 +188,34 @@ def test_ten_thousand_cards(own, visit):
     print("scrolling, longest tasks in ms:", long, "nodes:", nodes)
     assert nodes < 2500
     view.page.get_by_text("card 9999", exact=True).wait_for()
+
+
+WATCH = """window.drawn = []; window.searched = [];
+    document.addEventListener('DOMContentLoaded', () => {
+        const { select, searchable } = lycoris;
+        lycoris.select = (cards, ...rest) => { drawn.push(cards.size); return select(cards, ...rest); };
+        lycoris.searchable = (card) => { searched.push(card.id); return searchable(card); };
+    });"""
+
+
+def test_cards_come_in_windows_and_are_drawn_when_they_have_doubled(own, visit, monkeypatch):
+    monkeypatch.setattr(routes, "WINDOW", 10_000)  # about forty cards
+    some = own(lambda folder: [shelf.adapter(folder / f"card {at}.safetensors") for at in range(1000)])
+    sizes: list[int] = []
+    view = visit(some, script=WATCH, before=lambda route: sizes.append(_pass_on(route)))
+    view.total.get_by_text("1,000 adapters", exact=True).wait_for()
+    assert len(sizes) > 20
+    assert max(sizes) < 15_000
+    drawn = view.page.evaluate("drawn")
+    assert sorted(drawn) == drawn
+    assert len(set(drawn)) <= 8  # none, then at most once for each doubling, then all
+    assert view.page.evaluate("new Set(searched).size") == view.page.evaluate("searched.length") == 1000
+    view.search("999", "1 adapter")
+    assert view.names() == ["card 999"]
+
+
+def _pass_on(route) -> int:
+    """Return the size in bytes."""
+    answer = route.fetch()
+    route.fulfill(response=answer)
+    return len(answer.body()) if "/cards?" in route.request.url else 0

@@ -117,7 +117,7 @@ def roles(clients, cards, webui):
 
 def cards_to_edit(webui, client):
     """The first stay where they are, the others are moved about."""
-    cards = client.told("/cards")["cards"]
+    cards = client.look_at_all()
     staying = [card for card in cards if card.get("dir") == "character"][:EDITED]
     moving = [card for card in cards if card.get("dir") == "style" and int(number_of(card["file"])) in MOVED]
     return staying + moving

@@ -37,6 +37,7 @@ class Changes:
     version: int
     cards: list[str]
     removed: list[int]
+    after: int = 0
 
 
 class Shelf:
@@ -63,7 +64,7 @@ class Shelf:
     def cancel(self):
         self._note("cancel")
 
-    def changes(self, since):
+    def changes(self, since, after, most):
         return Changes(7, ['{"id":1,"name":"ink \\u00e9"}'] if since < 7 else [], [3] if since else [])
 
     def path_of(self, card):
@@ -133,6 +134,7 @@ def test_the_cards_come_as_they_are_with_what_the_page_needs_beside_them(client)
     assert answer.headers["cache-control"] == "no-store"
     assert answer.json() == {
         "version": 7,
+        "after": 0,
         "cards": [{"id": 1, "name": "ink é"}],
         "removed": [],
         "progress": {"running": False, "done": 1, "total": 1, "what": "", "cancelled": False},
@@ -143,6 +145,20 @@ def test_the_cards_come_as_they_are_with_what_the_page_needs_beside_them(client)
     }
     later = client.get(f"{API}/cards?since=7").json()
     assert (later["cards"], later["removed"]) == ([], [3])
+
+
+def test_indexing_that_ends_while_the_cards_are_read_is_not_over_for_the_page(shelf):
+    honest = shelf.changes
+
+    def changes(*asked):
+        found = honest(*asked)
+        shelf.progress = Progress(running=False)
+        return found
+
+    shelf.changes, shelf.progress = changes, Progress(running=True)
+    client = client_of(shelf)
+    running = [client.get(f"{API}/cards").json()["progress"]["running"] for _ in range(2)]
+    assert running == [True, False]
 
 
 def test_one_card_in_full(client):

@@ -80,9 +80,12 @@ class Catalogue:
         """Of the last change; 0 where there was none."""
         return self._store.version()
 
-    def changes(self, since: int) -> Changes:
-        """What became of the cards since that version; everything since 0."""
-        return self._store.changes(since)
+    def changes(self, since: int, after: int = 0, most: int | None = None) -> Changes:
+        """Return what became of the cards since that version; everything since 0.
+
+        At most about `most` characters; the rest follows for the answer's `version` and `after`.
+        """
+        return self._store.changes(since, after, most)
 
     def path_of(self, card: int) -> Path:
         """Of a card's file, which is there."""

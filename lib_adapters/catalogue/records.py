@@ -18,11 +18,15 @@ class Progress:
 
 @dataclass(frozen=True)
 class Changes:
-    """What became of the cards since some version; `cards` are JSON texts, ready to be joined."""
+    """What became of the cards since some version; `cards` are JSON texts, ready to be joined.
+
+    `after`: 0 if that is all; else the card of `version` after which the rest follows.
+    """
 
     version: int
     cards: list[str]
     removed: list[int]
+    after: int = 0
 
 
 @dataclass(frozen=True)

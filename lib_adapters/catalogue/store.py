@@ -7,7 +7,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -34,8 +34,12 @@ ON CONFLICT (path) DO UPDATE SET
     version = excluded.version, size = excluded.size, mtime_ns = excluded.mtime_ns, beside = excluded.beside,
     head = excluded.head, card = excluded.card, alias = excluded.alias, hash = excluded.hash, gone = 0
 """
-_LISTED = "SELECT version, id, star, used, head, card FROM cards WHERE version > ? AND NOT gone ORDER BY version, id"
+_LISTED = """
+SELECT gone, version, id, star, used, head, card FROM cards
+WHERE (version, id) > (?, ?) AND NOT (gone AND ?) ORDER BY version, id
+"""
 LARGEST = (1 << 63) - 1  # number that SQLite knows
+_GONE = 16  # characters of a removed card's number in an answer, at most
 
 
 class Row(NamedTuple):
@@ -69,19 +73,22 @@ class Store:
         """The last change's; 0 where there was none."""
         return int(self._all("SELECT coalesce(max(version), 0) FROM cards")[0][0])
 
-    def changes(self, since: int) -> Changes:
-        """Everything for a page that knows a later version than there is: it was of another index."""
+    def changes(self, since: int, after: int = 0, most: int | None = None) -> Changes:
+        """Return what changed since a version; everything if `since` is later than any: it was of another index.
+
+        `after`: the last card of version `since` that is known already; 0 for all of them. The answer ends once its
+        cards have `most` characters, and then names the card to go on after.
+        """
         with self._lent() as connection:
             connection.execute("BEGIN")  # one state for both questions
             try:
                 newest = int(connection.execute("SELECT coalesce(max(version), 0) FROM cards").fetchone()[0])
-                since = since if 0 <= since <= newest else 0
-                cards = [_text(*row[1:]) for row in connection.execute(_LISTED, (since,))]
-                gone = "SELECT id FROM cards WHERE version > ? AND gone AND ?"
-                removed = [row[0] for row in connection.execute(gone, (since, since))]
+                if not (0 <= since <= newest and 0 <= after <= LARGEST):
+                    since = after = 0
+                rows = connection.execute(_LISTED, (since, after or LARGEST, not since))
+                return _window(rows, newest, most)
             finally:
                 connection.execute("COMMIT")
-        return Changes(newest, cards, removed)
 
     def text(self, card: int) -> str | None:
         """A card as JSON; None where it is gone."""
@@ -188,6 +195,23 @@ class Change:
 def fresh_number() -> int:
     """Later than any version or id of an index made before: neither grows by a thousand in a second for long."""
     return int((time.time() - 1_700_000_000) * 1000)
+
+
+def _window(rows: Iterable[tuple[Any, ...]], newest: int, most: int | None) -> Changes:
+    """Take rows until their texts have `most` characters."""
+    cards: list[str] = []
+    removed: list[int] = []
+    size = 0
+    for gone, version, card, *rest in rows:
+        if gone:
+            removed.append(card)
+            size += _GONE
+        else:
+            cards.append(_text(card, *rest))
+            size += len(cards[-1])
+        if most is not None and size >= most:
+            return Changes(version, cards, removed, card)
+    return Changes(newest, cards, removed)
 
 
 def _text(card: int, star: int, used: int, head: str, rest: str) -> str:

@@ -35,6 +35,7 @@ KINDS = {
 }
 SIGNS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"\x1aE\xdf\xa3")  # WebP is RIFF, WebM the last
 NO_PREVIEW = "There is no picture or video beside this file."
+WINDOW = 2_000_000  # characters of cards in one answer: a page reads and draws them while it waits for the next
 FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}  # the address has the version in it
 SAFE = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'; sandbox"}
 
@@ -54,14 +55,16 @@ def _add_reading(router: APIRouter, tab: Tab) -> None:
     catalogue = tab.catalogue
 
     @router.get("/cards")
-    def cards(since: int = 0) -> Response:
+    def cards(since: int = 0, after: int = 0) -> Response:
         """The cards are texts already; with ten thousand of them, reading them again would take a second."""
-        changes = catalogue.changes(since)
+        progress = catalogue.progress  # first: a round that ends in between must not seem over without its last cards
+        changes = catalogue.changes(since, after, WINDOW)
         family, family_name = tab.model()
         rest = {
             "version": changes.version,
+            "after": changes.after,
             "removed": list(changes.removed),
-            "progress": dataclasses.asdict(catalogue.progress),
+            "progress": dataclasses.asdict(progress),
             "family": family,
             "family_name": family_name,
             "folders": [label for label, _ in tab.folders()],
