@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import unicodedata
 
 import pytest
 from shelves import opened, scan
 
 from benchmarks.shelf import fill
-from lib_adapters.catalogue import Catalogue
+from lib_adapters.catalogue import Catalogue, beside, indexer, names
+from lib_adapters.catalogue.pool import Pool
+from lib_adapters.files.platforms import folded
 
 FILES = 120
 WINDOW = 4_000  # characters: about ten cards
@@ -104,3 +108,66 @@ def test_removed_cards_come_in_windows_too(catalogue, root):
 
 def test_a_page_that_knows_a_later_card_than_there_can_be_starts_again(catalogue):
     assert len(catalogue.changes(catalogue.version, 1 << 80).cards) == FILES
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Every statement that the index is given."""
+    statements: list[str] = []
+    honest = Pool._connect
+
+    def connect(pool):
+        connection = honest(pool)
+        connection.set_trace_callback(statements.append)
+        return connection
+
+    monkeypatch.setattr(Pool, "_connect", connect)
+    return statements
+
+
+@pytest.fixture
+def described(monkeypatch):
+    """The files that are read."""
+    files: list[str] = []
+    honest = indexer.describe
+    monkeypatch.setattr(indexer, "describe", lambda file, known: files.append(file.path) or honest(file, known))
+    return files
+
+
+@pytest.mark.usefixtures("catalogue")
+@pytest.mark.parametrize("changed", [0, 1, 7])
+def test_a_start_costs_statements_and_reads_for_what_changed(root, tmp_path, asked, described, changed):
+    for path in sorted(root.rglob("*.safetensors"))[:changed]:
+        os.utime(path, (1, 1))
+    with opened(root, place=tmp_path / "place") as again:
+        version = again.version
+        asked.clear()
+        again.start()
+        assert again.wait(60)
+        assert len(described) == changed
+        assert len([text for text in asked if "INSERT" in text]) == changed
+        assert len(asked) <= changed + 1 + (4 if changed else 0)  # the rows; begin, version, commit of the changes
+        assert len(again.changes(version).cards) == changed
+
+
+def test_each_folder_name_is_escaped_once_however_many_files_it_has(monkeypatch):
+    escaped: list[str] = []
+    honest = names.carried
+    monkeypatch.setattr(names, "carried", lambda name: escaped.append(name) or honest(name))
+    files = [("root", f"folder #{number % 3}", f"{number}.safetensors") for number in range(60)]
+    assert names.shortest_names(files)[4] == "4"
+    assert len(escaped) == 60 + 3 + 1
+
+
+def test_suffixes_of_what_lies_beside_are_found_at_the_last_two_dots():
+    assert all(1 <= suffix.count(".") <= 2 and suffix.startswith(".") for suffix in beside.SUFFIXES)
+    for stem in ("", "ink", "ink.v1", "ink.png", "."):
+        for end in (*beside.SUFFIXES, ".safetensors", "json", ""):
+            expected = {suffix for suffix in beside.SUFFIXES if (stem + end).endswith(suffix)}
+            assert set(beside._suffixes(stem + end)) == expected
+
+
+@pytest.mark.parametrize("name", ["INK V1.Safetensors", " x ", "\x1cx", "STRASSE", "Stra\u00dfe", "\u0130", "e\u0301"])
+def test_names_are_folded_alike_whether_or_not_they_are_plain(name):
+    normal = unicodedata.normalize("NFC", name).casefold()
+    assert folded(name) == unicodedata.normalize("NFC", normal).strip()

@@ -21,6 +21,7 @@ PREVIEWS = tuple(f"{start}.{kind}" for kind in (*IMAGES, *VIDEOS) for start in (
 LONGEST = 100_000  # letters of a text
 WRITTEN_PREVIEW = PREVIEWS[0]
 SUFFIXES = (SIDECAR, *CIVITAI, *DESCRIPTIONS, *PREVIEWS)
+_KNOWN = frozenset(SUFFIXES)
 
 
 class Preview(NamedTuple):
@@ -40,10 +41,16 @@ def stamps(listing: Mapping[str, os.DirEntry[str]]) -> dict[str, str]:
     """By stem: which of them are there, how large and how old, in one word each."""
     found: dict[str, list[str]] = {}
     for name in listing:
-        for suffix in SUFFIXES if name.endswith(SUFFIXES) else ():
-            if name.endswith(suffix):
-                found.setdefault(name[: -len(suffix)], []).append(suffix)
+        for suffix in _suffixes(name):
+            found.setdefault(name[: -len(suffix)], []).append(suffix)
     return {stem: _words((suffix, listing[stem + suffix].stat) for suffix in there) for stem, there in found.items()}
+
+
+def _suffixes(name: str) -> list[str]:
+    """Return those of `SUFFIXES` that end the name: each of them begins with its last dot or the one before."""
+    last = name.rfind(".")
+    starts = [last, name.rfind(".", 0, last)] if last > 0 else [last]
+    return [suffix for at in starts if at >= 0 and (suffix := name[at:]) in _KNOWN]
 
 
 def odd_stems(listing: Mapping[str, object], stems: Collection[str]) -> set[str]:
@@ -52,9 +59,9 @@ def odd_stems(listing: Mapping[str, object], stems: Collection[str]) -> set[str]
     odd = set()
     for name in listing:
         low = folded(name)
-        for suffix in SUFFIXES if low.endswith(SUFFIXES) else ():
+        for suffix in _suffixes(low):
             stem = plain.get(low.removesuffix(suffix))
-            if low.endswith(suffix) and stem is not None and name != stem + suffix:
+            if stem is not None and name != stem + suffix:
                 odd.add(stem)
     return odd
 

@@ -92,22 +92,29 @@ def shortest_names(files: Sequence[Sequence[str]]) -> list[str]:
 
     The names are escaped for tags; `plain_name` returns the readable form.
     """
-    spelled = [[carried(part) for part in parts] for parts in files]
-    counts = Counter(name for parts in spelled for name in _ends(parts))
-    named = [all_names(parts) if _clashes(parts, counts) else _ends(parts) for parts in spelled]
+    known: dict[str, str] = {}  # thousands of files have a few folders
+    spelled = [
+        [*(known.get(part) or known.setdefault(part, carried(part)) for part in parts[:-1]), carried(parts[-1])]
+        for parts in files
+    ]
+    ends = [_ends(parts) for parts in spelled]
+    counts = Counter(name for pair in ends for name in pair)
+    named = [all_names(parts) if _clashes(pair, counts) else pair for parts, pair in zip(spelled, ends, strict=True)]
     counts.update(name for names in named for name in names[2:])
     return [next((name for name in names if counts[name] == 1), names[1]) for names in named]
 
 
 def plain_name(name: str, parts: Sequence[str]) -> str:
     """Return the unescaped tail of the path `parts` to which `name` refers."""
+    if name == parts[-1].rpartition(".")[0]:  # nothing is escaped
+        return name
     end = "/".join(parts[-1 - name.count("/") :])
     return end if carried(end) == name else end.removesuffix(PurePath(end).suffix)
 
 
-def _clashes(parts: Sequence[str], counts: Mapping[str, int]) -> bool:
+def _clashes(ends: Sequence[str], counts: Mapping[str, int]) -> bool:
     """Only files with such a name can have any longer one in common: it ends with this."""
-    return any(counts[name] > 1 for name in _ends(parts))
+    return counts[ends[0]] > 1 or counts[ends[1]] > 1
 
 
 def _ends(parts: Sequence[str]) -> list[str]:

@@ -67,7 +67,7 @@ class Store:
     def rows(self) -> dict[str, Row]:
         """By path, also those that are gone."""
         found = self._all("SELECT path, id, size, mtime_ns, beside, head, gone FROM cards")
-        return {os.fsdecode(path): Row(*rest) for path, *rest in found}
+        return {os.fsdecode(row[0]): Row._make(row[1:]) for row in found}
 
     def version(self) -> int:
         """The last change's; 0 where there was none."""

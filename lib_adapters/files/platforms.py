@@ -43,6 +43,8 @@ def same_form(name: str) -> str:
 
 def folded(name: str) -> str:
     """Names that differ in case or form alone are one on Windows and macOS, and one to people."""
+    if name.isascii():  # most names are; they have one form
+        return name.lower().strip()
     return same_form(same_form(name).casefold()).strip()
 
 
