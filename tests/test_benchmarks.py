@@ -131,14 +131,30 @@ def test_layers_are_those_of_the_real_model(family, parameters):
     assert total == pytest.approx(parameters, rel=0.01)
 
 
-def test_the_catalogue_beside_just_looking(tmp_path):
-    rows = catalogue.run(60, 4, tmp_path)
-    assert list(tmp_path.iterdir()) == []
-    assert [row.what for row in rows][2:] == ["first index", "index, nothing changed", "all cards as JSON"]
+@pytest.fixture(scope="module")
+def listing(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("listing")
+    rows = catalogue.run(60, 4, folder)
+    assert list(folder.iterdir()) == []
+    return rows
+
+
+def test_the_catalogue_beside_just_looking(listing, tmp_path):
+    rows = listing
+    listed = ["index, nothing changed", "index, 60 files changed", "all cards as JSON", "first window of cards"]
+    assert [row.what for row in rows][2:8] == ["first index", *listed, "one card's details"]
     assert all(row.seconds > 0 and row.walks == pytest.approx(row.seconds / rows[0].seconds) for row in rows)
     catalogue.save(rows, 60, 4, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "catalogue-60x4.json").read_text())["rows"][0]["walks"] == 1.0
-    assert catalogue.table(rows).count("\n") == 6
+    assert catalogue.table(rows).count("\n") == len(rows) + 1
+
+
+@pytest.mark.usefixtures("chrome")  # for where there is none
+def test_the_page_of_the_catalogue_in_a_browser(listing):
+    rows = {row.what: row for row in listing}
+    assert rows["page: all cards known"].counted.startswith("1 answers, 0.0")
+    assert rows["page: first key of a search"].counted == "5 adapters"
+    assert rows["page: slowest frame of a scroll to the end"].processor is None
 
 
 def test_following_a_strength_in_each_way(setting, tmp_path):
