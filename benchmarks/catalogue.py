@@ -25,9 +25,9 @@ import torch
 from benchmarks import memory
 from benchmarks.shelf import fill
 from lib_adapters.catalogue import Catalogue
+from lib_adapters.catalogue.records import WINDOW
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
-WINDOW = 2_000_000  # characters, as the tab's routes send them
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Who is measured: the clone that is the limit, ourselves, and the usual way; the peers are in peers.py."""
+"""Who is measured: ourselves, and the way of the web UI's built-in Lora; the peers are in peers.py."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ class Contender:
     """Set up, untimed, on a model of its own; then each operation is timed once, in this order."""
 
     name = ""
-    writes = True  # into the weights it was given
 
     def __init__(self, case: Case, model: nn.Module) -> None:
         self.weights: Mapping[str, nn.Parameter] = weights(model, case.shapes)
@@ -31,28 +30,8 @@ class Contender:
         """Leave the model as it was, if the last operation did not."""
 
 
-class Clone(Contender):
-    """The limit: fresh copies of the touched weights, all of them kept."""
-
-    name = "clone"
-    writes = False
-
-    def __init__(self, case: Case, model: nn.Module) -> None:
-        super().__init__(case, model)
-        self.kept: list[Tensor] = []
-        self._clone()  # what has been allocated once is faster the second time, for everybody
-        self.kept = []
-
-    def operations(self) -> dict[str, Operation]:
-        return {"apply": self._clone}
-
-    def _clone(self) -> None:
-        self.kept = [weight.data.clone() for weight in self.weights.values()]
-
-
 class Ours(Contender):
     name = "lib_adapters"
-    writes = False
 
     def __init__(self, case: Case, model: nn.Module) -> None:
         super().__init__(case, model)
@@ -66,7 +45,6 @@ class Ours(Contender):
     def operations(self) -> dict[str, Operation]:
         return {
             "apply": lambda: self._session.activate([Request(self._a)]),
-            "again": lambda: self._session.activate([Request(self._a)]),
             "strength": lambda: self._session.activate([Request(self._a, unet=0.5)]),
             "switch": lambda: self._session.activate([Request(self._b, unet=0.5)]),
             "restore": self._session.deactivate,

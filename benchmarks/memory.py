@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import gc
 import time
 from collections.abc import Callable
@@ -11,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from lib_adapters.patching.memory import trim
 
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -72,8 +72,7 @@ def _settled() -> int:
 
 def hand_back() -> None:
     """Give what the allocator keeps back to the system: who runs next finds memory as fresh as who ran before."""
-    with contextlib.suppress(OSError, AttributeError):  # glibc has it, others don't
-        ctypes.CDLL(None).malloc_trim(0)
+    trim()
 
 
 def tensor_bytes() -> int:

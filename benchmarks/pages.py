@@ -100,7 +100,8 @@ def _speed(part: Mapping[str, Any]) -> str:
     """Ours beside the built-in's way, and what memory they take."""
     rows = [Row(**row) for row in part["rows"]]
     lines = [_setting(part)]
-    for name, text in OPERATIONS.items():
+    for name in ("apply", "strength", "switch"):
+        text = OPERATIONS[name]
         spans = [f"{title} {span}" for who, title in WHO.items() if (span := _span(rows, who, name))]
         lines.append(f"- {text[0].upper()}{text[1:]}, × a clone of the touched weights: {', '.join(spans)}.")
     memory = [f"{title} {_memory(rows, who)}" for who, title in WHO.items() if any(row.who == who for row in rows)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from benchmarks.case import Case, stem
-from benchmarks.contenders import Clone, Contender, Operation, Ours, Usual
+from benchmarks.contenders import Contender, Operation, Ours, Usual
 
 PEFT_LORA = {"lora_down.weight": "lora_A", "lora_up.weight": "lora_B", "dora_scale": "lora_magnitude_vector",
              "oft_R.weight": "oft_R"}  # fmt: skip
@@ -20,9 +19,7 @@ PEFT_LORA = {"lora_down.weight": "lora_A", "lora_up.weight": "lora_B", "dora_sca
 
 def contenders(case: Case) -> list[type[Contender]]:
     """In a fixed order; every round starts with another one."""
-    found: list[type[Contender]] = [Clone, Ours, Usual]
-    if _has("lycoris"):
-        found.append(Lycoris)
+    found: list[type[Contender]] = [Ours, Usual]
     if _has("peft") and case.name in Peft.kinds and not _needs_core(case):
         found.append(Peft)
         if _has("diffusers") and case.name in ("lora", "locon", "dora-rows"):
@@ -37,33 +34,6 @@ def _has(package: str) -> bool:
 def _needs_core(case: Case) -> bool:
     """PEFT's LoHa of a convolution always has a core, so it can't hold a file without one."""
     return case.name == "loha" and any(len(shape) > 2 for shape in case.shapes.values())
-
-
-class Lycoris(Contender):
-    """LyCORIS merging on the fly. On the CPU its backup is the weight itself, so it cannot restore there."""
-
-    name = "lycoris onfly_merge"
-
-    def __init__(self, case: Case, model: nn.Module) -> None:
-        super().__init__(case, model)
-        from lycoris import wrapper
-
-        logging.getLogger("LyCORIS").setLevel(logging.ERROR)
-        wrapper.LycorisNetwork.LORA_PREFIX = "lora_unet"
-        self._networks: list[Any] = []
-        for path in case.files:
-            tensors = {key: tensor.to(case.setting.device) for key, tensor in load_file(path).items()}
-            network, _ = wrapper.create_lycoris_from_weights(1.0, "", model, tensors)
-            self._networks.append(network.to(case.setting.device, case.setting.dtype))
-
-    def operations(self) -> dict[str, Operation]:
-        first, second = self._networks
-        return {
-            "apply": lambda: first.onfly_merge(1.0),
-            "strength": lambda: (first.onfly_restore(), first.onfly_merge(0.5)),
-            "switch": lambda: (first.onfly_restore(), second.onfly_merge(0.5)),
-            "restore": second.onfly_restore,
-        }
 
 
 class Peft(Contender):

@@ -38,7 +38,6 @@ OPERATIONS = {
     "restore": "off",
     "cold": "from disk",
 }
-LEFT_OUT = ("clone", "lycoris onfly_merge")  # the limit, and what no user of a web UI or of diffusers runs
 GROUP_BYTES = 4 << 30
 CLONES = 3
 SETTLED = 2.0  # seconds after off
@@ -126,8 +125,7 @@ def _jobs(kind: str, setting: Setting, shapes: Shapes, folder: Path) -> list[Job
         for letter in "ab"
     )
     probe = Case(kind, RECIPES[kind], setting, shapes, torch.nn.Module(), (a, b))
-    names = [one.name for one in contenders(probe) if one.name not in LEFT_OUT]
-    return [Job(kind, setting, shapes, (a, b), name) for name in names]
+    return [Job(kind, setting, shapes, (a, b), one.name) for one in contenders(probe)]
 
 
 def _in_child(job: Job) -> Sample | None:
@@ -167,9 +165,6 @@ def measure(job: Job) -> Sample:
     memory.hand_back()
     start, seconds, peak, after_off, exact = memory.resident(device), {}, {}, 0, True
     for name, operation in contender.operations().items():
-        if name not in OPERATIONS:
-            operation()
-            continue
         if name == "cold":
             _forget_file(job.files[0])
         memory.reset_peak(device)
@@ -227,7 +222,7 @@ def _forget_file(path: Path) -> None:
 
 
 def _sum(parts: Sequence[Sample]) -> Sample:
-    """Of the groups of one model: time and touched bytes are added, of memory the largest group counts."""
+    """Add the groups of one model; their memory is scaled to the whole (`_scaled`)."""
     return Sample(
         clone=sum(part.clone for part in parts),
         copy=sum(part.copy for part in parts),
@@ -276,12 +271,12 @@ def markdown(rows: Sequence[Row]) -> str:
     for row in rows:
         cells = [_cell(row.ratios.get(name)) for name in OPERATIONS]
         memory_cells = ["" if row.peak is None else f"{row.peak:.2f}", f"{row.after_off:.2f}"]
-        size = [f"{row.touched / 1e9:.2f} GB", f"{row.clone_seconds:.2f} s"]
+        size = [f"{row.touched / 1e9:.2f} GB", f"{row.clone_seconds:.2f} s", f"{row.gigabytes_per_second:.0f} GB/s"]
         lines.append([row.family, row.kind, row.who, *cells, *memory_cells, "yes" if row.exact else "no", *size])
     return table(lines)
 
 
-_MORE = ["peak ×", "2 s after off ×", "exact", "touched", "clone"]
+_MORE = ["peak ×", "2 s after off ×", "exact", "touched", "clone", "copy"]
 
 
 def _cell(spread: Sequence[float] | None) -> str:

@@ -11,7 +11,7 @@ from typing import Literal
 from torch import nn
 from typing_extensions import Self
 
-from lib_adapters.files.cache import LoadedCache
+from lib_adapters.files.cache import DEFAULT_BYTES, LoadedCache
 from lib_adapters.ops.modes import ordinary
 from lib_adapters.patching.change import Change
 from lib_adapters.patching.checksum import Witness
@@ -47,7 +47,7 @@ class Session:
         text_encoders: Sequence[nn.Module] = (),
         *,
         mode: Mode = "merged",
-        cache_bytes: int = 1 << 29,
+        cache_bytes: int = DEFAULT_BYTES,
         offload: bool | None = None,
         base_of: BaseOf | None = None,
     ) -> None:
@@ -157,10 +157,14 @@ class Session:
             return self._report
 
     def _restore_if_abandoned(self) -> None:
-        """Finish a failed change whose merged weights before are gone: nothing is active, and the report says so."""
-        if self._merged.abandoned:
-            self._owner.restore()
-            self._remember([], Report(mode=self._mode, notes=[ABANDONED]))
+        """Finish a failed change that could not go back to the merged weights before."""
+        if self._merged.pop_abandoned():
+            self._abandon()
+
+    def _abandon(self) -> None:
+        """Restore the original weights; no adapter is active, and the report says so."""
+        self._owner.restore()
+        self._remember([], Report(mode=self._mode, notes=[ABANDONED]))
 
     def _take_over(self, wholly: bool) -> list[str]:
         """Restore the model from other Sessions and return messages; unless `wholly`, only from dropped ones."""
@@ -211,9 +215,9 @@ class Session:
                 self._sure()
                 if work():
                     self._tell()
-            except BaseException:  # nothing is better than half
-                self._settled, self._requests = False, []
-                self._owner.restore()
+            except BaseException:  # restore everything rather than leave a partial state
+                self._settled = False
+                self._abandon()
                 raise
 
     @ordinary()

@@ -125,8 +125,9 @@ def chosen(places: list[Place]) -> list[int]:
     met: dict[Place, list[int]] = defaultdict(list)
     for n, place in enumerate(places):
         met[place].append(n)
-    times = slice(2) if is_exhaustive() else slice(1)
-    return sorted({n for numbers in met.values() for n in (*numbers[times], *(numbers[-1:] * is_exhaustive()))})
+    if is_exhaustive():
+        return sorted({n for numbers in met.values() for n in (*numbers[:2], numbers[-1])})
+    return sorted(numbers[0] for numbers in met.values())
 
 
 def kinds_at(file: str, turn: int) -> list[tuple[str, type[BaseException]]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +16,7 @@ from benchmarks.case import Setting, make_case, touched
 from benchmarks.contenders import Ours, Usual
 from benchmarks.layers import unet
 from benchmarks.recipes import RECIPES
+from lib_adapters import Request, Session, open_adapter
 
 OURS = {"apply", "strength", "switch", "restore", "cold"}
 
@@ -115,6 +118,32 @@ def test_a_profile_names_where_all_the_time_goes(setting):
         assert sum(shares) == pytest.approx(100, abs=len(shares))
         assert min(shares) >= 0
     assert "GFlop/s" in lines[-1]
+
+
+def test_no_part_of_a_profile_is_in_another(setting, tmp_path):
+    """Else its time would be counted twice."""
+    known = {place for functions in profile.PARTS.values() for place in functions}
+    open_parts, met = [], set()
+
+    def note(frame, event, _):
+        place = Path(frame.f_code.co_filename).name, frame.f_code.co_name
+        if place in known and "lib_adapters" in frame.f_code.co_filename and event in ("call", "return"):
+            if event == "return":
+                open_parts.pop()
+                return
+            assert open_parts in ([], [place]), (place, open_parts)
+            open_parts.append(place)
+            met.add(place)
+
+    case = make_case("lora", setting, tmp_path)
+    sys.setprofile(note)
+    try:
+        with Session(unet=case.model) as session:
+            session.activate([Request(open_adapter(case.files[0]))])
+            session.activate([Request(open_adapter(case.files[0]), unet=0.5)])
+    finally:
+        sys.setprofile(None)
+    assert known - met == {("merge.py", "merged_bias")}  # the file has no biases
 
 
 def test_scale_reports_every_tenth_switch(setting, monkeypatch):

@@ -16,6 +16,7 @@ import torch
 from files import adapter_for, lora
 from torch import nn
 
+from benchmarks.memory import resident
 from lib_adapters import Request, Session
 from lib_adapters.patching import memory
 from lib_adapters.patching.memory import Mappings, bytes_of, is_short, let_go, to_host
@@ -159,6 +160,7 @@ def test_without_glibc_nothing_is_trimmed(monkeypatch):
     memory.trim()
 
 
+CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parent.parent
 SIDE, LAYERS = 4096, ("conv_in", "conv_out", "time_embed_0")
 
@@ -173,28 +175,24 @@ def test_after_off_the_process_is_as_large_as_before(tmp_path):
     def round_trip():
         for adapter, strength in ((a, 1.0), (a, 0.5), (b, 0.5)):
             session.activate([Request(adapter, unet=strength)])
-            assert abs(resident() - before - touched) < touched / 10
+            assert abs(resident(CPU) - before - touched) < touched / 10
         session.deactivate()
         for thread in threading.enumerate():
             if isinstance(thread, threading.Timer):
                 thread.join()
 
-    before = resident()
+    before = resident(CPU)
     for _ in range(2):
         round_trip()
-        assert abs(resident() - before) < touched / 10
-        before = resident()
-
-
-def resident():
-    """Bytes of this process in memory."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) * 1024
+        assert abs(resident(CPU) - before) < touched / 10
+        before = resident(CPU)
 
 
 ENDS_ACTIVE = """
 import sys, torch
 from torch import nn
+
+from benchmarks.memory import resident
 from lib_adapters import Request, Session, open_adapter
 
 model = nn.ModuleDict({"conv_in": nn.Linear(4096, 4096)}).requires_grad_(False)

@@ -12,6 +12,7 @@ from torch import nn
 
 from lib_adapters import Request, Session
 from lib_adapters.patching import merged
+from lib_adapters.patching.report import ABANDONED
 from lib_adapters.prompt.schedule import Moment
 from lib_adapters.prompt.schedule_text import read_curve
 
@@ -214,6 +215,28 @@ def test_a_step_that_fails_leaves_nothing_half_written(model, asked, monkeypatch
     with pytest.raises(MemoryError):
         session.at(Moment(1, 5))
     assert same(state(model), before)
+    assert (session.active, session.report.adapters, session.report.notes) == ((), [], [ABANDONED])
+
+
+def test_a_failure_is_reported_as_what_it_is(model, asked, monkeypatch):
+    """A later change that fails before it overwrites anything leaves what was active, and says nothing else."""
+
+    def broken(*_):
+        raise MemoryError
+
+    session = Session(unet=model)
+    session.activate([asked(0)])
+    with monkeypatch.context() as patch:
+        patch.setattr(merged, "merged_weight", broken)
+        with pytest.raises(MemoryError):
+            session.activate([asked(1)])
+    assert session.report.notes == [ABANDONED]
+    session.activate(())
+    assert session.report.notes == []
+    monkeypatch.setattr(session, "_watch", broken)
+    with pytest.raises(MemoryError):
+        session.activate([asked(1)])
+    assert (session.active, session.report.notes) == ((), [])
 
 
 def test_what_deltas_are_added_to_is_the_same_before_and_after(model, asked):

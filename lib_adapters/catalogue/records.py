@@ -16,6 +16,9 @@ class Progress:
     cancelled: bool = False
 
 
+WINDOW = 2_000_000  # characters of cards in one answer: a page reads and draws them while it waits for the next
+
+
 @dataclass(frozen=True)
 class Changes:
     """What became of the cards since some version; `cards` are JSON texts, ready to be joined.

@@ -12,6 +12,7 @@ from lib_adapters.algorithms.base import Algorithm
 from lib_adapters.files.adapter import Adapter
 from lib_adapters.files.load import Loaded
 
+DEFAULT_BYTES = 1 << 29  # what a machine with 16 GB can spare beside a model
 _Where = tuple[str, str]
 
 

@@ -25,7 +25,9 @@ class Product(Protocol):
 
 
 def row_step(out: Tensor) -> int:
-    """Rows per block: on the CPU two scratch blocks stay in a core's cache, on CUDA launches are few."""
+    """Return the rows per block: on the CPU two blocks stay in the shared cache and are worth dividing among threads;
+    on CUDA launches are few.
+    """
     elements = 1 << 22 if out.is_cuda else 1 << 19
     return max(1, elements * len(out) // max(1, out.numel()))
 

@@ -36,18 +36,18 @@ class Merged:
         self._beyond: dict[Key, frozenset[str]] = {}  # parameters whose merged weight overflows -> keys of files
         self._dropped: list[Record] = []  # parameters that other code has replaced
         self._overwritten = False  # True while a change overwrites merged weights
-        self.abandoned = False  # True if the last change failed and could not go back to the merged weights before
+        self._abandoned = False  # True if the last change failed and could not go back to the merged weights before
         self._whole = True  # False once a part of what was applied has been given back or lost
 
     def apply(self, targets: Mapping[Key, Target], change: Change) -> bool:
         """Merge exactly these targets; return whether other parameters are merged than before.
 
         A parameter that is merged already gets its new values in the memory it has. If that fails in the middle, the
-        values before are gone, so rolling back restores the original weights, and `abandoned` is true.
+        values before are gone, so rolling back restores the original weights (`pop_abandoned`).
         """
         self.settle()
         targets = by_parameter(targets)
-        self.abandoned = self._overwritten = False
+        self._abandoned = self._overwritten = False
         same = targets.keys() == self._records.keys()
         changed = [t for key, t in targets.items() if not self._has(key, t)]
         again, fresh = [t for t in changed if self._is_reusable(t)], [t for t in changed if not self._is_reusable(t)]
@@ -89,16 +89,24 @@ class Merged:
         module, into, home = slot.module(), slot.tensor(), record.home()
         assert module is not None
         assert into is not None
+        return Step(slot, self._merge(module, target, home, into), record.pristine, target.signature)
+
+    def _merge(self, module: nn.Module, target: Target, original: Tensor | None, into: Tensor | None) -> Tensor:
+        """Return the merged weight or bias, in `into` or as a new tensor."""
         merged = merged_bias if target.patches[0].of_bias else merged_weight
-        tensor = merged(self._base(module, slot.name, home), target.patches, into)
-        return Step(slot, tensor, record.pristine, target.signature)
+        return merged(self._base(module, target.slot.name, original), target.patches, into)
+
+    def pop_abandoned(self) -> bool:
+        """Return whether the last change failed after merged weights had been overwritten, and forget it."""
+        found, self._abandoned = self._abandoned, False
+        return found
 
     def _keep(self) -> None:
         self._overwritten = False
 
     def _restore_if_overwritten(self) -> None:
         if self._overwritten:
-            self._overwritten, self.abandoned = False, True
+            self._overwritten, self._abandoned = False, True
             self.restore()
 
     def base_of(self, slot: Slot) -> Tensor | None:
@@ -203,9 +211,7 @@ class Merged:
         pristine = record.home() if record else held(module, slot.name)
         if pristine is not None:
             self._witness.see(slot, pristine)
-        merged = merged_bias if target.patches[0].of_bias else merged_weight
-        into = None if pristine is None else mappings.like(pristine)
-        tensor = merged(self._base(module, slot.name, pristine), target.patches, into)
+        tensor = self._merge(module, target, pristine, None if pristine is None else mappings.like(pristine))
         if pristine is None and not tensor.float().any():  # a layer without a bias needs none if the sum is zero
             if record is not None:  # an earlier patch added one
                 yield Step(slot, None, None, None)

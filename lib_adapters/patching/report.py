@@ -17,8 +17,8 @@ _OUT_OF_RANGE = (
     "dtype (infinite or NaN): lower the strength"
 )
 ABANDONED = (
-    "Changing the adapters failed after merged weights had been overwritten: the original weights were restored, and "
-    "no adapter is active."
+    "Changing the adapters failed. The original weights were restored, and no adapter is active. Activate the "
+    "adapters again."
 )
 TAKEN_OVER = "Another Session had adapters on this model; they were removed first."
 DISPLACED = "Another Session activated adapters on this model; the adapters of this Session were removed."

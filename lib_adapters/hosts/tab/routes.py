@@ -16,6 +16,7 @@ from typing import Any
 from fastapi import APIRouter, Body, Request, Response
 from fastapi.responses import FileResponse
 
+from lib_adapters.catalogue.records import WINDOW
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.platforms import open_file
 from lib_adapters.hosts.tab.bodies import LARGEST, Json, Refused, Route
@@ -35,7 +36,6 @@ KINDS = {
 }
 SIGNS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"\x1aE\xdf\xa3")  # WebP is RIFF, WebM the last
 NO_PREVIEW = "There is no picture or video beside this file."
-WINDOW = 2_000_000  # characters of cards in one answer: a page reads and draws them while it waits for the next
 FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}  # the address has the version in it
 SAFE = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'; sandbox"}
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from lib_adapters.hosts.webui import host
-from lib_adapters.hosts.webui.settings import CLIP_FOLDER, NEGATIVE, NOTHING, PARTS, REPORTS
+from lib_adapters.hosts.webui.settings import CACHE_MB, CLIP_FOLDER, NEGATIVE, NOTHING, PARTS, REPORTS
 
 MOST_CHOICES = 500
 _SECTION = ("lycoris", "LyCORIS")
@@ -60,7 +60,7 @@ def _places(info: Any) -> dict[str, Any]:
     *_, number = _components()
     return {
         "lycoris_cache_mb": _explained(
-            info(512, "Memory for adapters that were used (MB)", number, {"precision": 0}),
+            info(CACHE_MB, "Memory for adapters that were used (MB)", number, {"precision": 0}),
             "an adapter that is still in memory is not read again; counts after the next change of checkpoint",
         ),
         "lycoris_folders": _explained(

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from lib_adapters.catalogue.presets import FILE, Source
+from lib_adapters.files.cache import DEFAULT_BYTES
 from lib_adapters.hosts.webui import host
 
 NOTHING = "None"
+CACHE_MB = DEFAULT_BYTES >> 20
 PARTS, NEGATIVE = "Lyco AND parts", "Lyco negative tags"  # in a picture's text, where they made a difference
 REPORTS = ("everything", "problems only", "nothing")
 CLIP_FOLDER = "CLIP folder for aesthetic gradients"
@@ -51,9 +53,9 @@ def report_level() -> str:
 
 def cache_bytes() -> int:
     try:
-        return max(0, int(host.option("lycoris_cache_mb", 512))) << 20
+        return max(0, int(host.option("lycoris_cache_mb", CACHE_MB))) << 20
     except (TypeError, ValueError):
-        return 1 << 30
+        return DEFAULT_BYTES
 
 
 def folders() -> dict[str, list[Path]]:
