@@ -158,7 +158,7 @@ class Session:
 
     def _restore_if_abandoned(self) -> None:
         """Finish a failed change that could not go back to the merged weights before."""
-        if self._merged.pop_abandoned():
+        if self._merged.abandoned:
             self._abandon()
 
     def _abandon(self) -> None:

@@ -218,27 +218,6 @@ def test_a_step_that_fails_leaves_nothing_half_written(model, asked, monkeypatch
     assert (session.active, session.report.adapters, session.report.notes) == ((), [], [ABANDONED])
 
 
-def test_a_failure_is_reported_as_what_it_is(model, asked, monkeypatch):
-    """A later change that fails before it overwrites anything leaves what was active, and says nothing else."""
-
-    def broken(*_):
-        raise MemoryError
-
-    session = Session(unet=model)
-    session.activate([asked(0)])
-    with monkeypatch.context() as patch:
-        patch.setattr(merged, "merged_weight", broken)
-        with pytest.raises(MemoryError):
-            session.activate([asked(1)])
-    assert session.report.notes == [ABANDONED]
-    session.activate(())
-    assert session.report.notes == []
-    monkeypatch.setattr(session, "_watch", broken)
-    with pytest.raises(MemoryError):
-        session.activate([asked(1)])
-    assert (session.active, session.report.notes) == ((), [])
-
-
 def test_what_deltas_are_added_to_is_the_same_before_and_after(model, asked):
     session, weight = Session(unet=model), model["conv_in"].weight.data.clone()
     slot = session._roots.table().unet["conv_in"].weight

@@ -36,18 +36,18 @@ class Merged:
         self._beyond: dict[Key, frozenset[str]] = {}  # parameters whose merged weight overflows -> keys of files
         self._dropped: list[Record] = []  # parameters that other code has replaced
         self._overwritten = False  # True while a change overwrites merged weights
-        self._abandoned = False  # True if the last change failed and could not go back to the merged weights before
+        self.abandoned = False  # True if the last change failed and could not go back to the merged weights before
         self._whole = True  # False once a part of what was applied has been given back or lost
 
     def apply(self, targets: Mapping[Key, Target], change: Change) -> bool:
         """Merge exactly these targets; return whether other parameters are merged than before.
 
         A parameter that is merged already gets its new values in the memory it has. If that fails in the middle, the
-        values before are gone, so rolling back restores the original weights (`pop_abandoned`).
+        values before are gone, so rolling back restores the original weights, and `abandoned` is true.
         """
         self.settle()
         targets = by_parameter(targets)
-        self._abandoned = self._overwritten = False
+        self.abandoned = self._overwritten = False
         same = targets.keys() == self._records.keys()
         changed = [t for key, t in targets.items() if not self._has(key, t)]
         again, fresh = [t for t in changed if self._is_reusable(t)], [t for t in changed if not self._is_reusable(t)]
@@ -96,17 +96,12 @@ class Merged:
         merged = merged_bias if target.patches[0].of_bias else merged_weight
         return merged(self._base(module, target.slot.name, original), target.patches, into)
 
-    def pop_abandoned(self) -> bool:
-        """Return whether the last change failed after merged weights had been overwritten, and forget it."""
-        found, self._abandoned = self._abandoned, False
-        return found
-
     def _keep(self) -> None:
         self._overwritten = False
 
     def _restore_if_overwritten(self) -> None:
         if self._overwritten:
-            self._overwritten, self._abandoned = False, True
+            self._overwritten, self.abandoned = False, True
             self.restore()
 
     def base_of(self, slot: Slot) -> Tensor | None:
