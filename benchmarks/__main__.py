@@ -44,9 +44,7 @@ def _catalogue(options: argparse.Namespace) -> None:
 
 
 def _whole(options: argparse.Namespace) -> None:
-    setting = Setting(
-        options.family, options.rank, torch.device(options.device), DTYPES[options.dtype], options.every
-    )
+    setting = Setting(options.family, options.rank, torch.device(options.device), DTYPES[options.dtype], options.every)
     rows = list(whole.run(setting, options.kinds or whole.KINDS, options.rounds))
     print(whole.markdown(rows))
     if options.out:

@@ -241,9 +241,7 @@ def _scaled(values: Sequence[int], parts: Sequence[Sample]) -> int:
 
 
 def _row(family: str, kind: str, who: str, layers: int, samples: Sequence[Sample]) -> Row:
-    ratios = {
-        name: _spread([sample.seconds[name] / sample.clone for sample in samples]) for name in samples[0].seconds
-    }
+    ratios = {name: _spread([sample.seconds[name] / sample.clone for sample in samples]) for name in samples[0].seconds}
     touched_bytes = samples[0].touched
     peaks = [max(most for name, most in one.peak.items() if name != "cold") / touched_bytes for one in samples]
     return Row(

@@ -7,7 +7,7 @@ import http.client
 import json
 import re
 
-from shelves import picture
+from tests.shelves import picture
 
 JSON = {"Content-Type": "application/json"}
 # What each of our routes is sent by somebody who may. A route that is not here makes the tests red.

@@ -21,11 +21,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
-from shelves import opened, scan
 
 from lib_adapters.catalogue.thumbnails import as_png
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.pickles import read_pickle
+from tests.shelves import opened, scan
 
 MB = 1 << 20
 LIMIT = 8 << 30  # bytes of addresses: a bomb that goes off takes no machine with it

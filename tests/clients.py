@@ -19,7 +19,8 @@ from urllib.parse import quote
 
 import uvicorn
 from PIL import Image
-from shelves import picture
+
+from tests.shelves import picture
 
 API = "/lycoris/api"
 TOLD = {200, 404, 409, 422}  # done, or a sentence that says why not

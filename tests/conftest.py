@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import quiet
 import torch
-from browser.fixtures import chrome, hundred, own, visit  # noqa: F401 - fixtures of the tests in a browser
-from double.webui import WebUI
-from folders import model_folder
 from hypothesis import HealthCheck, settings
-from modes import Modes
-from tally import Tried, opened, summed
 
-from lib_adapters.hosts.webui import names
+from lib_adapters.hosts.webui import name_resolver
+from tests import quiet
+from tests.browser.fixtures import chrome, hundred, own, visit  # noqa: F401 - fixtures of the tests in a browser
+from tests.double.webui import WebUI
+from tests.folders import model_folder
+from tests.modes import Modes
+from tests.tally import Tried, opened, summed
 
 quiet.begin()
 torch.set_num_threads(1)  # the models are tiny: threads that wait for each other cost more than they give
@@ -54,14 +54,14 @@ def modes_of_torch() -> Iterator[None]:
 @pytest.fixture
 def webui(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WebUI:
     """A name that is not there is looked for each time, however soon after the last one a test asks."""
-    monkeypatch.setattr(names, "FRESH", -1.0)
+    monkeypatch.setattr(name_resolver, "RESCAN_INTERVAL", -1.0)
     return WebUI(tmp_path / "models", monkeypatch)
 
 
 @pytest.fixture
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WebUI:
     """The web UI with its built-in Lora disabled."""
-    monkeypatch.setattr(names, "FRESH", -1.0)
+    monkeypatch.setattr(name_resolver, "RESCAN_INTERVAL", -1.0)
     return WebUI(tmp_path / "models", monkeypatch, builtin_lora=False)
 
 

@@ -176,9 +176,7 @@ def multiplied() -> dict[str, Example]:
     line, spatial = pair(up, down), pair(up, wide)
 
     def times_base(factor: Callable[..., Tensor]) -> Slow:
-        return lambda base, strength: (
-            strength * entries(tuple(base.shape), lambda *index: base[index] * factor(*index))
-        )
+        return lambda base, strength: strength * entries(tuple(base.shape), lambda *index: base[index] * factor(*index))
 
     def bat(base: Tensor) -> Tensor:
         out = base.clone()

@@ -27,8 +27,8 @@ def veras() -> dict[str, Example]:
     common = {"vera_lambda_b": outer, "vera_lambda_d": inner}
 
     def slow(a: Tensor, b: Tensor) -> Callable[..., Tensor]:
-        return lambda o, i, *k: outer.double()[o] * sum(
-            b.double()[o, n] * inner.double()[n] * a.double()[n, i] for n in range(3)
+        return lambda o, i, *k: (
+            outer.double()[o] * sum(b.double()[o, n] * inner.double()[n] * a.double()[n, i] for n in range(3))
         )
 
     shared = {**common, "vera_A": wide, "vera_B": tall}
@@ -157,9 +157,14 @@ def adaloras() -> dict[str, Example]:
     up, down, wide, values = torch.randn(OUT, 3), torch.randn(3, IN), torch.randn(3, IN * 6), torch.randn(3, 1)
 
     def slow(down: Tensor) -> Callable[..., Tensor]:
-        return lambda o, i, x=0, y=0: 0.7 * sum(
-            up.double()[o, n] * values.double()[n, 0] * down.double()[n, i if down is not wide else i * 6 + x * 2 + y]
-            for n in range(3)
+        return lambda o, i, x=0, y=0: (
+            0.7
+            * sum(
+                up.double()[o, n]
+                * values.double()[n, 0]
+                * down.double()[n, i if down is not wide else i * 6 + x * 2 + y]
+                for n in range(3)
+            )
         )
 
     common = {"lora_up.weight": up, "lora_E": values, "scale": torch.tensor(0.7)}

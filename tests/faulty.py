@@ -21,8 +21,9 @@ from types import CodeType, FrameType
 from typing import Any, TypeVar
 
 import torch
-from modes import Modes
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.modes import Modes
 
 OURS = str(Path(__file__).resolve().parents[1] / "lib_adapters")
 Place = tuple[str, int, str, str]  # file, line, event, what is called

@@ -7,7 +7,7 @@ import string
 import warnings
 from pathlib import Path
 
-from models import CONTEXT, clip, diffusers_unet, seeded
+from tests.models import CONTEXT, clip, diffusers_unet, seeded
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 VAE = {

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from shelves import cards, scan
 
 from lib_adapters.catalogue import Catalogue
 from lib_adapters.catalogue.opening import NAME
 from lib_adapters.catalogue.presets import PresetFile
+from tests.shelves import cards, scan
 
 SIZES = {(10, 10), (30, 20), (20, 30)}
 NAMED = {"first": (30, 20), "second": (20, 30)}

@@ -18,13 +18,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from killed_checks import findings
-from shelves import adapter, cards, picture, scan, sidecar
-
 from lib_adapters.catalogue import Catalogue, indexer
 from lib_adapters.catalogue.opening import NAME
 from lib_adapters.catalogue.presets import PresetFile
 from lib_adapters.prompt.blocks import Presets
+from tests.killed_checks import findings
+from tests.shelves import adapter, cards, picture, scan, sidecar
 
 STEPS = 40  # of SQLite's machine, between two moments inside a statement
 EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.chmod", "os.scandir", "sqlite3.connect")

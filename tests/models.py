@@ -22,9 +22,7 @@ def seeded(seed: int = 0) -> None:
     torch.manual_seed(seed)
 
 
-def ldm_unet(
-    *, in_channels: int = 4, linear: bool = False, context: int = CONTEXT, **changes: object
-) -> nn.Module:
+def ldm_unet(*, in_channels: int = 4, linear: bool = False, context: int = CONTEXT, **changes: object) -> nn.Module:
     """The UNet class that the web UI runs, with Stable Diffusion 1's blocks (2's with `linear`)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

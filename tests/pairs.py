@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from examples import examples
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -15,6 +14,7 @@ from lib_adapters.algorithms.base import Algorithm, Shape
 from lib_adapters.errors import ShapeMismatch
 from lib_adapters.files.load import Loaded
 from tests.definitions import Example
+from tests.examples import examples
 
 EXAMPLES = examples()
 LABELS = tuple(sorted({example.read().label for example in EXAMPLES.values()}))

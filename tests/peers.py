@@ -16,15 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from unittest.mock import patch
 
-import oracles
 import pytest
 import torch
 from safetensors.torch import save_file
-from test_oracle_lycoris import Case, trained
 from torch import Tensor, nn
 
 from benchmarks.faults import FAULTS
 from lib_adapters import Request, Session, open_adapter
+from tests import oracles
+from tests.test_oracle_lycoris import Case, trained
 
 RIGHT = 2e-5  # of what the adapter changes; float32 on both sides
 

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from double import samplers
-from double.embedders import SdConditioning
-from double.jobs import noise_of
-from double.prompt_parser import lengthened
-from double.sampling import Noise, Steps
 from safetensors.torch import load_file, save_file
 
 from lib_adapters import Request, Session, open_adapter
+from tests.double import samplers
+from tests.double.embedders import SdConditioning
+from tests.double.jobs import noise_of
+from tests.double.prompt_parser import lengthened
+from tests.double.sampling import Noise, Steps
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_additive import ABBA, CORE, DOWN, GLORA, LOHA, LORA, SPARSE, TUCKER, UP, WIDE, read
 
 from lib_adapters.algorithms.base import Facts
 from lib_adapters.errors import BrokenFile, ShapeMismatch
+from tests.test_additive import ABBA, CORE, DOWN, GLORA, LOHA, LORA, SPARSE, TUCKER, UP, WIDE, read
 
 CORED = {"lokr_w1": UP, "lokr_w2_a": UP.T, "lokr_w2_b": DOWN, "lokr_t2": CORE}
 CORES = {"hada_t1": CORE, "hada_t2": CORE}

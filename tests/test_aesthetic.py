@@ -6,7 +6,6 @@ import copy
 
 import pytest
 import torch
-from models import clip, open_clip
 from torch.nn.functional import normalize
 
 from lib_adapters.conditioning.aesthetic_steering import Prompt, Steerer, mixed, steer, target_of
@@ -14,6 +13,7 @@ from lib_adapters.conditioning.aesthetic_text import clip_feature, open_clip_fea
 from lib_adapters.errors import AdapterError
 from lib_adapters.ops.sphere import slerp
 from lib_adapters.prompt.aesthetic import Options
+from tests.models import clip, open_clip
 
 END = 98
 QUICK = Options(steps=3, lr=1e-3)

@@ -7,13 +7,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from models import clip
 from PIL import Image
 
 from lib_adapters.app.main import main
 from lib_adapters.conditioning.aesthetic import open_aesthetic, save_aesthetic
 from lib_adapters.conditioning.aesthetic_text import projection_in
-from lib_adapters.hosts.pipeline import creating
+from lib_adapters.hosts.diffusers import create_embedding
+from tests.models import clip
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what other people's packages say about each other
 SIZES = ((48, 48), (100, 40), (33, 90), (31, 31), (64, 200))
@@ -130,7 +130,7 @@ def test_a_stop_leaves_nothing(folder, pictures, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return torch.ones(len(some), 12)
 
-    monkeypatch.setattr("lib_adapters.hosts.pipeline.vision.Vision.features", stop)
+    monkeypatch.setattr("lib_adapters.hosts.diffusers.clip_vision.ClipImageEncoder.image_features", stop)
     assert create(pictures, folder, tmp_path / "x.pt", "--batch", "2") == 130
     assert looked == [2, 2]
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
@@ -143,10 +143,10 @@ def test_pictures_with_transparency_and_turned_ones(folder, tmp_path):
     exif = turned.getexif()
     exif[0x0112] = 6
     turned.save(tmp_path / "b.jpg", exif=exif)
-    asked = creating.Asked.of(tmp_path, folder, tmp_path / "x.pt", 2, torch.device("cpu"))
-    features, bad = creating.features_of(asked, lambda *_: None, lambda: False)
+    asked = create_embedding.EmbeddingJob.prepare(tmp_path, folder, tmp_path / "x.pt", 2, torch.device("cpu"))
+    features, bad = create_embedding.compute_features(asked, lambda *_: None, lambda: False)
     assert (tuple(features.shape), bad) == ((2, 12), [])
-    assert next(creating.opened([tmp_path / "b.jpg"], bad)).size == (60, 40)
+    assert next(create_embedding.open_images([tmp_path / "b.jpg"], bad)).size == (60, 40)
 
 
 def test_list_inspect_and_convert_know_them(tmp_path, capsys):

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import clip
 from safetensors.torch import save_file
 
 from lib_adapters.conditioning.aesthetic import open_aesthetic, save_aesthetic
@@ -18,6 +17,7 @@ from lib_adapters.conditioning.aesthetic_text import own_projection, projection_
 from lib_adapters.errors import AdapterError, AestheticFile, BrokenModel
 from lib_adapters.files.adapter import open_adapter
 from lib_adapters.prompt.aesthetic import Options, parse
+from tests.models import clip
 
 REAL = "LIB_ADAPTERS_REAL_FILES"  # a folder of files that nobody here made
 

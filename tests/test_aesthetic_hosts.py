@@ -7,18 +7,18 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from files import adapter_file, layers
-from folders import model_folder
-from models import clip
-from test_aesthetic import weights_of
 
 from lib_adapters.conditioning.aesthetic import save_aesthetic
 from lib_adapters.conditioning.aesthetic_steering import Prompt, mixed, steer, target_of
 from lib_adapters.conditioning.aesthetic_text import clip_feature, own_projection
-from lib_adapters.hosts.pipeline import aesthetics
-from lib_adapters.hosts.pipeline.shelf import Shelf
-from lib_adapters.hosts.pipeline.studio import Settings, Studio
+from lib_adapters.hosts.diffusers import aesthetic_encoder
+from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
+from lib_adapters.hosts.diffusers.generator import Generator, Settings
 from lib_adapters.prompt.aesthetic import Options
+from tests.files import adapter_file, layers
+from tests.folders import model_folder
+from tests.models import clip
+from tests.test_aesthetic import weights_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what other people's packages say about each other
 CPU = torch.device("cpu")
@@ -42,18 +42,18 @@ def folder(tmp_path_factory, sd1_folder):
 
 @pytest.fixture(scope="module")
 def studio(sd1_folder, folder):
-    return Studio.open(sd1_folder, CPU, Shelf([folder]), clip=folder / "clip16")
+    return Generator.open(sd1_folder, CPU, FolderResolver([folder]), clip_folder=folder / "clip16")
 
 
 def pixels(studio, prompt, settings=QUICK):
-    return np.asarray(studio.draw(prompt, settings).image, np.int16)
+    return np.asarray(studio.generate(prompt, settings).image, np.int16)
 
 
 def test_a_tag_changes_the_picture_and_leaves_no_trace(studio):
     encoder = studio.pipe.text_encoder
     before = weights_of(encoder)
     plain = pixels(studio, "a cat")
-    tagged = studio.draw(f"a cat <aesthetic:ink:{HOW}>", QUICK)
+    tagged = studio.generate(f"a cat <aesthetic:ink:{HOW}>", QUICK)
     assert (np.asarray(tagged.image) != plain).any()
     assert tagged.problems == ()
     (line,) = tagged.report.lines()
@@ -89,8 +89,8 @@ def truth(studio, options, vectors, encoder, projection):
 @pytest.mark.parametrize("slerp", [False, True])
 def test_the_embeds_are_the_mixture_and_the_negative_prompts_are_its_own(studio, folder, slerp):
     options = Options(weight=0.7, steps=3, lr=0.01, slerp=slerp)
-    ink = studio.shelf.aesthetic("ink")[0]
-    embeds, _ = studio.aesthetics.led("a cat", "a dog", [aesthetics.Wish(ink, options)])
+    ink = studio.resolver.aesthetic("ink")[0]
+    embeds, _ = studio.aesthetic_encoder.encode("a cat", "a dog", [aesthetic_encoder.AestheticRequest(ink, options)])
     projection = own_projection(clip(layers=2, projection=True, projection_dim=16))
     plain, changed = truth(studio, options, ink.vectors, studio.pipe.text_encoder, projection)
     torch.testing.assert_close(embeds["prompt_embeds"], mixed(plain[0], changed[0], options), rtol=0, atol=1e-5)
@@ -101,14 +101,14 @@ def test_the_embeds_are_the_mixture_and_the_negative_prompts_are_its_own(studio,
 
 def test_an_answer_is_computed_once(studio, monkeypatch):
     runs = []
-    real = aesthetics.target_of
-    monkeypatch.setattr(aesthetics, "target_of", lambda *given: runs.append(1) or real(*given))
-    studio.aesthetics._steerer._known.clear()
+    real = aesthetic_encoder.target_of
+    monkeypatch.setattr(aesthetic_encoder, "target_of", lambda *given: runs.append(1) or real(*given))
+    studio.aesthetic_encoder._optimizer._known.clear()
     steps = []
     for prompt in ("a x <aesthetic:ink:1>", "a x <aesthetic:ink:0.5:slerp>", "a x <lyco:lora:1><aesthetic:ink:1>"):
-        ink = studio.shelf.aesthetic("ink")[0]
-        studio.activate(prompt.split("<aesthetic")[0])
-        studio.aesthetics.led("a x", "", [aesthetics.Wish(ink, Options())], steps.append)
+        ink = studio.resolver.aesthetic("ink")[0]
+        studio.activate_prompt(prompt.split("<aesthetic")[0])
+        studio.aesthetic_encoder.encode("a x", "", [aesthetic_encoder.AestheticRequest(ink, Options())], steps.append)
     assert len(runs) == 3
     assert steps == [1, 2, 3, 4, 5] * 2  # the adapter changes the encoder, so its answer is another
 
@@ -120,9 +120,9 @@ def test_with_adapters_on_the_same_encoder(studio):
     assert (one != lora).any()
     assert (one != ink).any()
     assert (pixels(studio, both) == one).all()
-    report = studio.draw(both, QUICK).report
+    report = studio.generate(both, QUICK).report
     assert [report.adapters[0].matched > 0, report.adapters[1].name] == [True, "ink"]
-    studio.activate("")
+    studio.activate_prompt("")
     assert studio.session.verify()
 
 
@@ -144,7 +144,7 @@ def test_a_stop_gives_the_encoder_back(studio):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        studio.draw("something new <aesthetic:ink>", QUICK, stop)
+        studio.generate("something new <aesthetic:ink>", QUICK, stop)
     encoder = studio.pipe.text_encoder
     now = dict([*encoder.named_parameters(), *encoder.named_buffers()])
     assert all(now[name] is own and torch.equal(own, values) for name, (own, values) in before.items())
@@ -160,7 +160,7 @@ def test_short_of_memory_the_picture_is_drawn_without_it(studio):
         if len(drawing) == 2:
             raise torch.cuda.OutOfMemoryError
 
-    picture = studio.draw("a cat <aesthetic:oil:steps=4>", QUICK, full)
+    picture = studio.generate("a cat <aesthetic:oil:steps=4>", QUICK, full)
     assert (np.asarray(picture.image) == plain).all()
     assert picture.report.lines() == ["oil: there is not enough GPU memory to lead the text encoder; it is left out."]
     now = dict([*studio.pipe.text_encoder.named_parameters(), *studio.pipe.text_encoder.named_buffers()])
@@ -169,49 +169,53 @@ def test_short_of_memory_the_picture_is_drawn_without_it(studio):
 
 def test_what_cannot_be_had_is_said_and_the_picture_is_drawn(sd1_folder, studio, folder, tmp_path):
     plain = pixels(studio, "a cat")
-    picture = studio.draw("a cat <aesthetic:nobody><aesthetic:lora><aesthetic:INK:0:steps=0><aesthetic:ink:x>", QUICK)
+    picture = studio.generate(
+        "a cat <aesthetic:nobody><aesthetic:lora><aesthetic:INK:0:steps=0><aesthetic:ink:x>", QUICK
+    )
     assert (np.asarray(picture.image) == plain).all()
     wanted = ("'x' is not a number", "no aesthetic embedding is called 'nobody'", "lora.safetensors is no aesthetic",
               "'INK' was taken for 'ink'")  # fmt: skip
     assert all(words in problem for words, problem in zip(wanted, picture.problems, strict=True))
-    (wrong,) = studio.draw("a cat <aesthetic:wide>", QUICK).report.lines()
+    (wrong,) = studio.generate("a cat <aesthetic:wide>", QUICK).report.lines()
     assert "wide.pt is 20 wide, but what this model's texts are compared in is 16 wide" in wrong
-    bare = Studio.open(sd1_folder, CPU, studio.shelf)
-    drawn = bare.draw("a cat <aesthetic:ink>", QUICK)
+    bare = Generator.open(sd1_folder, CPU, studio.resolver)
+    drawn = bare.generate("a cat <aesthetic:ink>", QUICK)
     assert (np.asarray(drawn.image) == plain).all()
     assert (
         "ink.pt needs CLIP's text projection, which this model's folder does not hold (nothing is fetched)"
         in (drawn.report.lines()[0])
     )
     clip(layers=2, width=16, projection=True).save_pretrained(tmp_path / "other")
-    foreign = Studio.open(sd1_folder, CPU, studio.shelf, clip=tmp_path / "other")
-    assert "belongs to another text encoder" in foreign.draw("a <aesthetic:ink>", QUICK).report.lines()[0]
-    missing = Studio.open(sd1_folder, CPU, studio.shelf, clip=tmp_path / "gone")
-    assert "this CLIP folder or file does not exist" in missing.draw("a <aesthetic:ink>", QUICK).report.lines()[0]
+    foreign = Generator.open(sd1_folder, CPU, studio.resolver, clip_folder=tmp_path / "other")
+    assert "belongs to another text encoder" in foreign.generate("a <aesthetic:ink>", QUICK).report.lines()[0]
+    missing = Generator.open(sd1_folder, CPU, studio.resolver, clip_folder=tmp_path / "gone")
+    assert "this CLIP folder or file does not exist" in missing.generate("a <aesthetic:ink>", QUICK).report.lines()[0]
 
 
 def test_a_clip_folder_in_the_models_own_is_found(sd1_folder, folder, tmp_path, studio):
     shutil.copytree(sd1_folder, tmp_path / "model")
     shutil.copytree(folder / "clip16", tmp_path / "model" / "clip")
-    with Studio.open(tmp_path / "model", CPU, Shelf([folder])) as own:
+    with Generator.open(tmp_path / "model", CPU, FolderResolver([folder])) as own:
         assert (pixels(own, f"a cat <aesthetic:ink:{HOW}>") == pixels(studio, f"a cat <aesthetic:ink:{HOW}>")).all()
 
 
 def test_a_text_encoder_without_its_last_layer_is_led_and_that_is_said(folder, tmp_path):
     clip(layers=24, projection=True).save_pretrained(tmp_path / "clip")
-    with Studio.open(model_folder(tmp_path / "sd2", "sd2"), CPU, Shelf([folder])) as studio:
-        picture = studio.draw(f"a cat <aesthetic:ink:{HOW}>", QUICK)
+    with Generator.open(model_folder(tmp_path / "sd2", "sd2"), CPU, FolderResolver([folder])) as studio:
+        picture = studio.generate(f"a cat <aesthetic:ink:{HOW}>", QUICK)
         assert (np.asarray(picture.image) != pixels(studio, "a cat")).any()
         assert picture.report.lines()[1] == "ink: the text encoder has 23 of its CLIP's 24 layers, so it is led roughly"
 
 
 def test_sdxl_takes_the_encoder_that_fits(sdxl_folder, folder):
     options = Options(weight=0.8, steps=2, lr=0.01)
-    with Studio.open(sdxl_folder, CPU, Shelf([folder]), clip=folder / "clip20") as studio:
-        plain, _ = studio.aesthetics.led("a cat", "", [])
+    with Generator.open(sdxl_folder, CPU, FolderResolver([folder]), clip_folder=folder / "clip20") as studio:
+        plain, _ = studio.aesthetic_encoder.encode("a cat", "", [])
         for name, number in (("wide", 0), ("ink", 1)):
-            found = studio.shelf.aesthetic(name)[0]
-            embeds, (report,) = studio.aesthetics.led("a cat", "", [aesthetics.Wish(found, options)])
+            found = studio.resolver.aesthetic(name)[0]
+            embeds, (report,) = studio.aesthetic_encoder.encode(
+                "a cat", "", [aesthetic_encoder.AestheticRequest(found, options)]
+            )
             assert report.error is None
             before, now = (list(one["prompt_embeds"].split(24, dim=-1)) for one in (plain, embeds))
             assert torch.equal(before[1 - number], now[1 - number])

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from files import adapter_for
-from test_every_algorithm import EXAMPLES
 from torch import nn
 
 from lib_adapters import Request, Session
 from lib_adapters.patching.beside import Kronecker, Thin, Work, add_all, beside, places, total
+from tests.files import adapter_for
+from tests.test_every_algorithm import EXAMPLES
 
 MODES = ("merged", "live")
 OTHERS = {

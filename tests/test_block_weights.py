@@ -6,8 +6,6 @@ from functools import cache
 
 import pytest
 import torch
-from files import MAKERS, adapter_file, layers
-from models import clip, diffusers_unet, ldm_unet
 
 from lib_adapters import Request, Session, open_adapter
 from lib_adapters.files.blocks import weight_block
@@ -17,6 +15,8 @@ from lib_adapters.prompt.layouts import LAYOUTS, OFFERED
 from lib_adapters.prompt.presets import BUILT_IN
 from lib_adapters.prompt.schedule import Moment
 from lib_adapters.prompt.schedule_text import read_curve
+from tests.files import MAKERS, adapter_file, layers
+from tests.models import clip, diffusers_unet, ldm_unet
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what other people's packages say about each other
 UNETS = {

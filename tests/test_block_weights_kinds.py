@@ -8,11 +8,11 @@ from functools import cache
 import pytest
 import torch
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
-from files import MAKERS, adapter_file, layers
-from models import clip, diffusers_unet, ldm_unet, open_clip
-from test_block_weights import block_of, blocks, check, unet_of
 
 from lib_adapters import Request, Session, open_adapter
+from tests.files import MAKERS, adapter_file, layers
+from tests.models import clip, diffusers_unet, ldm_unet, open_clip
+from tests.test_block_weights import block_of, blocks, check, unet_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what other people's packages say about each other
 ATTENTIONS = ["IN01", "IN02", "IN04", "IN05", "IN07", "IN08", "M00", *(f"OUT{n:02}" for n in range(3, 12))]

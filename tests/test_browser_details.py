@@ -6,7 +6,8 @@ import json
 import re
 
 import pytest
-from browser import shelf
+
+from tests.browser import shelf
 
 
 def fill(folder):

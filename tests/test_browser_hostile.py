@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from browser import shelf
 
 from lib_adapters.catalogue.names import carried
 from lib_adapters.prompt.tags import quoted
+from tests.browser import shelf
 
 RUNS = "window.hurt = 1"
 TEXTS = [

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 
 import torch
-from browser import shelf
+
+from tests.browser import shelf
 
 WIDE = "() => document.documentElement.scrollWidth"
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from browser import shelf
+
+from tests.browser import shelf
 
 HOSTILE = '"><img src=x onerror="window.hurt = 1">'
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from browser import shelf
+
+from tests.browser import shelf
 
 HOSTILE = "x'><img src=x onerror='window.hurt = 1'>"
 LIST = "1,0,0,0,1,1,1,0,0,0,0,0"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from browser import shelf
+
+from tests.browser import shelf
 
 INK = "<lyco:ink:0.8> inkstyle, rough lines"
 ODD = "Ünïcode 名前 (v1.0) [+*]"

@@ -6,13 +6,13 @@ import random
 import re
 
 import pytest
-from browser import tags
-from test_prompt_editing import BOTH, TEN, acts, tagged
 
 from lib_adapters.prompt.editing import Switch, Timeline
 from lib_adapters.prompt.items import QUOTED, items_of
 from lib_adapters.prompt.schedule import Moment, strength_at
 from lib_adapters.prompt.tags import Tag, _arguments, parse
+from tests.browser import tags
+from tests.test_prompt_editing import BOTH, TEN, acts, tagged
 
 MANY = tags.tags(1500)
 REWRITE = "pairs => pairs.map(([text, changes]) => lycoris.rewritten(text, changes))"

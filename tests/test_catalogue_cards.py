@@ -7,11 +7,11 @@ import struct
 
 import pytest
 import torch
-from files import adapter_file
 from safetensors.torch import save_file
-from shelves import adapter, opened, picture, scan, sidecar
 
 from lib_adapters.catalogue.layouts import Layouts
+from tests.files import adapter_file
+from tests.shelves import adapter, opened, picture, scan, sidecar
 
 
 @pytest.fixture

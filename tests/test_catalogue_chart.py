@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from files import adapter_file, oft
-from fuzz.bounds import patience, within
-from shelves import opened, scan
-from skeletons.producers import write
+
+from tests.files import adapter_file, oft
+from tests.fuzz.bounds import patience, within
+from tests.shelves import opened, scan
+from tests.skeletons.producers import write
 
 
 @pytest.fixture

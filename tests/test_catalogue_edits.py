@@ -12,10 +12,10 @@ import zlib
 
 import pytest
 from PIL import Image
-from shelves import adapter, cards, data_url, opened, picture, scan, sidecar
 
 from lib_adapters.catalogue import sidecars, thumbnails
 from lib_adapters.errors import AdapterError
+from tests.shelves import adapter, cards, data_url, opened, picture, scan, sidecar
 
 
 @pytest.fixture

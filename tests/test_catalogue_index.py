@@ -7,11 +7,11 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from shelves import adapter, cards, opened, scan, sidecar
 
 from lib_adapters.catalogue import folders, indexer
 from lib_adapters.catalogue.names import read_index
 from lib_adapters.errors import AdapterError
+from tests.shelves import adapter, cards, opened, scan, sidecar
 
 
 @pytest.fixture

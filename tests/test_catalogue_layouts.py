@@ -6,13 +6,13 @@ from contextlib import suppress
 
 import pytest
 import torch
-from files import MAKERS, adapter_file
 from safetensors.torch import save_file
-from shelves import adapter
 
 from lib_adapters import open_adapter
 from lib_adapters.catalogue.layouts import DECIDING, Layouts
 from lib_adapters.errors import BrokenFile
+from tests.files import MAKERS, adapter_file
+from tests.shelves import adapter
 
 
 def test_files_of_one_layout_are_described_as_each_alone(tmp_path):

@@ -7,10 +7,10 @@ import threading
 import time
 
 import pytest
-from shelves import adapter, cards, opened, scan, sidecar
 
 from benchmarks.shelf import fill
 from lib_adapters.catalogue import indexer
+from tests.shelves import adapter, cards, opened, scan, sidecar
 
 
 @pytest.fixture

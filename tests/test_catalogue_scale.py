@@ -7,12 +7,12 @@ import os
 import unicodedata
 
 import pytest
-from shelves import opened, scan
 
 from benchmarks.shelf import fill
 from lib_adapters.catalogue import Catalogue, beside, indexer, names
 from lib_adapters.catalogue.pool import Pool
 from lib_adapters.files.platforms import folded
+from tests.shelves import opened, scan
 
 FILES = 120
 WINDOW = 4_000  # characters: about ten cards

@@ -8,12 +8,12 @@ import threading
 from pathlib import Path
 
 import pytest
-from shelves import adapter, cards, opened, scan
 
 from lib_adapters.catalogue import Catalogue, indexer, opening
 from lib_adapters.catalogue.opening import NAME
 from lib_adapters.catalogue.pool import Pool
 from lib_adapters.errors import AdapterError
+from tests.shelves import adapter, cards, opened, scan
 
 
 @pytest.fixture

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from files import adapter_for
-from models import ldm_unet
-from test_motion import run_unet
 
 from lib_adapters import Request, Session
 from lib_adapters.patching import choice
 from lib_adapters.prompt.schedule import Moment
 from lib_adapters.prompt.schedule_text import read_curve, read_window
+from tests.files import adapter_for
+from tests.models import ldm_unet
+from tests.test_motion import run_unet
 
 STEPS = 20
 RAMP, LATE = {"unet": read_curve("0.1@0,1@1")}, {"window": read_window("5", None, None)}

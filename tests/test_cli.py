@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from files import MAKERS, adapter_file, layers
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -19,7 +18,8 @@ from lib_adapters.app import main as app
 from lib_adapters.app.chart import bar_of, chart
 from lib_adapters.files.blocks import block_of
 from lib_adapters.files.names import Stem
-from lib_adapters.hosts.pipeline.folder import open_pipeline
+from lib_adapters.hosts.diffusers.load_pipeline import open_pipeline
+from tests.files import MAKERS, adapter_file, layers
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 QUICK = ("--steps", "2", "--size", "64")

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from safetensors import safe_open
-from test_cli import QUICK, place, run  # noqa: F401 - fixtures
 
 from lib_adapters.app import main as app
 from lib_adapters.app.compare import _prompt_rows
-from lib_adapters.hosts.pipeline.studio import Settings
+from lib_adapters.hosts.diffusers.generator import Settings
+from tests.test_cli import QUICK, place, run  # noqa: F401 - fixtures
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 ONES, NONES = "1,0,0,0,0,0,0,0,0.5,1,1,1", "0,0,0,0,0,0,0,0,0,0,0,0"
@@ -142,11 +142,11 @@ def test_the_negative_sides_tags_have_columns_too(run, place, monkeypatch):  # n
 
 def test_settings_without_what_is_on_the_negative_side():
     there = Settings("x <lyco:a:1> y", negative_tags=True)
-    assert [tag.name for tag in there.against] == ["a"]
-    assert there.without().negative == "x  y"
+    assert [tag.name for tag in there.negative_request_tags] == ["a"]
+    assert there.without_negative_tags().negative == "x  y"
     words = Settings("x <lyco:a:1> y")
-    assert words.against == ()
-    assert words.without() == words
+    assert words.negative_request_tags == ()
+    assert words.without_negative_tags() == words
 
 
 @pytest.mark.parametrize(

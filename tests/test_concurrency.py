@@ -10,8 +10,9 @@ import sqlite3
 
 import pytest
 import torch
-from clients import Client, all_writes, at_once, is_whole, lost, number_of, quoted, served
-from double.shelf import put, put_text
+
+from tests.clients import Client, all_writes, at_once, is_whole, lost, number_of, quoted, served
+from tests.double.shelf import put, put_text
 
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")

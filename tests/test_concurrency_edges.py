@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from clients import Client, at_once, served
-from shelves import adapter, cards, opened, picture, scan, sidecar
+
+from tests.clients import Client, at_once, served
+from tests.shelves import adapter, cards, opened, picture, scan, sidecar
 
 pytest.importorskip("fastapi")
 from fastapi import FastAPI
@@ -25,8 +26,8 @@ from lib_adapters.catalogue.presets import FILE, PresetFile
 from lib_adapters.errors import AdapterError
 from lib_adapters.hosts.tab.routes import add_routes
 from lib_adapters.hosts.tab.tab import Tab
-from lib_adapters.hosts.webui import names
-from lib_adapters.hosts.webui.names import Names
+from lib_adapters.hosts.webui import name_resolver
+from lib_adapters.hosts.webui.name_resolver import NameResolver
 
 HERE = Path(__file__).parent
 PATHS = {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}
@@ -215,17 +216,17 @@ def found_by(root, monkeypatch, between):
     first, second = root / "first", root / "second"
     for folder in (first, second):
         adapter(folder / "ink.safetensors")
-    looked = Names(lambda: {"lyco": [first, second]}, lambda path: None, open_adapter)
-    honest = names.time.monotonic
+    looked = NameResolver(lambda: {"lyco": [first, second]}, lambda path: None, open_adapter)
+    honest = name_resolver.time.monotonic
 
     def monotonic():
         between(looked)
         return honest()
 
-    monkeypatch.setattr(names.time, "monotonic", monotonic)
-    honest_read = names.read_index
-    monkeypatch.setattr(names, "read_index", lambda folders: (honest_read(folders), between(looked))[0])
-    return looked.find("lyco", "ink").opened.path
+    monkeypatch.setattr(name_resolver.time, "monotonic", monotonic)
+    honest_read = name_resolver.read_model_index
+    monkeypatch.setattr(name_resolver, "read_model_index", lambda folders: (honest_read(folders), between(looked))[0])
+    return looked.resolve("lyco", "ink").value.path
 
 
 def test_a_refresh_at_any_moment_changes_nothing_for_a_picture(root, monkeypatch):
@@ -234,10 +235,10 @@ def test_a_refresh_at_any_moment_changes_nothing_for_a_picture(root, monkeypatch
 
 def test_files_that_go_between_two_looks(root, monkeypatch):
     """The choice is made among the files of one look."""
-    looked = Names(lambda: {"lyco": [root / "a", root / "b"]}, lambda path: None, open_adapter)
+    looked = NameResolver(lambda: {"lyco": [root / "a", root / "b"]}, lambda path: None, open_adapter)
     for folder in "ab":
         adapter(root / folder / "ink.safetensors")
-    honest, calls = looked._read, []
+    honest, calls = looked._current_index, []
 
     def read():
         calls.append(honest())
@@ -245,8 +246,8 @@ def test_files_that_go_between_two_looks(root, monkeypatch):
         looked.rescan()
         return calls[-1]
 
-    monkeypatch.setattr(looked, "_read", read)
-    assert looked.find("lyco", "ink").opened.path == root / "a" / "ink.safetensors"
+    monkeypatch.setattr(looked, "_current_index", read)
+    assert looked.resolve("lyco", "ink").value.path == root / "a" / "ink.safetensors"
     assert len(calls) == 1
 
 

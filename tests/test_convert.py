@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
 
-import oracles
 import pytest
 import torch
-from models import clip, diffusers_unet
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -21,7 +19,9 @@ from lib_adapters import open_adapter
 from lib_adapters.algorithms.shira import Shira
 from lib_adapters.app import main as app
 from lib_adapters.app.equivalence import are_equivalent
-from lib_adapters.hosts.pipeline.skeleton import Skeleton
+from lib_adapters.hosts.diffusers.meta_models import MetaModel
+from tests import oracles
+from tests.models import clip, diffusers_unet
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 WIDTH = 32
@@ -63,7 +63,7 @@ PLACES = ("out.safetensors", "other/out.safetensors", "other/adapter_model.safet
 @pytest.fixture(scope="module", autouse=True)
 def one_skeleton():
     """Building the module tree of SD1 takes longer than all the rest of a conversion."""
-    with patch.object(Skeleton, "of", cache(Skeleton.of)):
+    with patch.object(MetaModel, "of", cache(MetaModel.for_family)):
         yield
 
 

@@ -6,8 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from files import MAKERS, adapter_for, lora
-from models import diffusers_unet, ldm_unet
 from torch import nn
 
 from lib_adapters import Request, Session
@@ -15,6 +13,8 @@ from lib_adapters.patching import cost
 from lib_adapters.patching.cost import TEXT, Run, beside_seconds, expected, kind_of, merge_seconds
 from lib_adapters.prompt.schedule import Moment
 from lib_adapters.prompt.schedule_text import read_curve
+from tests.files import MAKERS, adapter_for, lora
+from tests.models import diffusers_unet, ldm_unet
 
 RAMP = read_curve("0@0,1@1")
 RUN = Run(2, 6, 10)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from files import MAKERS, adapter_for
-from models import ldm_unet
 from torch.profiler import ProfilerActivity, profile
 
 from lib_adapters import Request, Session
 from lib_adapters.patching.memory import to_host
+from tests.files import MAKERS, adapter_for
+from tests.models import ldm_unet
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_additive import CORE, GLORA, LORA, TUCKER, read
 
 from lib_adapters.algorithms.base import Facts
+from tests.test_additive import CORE, GLORA, LORA, TUCKER, read
 
 LINE, CONV, ANY = torch.randn(6, 8), torch.zeros(6, 8, 3, 3), 1e12
 SQUARE = {name: torch.randn(4, 4) for name in GLORA}

@@ -18,9 +18,9 @@ from lib_adapters.demo.pictures import every_caption
 from lib_adapters.demo.references import REFERENCES, distance, pictures_of
 from lib_adapters.demo.train_adapters import GUIDANCE, SHOWN_SEEDS, SHOWN_STEPS
 from lib_adapters.demo.train_clip import draw_pool, end_states, measured
-from lib_adapters.hosts.pipeline.shelf import Shelf
-from lib_adapters.hosts.pipeline.studio import Settings, Studio
-from lib_adapters.hosts.pipeline.vision import open_vision
+from lib_adapters.hosts.diffusers.clip_vision import load_image_encoder
+from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
+from lib_adapters.hosts.diffusers.generator import Generator, Settings
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what other people's packages say about each other
 CPU = torch.device("cpu")
@@ -30,7 +30,7 @@ INDEX = json.loads((AESTHETICS / "README.json").read_text(encoding="utf-8"))
 
 @pytest.fixture(scope="module")
 def studio():
-    with Studio.open(MODEL, CPU, Shelf([AESTHETICS])) as opened:
+    with Generator.open(MODEL, CPU, FolderResolver([AESTHETICS])) as opened:
         yield opened
 
 
@@ -41,7 +41,7 @@ def test_the_clip_is_small():
 def test_pictures_it_never_saw_find_their_captions():
     pool = draw_pool(60, seed=12345)
     with torch.no_grad():
-        images = normalize(open_vision(CLIP, CPU).model(pixel_values=pool.pixels).image_embeds, dim=-1)
+        images = normalize(load_image_encoder(CLIP, CPU).model(pixel_values=pool.pixels).image_embeds, dim=-1)
         texts = normalize(end_states(MODEL) @ projection_in(CLIP).float().T, dim=-1)
     found = (images @ texts.T).argmax(dim=1)
     assert (found == pool.rows).float().mean() > 0.9
@@ -84,12 +84,12 @@ def test_from_a_folder_of_pictures_to_a_led_picture(tmp_path, capsys):
 
 def test_an_adapter_and_an_embedding_in_one_prompt():
     known, quick = REFERENCES[0], Settings(steps=4, seed=1, guidance=GUIDANCE)
-    with Studio.open(MODEL, CPU, Shelf([ADAPTERS, AESTHETICS])) as both:
-        plain = np.asarray(both.draw(known.shown, quick).image)
+    with Generator.open(MODEL, CPU, FolderResolver([ADAPTERS, AESTHETICS])) as both:
+        plain = np.asarray(both.generate(known.shown, quick).image)
         tags = f"<lyco:rainbow_rslora:1> {known.tag} <hypernet:dusk_hypernet:0.5>"
-        picture = both.draw(f"{known.shown} {tags}", quick)
+        picture = both.generate(f"{known.shown} {tags}", quick)
         assert picture.problems == ()
         assert [one.error for one in picture.report.adapters] == [None] * 3
-        assert (np.asarray(both.draw(known.shown, quick).image) == plain).all()
-        both.activate("")
+        assert (np.asarray(both.generate(known.shown, quick).image) == plain).all()
+        both.activate_prompt("")
         assert both.session.verify()

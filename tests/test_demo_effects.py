@@ -11,8 +11,8 @@ import torch
 from lib_adapters.demo import ADAPTERS, MODEL, index
 from lib_adapters.demo.recipes import HYPERNETWORKS, RECIPES, Recipe
 from lib_adapters.demo.train_adapters import GUIDANCE, SHOWN_SEEDS, SHOWN_STEPS
-from lib_adapters.hosts.pipeline.shelf import Shelf
-from lib_adapters.hosts.pipeline.studio import Settings, Studio
+from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
+from lib_adapters.hosts.diffusers.generator import Generator, Settings
 
 EVERY = (*RECIPES, *HYPERNETWORKS)
 EFFECT = 0.15  # share of its effect by which a picture may differ from the trainer's: the files hold halves
@@ -20,7 +20,7 @@ EFFECT = 0.15  # share of its effect by which a picture may differ from the trai
 
 @pytest.fixture(scope="module")
 def studio():
-    with Studio.open(MODEL, torch.device("cpu"), Shelf([ADAPTERS])) as opened:
+    with Generator.open(MODEL, torch.device("cpu"), FolderResolver([ADAPTERS])) as opened:
         yield opened
 
 
@@ -28,7 +28,7 @@ def measured(studio, recipe, tag=""):
     values = []
     for seed in SHOWN_SEEDS:
         settings = Settings(steps=SHOWN_STEPS, seed=seed, guidance=GUIDANCE)
-        picture = studio.draw(f"{recipe.shown.caption}{tag}", settings)
+        picture = studio.generate(f"{recipe.shown.caption}{tag}", settings)
         assert picture.problems == ()
         assert all(one.error is None and not one.unmatched for one in picture.report.adapters)
         values.append(recipe.measure(np.asarray(picture.image, np.float32) / 255))
@@ -51,6 +51,6 @@ def test_the_effect_is_the_trainers(studio, recipe: Recipe):
 
 def test_without_a_tag_nothing_is_left(studio):
     recipe = RECIPES[0]
-    studio.activate(" ".join(f"<{known.tag}:{known.name}>" for known in EVERY))
+    studio.activate_prompt(" ".join(f"<{known.tag}:{known.name}>" for known in EVERY))
     assert abs(measured(studio, recipe) - float(_entry(recipe.name)["without"])) < 0.01
     assert studio.session.verify()

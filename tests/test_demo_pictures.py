@@ -84,8 +84,11 @@ def test_the_measure_is_deaf_to_a_little_noise_and_a_little_shift(recipe: Recipe
 def test_shape_measures_know_their_shapes() -> None:
     assert solidity(draw(Scene("square", "blue", "white"))) > 0.95
     assert solidity(draw(Scene("star", "blue", "white"))) < 0.55
-    assert top_heaviness(draw(Scene("triangle", "red", "white"))) < -0.3 < 0.1 < top_heaviness(
-        draw(Scene("heart", "red", "white"))
+    assert (
+        top_heaviness(draw(Scene("triangle", "red", "white")))
+        < -0.3
+        < 0.1
+        < top_heaviness(draw(Scene("heart", "red", "white")))
     )
 
 

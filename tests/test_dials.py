@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from files import adapter_for, lora
-from test_requests import layer
 
 from lib_adapters import Request
 from lib_adapters.patching.dial import Dial
 from lib_adapters.prompt.schedule import Curve, Moment, Position, Window
+from tests.files import adapter_for, lora
+from tests.test_requests import layer
 
 RISE = Curve("share", ((0.0, 0.0), (1.0, 4.0)))
 

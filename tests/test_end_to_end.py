@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-import trainers
-from models import clip, diffusers_unet
 from torch import nn
-from trainers import assert_same, at_strength, network, run_text, run_unet, saved
 
 from lib_adapters import Request, Session, open_adapter
+from tests import trainers
+from tests.models import clip, diffusers_unet
+from tests.trainers import assert_same, at_strength, network, run_text, run_unet, saved
 
 WIDTH = 32
 LINEAR = (1.0, 0.5, -1.0, 2.0)

@@ -6,16 +6,16 @@ import copy
 import json
 from typing import NamedTuple
 
-import oracles
 import pytest
 import torch
-from models import clip, diffusers_unet
 from safetensors import safe_open
 from torch import nn
-from trainers import assert_same, run_text, run_unet, written
 
 from lib_adapters import Request, Session, open_adapter
 from lib_adapters.errors import ForeignFile
+from tests import oracles
+from tests.models import clip, diffusers_unet
+from tests.trainers import assert_same, run_text, run_unet, written
 
 WIDTH = 32
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]

@@ -9,7 +9,6 @@ import random
 
 import pytest
 import torch
-from examples import examples
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -17,6 +16,7 @@ from lib_adapters import Request, Session, open_adapter
 from lib_adapters.algorithms import ALGORITHMS
 from lib_adapters.patching.live_layer import LiveLayer
 from lib_adapters.prompt.schedule import Moment
+from tests.examples import examples
 
 EXAMPLES = examples()
 LABELS = {name: example.read().label for name, example in EXAMPLES.items()}

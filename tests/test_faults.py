@@ -12,14 +12,14 @@ import threading
 
 import pytest
 import torch
-from faulty import faults
-from files import MAKERS, adapter_for
 from torch import nn
 
 from lib_adapters import Request, Session
 from lib_adapters.patching.owner import MODEL_LOCK
 from lib_adapters.prompt.schedule import Moment, Position, Window
 from lib_adapters.prompt.schedule_text import read_curve
+from tests.faulty import faults
+from tests.files import MAKERS, adapter_for
 
 # what is raised while Python clears something away, it prints and goes on
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

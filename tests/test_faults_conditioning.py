@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from faulty import faults
-from models import clip
-from test_aesthetic import QUICK, assert_untouched, prompt_of, tokens_of, weights_of
-from test_faults import Small, same
-from test_hypernetworks import module, save
 
 from lib_adapters.conditioning.aesthetic_steering import steer, target_of
 from lib_adapters.conditioning.attention import Hypernetworks, Steering, attention_inputs
+from tests.faulty import faults
+from tests.models import clip
+from tests.test_aesthetic import QUICK, assert_untouched, prompt_of, tokens_of, weights_of
+from tests.test_faults import Small, same
+from tests.test_hypernetworks import module, save
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from double.shelf import put, put_text
-from faulty import KINDS, Calls, attempt, chosen, is_exhaustive
 from safetensors.torch import save_file
-from test_webui_aesthetic import TAG, put_embedding
-from test_webui_hypernets import put_net
 
-from lib_adapters.hosts.webui.leading import ENCODE
+from lib_adapters.hosts.webui.aesthetic_encoder import ENCODE_METHOD
 from lib_adapters.patching import choice
+from tests.double.shelf import put, put_text
+from tests.faulty import KINDS, Calls, attempt, chosen, is_exhaustive
+from tests.test_webui_aesthetic import TAG, put_embedding
+from tests.test_webui_hypernets import put_net
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 JOB = f"3 4 <lyco:ink:1:0@0,1@1><lyco:words:0.5><hypernet:glow:0.7>{TAG}"  # a curve, a text encoder, and the rest
@@ -82,7 +82,7 @@ class Jobs:
         model = self.webui.model
         same = all(value.equal(self.own[name]) for name, value in model.state_dict().items())
         hooked = any(m._forward_pre_hooks or m._load_state_dict_pre_hooks for m in model.modules())
-        ours = any({"forward", "get_learned_conditioning", ENCODE} & vars(m).keys() for m in model.modules())
+        ours = any({"forward", "get_learned_conditioning", ENCODE_METHOD} & vars(m).keys() for m in model.modules())
         return same and not hooked and not ours
 
 

@@ -12,12 +12,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
-from skeletons.producers import write
 
 from lib_adapters.catalogue.layouts import Layouts
 from lib_adapters.conditioning.embeddings import words_of
 from lib_adapters.errors import AdapterError, BrokenFile
 from lib_adapters.files.adapter import open_adapter
+from tests.skeletons.producers import write
 
 NAME = "lora_unet_mid_block_attentions_0_proj_in"
 GOOD = {

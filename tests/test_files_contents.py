@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from safetensors.torch import save_file
-from skeletons import producers as by
-from skeletons.layers import unet
-from skeletons.producers import write
 
 from lib_adapters.errors import AdapterError, ForeignFile
 from lib_adapters.files.adapter import Adapter, open_adapter
+from tests.skeletons import producers as by
+from tests.skeletons.layers import unet
+from tests.skeletons.producers import write
 
 PEFT = by.renamed("lora_A.weight", "lora_B.weight")
 NAMED = by.renamed("lora_A.default.weight", "lora_B.default.weight")

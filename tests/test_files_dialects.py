@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from skeletons import producers as by
-from skeletons.layers import ldm, sd3, sd3_diffusers, text, unet
-from skeletons.producers import write
 
 from lib_adapters.files.adapter import open_adapter
 from lib_adapters.files.dialects import stem_of
 from lib_adapters.files.names import Stem, split_key
+from tests.skeletons import producers as by
+from tests.skeletons.layers import ldm, sd3, sd3_diffusers, text, unet
+from tests.skeletons.producers import write
 
 PEFT = by.renamed("lora_A.weight", "lora_B.weight")
 NAMED = by.renamed("lora_A.default.weight", "lora_B.default.weight", magnitude="lora_magnitude_vector.default")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from skeletons import producers as by
-from skeletons.layers import UNETS, ldm, text, unet
-from skeletons.producers import write
 
 from lib_adapters.errors import AdapterError, ForeignFile
 from lib_adapters.files.adapter import open_adapter
 from lib_adapters.files.families import FAMILY_NAMES
+from tests.skeletons import producers as by
+from tests.skeletons.layers import UNETS, ldm, text, unet
+from tests.skeletons.producers import write
 
 UNET, TEXT = "down_blocks.0.attentions.0.transformer_blocks.0.attn1", "text_model.encoder.layers.0.self_attn.q_proj"
 

@@ -9,10 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from files import MAKERS, adapter_for
-from models import ldm_unet
 from safetensors import safe_open
-from shelves import opened, picture, scan
 
 from lib_adapters import Request, Session, open_adapter
 from lib_adapters.app import main as app
@@ -22,7 +19,10 @@ from lib_adapters.conditioning.aesthetic import open_aesthetic
 from lib_adapters.conditioning.hypernetwork import open_hypernetwork
 from lib_adapters.errors import AdapterError, AestheticFile, HypernetworkFile
 from lib_adapters.files.pickles import read_pickle
-from lib_adapters.hosts.pipeline import changes
+from lib_adapters.hosts.diffusers import weight_diff
+from tests.files import MAKERS, adapter_for
+from tests.models import ldm_unet
+from tests.shelves import opened, picture, scan
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which files a process holds")
 REAL = sorted(
@@ -125,15 +125,17 @@ def test_the_commands_hold_nothing(tmp_path, capsys):
 
 def test_a_model_folder_is_written_over_no_file_that_is_mapped(sd1_folder, tmp_path, monkeypatch):
     """safetensors gives tensors that are the file itself, and Windows refuses to write such a file."""
-    mapped, real = [], changes.save_file
+    mapped, real = [], weight_diff.save_file
 
     def save_file(tensors, file, metadata):
         mapped.extend(held(tmp_path))
         real(tensors, file, metadata)
 
-    monkeypatch.setattr(changes, "save_file", save_file)
+    monkeypatch.setattr(weight_diff, "save_file", save_file)
     value = torch.ones(32, 4, 3, 3)
-    changes.bake(sd1_folder, tmp_path / "out", [changes.Change("unet", "conv_in.weight", None, value)])
+    weight_diff.save_merged_model(
+        sd1_folder, tmp_path / "out", [weight_diff.ParameterDiff("unet", "conv_in.weight", None, value)]
+    )
     assert mapped == held(tmp_path) == []
     with safe_open(next((tmp_path / "out" / "unet").glob("*.safetensors")), "pt") as file:
         assert torch.equal(file.get_tensor("conv_in.weight").float(), value)

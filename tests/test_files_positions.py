@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from skeletons import producers as by
-from skeletons.layers import text, unet
-from skeletons.producers import write
 
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.adapter import open_adapter
 from lib_adapters.files.positions import with_names
+from tests.skeletons import producers as by
+from tests.skeletons.layers import text, unet
+from tests.skeletons.producers import write
 
 REAL = Path(os.environ.get("REAL_ADAPTERS", "nowhere")) / "analog_svd_rank4.safetensors"
 

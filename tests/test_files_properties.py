@@ -8,12 +8,12 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from skeletons.producers import write
 
 from lib_adapters.errors import AdapterError, BrokenFile
 from lib_adapters.files.adapter import open_adapter
 from lib_adapters.files.dialects import stem_of
 from lib_adapters.files.names import split_key
+from tests.skeletons.producers import write
 
 WORDS = [
     "lora_unet_", "lora_te_", "unet.", "text_encoder.", "base_model.model.", "transformer.", "lycoris_",

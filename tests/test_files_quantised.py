@@ -12,7 +12,7 @@ from lib_adapters.app import main as app
 from lib_adapters.app.dialect import as_they_are, respelled
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.adapter import open_adapter
-from lib_adapters.hosts.pipeline.skeleton import Skeleton
+from lib_adapters.hosts.diffusers.meta_models import MetaModel
 
 PLACE = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 KOHYA, DOTTED = f"lora_unet_{PLACE.replace('.', '_')}", f"base_model.model.{PLACE}"
@@ -146,7 +146,7 @@ def test_a_conversion_keeps_the_numbers_and_needs_no_scale(kind, tmp_path):
     scales = {names[leaf]: scale for leaf, (_, scale, _) in parts.items()}
     save_file(tensors | scales, tmp_path / "x.safetensors")
     adapter = open_adapter(tmp_path / "x.safetensors")
-    save_file(respelled(adapter, "kohya", Skeleton.of(adapter.family)).tensors, tmp_path / "y.safetensors")
+    save_file(respelled(adapter, "kohya", MetaModel.for_family(adapter.family)).tensors, tmp_path / "y.safetensors")
     other = open_adapter(tmp_path / "y.safetensors")
     assert not any("scale" in key for key in as_they_are(other).tensors)
     base = torch.zeros(320, 320)

@@ -7,11 +7,11 @@ import json
 import pytest
 import torch
 from safetensors.torch import save_file
-from skeletons import producers as by
-from skeletons.layers import text, unet
-from skeletons.producers import write
 
 from lib_adapters.files.adapter import open_adapter
+from tests.skeletons import producers as by
+from tests.skeletons.layers import text, unet
+from tests.skeletons.producers import write
 
 PEFT = by.renamed("lora_A.weight", "lora_B.weight")
 SD1, CLIP = unet("sd1"), text("clip-l")

@@ -6,8 +6,6 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from files import adapter_for, lora
-from test_every_algorithm import EXAMPLES, model_of, opened
 from torch import nn
 
 from lib_adapters import Request
@@ -15,6 +13,8 @@ from lib_adapters.patching import fitting
 from lib_adapters.patching.fitting import fit_all
 from lib_adapters.patching.targets import Table
 from lib_adapters.prompt.blocks import BlockWeights
+from tests.files import adapter_for, lora
+from tests.test_every_algorithm import EXAMPLES, model_of, opened
 
 LINE = (6, 8)
 

@@ -8,8 +8,6 @@ import accelerate
 import pytest
 import torch
 from diffusers.utils.peft_utils import recurse_remove_peft_layers
-from files import MAKERS, adapter_for
-from models import diffusers_unet, seeded
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
@@ -17,6 +15,8 @@ from torch import nn
 from lib_adapters import Request, Session
 from lib_adapters.prompt.schedule import Moment
 from lib_adapters.prompt.schedule_text import read_curve
+from tests.files import MAKERS, adapter_for
+from tests.models import diffusers_unet, seeded
 
 KINDS = ("LoRA", "Full")
 MODES = ("merged", "live")

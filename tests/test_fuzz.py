@@ -14,10 +14,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from fuzz.__main__ import guided
-from fuzz.bounds import Bound, Broken, counted, patience, watched, within
-from fuzz.inputs import KEPT, changed, kept
-from fuzz.targets import NAMES, load
+
+from tests.fuzz.__main__ import guided
+from tests.fuzz.bounds import Bound, Broken, counted, patience, watched, within
+from tests.fuzz.inputs import KEPT, changed, kept
+from tests.fuzz.targets import NAMES, load
 
 RANDOM = {
     "headers": 4500, "pictures": 4500, "tags": 6000, "pickles": 1800, "presets": 800, "edits": 800, "dialects": 1500,

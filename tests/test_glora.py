@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_additive import DOWN, GLORA, UP, read
 
 from lib_adapters.algorithms.base import Facts
+from tests.test_additive import DOWN, GLORA, UP, read
 
 
 @pytest.mark.parametrize("kernel", [(), (1, 1), (3, 1), (1, 3), (3, 3)])

@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from test_hypernetworks import module, save
 
 from lib_adapters.app.main import main
 from lib_adapters.conditioning.attention import attention_inputs
 from lib_adapters.conditioning.hypernetwork import open_hypernetwork
 from lib_adapters.errors import HypernetworkFile
 from lib_adapters.files.adapter import open_adapter
-from lib_adapters.hosts.pipeline.folder import open_pipeline
-from lib_adapters.hosts.pipeline.shelf import Shelf
-from lib_adapters.hosts.pipeline.studio import Settings, Studio
+from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
+from lib_adapters.hosts.diffusers.generator import Generator, Settings
+from lib_adapters.hosts.diffusers.load_pipeline import open_pipeline
+from tests.test_hypernetworks import module, save
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what other people's packages say about each other
 QUICK = Settings(steps=2, seed=3, size=(64, 64))
@@ -37,25 +37,25 @@ def pixels(picture) -> np.ndarray:
 
 
 def test_a_tag_changes_the_picture_and_leaves_no_trace(sd1_folder, folder):
-    with Studio.open(sd1_folder, torch.device("cpu"), Shelf([folder])) as studio:
-        plain = studio.draw("a cat", QUICK)
-        tagged = studio.draw("a cat <hypernet:one:0.5>", QUICK)
+    with Generator.open(sd1_folder, torch.device("cpu"), FolderResolver([folder])) as studio:
+        plain = studio.generate("a cat", QUICK)
+        tagged = studio.generate("a cat <hypernet:one:0.5>", QUICK)
         assert np.abs(pixels(plain) - pixels(tagged)).max() > 8
         assert tagged.problems == ()
         (report,) = tagged.report.adapters
         assert report.line() == f"one: {report.total} of {report.total} attentions (Hypernetwork 1-2-1), strength 0.5"
-        there, back = (studio.draw(f"a cat {tags}", QUICK) for tags in ("<hypernet:one><hypernet:two>",) * 2)
-        other = studio.draw("a cat <hypernet:two><hypernet:one>", QUICK)
+        there, back = (studio.generate(f"a cat {tags}", QUICK) for tags in ("<hypernet:one><hypernet:two>",) * 2)
+        other = studio.generate("a cat <hypernet:two><hypernet:one>", QUICK)
         assert (pixels(there) == pixels(back)).all()
         assert (pixels(there) != pixels(other)).any()  # they are chained in the order of the prompt
-        again = studio.draw("a cat", QUICK)
+        again = studio.generate("a cat", QUICK)
         assert (pixels(again) == pixels(plain)).all()
         assert not any(layer._forward_pre_hooks for layer in studio.pipe.unet.modules())
 
 
 def test_what_is_not_there_or_something_else_is_said(sd1_folder, folder):
-    with Studio.open(sd1_folder, torch.device("cpu"), Shelf([folder])) as studio:
-        active = studio.activate("<hypernet:nobody><lyco:one><hypernet:TWO:2>")
+    with Generator.open(sd1_folder, torch.device("cpu"), FolderResolver([folder])) as studio:
+        active = studio.activate_prompt("<hypernet:nobody><lyco:one><hypernet:TWO:2>")
     report, problems = active.report, active.problems
     assert "no hypernetwork is called 'nobody'" in problems[1]
     assert "one.pt is a hypernetwork" in problems[0]

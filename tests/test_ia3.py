@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_additive import read
+
+from tests.test_additive import read
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from oracles import RELEASES
+
+from tests.oracles import RELEASES
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "requirements"
@@ -128,7 +129,7 @@ def test_other_pins_have_an_environment_of_their_own(install, calls, monkeypatch
 
 
 def test_a_failing_tool_fails_the_command(install, calls, monkeypatch, capsys):
-    monkeypatch.setattr(install, "say_and_call", lambda command: int("mypy" in command))
+    monkeypatch.setattr(install, "run_logged", lambda command: int("mypy" in command))
     assert install.main(["test"]) == 1
     types = "mypy --strict --python-version"
     assert capsys.readouterr().err == f"Failed: {types} 3.10, {types} 3.12\n"
@@ -171,7 +172,7 @@ def test_which_torch(install, monkeypatch, gpu, works, chosen):
         attempts.append(command)
         return subprocess.CompletedProcess(command, int(len(attempts) != works))
 
-    monkeypatch.setattr(install, "has_nvidia", lambda: gpu)
+    monkeypatch.setattr(install, "has_nvidia_gpu", lambda: gpu)
     monkeypatch.setattr(install.subprocess, "run", trial)
     monkeypatch.setattr(install.sys, "platform", "linux")
     assert install.torch_arguments("python", "2.13.0") == chosen

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from shelves import opened, scan
 
 from lib_adapters import open_adapter
 from lib_adapters.app import main as app
@@ -19,7 +18,8 @@ from lib_adapters.catalogue.beside import Beside, at
 from lib_adapters.conditioning.aesthetic import open_aesthetic
 from lib_adapters.conditioning.hypernetwork import open_hypernetwork
 from lib_adapters.errors import AdapterError
-from lib_adapters.hosts.pipeline.shelf import Shelf
+from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
+from tests.shelves import opened, scan
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 LAYER = "lora_unet_mid_block_attentions_0_proj_in"
@@ -107,18 +107,18 @@ def test_links_are_known_by_their_own_names(tmp_path, capsys):
     assert "a link to a file that does not exist" in found["lost.safetensors"]["error"]
     assert app.main(["list", str(folder)]) == 0
     assert capsys.readouterr().out.startswith("ink.safetensors")
-    shelf = Shelf([folder])
+    shelf = FolderResolver([folder])
     for name in ("ink", "style/brush", "away", "linked/away"):
-        assert shelf.find(name).adapter.name == name.rpartition("/")[2]
+        assert shelf.adapter(name).adapter.name == name.rpartition("/")[2]
 
 
 def test_two_links_to_one_file_are_not_two_files(tmp_path):
     adapter(tmp_path / "a" / "ink.safetensors")
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "ink.safetensors").symlink_to(tmp_path / "a" / "ink.safetensors")
-    shelf = Shelf([tmp_path])
-    assert shelf.find("ink").adapter.path == tmp_path / "a" / "ink.safetensors"
-    assert [shelf.shortest(path) for path in shelf.files] == ["ink", "ink"]
+    shelf = FolderResolver([tmp_path])
+    assert shelf.adapter("ink").adapter.path == tmp_path / "a" / "ink.safetensors"
+    assert [shelf.shortest_name(path) for path in shelf.files] == ["ink", "ink"]
 
 
 def test_a_link_is_not_its_target_where_another_config_lies_beside_it(tmp_path):
@@ -133,7 +133,7 @@ def test_a_link_is_not_its_target_where_another_config_lies_beside_it(tmp_path):
 def test_sft_is_a_name_of_safetensors(tmp_path, capsys):
     adapter(tmp_path / "files" / "ink.sft")
     assert listed(tmp_path / "files", capsys).keys() == {"ink.sft"}
-    assert Shelf([tmp_path / "files"]).find("ink").adapter.name == "ink"
+    assert FolderResolver([tmp_path / "files"]).adapter("ink").adapter.name == "ink"
     with opened(tmp_path / "files", place=tmp_path / "place") as catalogue:
         (card,) = scan(catalogue).values()
         assert card["algorithms"] == ["LoRA"]

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from files import MAKERS, adapter_for
 from torch import nn
 
 from lib_adapters import Request, Session
 from lib_adapters.prompt.schedule import Moment
 from lib_adapters.prompt.schedule_text import read_curve
+from tests.files import MAKERS, adapter_for
 
 
 def close(found, wanted):
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5 * max(1.0, float(wanted.abs().max())))
-
 
 
 @pytest.mark.parametrize("trainable", [False, True])

@@ -14,11 +14,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from shelves import adapter, cards, opened, picture, scan, sidecar
 
 from lib_adapters.catalogue import indexer
 from lib_adapters.catalogue.opening import NAME
 from lib_adapters.errors import AdapterError
+from tests.shelves import adapter, cards, opened, picture, scan, sidecar
 
 HERE = Path(__file__).parent
 PATHS = {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}

@@ -10,21 +10,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from double.loading import FIRST
 from safetensors.torch import load_file, save_file
-from states.adapters import LETTERS, Shelf
-from states.footprint import MARGIN, Footprint, resident
-from states.hosts import furnish, host, tiny
-from states.jobs import ELSE, OTHER
-from states.tiny import Pair, differing, noise, weights_of
-from states.wants import Want
-from test_hypernetworks import module, save
 
 from lib_adapters import Session
 from lib_adapters.conditioning.aesthetic_steering import Prompt, Steerer, target_of
 from lib_adapters.conditioning.attention import Hypernetworks, Steering, attention_inputs
 from lib_adapters.prompt.aesthetic import Options
 from lib_adapters.prompt.schedule import Moment
+from tests.double.loading import FIRST
+from tests.states.adapters import LETTERS, Shelf
+from tests.states.footprint import MARGIN, Footprint, resident
+from tests.states.hosts import furnish, host, tiny
+from tests.states.jobs import ELSE, OTHER
+from tests.states.tiny import Pair, differing, noise, weights_of
+from tests.states.wants import Want
+from tests.test_hypernetworks import module, save
 
 SESSION, HOST, CHECKPOINTS = 600, 400, 100
 LED = "3 <aesthetic:glow:0.8:steps=2:lr=0.001>"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from files import MAKERS, adapter_for
 from torch import nn
 
 from lib_adapters import Request, Session
 from lib_adapters.patching import live_layer
 from lib_adapters.prompt.schedule import Moment
 from lib_adapters.prompt.schedule_text import read_curve
+from tests.files import MAKERS, adapter_for
 
 FIRST, SECOND = 0, 1
 NOW = Moment(1, 3)

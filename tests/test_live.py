@@ -6,11 +6,11 @@ import copy
 
 import pytest
 import torch
-from files import MAKERS, adapter_file, adapter_for, full, layers
-from models import clip, ldm_unet, open_clip
 from torch import nn
 
 from lib_adapters import Request, Session, open_adapter
+from tests.files import MAKERS, adapter_file, adapter_for, full, layers
+from tests.models import clip, ldm_unet, open_clip
 
 
 def run_unet(unet):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from double.shelf import put, put_text
-from files import MAKERS, adapter_for
-from test_faults import Small, same
-from test_webui_control import is_clean
 
 from lib_adapters import Request, Session
 from lib_adapters.patching.live_layer import LiveLayer
 from lib_adapters.prompt.schedule import Moment
+from tests.double.shelf import put, put_text
+from tests.files import MAKERS, adapter_for
+from tests.test_faults import Small, same
+from tests.test_webui_control import is_clean
 
 
 @pytest.fixture

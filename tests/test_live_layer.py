@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from files import MAKERS, adapter_for
 from torch import nn
 from torch.nn import functional
 
@@ -12,6 +11,7 @@ from lib_adapters import Request, Session
 from lib_adapters.patching import live_layer
 from lib_adapters.prompt.schedule import Moment
 from lib_adapters.prompt.schedule_text import read_curve
+from tests.files import MAKERS, adapter_for
 
 NOW = Moment(0, 2)
 MUCH = 4000  # tokens

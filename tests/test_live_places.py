@@ -6,7 +6,6 @@ import gc
 
 import pytest
 import torch
-from files import MAKERS, adapter_for
 from torch import nn
 
 from lib_adapters import Request, Session
@@ -15,6 +14,7 @@ from lib_adapters.patching.change import Change
 from lib_adapters.patching.live import Live
 from lib_adapters.prompt.schedule import Moment
 from lib_adapters.prompt.schedule_text import read_curve
+from tests.files import MAKERS, adapter_for
 
 X = torch.randn(1, 4, 5, 5, generator=torch.Generator().manual_seed(3))
 

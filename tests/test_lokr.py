@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_additive import CORE, read
 
 from lib_adapters.algorithms import choose
 from lib_adapters.algorithms.base import Facts
 from lib_adapters.errors import UnknownAlgorithm
+from tests.test_additive import CORE, read
 
 WHOLE = {"lokr_w1": torch.randn(2, 2), "lokr_w2": torch.randn(3, 4)}
 

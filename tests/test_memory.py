@@ -13,13 +13,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from files import adapter_for, lora
 from torch import nn
 
 from benchmarks.memory import resident
 from lib_adapters import Request, Session
 from lib_adapters.patching import memory
 from lib_adapters.patching.memory import Mappings, bytes_of, is_short, let_go, to_host
+from tests.files import adapter_for, lora
 
 
 def slot(count, dtype=torch.float16, *, is_cuda=True):

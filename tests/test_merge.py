@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_every_algorithm import EXAMPLES
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lib_adapters.files.names import Stem
@@ -14,6 +13,7 @@ from lib_adapters.ops.modes import exact
 from lib_adapters.patching.merge import merged_bias, merged_weight
 from lib_adapters.patching.patch import Patch
 from lib_adapters.patching.targets import View
+from tests.test_every_algorithm import EXAMPLES
 
 WHOLE = View()
 FIRST, LAST, ACROSS, SOME = View(rows=(0, 6)), View(rows=(12, 18)), View(transposed=True), View(channels=8)

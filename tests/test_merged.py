@@ -6,7 +6,6 @@ import copy
 
 import pytest
 import torch
-from files import adapter_for, full, lora
 from torch import nn
 
 from lib_adapters import Request, Session
@@ -16,6 +15,7 @@ from lib_adapters.patching.merged import Merged
 from lib_adapters.patching.report import ABANDONED
 from lib_adapters.prompt.schedule import Moment
 from lib_adapters.prompt.schedule_text import read_curve, read_window
+from tests.files import adapter_for, full, lora
 
 RAMP = read_curve("0.5@0,1@1")
 NAMES = ("conv_in", "conv_out", "time_embed_0")

@@ -7,7 +7,6 @@ import gc
 
 import pytest
 import torch
-from files import adapter_for, full, lora
 from torch import nn
 
 from lib_adapters import Request, Session
@@ -15,6 +14,7 @@ from lib_adapters.patching import merged
 from lib_adapters.patching.report import ABANDONED
 from lib_adapters.prompt.schedule import Moment
 from lib_adapters.prompt.schedule_text import read_curve
+from tests.files import adapter_for, full, lora
 
 RAMP = read_curve("1@0,0@1")
 

@@ -10,13 +10,13 @@ import copy
 
 import pytest
 import torch
-from files import MAKERS, adapter_for
-from test_faults import Small, same
 
 from lib_adapters import Request, Session
 from lib_adapters.ops.modes import exact
 from lib_adapters.prompt.schedule import Moment, Position, Window
 from lib_adapters.prompt.schedule_text import read_curve
+from tests.files import MAKERS, adapter_for
+from tests.test_faults import Small, same
 
 STEPS = 3
 RAMP, UNTIL = read_curve("0@0,1@1"), Window(None, Position(2, "step"))

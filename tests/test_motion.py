@@ -6,16 +6,16 @@ import copy
 
 import pytest
 import torch
-from examples import examples
-from files import MAKERS, adapter_for, lora
-from models import diffusers_unet, ldm_unet
-from test_every_algorithm import EXAMPLES, PLACE, inputs, model_of, opened
 
 from lib_adapters import Request, Session
 from lib_adapters.algorithms import tlora
 from lib_adapters.patching import choice
 from lib_adapters.prompt.schedule import Moment, strength_at
 from lib_adapters.prompt.schedule_text import read_curve, read_window
+from tests.examples import examples
+from tests.files import MAKERS, adapter_for, lora
+from tests.models import diffusers_unet, ldm_unet
+from tests.test_every_algorithm import EXAMPLES, PLACE, inputs, model_of, opened
 
 STEPS = 5
 SHAPES = {

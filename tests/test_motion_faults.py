@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from files import MAKERS, adapter_for
-from models import ldm_unet
-from test_motion import STEPS, moments, request, run_unet
 
 from lib_adapters import Request, Session
 from lib_adapters.patching import live, merged
 from lib_adapters.prompt.schedule import Moment
+from tests.files import MAKERS, adapter_for
+from tests.models import ldm_unet
+from tests.test_motion import STEPS, moments, request, run_unet
 
 SOME = ("middle_block", "input_blocks.4", "out.2")
 

@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from oracles import apply
-from peers import lycoris_job
 
 from benchmarks import numbers, pages, whole
 from benchmarks.correctness import Verdict
 from benchmarks.kinds import KINDS
 from benchmarks.recipes import RECIPES
+from tests.oracles import apply
+from tests.peers import lycoris_job
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = {"speed.png", "memory.png", "correctness.png"}
@@ -118,7 +118,7 @@ def test_the_command_measures_everything_and_writes_it(tmp_path, tried):
 
 
 def test_what_stands_around_the_block_is_left_alone():
-    before = f"a\n{pages.START}\nx\n{pages.END}\nb\n"
+    before = f"a\n{pages.FIRST_STEP}\nx\n{pages.END}\nb\n"
     after = pages.put(before, "new\n")
-    assert after == f"a\n{pages.START}\nnew\n{pages.END}\nb\n"
+    assert after == f"a\n{pages.FIRST_STEP}\nnew\n{pages.END}\nb\n"
     assert pages.put(after, "new\n") == after

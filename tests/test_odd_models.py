@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
-from files import MAKERS, adapter_for, full, lora
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lib_adapters import AdapterError, Request, Session, open_adapter
+from tests.files import MAKERS, adapter_for, full, lora
 
 MODES = ("merged", "live")
 

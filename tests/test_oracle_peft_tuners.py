@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
 
-import oracles
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lib_adapters import Adapter, Request, Session, open_adapter
+from tests import oracles
 
 BLOCK = "mid_block.attentions.0.transformer_blocks.0"
 LAYERS = {

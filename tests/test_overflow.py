@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from double.shelf import put
-from double.webui import Job
-from files import adapter_for, full, lora
 from torch import nn
 
 from lib_adapters import Request, Session
 from lib_adapters.patching.overflow import out_of_range
 from lib_adapters.prompt.schedule import Moment
 from lib_adapters.prompt.schedule_text import read_curve
+from tests.double.shelf import put
+from tests.double.webui import Job
+from tests.files import adapter_for, full, lora
 
 BAD = (float("inf"), -float("inf"), float("nan"))
 HALVES = (torch.float16, torch.bfloat16)

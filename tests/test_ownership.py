@@ -8,14 +8,14 @@ import weakref
 
 import pytest
 import torch
-from files import MAKERS, adapter_for
-from models import clip, diffusers_unet
-from states.tiny import traces
 
 from lib_adapters import Request, Session
 from lib_adapters.patching.report import DISPLACED, TAKEN_OVER
 from lib_adapters.prompt.schedule import Moment
 from lib_adapters.prompt.schedule_text import read_curve
+from tests.files import MAKERS, adapter_for
+from tests.models import clip, diffusers_unet
+from tests.states.tiny import traces
 
 SOME = ("mid_block", "down_blocks.0")
 MODES = ("merged", "live")

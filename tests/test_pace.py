@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from files import MAKERS, adapter_for
 from torch import nn
 
 from lib_adapters import Request, Session
@@ -12,6 +11,7 @@ from lib_adapters.patching import choice
 from lib_adapters.patching.report import LOST
 from lib_adapters.prompt.schedule import Moment
 from lib_adapters.prompt.schedule_text import read_curve
+from tests.files import MAKERS, adapter_for
 
 NOW = Moment(0, 4)
 RAMP = read_curve("1@0,0@1")

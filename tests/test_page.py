@@ -18,8 +18,8 @@ from lib_adapters.app import main, options
 from lib_adapters.app.page import build, layout, server
 from lib_adapters.app.page.painter import Painter, Shown
 from lib_adapters.errors import AdapterError
-from lib_adapters.hosts.pipeline.shelf import Shelf
-from lib_adapters.hosts.pipeline.studio import Settings, Studio
+from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
+from lib_adapters.hosts.diffusers.generator import Generator, Settings
 
 TAG = "<lyco:gold_lora:1>"
 QUICK = Settings(steps=2, seed=5, guidance=2.5, size=(64, 64))
@@ -37,7 +37,7 @@ def client(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def studio():
-    with Studio.open(options.MODEL, options.device_of("cpu"), Shelf([options.ADAPTERS])) as opened:
+    with Generator.open(options.MODEL, options.device_of("cpu"), FolderResolver([options.ADAPTERS])) as opened:
         yield opened
 
 

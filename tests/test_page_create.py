@@ -18,9 +18,9 @@ from lib_adapters.app.page import build, making
 from lib_adapters.conditioning.aesthetic import open_aesthetic
 from lib_adapters.demo.pictures import draw, random_scene
 from lib_adapters.errors import AdapterError
-from lib_adapters.hosts.pipeline import creating
-from lib_adapters.hosts.pipeline.places import clip_beside
-from lib_adapters.hosts.pipeline.vision import open_vision
+from lib_adapters.hosts.diffusers import create_embedding
+from lib_adapters.hosts.diffusers.clip_projection import find_clip_folder
+from lib_adapters.hosts.diffusers.clip_vision import load_image_encoder
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what other people's packages say about each other
 CPU = torch.device("cpu")
@@ -45,7 +45,7 @@ def pictures(tmp_path_factory):
 @pytest.fixture
 def maker(tmp_path):
     told: list[str] = []
-    made = making.Maker(clip_beside(options.MODEL), tmp_path / "out" / "made", CPU, lambda: told.append("made"))
+    made = making.Maker(find_clip_folder(options.MODEL), tmp_path / "out" / "made", CPU, lambda: told.append("made"))
     made.told = told
     return made
 
@@ -53,12 +53,12 @@ def maker(tmp_path):
 def test_the_file_is_the_mean_of_the_features(maker, pictures, tmp_path):
     seen: list[tuple[int, int]] = []
     made = maker.make("mine", str(pictures), str(maker.clip), 2, lambda *at: seen.append(at))
-    vision = open_vision(maker.clip, CPU)
-    features = vision.features([Image.open(pictures / f"{n}.png") for n in range(COUNT)])
+    vision = load_image_encoder(maker.clip, CPU)
+    features = vision.image_features([Image.open(pictures / f"{n}.png") for n in range(COUNT)])
     torch.testing.assert_close(open_aesthetic(made.out).vectors, features.mean(dim=0, keepdim=True))
     assert made.out == tmp_path / "out" / "made" / "mine.pt"
     assert seen == [(0, 6), (2, 6), (4, 6), (6, 6)]
-    assert [name for name, _ in made.left_out] == ["<b>.png"]
+    assert [name for name, _ in made.skipped] == ["<b>.png"]
     assert maker.told == ["made"]
     with pytest.raises(AdapterError, match="exists already"):
         maker.make("mine", str(pictures), str(maker.clip), 2, nothing)
@@ -70,15 +70,15 @@ def test_stop_leaves_nothing_and_the_next_one_runs(maker, pictures, tmp_path):
         if done:
             maker.stop()
 
-    with pytest.raises(creating.Stopped):
+    with pytest.raises(create_embedding.Cancelled):
         maker.make("mine", str(pictures), str(maker.clip), 2, press)
     assert not (tmp_path / "out").exists()
     assert maker.told == []
-    assert maker.make("mine", str(pictures), str(maker.clip), 16, nothing).pictures == COUNT
+    assert maker.make("mine", str(pictures), str(maker.clip), 16, nothing).image_count == COUNT
 
 
 def test_stop_after_the_last_batch_counts_too(maker, pictures, tmp_path):
-    with pytest.raises(creating.Stopped):
+    with pytest.raises(create_embedding.Cancelled):
         maker.make("mine", str(pictures), str(maker.clip), 16, lambda done, total: done == total and maker.stop())
     assert not (tmp_path / "out").exists()
 
@@ -88,15 +88,15 @@ def test_stop_after_the_last_batch_counts_too(maker, pictures, tmp_path):
 )
 def test_what_is_no_name_is_refused(name, tmp_path):
     with pytest.raises(AdapterError, match="cannot be a file's name"):
-        creating.file_of(name, tmp_path)
+        create_embedding.embedding_path(name, tmp_path)
 
 
 def test_a_name_with_or_without_its_ending(tmp_path):
-    assert creating.file_of(" v1.5 sky.pt ", tmp_path) == tmp_path / "v1.5 sky.pt"
-    assert creating.file_of("v1.5 sky", tmp_path) == tmp_path / "v1.5 sky.pt"
+    assert create_embedding.embedding_path(" v1.5 sky.pt ", tmp_path) == tmp_path / "v1.5 sky.pt"
+    assert create_embedding.embedding_path("v1.5 sky", tmp_path) == tmp_path / "v1.5 sky.pt"
     (tmp_path / "sky.safetensors").touch()
     with pytest.raises(AdapterError, match=r"sky\.safetensors: this exists already"):
-        creating.file_of("sky", tmp_path)
+        create_embedding.embedding_path("sky", tmp_path)
 
 
 def test_what_is_missing_is_one_sentence_on_the_page(maker, pictures, tmp_path):

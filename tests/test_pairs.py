@@ -10,10 +10,10 @@ import os
 
 import pytest
 import torch
-from pairs import LABELS, Shelf, differing, outputs, state
 
 from lib_adapters.patching import choice
 from lib_adapters.prompt.schedule import Moment, Position, Window
+from tests.pairs import LABELS, Shelf, differing, outputs, state
 
 EARLY, LATE = Moment(1, 4), Moment(2, 4)
 UNTIL, FROM = Window(None, Position(2, "step")), Window(Position(2, "step"))

@@ -7,12 +7,12 @@ from functools import cache
 
 import pytest
 import torch
-from files import layers
-from models import clip, diffusers_unet
-from peers import RIGHT, releases_of
 from safetensors.torch import save_file
 
 from lib_adapters import Request, Session, open_adapter
+from tests.files import layers
+from tests.models import clip, diffusers_unet
+from tests.peers import RIGHT, releases_of
 
 ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn1."
 QUERY, VALUE = ATTENTION + "to_q", ATTENTION + "to_v"

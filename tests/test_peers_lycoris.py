@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from peers import RIGHT, bits, lycoris_job, lycoris_network, merged, model_of, ours, releases_of
+
+from tests.peers import RIGHT, bits, lycoris_job, lycoris_network, merged, model_of, ours, releases_of
 
 LOHA, LOKR = ("loha", "LohaModule"), ("lokr", "LokrModule")
 LORA, DORA = ("locon", "LoConModule"), {"weight_decompose": True}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracles import inputs, layer
-from peers import RIGHT, Job, bits, ours, releases_of
 from safetensors.torch import save_file
-from test_oracle_peft import LORA, wrapped
 
 from lib_adapters import Request, Session, open_adapter
+from tests.oracles import inputs, layer
+from tests.peers import RIGHT, Job, bits, ours, releases_of
+from tests.test_oracle_peft import LORA, wrapped
 
 KINDS = {
     "LoRA": ("LoraConfig", LORA),

@@ -11,12 +11,12 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from files import MAKERS, adapter_file, layers
 
 from lib_adapters import Request
-from lib_adapters.hosts.pipeline.folder import open_pipeline, session_of
-from lib_adapters.hosts.pipeline.shelf import Shelf
-from lib_adapters.hosts.pipeline.studio import Settings, Studio
+from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
+from lib_adapters.hosts.diffusers.generator import Generator, Settings
+from lib_adapters.hosts.diffusers.load_pipeline import create_session, open_pipeline
+from tests.files import MAKERS, adapter_file, layers
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what other people's packages say about each other
 CPU = torch.device("cpu")
@@ -120,12 +120,12 @@ def shelf(sd1_folder, tmp_path_factory):
     unet = open_pipeline(sd1_folder, CPU).unet
     for name in ("LoRA", "LoKr", "OFT"):
         adapter_file(folder / f"{name}.safetensors", layers(unet), MAKERS[name])
-    return Shelf([folder])
+    return FolderResolver([folder])
 
 
 @pytest.fixture(scope="module")
 def studio(sd1_folder, shelf):
-    with Studio.open(sd1_folder, CPU, shelf) as studio:
+    with Generator.open(sd1_folder, CPU, shelf) as studio:
         yield studio
 
 
@@ -133,7 +133,7 @@ def studio(sd1_folder, shelf):
 def untouched(sd1_folder):
     """A pipeline, and a session of its own."""
     pipe = open_pipeline(sd1_folder, CPU)
-    return pipe, session_of(pipe)
+    return pipe, create_session(pipe)
 
 
 def compared(studio, untouched, kind, name, tag):
@@ -148,13 +148,13 @@ def followed(studio, untouched, kind, prompt, strengths):
 
     def requests_at(step, sigma):
         seen.append([strength(step, sigma) for strength in strengths.values()])
-        adapters = [studio.shelf.find(name).adapter for name in strengths]
+        adapters = [studio.resolver.adapter(name).adapter for name in strengths]
         return [Request(adapter, unet=one) for adapter, one in zip(adapters, seen[-1], strict=True)]
 
     for one in (studio.pipe, pipe):
         scheduled(one, kind)
     wanted, answers = by_hand(pipe, session, requests_at, QUICK)
-    drawn, found = recorded(studio.pipe.unet, lambda: studio.draw(prompt, QUICK))
+    drawn, found = recorded(studio.pipe.unet, lambda: studio.generate(prompt, QUICK))
     assert any(one != seen[0] for one in seen)  # else this would say nothing of schedules
     assert drawn.problems == () or "text encoder works before sampling" in drawn.problems[0]
     same(found, answers)
@@ -202,7 +202,7 @@ def test_prompt_editing_around_tags(studio, untouched, kind, written):
     ],
 )
 def test_what_a_pipeline_cannot_follow_is_reported(studio, prompt, told):
-    problems = studio.draw(prompt, QUICK).problems
+    problems = studio.generate(prompt, QUICK).problems
     assert any(told in line for line in problems), problems
 
 
@@ -215,7 +215,7 @@ def test_the_way_that_a_user_has_chosen(studio, untouched, mode):
 
 def test_constant_curves_and_switched_off_tags_are_what_they_look_like_to_the_bit(studio):
     def drawn(tags):
-        picture, answers = recorded(studio.pipe.unet, lambda: studio.draw(f"a cat {tags}", QUICK))
+        picture, answers = recorded(studio.pipe.unet, lambda: studio.generate(f"a cat {tags}", QUICK))
         assert picture.problems == ()
         return np.asarray(picture.image), torch.stack(answers)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from files import MAKERS, adapter_file, layers
-from test_pipeline_control import same
 
 from lib_adapters import Request
-from lib_adapters.hosts.pipeline.folder import open_pipeline, roots_of, session_of
-from lib_adapters.hosts.pipeline.shelf import Shelf
-from lib_adapters.hosts.pipeline.studio import Settings, Studio
+from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
+from lib_adapters.hosts.diffusers.generator import Generator, Settings
+from lib_adapters.hosts.diffusers.load_pipeline import components_of, create_session, open_pipeline
+from tests.files import MAKERS, adapter_file, layers
+from tests.test_pipeline_control import same
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what other people's packages say about each other
 CPU = torch.device("cpu")
@@ -24,7 +24,7 @@ def place(request, sd1_folder, sdxl_folder, tmp_path_factory):
     model, folder = {"sd1": sd1_folder, "sdxl": sdxl_folder}[request.param], tmp_path_factory.mktemp("sides")
     one = "lora_te_" if request.param == "sd1" else "lora_te1_"
     starts = {"unet": "lora_unet_", "text_encoder": one, "text_encoder_2": "lora_te2_"}
-    roots = roots_of(open_pipeline(model, CPU))
+    roots = components_of(open_pipeline(model, CPU))
     shapes = {f"{starts[part]}{_full(path)}": s for part, root in roots.items() for path, s in layers(root).items()}
     for name, maker in MAKERS.items():
         adapter_file(folder / f"{name}.safetensors", shapes, maker, prefix="")
@@ -38,14 +38,14 @@ def _full(path):
 
 @pytest.fixture(scope="module")
 def studio(place):
-    with Studio.open(place[0], CPU, Shelf([place[1]])) as studio:
+    with Generator.open(place[0], CPU, FolderResolver([place[1]])) as studio:
         yield studio
 
 
 @pytest.fixture(scope="module")
 def untouched(place):
     pipe = open_pipeline(place[0], CPU)
-    return pipe, session_of(pipe)
+    return pipe, create_session(pipe)
 
 
 def recorded(studio, prompt, settings=QUICK, progress=None):
@@ -54,7 +54,7 @@ def recorded(studio, prompt, settings=QUICK, progress=None):
     keep = lambda unet, given, named, answer: runs.append((given, named, answer[0].clone()))  # noqa: E731
     handle = studio.pipe.unet.register_forward_hook(keep, with_kwargs=True)
     try:
-        return studio.draw(prompt, settings, progress), runs
+        return studio.generate(prompt, settings, progress), runs
     finally:
         handle.remove()
 
@@ -72,7 +72,7 @@ def check_rows(studio, untouched, runs, sides, texts):
     pipe, session = untouched
     for step, (given, named, answer) in enumerate(runs):
         for row, asked in enumerate(sides(step)):
-            requests = [Request(studio.shelf.find(name).adapter, unet=u, te=t) for name, u, t in asked]
+            requests = [Request(studio.resolver.adapter(name).adapter, unet=u, te=t) for name, u, t in asked]
             session.activate(requests)
             same([answer[row]], [pipe.unet(*given, **named)[0][row]])
             states = [named["encoder_hidden_states"], (named["added_cond_kwargs"] or {}).get("text_embeds")]
@@ -117,7 +117,7 @@ def test_without_the_switch_tags_are_words(studio):
     picture, _ = recorded(studio, "a cat", words)
     assert picture.report.adapters == []
     assert picture.problems == ("<lyco:LoRA:0.5> stands in the negative prompt, where such tags are plain words.",)
-    assert (pixels(picture) != pixels(studio.draw("a cat", Settings("a dog ", 1, 3, 5.0, (64, 64))))).any()
+    assert (pixels(picture) != pixels(studio.generate("a cat", Settings("a dog ", 1, 3, 5.0, (64, 64))))).any()
 
 
 def pixels(picture):
@@ -132,12 +132,12 @@ def test_without_guidance_there_is_no_negative_side(studio):
     assert sentence.startswith("without guidance")
     assert len(runs[0][2]) == 1
     plain = Settings("", 1, 3, 1.0, (64, 64))
-    assert (pixels(picture) == pixels(studio.draw("a cat <lyco:LoKr:0.5>", plain))).all()
+    assert (pixels(picture) == pixels(studio.generate("a cat <lyco:LoKr:0.5>", plain))).all()
 
 
 def test_what_cannot_act_on_one_side_is_said(studio):
     settings = Settings("a dog <hypernet:x:1><aesthetic:y><lyco:nobody><lyco:LoRA:much>", 1, 3, 5.0, (64, 64), True)
-    problems = " ".join(studio.draw("a cat", settings).problems)
+    problems = " ".join(studio.generate("a cat", settings).problems)
     for part in ("<hypernet:x:1> stands in", "<aesthetic:y> stands in", "called 'nobody'", "'much' is not a"):
         assert part in problems
 
@@ -153,16 +153,16 @@ def test_a_picture_broken_off_leaves_nothing_to_the_next_one(studio):
 
         return progress
 
-    plain = studio.draw("a cat", QUICK)
+    plain = studio.generate("a cat", QUICK)
     settings = Settings("a dog <lyco:OFT:0.5@0,0@1>", 3, 3, 5.0, (64, 64), negative_tags=True)
     prompt = "a cat <lyco:LoRA:0@0,0.8@1><lyco:LoKr:0.4:start=1>"
-    whole = studio.draw(prompt, settings)
+    whole = studio.generate(prompt, settings)
     for last in (1, 2):
         with pytest.raises(Enough):
-            studio.draw(prompt, settings, stop_at(last))
-        assert (np.abs(pixels(studio.draw(prompt, settings)) - pixels(whole)) <= 1).all()
+            studio.generate(prompt, settings, stop_at(last))
+        assert (np.abs(pixels(studio.generate(prompt, settings)) - pixels(whole)) <= 1).all()
         with pytest.raises(Enough):
-            studio.draw(prompt, settings, stop_at(last))
-        assert (pixels(studio.draw("a cat", QUICK)) == pixels(plain)).all()
+            studio.generate(prompt, settings, stop_at(last))
+        assert (pixels(studio.generate("a cat", QUICK)) == pixels(plain)).all()
     assert studio.session.verify()
     assert not any("forward" in m.__dict__ or m._forward_pre_hooks for m in studio.pipe.unet.modules())

@@ -5,22 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from files import MAKERS, adapter_file, layers
-from models import clip
-from test_hypernetworks import module, save
-from test_pipeline_control import same
-from test_pipeline_control_2 import encoded, pixels, recorded
 
 from lib_adapters import Request
 from lib_adapters.app.drawing import infotext
 from lib_adapters.conditioning.aesthetic import save_aesthetic
 from lib_adapters.conditioning.attention import Hypernetworks, Steering, attention_inputs
-from lib_adapters.hosts.pipeline.folder import open_pipeline, roots_of, session_of
-from lib_adapters.hosts.pipeline.shelf import Shelf
-from lib_adapters.hosts.pipeline.steps import Steps
-from lib_adapters.hosts.pipeline.studio import Settings, Studio
+from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
+from lib_adapters.hosts.diffusers.generator import Generator, Settings
+from lib_adapters.hosts.diffusers.load_pipeline import components_of, create_session, open_pipeline
+from lib_adapters.hosts.diffusers.step_callback import SamplingSteps
 from lib_adapters.prompt.blocks import Presets
 from lib_adapters.prompt.tags import parse
+from tests.files import MAKERS, adapter_file, layers
+from tests.models import clip
+from tests.test_hypernetworks import module, save
+from tests.test_pipeline_control import same
+from tests.test_pipeline_control_2 import encoded, pixels, recorded
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what other people's packages say about each other
 CPU = torch.device("cpu")
@@ -33,7 +33,9 @@ def studio(sd1_folder, tmp_path_factory):
     torch.manual_seed(8)
     pipe = open_pipeline(sd1_folder, CPU)
     starts = {"unet": "lora_unet_", "text_encoder": "lora_te_"}
-    shapes = {f"{starts[part]}{path}": s for part, root in roots_of(pipe).items() for path, s in layers(root).items()}
+    shapes = {
+        f"{starts[part]}{path}": s for part, root in components_of(pipe).items() for path, s in layers(root).items()
+    }
     for name in ("LoRA", "OFT"):
         adapter_file(folder / f"{name}.safetensors", shapes, MAKERS[name], prefix="")
     save_aesthetic(torch.randn(1, 16), folder / "ink.pt")
@@ -42,8 +44,8 @@ def studio(sd1_folder, tmp_path_factory):
     save(folder / "net.pt", {w: tuple(module(w, [1, 2, 1], "relu") for _ in "kv") for w in widths},
          activation_func="relu")  # fmt: skip
     presets = Presets({"DICE": "R,U,0.123456789,0,1,0,R,R,0.5,0.5,0,0"}, {})
-    with Studio.open(sd1_folder, CPU, Shelf([folder]), clip=folder / "clip") as opened:
-        yield Studio(**{**vars(opened), "presets": lambda: presets})
+    with Generator.open(sd1_folder, CPU, FolderResolver([folder]), clip_folder=folder / "clip") as opened:
+        yield Generator(**{**vars(opened), "presets": lambda: presets})
 
 
 @torch.no_grad()
@@ -55,17 +57,17 @@ def test_aesthetics_hypernetworks_and_adapters_of_both_sides(studio, sd1_folder)
     assert [type(one).__name__ for one in picture.report.adapters] == [
         "AdapterReport", "AdapterReport", "SteeringReport", "AestheticReport",
     ]  # fmt: skip
-    _, alone = recorded(studio, prompt, settings.without())
+    _, alone = recorded(studio, prompt, settings.without_negative_tags())
     pipe = open_pipeline(sd1_folder, CPU)
-    lora, oft = (studio.shelf.find(name).adapter for name in ("LoRA", "OFT"))
-    with session_of(pipe) as session:
+    lora, oft = (studio.resolver.adapter(name).adapter for name in ("LoRA", "OFT"))
+    with create_session(pipe) as session:
         hypernetworks = Hypernetworks(pipe.unet, "sd1")
         for step, (given, named, answer) in enumerate(runs):
             session.activate([Request(lora, unet=0.1 + 0.2 * step, te=0.5), Request(oft, unet=0.6, te=0.6)])
             against, along = named["encoder_hidden_states"]
             same([against], [encoded(pipe, "a dog ")[0][0]])
             same([along], [alone[0][1]["encoder_hidden_states"][1]])
-            hypernetworks.activate([Steering(studio.shelf.hypernetwork("net")[0], 0.5)])
+            hypernetworks.activate([Steering(studio.resolver.hypernetwork("net")[0], 0.5)])
             same([answer[0]], [pipe.unet(*given, **named)[0][0]])
             session.activate([Request(lora, unet=0.1 + 0.2 * step, te=0.5)])
             same([answer[1]], [pipe.unet(*given, **named)[0][1]])
@@ -79,7 +81,7 @@ THROWN = "<lyco:OFT:0.7:lbw=R,0.123456789,U,R,1,0,R,R,0.5,0.5,0,0>"
 
 def test_what_chance_chose_is_written_and_drawn_again(studio):
     settings = Settings(f"a dog {THROWN}", 2, 7, 5.0, (64, 64), negative_tags=True)
-    picture = studio.draw(f"a {DICE} cat {INK} here", settings)
+    picture = studio.generate(f"a {DICE} cat {INK} here", settings)
     chosen = [request.blocks for request in studio.session.active]
     assert picture.problems == ()
     assert picture.prompt.startswith("a <lyco:LoRA:0.8:lbw=0.")
@@ -89,25 +91,25 @@ def test_what_chance_chose_is_written_and_drawn_again(studio):
     assert text.startswith(f"{picture.prompt}\nNegative prompt: {picture.settings.negative}\nSteps: 2, ")
     assert text.endswith(", Negative tags: True")
     assert not any(letter in picture.prompt + picture.settings.negative for letter in ("=R", ";R", "U", "DICE"))
-    again = studio.draw(picture.prompt, picture.settings)
+    again = studio.generate(picture.prompt, picture.settings)
     assert [request.blocks for request in studio.session.active] == chosen
     assert (pixels(again) == pixels(picture)).all()
     assert (again.prompt, again.settings) == (picture.prompt, picture.settings)
-    same_seed = studio.draw(f"a {DICE} cat {INK} here", settings)
+    same_seed = studio.generate(f"a {DICE} cat {INK} here", settings)
     assert same_seed.prompt == picture.prompt
-    other = studio.draw(f"a {DICE} cat {INK} here", Settings(steps=1, seed=8, size=(64, 64)))
+    other = studio.generate(f"a {DICE} cat {INK} here", Settings(steps=1, seed=8, size=(64, 64)))
     assert other.prompt != picture.prompt
     assert "Negative tags" not in infotext(other)
 
 
 def test_what_is_not_chance_is_left_as_it_is_written(studio):
     prompt = "a cat <lyco:LoRA:0.5:lbw=OUTALL><lyco:nobody:lbw=R>"
-    picture = studio.draw(prompt, Settings(steps=1, seed=7, size=(64, 64)))
+    picture = studio.generate(prompt, Settings(steps=1, seed=7, size=(64, 64)))
     assert picture.prompt == prompt
 
 
 def test_the_report_tells_how_many_layers_are_silent(studio):
-    studio.activate("<lyco:LoRA:0.5:lbw=IN00-MID>")
+    studio.activate_prompt("<lyco:LoRA:0.5:lbw=IN00-MID>")
     (line, *_) = studio.session.report.lines()
     (report,) = studio.session.report.adapters
     assert report.matched + report.silenced == report.total
@@ -117,25 +119,27 @@ def test_the_report_tells_how_many_layers_are_silent(studio):
 
 def test_an_earlier_prompts_order_does_not_mix_adapters_up(studio, tmp_path):
     wrong = adapter_file(tmp_path / "wrong.safetensors", {"down_blocks_9_nothing": (4, 4)})
-    both = Studio(**{**vars(studio), "shelf": Shelf([wrong.parent, *[f.parent for f in _files(studio)]])})
+    both = Generator(**{**vars(studio), "resolver": FolderResolver([wrong.parent, *[f.parent for f in _files(studio)]])})
     for prompt in ("<lyco:wrong><lyco:LoRA>", "<lyco:LoRA><lyco:wrong>"):
         asked = []
-        real = both.words.sync
-        object.__setattr__(both.words, "sync", lambda used, real=real, asked=asked: asked.extend(used) or real(used))
-        both.activate(prompt)
-        del both.words.__dict__["sync"]
+        real = both.embeddings.sync
+        object.__setattr__(
+            both.embeddings, "sync", lambda used, real=real, asked=asked: asked.extend(used) or real(used)
+        )
+        both.activate_prompt(prompt)
+        del both.embeddings.__dict__["sync"]
         assert [adapter.name for adapter in asked] == ["LoRA"]
 
 
 def _files(studio):
-    return [studio.shelf.find("LoRA").adapter.path]
+    return [studio.resolver.adapter("LoRA").adapter.path]
 
 
 def test_a_distilled_model_has_no_negative_row(studio, monkeypatch):
-    assert studio._guided(Settings(guidance=5.0))
+    assert studio._uses_guidance(Settings(guidance=5.0))
     config = dict(studio.pipe.unet.config) | {"time_cond_proj_dim": 8}
     monkeypatch.setattr(studio.pipe.unet, "_internal_dict", type(studio.pipe.unet.config)(config))
-    assert not studio._guided(Settings(guidance=5.0))
+    assert not studio._uses_guidance(Settings(guidance=5.0))
 
 
 class Timesteps:
@@ -154,14 +158,14 @@ def test_moments_between_two_timesteps_and_behind_the_end():
     class Pipe:
         scheduler = Timesteps([999.0, 500.5, 0.0], alphas)
 
-    steps = Steps(Pipe(), 3)
-    assert steps.moment(0).sigma == float("inf")
+    steps = SamplingSteps(Pipe(), 3)
+    assert steps.sampling_step(0).sigma == float("inf")
     low, high = (((1 - a) / a) ** 0.5 for a in alphas[500:502].double().tolist())
-    assert low < steps.moment(1).sigma < high
-    assert steps.moment(1).sigma == pytest.approx((low * high) ** 0.5)
-    assert steps.moment(2) == steps.moment(3)
+    assert low < steps.sampling_step(1).sigma < high
+    assert steps.sampling_step(1).sigma == pytest.approx((low * high) ** 0.5)
+    assert steps.sampling_step(2) == steps.sampling_step(3)
     Pipe.scheduler = Timesteps([999.0, 0.0])
-    assert Steps(Pipe(), 2).moment(1).sigma is None
+    assert SamplingSteps(Pipe(), 2).sampling_step(1).sigma is None
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 20])
@@ -169,5 +173,7 @@ def test_two_runs_for_a_step(steps):
     class Pipe:
         scheduler = Timesteps(list(np.linspace(999, 0, 2 * steps - 1)))
 
-    counted = Steps(Pipe(), steps)
-    assert [counted.moment(run).step for run in range(2 * steps - 1)] == [run // 2 for run in range(2 * steps - 1)]
+    counted = SamplingSteps(Pipe(), steps)
+    assert [counted.sampling_step(run).step for run in range(2 * steps - 1)] == [
+        run // 2 for run in range(2 * steps - 1)
+    ]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from files import adapter_file, layers
 from safetensors.torch import load_file, save_file
 
-from lib_adapters.hosts.pipeline.folder import open_pipeline
-from lib_adapters.hosts.pipeline.shelf import Shelf
-from lib_adapters.hosts.pipeline.studio import Settings, Studio
+from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
+from lib_adapters.hosts.diffusers.generator import Generator, Settings
+from lib_adapters.hosts.diffusers.load_pipeline import open_pipeline
+from tests.files import adapter_file, layers
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what other people's packages say about each other
 CPU = torch.device("cpu")
@@ -37,18 +37,18 @@ def studio(sd1_folder, tmp_path_factory):
     put(folder, "one", pipe, {"bundle_emb.zzz.string_to_param.*": one, "<s1>": one[0].clone()})
     put(folder, "two", pipe, {"bundle_emb.qqq.string_to_param.*": two, "bundle_emb.zzz.clip_l": two[-1:].clone()})
     put(folder, "wide", pipe, {"bundle_emb.www.string_to_param.*": torch.ones(1, 5)})
-    return Studio.open(sd1_folder, CPU, Shelf([folder]))
+    return Generator.open(sd1_folder, CPU, FolderResolver([folder]))
 
 
 def pixels(studio, prompt):
-    return np.asarray(studio.draw(prompt, QUICK).image)
+    return np.asarray(studio.generate(prompt, QUICK).image)
 
 
 @pytest.fixture(autouse=True)
 def as_it_was(studio):
     tokenizer, table = studio.pipe.tokenizer, studio.pipe.text_encoder.get_input_embeddings()
     yield
-    studio.activate("x")
+    studio.activate_prompt("x")
     assert studio.pipe.tokenizer is tokenizer
     assert not table._forward_hooks
     assert not table._forward_pre_hooks
@@ -67,7 +67,7 @@ def test_a_word_of_several_vectors_is_several_tokens(studio):
 
 
 def test_the_report_names_the_words_and_what_cannot_be_had(studio):
-    active = studio.activate("<lyco:one:0><lyco:two:0><lyco:wide:0>")
+    active = studio.activate_prompt("<lyco:one:0><lyco:two:0><lyco:wide:0>")
     report, problems = active.report, active.problems
     assert report.adapters[0].notes == ["brings embeddings for 's1', 'zzz'"]
     assert any("two: the word 'zzz' is taken already" in problem for problem in problems)
@@ -75,10 +75,10 @@ def test_the_report_names_the_words_and_what_cannot_be_had(studio):
 
 
 def test_an_own_word_of_the_pipeline_keeps_its_meaning(sd1_folder, studio):
-    own = Studio.open(sd1_folder, CPU, studio.shelf)
+    own = Generator.open(sd1_folder, CPU, studio.resolver)
     own.pipe.tokenizer.add_tokens(["zzz"])
     own.pipe.text_encoder.resize_token_embeddings(len(own.pipe.tokenizer))
     before = pixels(own, "a zzz")
-    problems = own.activate("<lyco:one:0>").problems
+    problems = own.activate_prompt("<lyco:one:0>").problems
     assert any("the word 'zzz' is taken already" in problem for problem in problems)
     assert (pixels(own, "a zzz <lyco:one:0>") == before).all()

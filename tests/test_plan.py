@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from files import MAKERS, adapter_file, adapter_for, full, lora
 from torch import nn
 
 from lib_adapters import Request, open_adapter
@@ -17,6 +16,7 @@ from lib_adapters.patching.targets import Table, View
 from lib_adapters.prompt.blocks import BlockWeights
 from lib_adapters.prompt.schedule import Moment
 from lib_adapters.prompt.schedule_text import read_curve
+from tests.files import MAKERS, adapter_file, adapter_for, full, lora
 
 RAMP = read_curve("0@0,1@1")
 

@@ -8,7 +8,6 @@ import sqlite3
 from pathlib import Path, PureWindowsPath
 
 import pytest
-from shelves import adapter, cards, opened, picture, scan
 
 from lib_adapters.app.drawing import target
 from lib_adapters.app.options import check_new, presets_of
@@ -18,8 +17,9 @@ from lib_adapters.catalogue.presets import PresetFile
 from lib_adapters.errors import AdapterError
 from lib_adapters.files import platforms
 from lib_adapters.files.source import open_source
-from lib_adapters.hosts.pipeline.shelf import Shelf
-from lib_adapters.hosts.webui.names import Names
+from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
+from lib_adapters.hosts.webui.name_resolver import NameResolver
+from tests.shelves import adapter, cards, opened, picture, scan
 
 NFC, NFD = "Café Ñandú", "Cafe\u0301 N\u0303andu\u0301"
 DEVICES = ["CON", "nul", "aux.safetensors", "Aux .pt", "COM1", "com¹.png", "LPT9.tar.gz", "CONIN$", "prn.", "conout$.x"]
@@ -144,9 +144,9 @@ def test_presets_of_any_editor(tmp_path, encoding, tried):
 def test_a_name_is_found_in_either_form_and_nobody_is_told(tmp_path, written, typed, tried):
     tried("platforms", "names").add(2)
     path = adapter(tmp_path / f"{written}.safetensors")
-    found = _names(tmp_path).find("lyco", typed)
-    assert (found.opened, found.notice) == (path, None)
-    on_shelf = Shelf([tmp_path]).find(typed)
+    found = _names(tmp_path).resolve("lyco", typed)
+    assert (found.value, found.notice) == (path, None)
+    on_shelf = FolderResolver([tmp_path]).adapter(typed)
     assert (on_shelf.adapter.path, on_shelf.notice) == (path, None)
 
 
@@ -154,8 +154,8 @@ def test_case_decides_only_where_it_must(tmp_path):
     for name in ("Ink", "ink", f"Sky {NFD}", f"sky {NFD}"):
         adapter(tmp_path / f"{name}.safetensors")
     for look in (
-        lambda name: ((found := _names(tmp_path).find("lyco", name)).opened, found.notice),
-        lambda name: ((found := Shelf([tmp_path]).find(name)).adapter.path, found.notice),
+        lambda name: ((found := _names(tmp_path).resolve("lyco", name)).value, found.notice),
+        lambda name: ((found := FolderResolver([tmp_path]).adapter(name)).adapter.path, found.notice),
     ):
         assert [look(name)[0].stem for name in ("Ink", "ink")] == ["Ink", "ink"]
         assert look(f"sky {NFC}")[0].stem == f"sky {NFD}"
@@ -170,8 +170,8 @@ def test_case_decides_only_where_it_must(tmp_path):
 @pytest.mark.parametrize("name", ["a\\b", " a ", "a ."])
 def test_a_name_that_only_this_system_can_have_is_found_as_it_is(tmp_path, name):
     path = adapter(tmp_path / f"{name}.safetensors")
-    assert _names(tmp_path).find("lyco", name).opened == path
-    assert Shelf([tmp_path]).find(name).adapter.path == path
+    assert _names(tmp_path).resolve("lyco", name).value == path
+    assert FolderResolver([tmp_path]).adapter(name).adapter.path == path
 
 
 def test_what_the_system_takes_for_a_files_sidecar_is_seen_by_every_look(tmp_path, monkeypatch):
@@ -265,8 +265,8 @@ def test_an_index_that_somebody_else_has_locked_is_kept_in_memory(tmp_path, monk
     assert "cannot be kept" in caplog.text
 
 
-def _names(folder: Path) -> Names[Path]:
-    return Names(lambda: {"lyco": [folder]}, lambda path: None, lambda path: path)
+def _names(folder: Path) -> NameResolver[Path]:
+    return NameResolver(lambda: {"lyco": [folder]}, lambda path: None, lambda path: path)
 
 
 def _refusing(monkeypatch, times: int) -> list[float]:

@@ -7,16 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib_adapters.errors import BadTag
-from lib_adapters.prompt.blocks import (
-    MOST_TERMS,
-    BlockWeights,
-    Drawn,
-    ElementRule,
-    Presets,
-    Wish,
-    elements,
-    resolve,
-)
+from lib_adapters.prompt.blocks import MOST_TERMS, BlockWeights, Drawn, ElementRule, Presets, Wish, elements, resolve
 from lib_adapters.prompt.layouts import INSIDE, LAYOUTS, OFFERED, block_named, blocks_between
 from lib_adapters.prompt.presets import BUILT_IN
 

@@ -6,12 +6,12 @@ from itertools import product
 
 from hypothesis import example, given
 from hypothesis import strategies as st
-from prompts import only
-from tally import Tried
 
 from lib_adapters.prompt.edit import drawn, edited
 from lib_adapters.prompt.items import OFF, items_of
 from lib_adapters.prompt.tags import parse
+from tests.prompts import only
+from tests.tally import Tried
 
 SOME = [
     "0.5", "0.7", "8", "IN02", "off", "te=0.1", "unet=0@0,1@1", "timestep", "lbw=MID:0.5", "lbw=IN05", "w=INS", "x=2",

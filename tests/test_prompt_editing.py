@@ -6,11 +6,11 @@ The steps were computed with the prompt_parser of the web UI 1.10.1, with a word
 from __future__ import annotations
 
 import pytest
-from prompts import only
 
 from lib_adapters.prompt.editing import Timeline, window_of
 from lib_adapters.prompt.schedule import Moment
 from lib_adapters.prompt.tags import Tag, parse, unfollowed, without_tags
+from tests.prompts import only
 
 TEN = [
     ("[@:3]", ["0001111111"]),

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from fuzz.bounds import counted, patience
 from hypothesis import example, given
 from hypothesis import strategies as st
-from prompts import check_problems, check_prompt, check_resolved
 
 from lib_adapters.prompt.aesthetic import parse as parse_aesthetic
 from lib_adapters.prompt.blocks import Wish
 from lib_adapters.prompt.presets import read_presets
 from lib_adapters.prompt.tags import KEYS, parse, quoted
+from tests.fuzz.bounds import counted, patience
+from tests.prompts import check_problems, check_prompt, check_resolved
 
 VALID = [
     "<lora:ink:0.8>",

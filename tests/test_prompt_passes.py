@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from prompts import only
 
 from lib_adapters.prompt.control import steady
 from lib_adapters.prompt.schedule_text import read_strength, read_window
+from tests.prompts import only
 
 RISE = "0.5@0,1@1"
 

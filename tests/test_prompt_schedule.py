@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from prompts import read_or_named
 
 from lib_adapters.errors import BadTag
 from lib_adapters.prompt.schedule import Curve, Moment, Position, Window, changes, first_of, strength_at
@@ -23,6 +22,7 @@ from lib_adapters.prompt.schedule_text import (
     read_window,
     written,
 )
+from tests.prompts import read_or_named
 
 NUMBERS = st.floats(-1e6, 1e6)
 STEPS = st.integers(1, 60)

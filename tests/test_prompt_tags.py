@@ -7,7 +7,6 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prompts import only
 
 from lib_adapters.prompt.aesthetic import parse as parse_aesthetic
 from lib_adapters.prompt.blocks import Wish
@@ -15,6 +14,7 @@ from lib_adapters.prompt.control import Control
 from lib_adapters.prompt.schedule import Strength
 from lib_adapters.prompt.schedule_text import read_curve, read_window
 from lib_adapters.prompt.tags import KEYS, parse, quoted
+from tests.prompts import only
 
 NAMES = st.text(st.characters(exclude_categories=("Cs",)), min_size=1).filter(str.strip)
 PLAIN_TEXT = st.text(st.characters(exclude_characters="<["))  # a bracket before a tag may be prompt editing

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from files import adapter_for, lora
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lib_adapters import AdapterError, Request, Session, open_adapter
 from lib_adapters.prompt.blocks import BlockWeights, elements
 from lib_adapters.prompt.schedule import Curve, Position, Window
+from tests.files import adapter_for, lora
 
 MODES = ("merged", "live")
 

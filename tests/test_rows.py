@@ -7,10 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from files import MAKERS, adapter_file, adapter_for, layers, lora
-from models import clip, ldm_unet
-from test_every_algorithm import EXAMPLES, PLACE, inputs, model_of, opened
-from test_motion import close, run_unet
 
 from lib_adapters import Request, Session, open_adapter
 from lib_adapters.files.names import Stem
@@ -20,6 +16,10 @@ from lib_adapters.patching.rows import rows_of
 from lib_adapters.patching.targets import View
 from lib_adapters.prompt.schedule import Moment
 from lib_adapters.prompt.schedule_text import read_curve
+from tests.files import MAKERS, adapter_file, adapter_for, layers, lora
+from tests.models import clip, ldm_unet
+from tests.test_every_algorithm import EXAMPLES, PLACE, inputs, model_of, opened
+from tests.test_motion import close, run_unet
 
 FIRST, SECOND, NEGATIVE = 0, 1, 2
 NOW = Moment(0, 4)

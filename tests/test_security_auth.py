@@ -7,10 +7,11 @@ import json
 from urllib.parse import quote
 
 import pytest
-from asking import NOT_JSON, OF_THE_WEBUI, ask, filled, indexed, tree
-from clients import served
-from double.shelf import put
-from shelves import picture, sidecar
+
+from tests.asking import NOT_JSON, OF_THE_WEBUI, ask, filled, indexed, tree
+from tests.clients import served
+from tests.double.shelf import put
+from tests.shelves import picture, sidecar
 
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from browser import shelf
-from browser.hostile import WATCH, Poison, evil, evil_name
+
+from tests.browser import shelf
+from tests.browser.hostile import WATCH, Poison, evil, evil_name
 
 FIELDS = ("description", "activation text", "negative text", "notes", "sd version")
 METADATA = (

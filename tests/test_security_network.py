@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import quiet
+
+from tests import quiet
 
 ROOT = Path(__file__).parents[1]
 TOOLS = {

@@ -7,10 +7,11 @@ from contextlib import ExitStack
 from urllib.parse import quote
 
 import pytest
-from asking import OF_THE_PAGE, OF_THE_WEBUI, ask, everything, filled, indexed, routes_of, tree
-from clients import served
-from double.shelf import put
-from shelves import adapter, picture, sidecar
+
+from tests.asking import OF_THE_PAGE, OF_THE_WEBUI, ask, everything, filled, indexed, routes_of, tree
+from tests.clients import served
+from tests.double.shelf import put
+from tests.shelves import adapter, picture, sidecar
 
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")

@@ -6,10 +6,10 @@ import copy
 
 import pytest
 import torch
-from files import MAKERS, adapter_file, adapter_for, full, layers, lora
-from models import clip, diffusers_unet, ldm_unet, open_clip
 
 from lib_adapters import AdapterError, Request, Session, open_adapter
+from tests.files import MAKERS, adapter_file, adapter_for, full, layers, lora
+from tests.models import clip, diffusers_unet, ldm_unet, open_clip
 
 SOME = ("middle_block", "input_blocks.1.", "time_embed", "input_blocks.0")
 

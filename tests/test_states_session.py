@@ -17,18 +17,18 @@ import pytest
 import torch
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from states.adapters import IN_UNET, LETTERS, Shelf
-from states.faults import Fault, trapped
-from states.fresh import Fresh
-from states.kept import Kept, place
-from states.soak import run_machine
-from states.tiny import Pair, another, differing
-from states.wants import START, Want, wants
 from torch import nn
 
 from lib_adapters import open_adapter
 from lib_adapters.patching import choice
 from lib_adapters.prompt.schedule import Moment
+from tests.states.adapters import IN_UNET, LETTERS, Shelf
+from tests.states.faults import Fault, trapped
+from tests.states.fresh import Fresh
+from tests.states.kept import Kept, place
+from tests.states.soak import run_machine
+from tests.states.tiny import Pair, another, differing
+from tests.states.wants import START, Want, wants
 
 STEPS = 900
 MODES = st.sampled_from(("merged", "merged", "live"))

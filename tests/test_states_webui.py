@@ -17,18 +17,18 @@ import weakref
 from pathlib import Path
 
 import pytest
-from double import builtin, extra_networks
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from states.adapters import LETTERS
-from states.hosts import aside, furnish, host, tiny
-from states.jobs import INFOS, Work, broken, done, works
-from states.soak import run_machine
-from states.tiny import differing, traces
-from test_states_session import clearly
 from torch import nn
 
 from lib_adapters.patching import choice
+from tests.double import builtin, extra_networks
+from tests.states.adapters import LETTERS
+from tests.states.hosts import aside, furnish, host, tiny
+from tests.states.jobs import INFOS, Work, broken, done, works
+from tests.states.soak import run_machine
+from tests.states.tiny import differing, traces
+from tests.test_states_session import clearly
 
 STEPS = 500
 LETTER = st.sampled_from(sorted(LETTERS))

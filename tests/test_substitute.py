@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_every_algorithm import EXAMPLES
-from test_merge import patch
 from torch import nn
 
 from lib_adapters.patching import substitute
 from lib_adapters.patching.patch import Target
 from lib_adapters.patching.substitute import Scratch, called_with, can_hold, patched
 from lib_adapters.patching.targets import Table
+from tests.test_every_algorithm import EXAMPLES
+from tests.test_merge import patch
 
 
 def nothing(_):

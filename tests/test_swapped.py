@@ -9,11 +9,11 @@ import weakref
 
 import pytest
 import torch
-from files import adapter_for
-from models import ldm_unet
 from torch import nn
 
 from lib_adapters import Request, Session
+from tests.files import adapter_for
+from tests.models import ldm_unet
 
 SOME = ("middle_block", "input_blocks.1.", "time_embed", "input_blocks.0")
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from states.adapters import Shelf
-from states.tiny import Pair, another, noise, weights_of, write
-from states.wants import Want
 from torch import nn
 
 from lib_adapters import Session
 from lib_adapters.prompt.schedule import Moment
+from tests.states.adapters import Shelf
+from tests.states.tiny import Pair, another, noise, weights_of, write
+from tests.states.wants import Want
 
 LAYER = "input_blocks.1.1.transformer_blocks.0.attn1.to_q"
 ROWS = (0, 1)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from test_tab_routes import API, PNG, Shelf, client_of, tab_of
 
 from lib_adapters.hosts.tab.guard import guards
 from lib_adapters.hosts.tab.shell import shell
+from tests.test_tab_routes import API, PNG, Shelf, client_of, tab_of
 
 
 @pytest.fixture

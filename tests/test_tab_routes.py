@@ -11,13 +11,13 @@ import pytest
 pytest.importorskip("fastapi")
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from shelves import opened
 
 from lib_adapters.catalogue.presets import FILE, PresetFile
 from lib_adapters.errors import AdapterError
 from lib_adapters.hosts.tab.bodies import LARGEST
 from lib_adapters.hosts.tab.routes import add_routes
 from lib_adapters.hosts.tab.tab import Tab
+from tests.shelves import opened
 
 API = "/lycoris/api"
 PNG = b"\x89PNG\r\n\x1a\n-the-rest"

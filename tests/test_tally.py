@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from tally import MARK, Tally, summed
+from tests.tally import MARK, Tally, summed
 
 
 def report(rows, failed=False):

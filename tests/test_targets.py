@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from models import clip, diffusers_unet, ldm_unet, open_clip
 from torch import nn
 
 from lib_adapters.files.names import Stem
 from lib_adapters.patching.spelling import to_diffusers, to_ldm
 from lib_adapters.patching.targets import Table
+from tests.models import clip, diffusers_unet, ldm_unet, open_clip
 
 
 def test_ldm_and_diffusers_models_answer_to_the_same_names_with_the_same_shapes():

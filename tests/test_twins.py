@@ -6,13 +6,13 @@ import copy
 
 import pytest
 import torch
-from models import clip, diffusers_unet, ldm_unet, open_clip
 from torch import nn
-from trainers import LDM_BLOCKS, LDM_OUTSIDE, assert_same, network, run_text, run_unet, saved, written
 
 from lib_adapters import Request, Session, open_adapter
 from lib_adapters.patching.targets import Layer, Table
 from lib_adapters.patching.walk import named_modules
+from tests.models import clip, diffusers_unet, ldm_unet, open_clip
+from tests.trainers import LDM_BLOCKS, LDM_OUTSIDE, assert_same, network, run_text, run_unet, saved, written
 
 WIDTH = 32
 TWIN = {"attention_head_dim": 2, "norm_num_groups": 32}  # what ldm's class does with SD1's settings

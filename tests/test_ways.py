@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from files import MAKERS, adapter_file, adapter_for, full, lora
-from test_every_algorithm import EXAMPLES, model_of, opened
 from torch import nn
 
 from lib_adapters import Request, open_adapter
@@ -14,6 +12,8 @@ from lib_adapters.patching.motion import Motion
 from lib_adapters.patching.targets import Table
 from lib_adapters.prompt.schedule import Moment
 from lib_adapters.prompt.schedule_text import read_curve
+from tests.files import MAKERS, adapter_file, adapter_for, full, lora
+from tests.test_every_algorithm import EXAMPLES, model_of, opened
 
 RAMP, ONE = read_curve("1@0,0@1"), frozenset({1})
 MOVES, ROWS = {"unet": RAMP}, {"scope": ONE}

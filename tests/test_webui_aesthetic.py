@@ -6,18 +6,18 @@ import copy
 
 import pytest
 import torch
-from double import extra_networks
-from double.models import checkpoint, other_state
-from double.shelf import put_text
-from double.webui import Job
 from safetensors.torch import save_file
 
 from lib_adapters.conditioning.aesthetic_steering import Prompt, mixed, steer, target_of
 from lib_adapters.conditioning.aesthetic_text import clip_feature
-from lib_adapters.hosts.webui.accordion import FIELDS
-from lib_adapters.hosts.webui.leading import ENCODE
-from lib_adapters.hosts.webui.projections import CLIP_L
+from lib_adapters.hosts.webui.aesthetic_encoder import ENCODE_METHOD
+from lib_adapters.hosts.webui.aesthetic_script import INFOTEXT_FIELDS
+from lib_adapters.hosts.webui.clip_projection import CLIP_L
 from lib_adapters.prompt.aesthetic import Options
+from tests.double import extra_networks
+from tests.double.models import checkpoint, other_state
+from tests.double.shelf import put_text
+from tests.double.webui import Job
 
 TAG = "<aesthetic:glow:0.8:steps=3:lr=0.001>"
 LED = Options(weight=0.8, steps=3, lr=0.001)
@@ -70,7 +70,7 @@ def weights(model):
 def assert_untouched(model, before):
     now = [*model.parameters(), *model.buffers()]
     assert all(one is own and torch.equal(own, values) for one, (own, values) in zip(now, before, strict=True))
-    assert ENCODE not in model.cond_stage_model.__dict__
+    assert ENCODE_METHOD not in model.cond_stage_model.__dict__
     assert not model.cond_stage_model._forward_pre_hooks
 
 
@@ -154,14 +154,14 @@ def test_the_accordion_is_the_tag(webui, glow):
     webui.conds.clear()
     job = webui.picture("5 6", VALUES)
     assert torch.equal(job.image, tagged)
-    assert job.extra_generation_params == dict(zip(FIELDS, VALUES, strict=True))
+    assert job.extra_generation_params == dict(zip(INFOTEXT_FIELDS, VALUES, strict=True))
     assert job.all_prompts == ["5 6"]
     other = webui.picture("5 6", (0.2, *VALUES[1:]))
     assert not torch.equal(other.image, tagged)
     put_embedding(webui, "dusk", seed=2)
     both = webui.picture(f"5 6 {TAG}", (*VALUES[:4], "dusk", *VALUES[5:]))
     assert torch.equal(both.image, tagged)
-    assert not set(FIELDS) & set(both.extra_generation_params)
+    assert not set(INFOTEXT_FIELDS) & set(both.extra_generation_params)
     off = webui.picture("5 6", (*VALUES[:4], "None", *VALUES[5:]))
     assert off.extra_generation_params == {}
     assert torch.equal(cond(webui), webui.model.text(["5 6"]))
@@ -176,7 +176,7 @@ def test_a_value_that_cannot_be_is_said(webui, glow):
 def test_old_pictures_paste(webui, gradio):
     (script,) = webui.always_on
     components = script.ui(False)
-    named = dict(zip(FIELDS, components, strict=True))
+    named = dict(zip(INFOTEXT_FIELDS, components, strict=True))
     assert [one.value for one in components] == [0.9, 5, "0.0001", False, "None", "", 0.1, False]
     keys = dict((key, component) for component, key in script.infotext_fields if isinstance(key, str))
     assert keys == {name: one for name, one in named.items() if name != "Aesthetic embedding"}
@@ -290,10 +290,10 @@ def test_another_checkpoint_a_new_hijack_and_the_end(webui, glow):
     old, webui.model = webui.model, checkpoint()
     webui.sd_models.model_data.sd_model = webui.model
     Job(webui, [f"6 {TAG}"]).activate()
-    assert ENCODE in webui.model.cond_stage_model.__dict__
-    assert ENCODE not in old.cond_stage_model.__dict__
+    assert ENCODE_METHOD in webui.model.cond_stage_model.__dict__
+    assert ENCODE_METHOD not in old.cond_stage_model.__dict__
     webui.reload_ui()
-    assert ENCODE not in webui.model.cond_stage_model.__dict__
+    assert ENCODE_METHOD not in webui.model.cond_stage_model.__dict__
     webui.conds.clear()
     webui.picture(f"5 {TAG}")
     assert torch.equal(cond(webui), first)

@@ -8,17 +8,27 @@ import weakref
 
 import pytest
 import torch
-from double import extra_networks
-from double.embedders import Embedder, SdConditioning
-from double.models import Holder
-from double.webui import Job
-from models import open_clip
 from safetensors.torch import save_file
-from test_webui_aesthetic import FIELDS, TAG, VALUES, cond, expected, glow, put_embedding, said, tokens_of  # noqa: F401
 
 from lib_adapters.conditioning.aesthetic import open_aesthetic
-from lib_adapters.hosts.webui.leading import ENCODE
-from lib_adapters.hosts.webui.projections import Projections
+from lib_adapters.hosts.webui.aesthetic_encoder import ENCODE_METHOD
+from lib_adapters.hosts.webui.clip_projection import ProjectionLoader
+from tests.double import extra_networks
+from tests.double.embedders import Embedder, SdConditioning
+from tests.double.models import Holder
+from tests.double.webui import Job
+from tests.models import open_clip
+from tests.test_webui_aesthetic import (  # noqa: F401 - fixtures
+    INFOTEXT_FIELDS,
+    TAG,
+    VALUES,
+    cond,
+    expected,
+    glow,
+    put_embedding,
+    said,
+    tokens_of,
+)
 
 
 class OpenEmbedder(Embedder):
@@ -46,7 +56,7 @@ class OpenEmbedder(Embedder):
 
 
 @pytest.fixture
-def wide(webui, glow):  # noqa: F811
+def wide(webui, glow):
     """An SDXL: CLIP-L, which needs the folder, and OpenCLIP, which has a projection of its own, of other widths."""
     model = webui.model
     tower = open_clip(width=32, layers=3)
@@ -77,12 +87,12 @@ def test_each_embedding_leads_the_encoder_that_it_fits(webui, wide):
         for one, old in zip(encoded(wide, "5 6", is_negative_prompt=True), plain, strict=True):
             assert torch.equal(one, old)
     Job(webui, ["5 6"]).activate()
-    assert all(ENCODE not in one.__dict__ and not one._forward_pre_hooks for one in wide)
+    assert all(ENCODE_METHOD not in one.__dict__ and not one._forward_pre_hooks for one in wide)
     for one, old in zip(encoded(wide, "5 6"), plain, strict=True):
         assert torch.equal(one, old)
 
 
-def test_an_encoder_of_low_precision_keeps_its_type(webui, glow):  # noqa: F811
+def test_an_encoder_of_low_precision_keeps_its_type(webui, glow):
     webui.model.bfloat16()
     encode = lambda: webui.model.cond_stage_model.encode_with_transformers(tokens_of(5))  # noqa: E731
     job = Job(webui, [f"5 {TAG}"])
@@ -96,10 +106,10 @@ def test_an_encoder_of_low_precision_keeps_its_type(webui, glow):  # noqa: F811
     assert len(said(job)) == 1
 
 
-def test_a_copy_is_led_by_itself_and_a_model_is_not_kept(webui, glow):  # noqa: F811
+def test_a_copy_is_led_by_itself_and_a_model_is_not_kept(webui, glow):
     Job(webui, [f"5 {TAG}"]).activate()
     twin = copy.deepcopy(webui.model)
-    assert twin.cond_stage_model.__dict__[ENCODE].__self__ is twin.cond_stage_model
+    assert twin.cond_stage_model.__dict__[ENCODE_METHOD].__self__ is twin.cond_stage_model
     old = weakref.ref(webui.model.cond_stage_model)
     webui.model.rehijack()
     gc.collect()
@@ -107,7 +117,7 @@ def test_a_copy_is_led_by_itself_and_a_model_is_not_kept(webui, glow):  # noqa: 
     Job(webui, ["5"]).activate()
 
 
-def test_the_second_pass_has_its_own(webui, glow):  # noqa: F811
+def test_the_second_pass_has_its_own(webui, glow):
     job = Job(webui, ["5"])
     job.hr_prompts, job.hr_extra_network_data = extra_networks.parse_prompts([f"5 {TAG}"])
     job.activate()
@@ -120,7 +130,7 @@ def test_the_second_pass_has_its_own(webui, glow):  # noqa: F811
         torch.testing.assert_close(webui.model.text(["5"]), expected(webui, glow, 5))
 
 
-def test_an_accordion_is_for_both_passes_and_for_its_own_picture(webui, glow):  # noqa: F811
+def test_an_accordion_is_for_both_passes_and_for_its_own_picture(webui, glow):
     job, (script,) = Job(webui, ["5"]), webui.always_on
     script.process(job, *VALUES)
     job.hr_prompts, job.hr_extra_network_data = extra_networks.parse_prompts(["5"])
@@ -128,15 +138,15 @@ def test_an_accordion_is_for_both_passes_and_for_its_own_picture(webui, glow):  
     assert job.extra_network_data == job.hr_extra_network_data != {}
     job.is_hr_pass = True
     extra_networks.activate(job, job.hr_extra_network_data)
-    assert ENCODE in webui.model.cond_stage_model.__dict__
+    assert ENCODE_METHOD in webui.model.cond_stage_model.__dict__
     other = Job(webui, ["5"])
     other.activate()
     assert other.extra_network_data == {}
-    assert ENCODE not in webui.model.cond_stage_model.__dict__
-    assert set(FIELDS) <= set(job.extra_generation_params)
+    assert ENCODE_METHOD not in webui.model.cond_stage_model.__dict__
+    assert set(INFOTEXT_FIELDS) <= set(job.extra_generation_params)
 
 
-def test_where_a_tag_does_nothing_it_is_said(webui, glow):  # noqa: F811
+def test_where_a_tag_does_nothing_it_is_said(webui, glow):
     job = webui.picture([f"5 {TAG}", "6"], negative=TAG)
     assert any("name different aesthetic embeddings" in line for line in job.comments)
     assert f"{TAG} stands in the negative prompt, where tags are plain words." in job.comments
@@ -146,24 +156,25 @@ def test_where_a_tag_does_nothing_it_is_said(webui, glow):  # noqa: F811
     assert any("this model has no CLIP text encoder" in line for line in job.comments)
 
 
-def test_somebody_elses_encoding_stays_under_ours_or_over_it(webui, glow):  # noqa: F811
+def test_somebody_elses_encoding_stays_under_ours_or_over_it(webui, glow):
     embedder, calls = webui.model.cond_stage_model, []
 
     def around(inner):
         return lambda tokens: (calls.append(1), inner(tokens))[1]
 
-    embedder.__dict__[ENCODE] = before = around(embedder.encode_with_transformers)
+    embedder.__dict__[ENCODE_METHOD] = before = around(embedder.encode_with_transformers)
     Job(webui, [f"5 {TAG}"]).activate()
     webui.model.text(["5"])
     assert len(calls) == 2  # the plain text, and the led one
-    over = embedder.__dict__[ENCODE] = around(embedder.__dict__[ENCODE])
+    over = embedder.__dict__[ENCODE_METHOD] = around(embedder.__dict__[ENCODE_METHOD])
     Job(webui, ["5"]).activate()
-    assert embedder.__dict__[ENCODE] is over
+    assert embedder.__dict__[ENCODE_METHOD] is over
     del calls[:]
     with torch.no_grad():
         assert torch.isfinite(webui.model.text(["5"])).all()
     assert len(calls) == 2
     assert before is not over
+
 
 PLACES = [
     ("CLIP/clip_l.safetensors", None),
@@ -200,5 +211,5 @@ def test_the_projection_is_found_where_this_machine_has_it(webui, monkeypatch, p
         monkeypatch.setenv(name, str(webui.folder / below))
         monkeypatch.setenv("USERPROFILE" if name == "HOME" else name, str(webui.folder / below))
     put_embedding(webui, "glow")
-    found = Projections().place(webui.model, open_aesthetic(webui.folder / "aesthetic_embeddings" / "glow.pt"))
+    found = ProjectionLoader().match(webui.model, open_aesthetic(webui.folder / "aesthetic_embeddings" / "glow.pt"))
     assert torch.equal(found.projection, matrix)

@@ -11,19 +11,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from double import extra_networks
-from double.jobs import Drawing
-from double.models import Holder
-from double.shelf import put
-from double.webui import Job
-from files import adapter_file
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lib_adapters.files.adapter import open_adapter
-from lib_adapters.hosts.webui import rivals, settings
-from lib_adapters.hosts.webui.model import parts_of
-from lib_adapters.hosts.webui.names import Names
+from lib_adapters.hosts.webui import conflicts, settings
+from lib_adapters.hosts.webui.model_components import components_of
+from lib_adapters.hosts.webui.name_resolver import NameResolver
+from tests.double import extra_networks
+from tests.double.jobs import Drawing
+from tests.double.models import Holder
+from tests.double.shelf import put
+from tests.double.webui import Job
+from tests.files import adapter_file
 
 SYMBOLS = json.loads((Path(__file__).parent / "double" / "symbols.json").read_text())
 
@@ -75,7 +75,7 @@ def test_links_in_a_circle_and_a_second_way_to_a_file(tmp_path):
     (tmp_path / "a" / "x.safetensors").write_bytes(b"")
     (tmp_path / "a" / "back").symlink_to(tmp_path)
     (tmp_path / "y.safetensors").symlink_to(tmp_path / "a" / "x.safetensors")
-    names = Names(lambda: {"lyco": [tmp_path], "lora": []}, lambda path: None, open_adapter)
+    names = NameResolver(lambda: {"lyco": [tmp_path], "lora": []}, lambda path: None, open_adapter)
     assert sorted(path.name for path in names.files()) == ["x.safetensors", "y.safetensors"]
 
 
@@ -118,9 +118,9 @@ def test_how_much_is_said(webui):
     put(webui)
     prompt = "<lyco:ink><lyco:nobody>"
     assert len(webui.picture(prompt).comments) == 2
-    webui.shared.opts.lycoris_report = settings.REPORTS[1]
+    webui.shared.opts.lycoris_report = settings.REPORT_LEVELS[1]
     assert [line for line in webui.picture(prompt).comments if "nobody" not in line] == []
-    webui.shared.opts.lycoris_report = settings.REPORTS[2]
+    webui.shared.opts.lycoris_report = settings.REPORT_LEVELS[2]
     assert not webui.picture(prompt).comments
 
 
@@ -229,8 +229,8 @@ def test_relatives_of_the_web_ui_keep_their_tags(webui, monkeypatch, capsys, rel
 def test_a_foreign_package_of_the_same_name():
     foreign = types.ModuleType("lib_adapters")
     foreign.__file__ = "/somewhere/else/lib_adapters/__init__.py"
-    assert "stays off" in (rivals.stranger(foreign, "/here") or "")
-    assert rivals.stranger(foreign, "/somewhere/else") is None
+    assert "stays off" in (conflicts.package_conflict(foreign, "/here") or "")
+    assert conflicts.package_conflict(foreign, "/somewhere/else") is None
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_nobody_is_advised_to_take_our_handling_away_for_what_works_with_it(webu
     """What the start-up message says of these keys is what a picture shows."""
     put(webui)
     webui.extensions.active = lambda: [types.SimpleNamespace(name=folder), types.SimpleNamespace(name="Lora")]
-    (text,) = rivals.found()
+    (text,) = conflicts.active_conflicts()
     assert "witch" not in text
     assert "Handle" not in text
     assert "here" in text
@@ -255,7 +255,7 @@ def test_nobody_is_advised_to_take_our_handling_away_for_what_works_with_it(webu
     assert not said(job, "unknown")
     assert not said(job, "ignored")
     webui.shared.opts.lycoris_handle_lora = False
-    assert "only the built-in's <lora:...>" in rivals.found()[0]
+    assert "only the built-in's <lora:...>" in conflicts.active_conflicts()[0]
 
 
 def test_where_text_encoders_are():
@@ -264,13 +264,13 @@ def test_where_text_encoders_are():
     sizes = nn.Linear(1, 1)
     embedders = [Holder(wrapped=Holder(transformer=first)), Holder(wrapped=Holder(model=second)), sizes]
     sdxl = Holder(model=model, conditioner=Holder(embedders=nn.ModuleList(embedders)))
-    assert parts_of(sdxl).encoders == (first, second)
+    assert components_of(sdxl).text_encoders == (first, second)
     sd2 = Holder(model=model, cond_stage_model=Holder(wrapped=Holder(model=second)))
-    assert parts_of(sd2).encoders == (second,)
+    assert components_of(sd2).text_encoders == (second,)
     sd3 = Holder(model=model, text_encoders=Holder(clip_l=Holder(transformer=first), clip_g=Holder(transformer=second)))
     sd3.text_encoders.t5xxl = None
-    assert parts_of(sd3).encoders == (first, second)
-    assert parts_of(sd3).unet is unet
+    assert components_of(sd3).text_encoders == (first, second)
+    assert components_of(sd3).unet is unet
 
 
 @pytest.mark.parametrize("symbol", SYMBOLS)

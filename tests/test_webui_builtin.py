@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from double import builtin, extra_networks
-from double.models import checkpoint
-from double.shelf import put
-from files import ia3
 
 from lib_adapters import Request, Session
-from lib_adapters.hosts.webui import host
+from lib_adapters.hosts.webui import webui_modules
+from tests.double import builtin, extra_networks
+from tests.double.models import checkpoint
+from tests.double.shelf import put
+from tests.files import ia3
 
 
 @pytest.fixture
@@ -116,4 +116,4 @@ def test_the_default_of_the_builtin_is_its_own_while_it_has_the_tag(shared):
     shared.shared.opts.sd_lora = "theirs"
     job = shared.picture("x")
     assert job.all_prompts == ["x"]
-    assert host.builtin_networks() is builtin
+    assert webui_modules.builtin_networks() is builtin

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from double.models import checkpoint
-from double.sampling import Noise
-from double.shelf import put, put_text
-from double.webui import WebUI
-from files import adapter_for
-from plainly import Picture, Plan, Row, Use, close, drawn, part_of, picture
 
 from lib_adapters.hosts.webui import settings
+from tests.double.models import checkpoint
+from tests.double.sampling import Noise
+from tests.double.shelf import put, put_text
+from tests.double.webui import WebUI
+from tests.files import adapter_for
+from tests.plainly import Picture, Plan, Row, Use, close, drawn, part_of, picture
 
 STEPS = 4
 RAMP = (0.0, 1 / 3, 2 / 3, 1.0)
@@ -148,7 +148,7 @@ def test_how_it_is_followed_is_said_once(webui):
 
 def test_the_user_may_want_to_hear_nothing(webui):
     put(webui)
-    webui.shared.opts.lycoris_report = settings.REPORTS[1]
+    webui.shared.opts.lycoris_report = settings.REPORT_LEVELS[1]
     assert not webui.draw("3 <lyco:ink:1:0@0,1@1>").comments
 
 

@@ -7,13 +7,13 @@ import weakref
 
 import pytest
 import torch
-from double import builtin, extra_networks
-from double.models import checkpoint
-from double.shelf import put, put_text
-from plainly import Picture, Plan, Row, Use, close, drawn, picture
-from test_webui_control import is_clean
 
 from lib_adapters import Session
+from tests.double import builtin, extra_networks
+from tests.double.models import checkpoint
+from tests.double.shelf import put, put_text
+from tests.plainly import Picture, Plan, Row, Use, close, drawn, picture
+from tests.test_webui_control import is_clean
 
 RAMP = (1.0, 0.5, 0.0)
 LAYER = "input_blocks.1.1.transformer_blocks.0.attn1.to_q"

@@ -6,15 +6,15 @@ import re
 
 import pytest
 import torch
-from double.jobs import Drawing
-from double.models import checkpoint
-from double.shelf import put_text
-from files import adapter_for
-from plainly import Plan, Use, close, drawn, part_of, picture
 from safetensors.torch import load_file, save_file
-from test_webui_control import is_clean
 
-from lib_adapters.hosts.webui.xyz import CHANGES
+from lib_adapters.hosts.webui.xyz_grid import AXIS_CHANGES
+from tests.double.jobs import Drawing
+from tests.double.models import checkpoint
+from tests.double.shelf import put_text
+from tests.files import adapter_for
+from tests.plainly import Plan, Use, close, drawn, part_of, picture
+from tests.test_webui_control import is_clean
 
 RANDOM = ";".join("R" * 17)
 
@@ -113,7 +113,7 @@ AXES = {  # value -> the tag that says the same, of <lyco:wide:0.8:0.6>
 }
 
 
-@pytest.mark.parametrize("label", CHANGES)
+@pytest.mark.parametrize("label", AXIS_CHANGES)
 def test_an_axis_gives_the_picture_of_the_tag_that_says_the_same(webui, label):
     with_text(webui)
     value, tag = AXES[label]

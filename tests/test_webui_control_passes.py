@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from double.loading import FIRST, Info
-from double.models import checkpoint
-from double.shelf import put, put_text
-from files import adapter_for
-from plainly import Picture, Plan, Row, Use, close, drawn, part_of, picture
-from test_webui_control import is_clean
+
+from tests.double.loading import FIRST, Info
+from tests.double.models import checkpoint
+from tests.double.shelf import put, put_text
+from tests.files import adapter_for
+from tests.plainly import Picture, Plan, Row, Use, close, drawn, part_of, picture
+from tests.test_webui_control import is_clean
 
 OTHER = Info("other", seed=11)
 ELSE = Info("else", config="v2", seed=12)

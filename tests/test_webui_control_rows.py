@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from double.models import checkpoint
-from double.shelf import put, put_text
-from plainly import Picture, Plan, Row, Use, close, drawn, picture
-from test_webui_control import is_clean
 
 from lib_adapters.hosts.webui import settings
+from tests.double.models import checkpoint
+from tests.double.shelf import put, put_text
+from tests.plainly import Picture, Plan, Row, Use, close, drawn, picture
+from tests.test_webui_control import is_clean
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +190,6 @@ def test_the_default_adapter_is_for_every_part(webui, untouched):
     parts = (Row("3", (Use(ink, 0.5, 0.5), Use(blur))), Row("4", (Use(ink, 0.5, 0.5),)))
     for number, image in enumerate(job.images):
         close(image[None], drawn(Plan([Picture(parts, Row("5"))], [untouched], seed=1 + number)))
-    webui.shared.opts.lycoris_default = settings.NOTHING
+    webui.shared.opts.lycoris_default = settings.NONE_CHOICE
     again = webui.draw(job.all_prompts[0], "5")
     close(again.image[0], job.images[0])

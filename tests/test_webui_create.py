@@ -10,12 +10,12 @@ from PIL import Image
 
 from lib_adapters.app import options
 from lib_adapters.conditioning.aesthetic import open_aesthetic
-from lib_adapters.hosts.pipeline import creating
-from lib_adapters.hosts.pipeline.places import clip_beside
-from lib_adapters.hosts.pipeline.vision import Vision
+from lib_adapters.hosts.diffusers import create_embedding
+from lib_adapters.hosts.diffusers.clip_projection import find_clip_folder
+from lib_adapters.hosts.diffusers.clip_vision import ClipImageEncoder
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what other people's packages say about each other
-CLIP = str(clip_beside(options.MODEL))
+CLIP = str(find_clip_folder(options.MODEL))
 COUNT = 5
 
 
@@ -101,7 +101,7 @@ def test_interrupt_leaves_nothing(webui, tab, pictures, monkeypatch):
         tab["interrupt"].press()
         return torch.ones(len(some), 12)
 
-    monkeypatch.setattr(Vision, "features", features)
+    monkeypatch.setattr(ClipImageEncoder, "image_features", features)
     assert press(tab, "mine", pictures, CLIP, 2) == "<p>Stopped; nothing was written.</p>"
     assert looked == ["0 of 6 pictures"]
     assert made(webui) == []
@@ -147,12 +147,12 @@ def test_what_fails_is_one_sentence(webui, tab, pictures, monkeypatch, tmp_path)
         raise OSError(28, "No space left on device", "x.pt")
 
     with monkeypatch.context() as patch:
-        patch.setattr(creating, "save_aesthetic", full)
+        patch.setattr(create_embedding, "save_aesthetic", full)
         assert press(tab, "mine", pictures, CLIP, 16) == "<p>x.pt: No space left on device.</p>"
 
     def small(*_):
         raise torch.cuda.OutOfMemoryError
 
-    monkeypatch.setattr(Vision, "features", small)
+    monkeypatch.setattr(ClipImageEncoder, "image_features", small)
     assert "not enough GPU memory" in press(tab, "mine", pictures, CLIP, 16)
     assert made(webui) == []

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from double.models import checkpoint
-from double.shelf import put, put_text
-from plainly import Picture, Plan, Row, Use, close, drawn, picture
-from test_webui_control import is_clean
-from test_webui_hypernets import put_net
+
+from tests.double.models import checkpoint
+from tests.double.shelf import put, put_text
+from tests.plainly import Picture, Plan, Row, Use, close, drawn, picture
+from tests.test_webui_control import is_clean
+from tests.test_webui_hypernets import put_net
 
 STEPS = 4
 

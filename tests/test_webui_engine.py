@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import models
 import torch
-from files import adapter_for
 
 from lib_adapters import Request, Session
-from lib_adapters.hosts.webui.lifecycle import kept_half
+from lib_adapters.hosts.webui.model_sessions import fp16_weight
+from tests import models
+from tests.files import adapter_for
 
 ONLY = ("input_blocks.1.1.transformer_blocks.0.attn1.to_q",)
 
@@ -30,7 +30,7 @@ def test_deltas_are_added_to_the_exact_weight(tmp_path):
         adapter = adapter_for(unet, tmp_path / "ink.safetensors", only=ONLY)
         (algorithm,) = adapter.load().algorithms.values()
         base = half.float() if kept else stored.float()
-        with Session(unet, base_of=kept_half) as session:
+        with Session(unet, base_of=fp16_weight) as session:
             session.activate([Request(adapter)])
             assert same_bytes(layer.weight.data, (base + algorithm.delta(base)).to(torch.float8_e4m3fn))
             session.activate([Request(adapter, unet=0.5)])

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from double import extra_networks
-from double.models import checkpoint
-from double.shelf import put
-from test_hypernetworks import module, save
 
 from lib_adapters.conditioning.attention import Hypernetworks, Steering, attention_inputs
+from tests.double import extra_networks
+from tests.double.models import checkpoint
+from tests.double.shelf import put
+from tests.test_hypernetworks import module, save
 
 
 def put_net(webui, name="glow", widths=None, seed=5):
@@ -123,9 +123,9 @@ def test_what_was_used_is_told_to_the_cards_and_refresh_finds_new_files(webui, m
     put_net(webui)
     told = []
     runtime = extra_networks.extra_network_registry["hypernet"].runtime
-    monkeypatch.setattr(runtime.cards.catalogue, "used", told.append)
+    monkeypatch.setattr(runtime.library_backend.library, "used", told.append)
     webui.picture("<hypernet:glow><hypernet:nobody>")
     assert [path.name for path in told] == ["glow.pt"]
     put_net(webui, "deep/glow", seed=6)
-    runtime.cards.tab.rescan()
+    runtime.library_backend.tab.rescan()
     assert any("<hypernet:deep/glow:1>" in line for line in webui.picture("<hypernet:glow>").comments)

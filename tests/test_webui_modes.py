@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from states.hosts import furnish, host, tiny
-from states.tiny import differing, traces
-from test_modes import MODES
 
 from lib_adapters.patching import choice
+from tests.states.hosts import furnish, host, tiny
+from tests.states.tiny import differing, traces
+from tests.test_modes import MODES
 
 JOBS = {
     "merged": ("3 4 <lyco:d:0.8><lyco:c:0.5>", {}),

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from double import extra_networks
-from double.jobs import strip_comments
-from double.shelf import put
 from safetensors.torch import load_file, save_file
 
 from lib_adapters.catalogue.names import carried
 from lib_adapters.files.adapter import open_adapter
-from lib_adapters.hosts.webui import wanted
-from lib_adapters.hosts.webui.names import Names
+from lib_adapters.hosts.webui import processing
+from lib_adapters.hosts.webui.name_resolver import NameResolver
 from lib_adapters.prompt.tags import quoted
+from tests.double import extra_networks
+from tests.double.jobs import strip_comments
+from tests.double.shelf import put
 
 
 def said(job, text):
@@ -26,7 +26,7 @@ def said(job, text):
 
 def card_of(webui, name):
     """The only card, as the page gets it."""
-    catalogue = webui.runtime.cards.catalogue
+    catalogue = webui.runtime.library_backend.library
     catalogue.start()
     catalogue.wait()
     (card,) = [card for card in map(json.loads, catalogue.changes(0).cards) if card["file"].startswith(name)]
@@ -39,8 +39,8 @@ SIGNS = [*'<>#:"&|\\%?*=,;\t\n\r \x01\x7f\xa0é墨\u2028', "\udcff", "\ud83d", "
 def carried_by_the_host(prompt):
     """What reaches the networks of the prompt, and what is left of it."""
     text, data = extra_networks.parse_prompt(strip_comments(prompt))
-    assert len(wanted.written("lyco", data["lyco"]).tags) == 1
-    return text, wanted.written("lyco", data["lyco"]).tags[0]
+    assert len(processing.parse_params("lyco", data["lyco"]).tags) == 1
+    return text, processing.parse_params("lyco", data["lyco"]).tags[0]
 
 
 def test_the_tag_that_a_card_writes_reaches_its_file(webui):
@@ -51,10 +51,10 @@ def test_the_tag_that_a_card_writes_reaches_its_file(webui):
             (folder / f"{name}.safetensors").write_bytes(b"")
             tried.add(name)
     assert len(tried) > 70
-    for path in webui.runtime.names.files():
-        text, tag = carried_by_the_host(f"x <lyco:{quoted(webui.runtime.names.shortest(path))}:0.5>")
+    for path in webui.runtime.resolver.files():
+        text, tag = carried_by_the_host(f"x <lyco:{quoted(webui.runtime.resolver.shortest_name(path))}:0.5>")
         assert (text, tag.te) == ("x ", 0.5)
-        assert webui.runtime.names.called("lyco", tag.name)[0] == path
+        assert webui.runtime.resolver.candidates("lyco", tag.name)[0] == path
 
 
 @pytest.mark.parametrize("name", ["a>b", "style #2", "Tom AND Jerry"])
@@ -125,7 +125,7 @@ def test_of_two_files_of_one_name_the_builtins_is_taken(webui, places):
         (webui.folder / place).parent.mkdir(parents=True, exist_ok=True)
         (webui.folder / f"{place}.safetensors").write_bytes(b"")
     taken = Builtin(webui.folder / "Lora", webui.folder / "LyCORIS").files["ink"]
-    assert [webui.runtime.names.called(kind, "ink")[0] for kind in ("lora", "lyco")] == [taken, taken]
+    assert [webui.runtime.resolver.candidates(kind, "ink")[0] for kind in ("lora", "lyco")] == [taken, taken]
 
 
 @pytest.mark.parametrize(("places", "kind"), [(PLACES[0], "lora"), (PLACES[-1], "lora"), (PLACES[-1], "lyco")])
@@ -134,10 +134,12 @@ def test_the_choice_among_files_of_one_name_is_drawn_and_told(webui, places, kin
         put(webui, "ink", str(Path(place).parent), seed=number)
     taken = Builtin(webui.folder / "Lora", webui.folder / "LyCORIS").files["ink"]
     job = webui.picture(f"<{kind}:ink:0.5>")
-    assert webui.runtime.names.find(kind, "ink").opened.path == taken
-    assert said(job, f"{len(places)} adapters are named 'ink': using <{kind}:{webui.runtime.names.shortest(taken)}:1>.")
-    for path in webui.runtime.names.files():
-        name = webui.runtime.names.shortest(path)
+    assert webui.runtime.resolver.resolve(kind, "ink").value.path == taken
+    assert said(
+        job, f"{len(places)} adapters are named 'ink': using <{kind}:{webui.runtime.resolver.shortest_name(taken)}:1>."
+    )
+    for path in webui.runtime.resolver.files():
+        name = webui.runtime.resolver.shortest_name(path)
         alone = webui.picture(f"<{kind}:{name}:0.5>")
         assert not said(alone, "are named")
         assert torch.equal(alone.image, job.image) is (path == taken)
@@ -200,7 +202,7 @@ def test_of_two_files_of_one_name_the_pasted_hash_decides(webui, header):
     if header:
         stored(first.path)
     put(webui, "ink", "Lora/b", seed=2)
-    short = webui.runtime.hashes.short(open_adapter(first.path))
+    short = webui.runtime.hashes.short_hash(open_adapter(first.path))
     assert paste(webui, "<lora:ink:0.5>", f"ink: {short}") == "<lora:a/ink:0.5>"
     assert paste(webui, "<lora:ink:0.5>", "ink: 000000000000") == "<lora:ink:0.5>"
     assert paste(webui, "<lora:ink:0.5>", "ink: e3b0c44298fc") == "<lora:ink:0.5>"
@@ -214,9 +216,9 @@ def test_a_pasted_name_between_quotes_is_replaced_wherever_it_ends(webui):
 def test_files_whose_names_differ_only_as_they_are_carried(tmp_path):
     for name in ("a>b", "a%3Eb"):
         (tmp_path / f"{name}.safetensors").write_bytes(b"")
-    names = Names(lambda: {"lyco": [tmp_path]}, lambda path: None, open_adapter)
-    assert [path.stem for path in names.called("lyco", "a%3Eb")] == ["a>b"]
-    assert [path.stem for path in names.called("lyco", "a%253Eb")] == ["a%3Eb"]
+    names = NameResolver(lambda: {"lyco": [tmp_path]}, lambda path: None, open_adapter)
+    assert [path.stem for path in names.candidates("lyco", "a%3Eb")] == ["a>b"]
+    assert [path.stem for path in names.candidates("lyco", "a%253Eb")] == ["a%3Eb"]
     (tmp_path / "a>b.safetensors").unlink()
     names.rescan()
-    assert [path.stem for path in names.called("lyco", "a%3Eb")] == ["a%3Eb"]
+    assert [path.stem for path in names.candidates("lyco", "a%3Eb")] == ["a%3Eb"]

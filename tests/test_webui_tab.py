@@ -9,16 +9,17 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-from double.pages import RELEASES, Grid
-from double.shelf import put
-from double.webui import WebUI
 from torch import nn
+
+from tests.double.pages import RELEASES, Grid
+from tests.double.shelf import put
+from tests.double.webui import WebUI
 
 pytest.importorskip("fastapi")
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from lib_adapters.hosts.webui import options, settings, xyz
+from lib_adapters.hosts.webui import settings, xyz_grid
 
 API = "/lycoris/api"
 
@@ -115,7 +116,7 @@ def test_the_lora_folder_can_be_left_out(webui):
 
 def test_folders_of_one_name_are_told_apart(webui, tmp_path):
     webui.shared.opts.lycoris_folders = f"{tmp_path / 'other' / 'Lora'}"
-    labels = [label for label, _ in settings.shown()]
+    labels = [label for label, _ in settings.tab_folders()]
     assert labels == ["LyCORIS", str(tmp_path / "other" / "Lora"), str(webui.folder / "Lora"), "hypernetworks"]
 
 
@@ -129,7 +130,7 @@ def test_asking_for_the_model_loads_none(webui):
 def test_the_family_is_worked_out_once_per_model(webui, monkeypatch):
     client = client_of(webui)
     client.get(f"{API}/cards")
-    monkeypatch.setattr("lib_adapters.hosts.webui.cards.family_of", None)
+    monkeypatch.setattr("lib_adapters.hosts.webui.library_backend.family_of", None)
     assert client.get(f"{API}/cards").json()["family"] == "sd1"
 
 
@@ -245,7 +246,10 @@ def test_axes_are_there_once(webui):
     before = [option.label for option in webui.grid.axis_options]
     webui.call("before_ui", backwards=True)
     assert [option.label for option in webui.grid.axis_options] == before
-    assert [option.type for option in webui.grid.axis_options[1:]] == [str, *(kind for kind, _ in xyz.CHANGES.values())]
+    assert [option.type for option in webui.grid.axis_options[1:]] == [
+        str,
+        *(kind for kind, _ in xyz_grid.AXIS_CHANGES.values()),
+    ]
     webui.reload_ui()
     assert [option.label for option in webui.grid.axis_options] == before
 
@@ -254,9 +258,9 @@ def test_a_host_without_the_plot_has_no_axes(webui):
     other = Grid("scripts.xyz_grid")  # as one release names it
     webui.scripts.scripts_data[:] = [Grid("something_else.py").data(), other.data()]
     webui.call("before_ui", backwards=True)
-    assert len(other.axis_options) == 2 + len(xyz.CHANGES)
+    assert len(other.axis_options) == 2 + len(xyz_grid.AXIS_CHANGES)
     webui.scripts.scripts_data.clear()
-    assert xyz._grid() is None
+    assert xyz_grid._grid() is None
 
 
 def test_the_settings_offer_names_but_never_thousands(webui, monkeypatch):
@@ -264,7 +268,7 @@ def test_the_settings_offer_names_but_never_thousands(webui, monkeypatch):
     option = webui.shared.options_templates["lycoris_default"]
     assert option.component_args() == {"choices": ["None", "blur", "ink"]}  # the host updates the component with it
     assert option.component.keywords == {"allow_custom_value": True}
-    monkeypatch.setattr(options, "MOST_CHOICES", 1)
+    monkeypatch.setattr(settings, "MAX_CHOICES", 1)
     assert option.component_args()["choices"] == ["None", "blur"]
 
 

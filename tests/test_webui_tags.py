@@ -8,13 +8,13 @@ import weakref
 
 import pytest
 import torch
-from double import builtin, extra_networks
-from double.models import checkpoint, other_state
-from double.shelf import put, put_text
-from double.webui import Job
-from files import adapter_for, lokr, oft
 
 from lib_adapters import Request, Session
+from tests.double import builtin, extra_networks
+from tests.double.models import checkpoint, other_state
+from tests.double.shelf import put, put_text
+from tests.double.webui import Job
+from tests.files import adapter_for, lokr, oft
 
 
 def expected(*requests, state=None):

@@ -6,15 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from double.jobs import Drawing
-from double.shelf import put
-from files import adapter_for, ia3
-from test_webui_aesthetic import put_embedding
 
 from lib_adapters.algorithms import ALGORITHMS
 from lib_adapters.hosts.webui import settings
-from lib_adapters.hosts.webui.builtin_differences import BUILTIN, BuiltinDifferences
+from lib_adapters.hosts.webui.builtin_lora import BUILTIN_DIFFERENCES, BuiltinDifferences
 from lib_adapters.session import AdapterReport
+from tests.double.jobs import Drawing
+from tests.double.shelf import put
+from tests.files import adapter_for, ia3
+from tests.test_webui_aesthetic import put_embedding
 
 
 def told(webui):
@@ -53,7 +53,7 @@ def test_each_batch_has_its_own(webui):
     assert ["Lyco problems" in text for text in job.infotexts] == [True, False]
 
 
-@pytest.mark.parametrize("level", settings.REPORTS)
+@pytest.mark.parametrize("level", settings.REPORT_LEVELS)
 def test_who_wants_to_hear_nothing_has_nothing_in_the_text(webui, level):
     webui.shared.opts.lycoris_report = level
     assert ("Lyco problems" in webui.draw("<lyco:nobody>").extra_generation_params) is (level != "nothing")
@@ -144,15 +144,15 @@ def test_what_the_built_in_computes_otherwise_is_told_the_first_time(webui):
 
 def test_each_algorithm_that_differs_is_told_once():
     told = BuiltinDifferences()
-    reports = [AdapterReport("one", 1.0, 1.0, algorithms={label: 1, "LoRA": 2}) for label in BUILTIN]
+    reports = [AdapterReport("one", 1.0, 1.0, algorithms={label: 1, "LoRA": 2}) for label in BUILTIN_DIFFERENCES]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lib_adapters.hosts.webui.host.builtin_networks", lambda: object())
+        patch.setattr("lib_adapters.hosts.webui.webui_modules.builtin_networks", lambda: object())
         job = Drawing(SimpleNamespace(caches=[None] * 4), "")
         lines = told.notes(job, reports)
-        assert [line.split(" is computed")[0] for line in lines] == [f"one: {label}" for label in BUILTIN]
+        assert [line.split(" is computed")[0] for line in lines] == [f"one: {label}" for label in BUILTIN_DIFFERENCES]
         assert told.notes(job, reports) == lines  # the host calls for each kind of tag
         assert told.notes(Drawing(SimpleNamespace(caches=[None] * 4), ""), reports) == []
-    assert BUILTIN.keys() <= {one.label for one in ALGORITHMS}
+    assert BUILTIN_DIFFERENCES.keys() <= {one.label for one in ALGORITHMS}
 
 
 def test_without_the_built_in_nothing_differs_from_it(alone):

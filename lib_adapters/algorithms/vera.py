@@ -14,17 +14,7 @@ from typing import ClassVar
 from torch import Tensor
 from typing_extensions import Self
 
-from lib_adapters.algorithms.base import (
-    Facts,
-    LayerGroup,
-    Leaves,
-    LowRank,
-    Shape,
-    Shapes,
-    bounded,
-    mismatch,
-    seed_of,
-)
+from lib_adapters.algorithms.base import Facts, LayerGroup, Leaves, LowRank, Shape, Shapes, bounded, mismatch, seed_of
 from lib_adapters.algorithms.factored import Factored, check_group, drawn, factor
 from lib_adapters.errors import ShapeMismatch
 from lib_adapters.ops.product import Matmul, Product

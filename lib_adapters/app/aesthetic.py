@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lib_adapters.app import options
 from lib_adapters.app.progress import bar
-from lib_adapters.hosts.pipeline.creating import BATCH, Asked, create
+from lib_adapters.hosts.diffusers.create_embedding import DEFAULT_BATCH_SIZE, EmbeddingJob, create_embedding
 
 
 def add(commands: options.Commands) -> None:
@@ -23,7 +23,10 @@ def add(commands: options.Commands) -> None:
     )
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help="a new .safetensors or .pt file")
     command.add_argument(
-        "--batch", type=options.at_least_one, default=BATCH, help=f"pictures at once (default {BATCH})"
+        "--batch",
+        type=options.at_least_one,
+        default=DEFAULT_BATCH_SIZE,
+        help=f"pictures at once (default {DEFAULT_BATCH_SIZE})",
     )
     command.add_argument("--device", type=options.device_name, default="auto", help="auto, cpu, cuda, cuda:1, mps")
     command.set_defaults(run=run)
@@ -31,10 +34,10 @@ def add(commands: options.Commands) -> None:
 
 def run(given: argparse.Namespace) -> int:
     options.check_new(given.out, ".safetensors", ".pt")
-    asked = Asked.of(given.folder, given.clip, given.out, given.batch, options.device_of(given.device))
+    asked = EmbeddingJob.prepare(given.folder, given.clip, given.out, given.batch, options.device_of(given.device))
     with bar(len(asked.files), "Looking", "picture") as reached:
-        made = create(asked, lambda done, _: reached(0, done), lambda: False)  # Ctrl-C stops it
-    for problem in made.problems():
+        made = create_embedding(asked, lambda done, _: reached(0, done), lambda: False)  # Ctrl-C stops it
+    for problem in made.skipped_messages():
         print(problem, file=sys.stderr)
-    print(made.line())
+    print(made.summary())
     return 0

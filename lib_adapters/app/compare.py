@@ -14,7 +14,7 @@ from lib_adapters.app.options import ADAPTERS, AESTHETICS
 from lib_adapters.app.progress import bar
 from lib_adapters.app.sheet import Cell, contact_sheet
 from lib_adapters.errors import AdapterError
-from lib_adapters.hosts.pipeline.studio import HYPERNET, Settings, Studio
+from lib_adapters.hosts.diffusers.generator import HYPERNET, Generator, Settings
 from lib_adapters.prompt import aesthetic
 from lib_adapters.prompt.edit import edited
 from lib_adapters.prompt.items import OFF, items_of
@@ -51,10 +51,10 @@ def _prompt_rows(prompt: str, settings: Settings, count: int) -> list[list[Shot]
     parsed = parse(aesthetics.text, (*KINDS, HYPERNET))
     tags = [(_alone(aesthetics.text, parsed.tags, tag), _title(tag)) for tag in parsed.tags if not tag.off]
     tags += [(f"{parsed.text} {tag.text}", f"{tag.name}  {tag.options.weight:g}") for tag in aesthetics.tags]
-    against = [tag for tag in settings.against if not tag.off]
+    against = [tag for tag in settings.negative_request_tags if not tag.off]
     if not tags and not against:
         raise AdapterError("--compare needs a tag in the prompt, such as <lyco:name:0.8>, or no prompt at all.")
-    without = settings.without()
+    without = settings.without_negative_tags()
     shots = [Shot(parsed.text, without, "without")]
     shots += [Shot(text, without, title) for text, title in tags]
     alone = [(replace(settings, negative=_alone(settings.negative, against, tag)), tag) for tag in against]
@@ -96,7 +96,7 @@ def _pair(name: str, entry: dict[str, str], settings: Settings) -> tuple[Shot, S
     return without, Shot(tagged, settings, f"{name}  ({entry['kind']})", entry["effect"])
 
 
-def _drawn(studio: Studio, rows: Sequence[Sequence[Shot]]) -> list[list[Cell]]:
+def _drawn(studio: Generator, rows: Sequence[Sequence[Shot]]) -> list[list[Cell]]:
     """Each line of the report and each problem is said once, however many pictures it concerns."""
     said: set[str] = set()
     total = sum(shot.settings.steps for row in rows for shot in row)
@@ -106,7 +106,7 @@ def _drawn(studio: Studio, rows: Sequence[Sequence[Shot]]) -> list[list[Cell]]:
         for row in rows:
             cells.append([])
             for shot in row:
-                picture = studio.draw(shot.prompt, shot.settings, partial(reached, done))
+                picture = studio.generate(shot.prompt, shot.settings, partial(reached, done))
                 done += shot.settings.steps
                 cells[-1].append(Cell(picture.image, shot.title, shot.note))
                 said.update(picture.problems)

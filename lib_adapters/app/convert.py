@@ -27,8 +27,8 @@ from lib_adapters.files.judge import WHOLE_NUMBERS
 from lib_adapters.files.metadata import read_json
 from lib_adapters.files.names import Stem, split_key
 from lib_adapters.files.peft import NAME
-from lib_adapters.hosts.pipeline.folder import DTYPES
-from lib_adapters.hosts.pipeline.skeleton import Skeleton
+from lib_adapters.hosts.diffusers.load_pipeline import DTYPES
+from lib_adapters.hosts.diffusers.meta_models import MetaModel
 
 NAMED = 3  # tensors named in one message
 
@@ -48,14 +48,14 @@ def run(given: argparse.Namespace) -> int:
     except (HypernetworkFile, AestheticFile) as kind:
         return _other(given, kind)
     check_new(given.out, ".safetensors")
-    skeleton = Skeleton.of(adapter.family) if given.to else None
+    skeleton = MetaModel.for_family(adapter.family) if given.to else None
     adapter = with_one_name(adapter, skeleton) if skeleton else adapter
     new = respelled(adapter, given.to, skeleton) if skeleton else as_they_are(adapter, recast=given.dtype is not None)
     config = _config_file(given.out, new.config)
     tensors, coarse = _cast(new.tensors, given.dtype)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, str(given.out), new.metadata or None)
-    _check(adapter, given.out, skeleton.paths() if skeleton else {})
+    _check(adapter, given.out, skeleton.layer_paths() if skeleton else {})
     if config is not None:
         config.write_text(json.dumps(new.config, indent=2), encoding="utf-8")
     _report(given, adapter, len(tensors), coarse)

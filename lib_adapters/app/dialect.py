@@ -28,8 +28,8 @@ from lib_adapters.files.names import Stem
 from lib_adapters.files.peft import METADATA_KEY, PeftConfig, packed
 from lib_adapters.files.peft_seeded import NUMBERS
 from lib_adapters.files.quantised import QUANTISED, dequantised, scales_of
-from lib_adapters.hosts.pipeline.names import kohya_name
-from lib_adapters.hosts.pipeline.skeleton import Skeleton
+from lib_adapters.hosts.diffusers.kohya_names import kohya_name
+from lib_adapters.hosts.diffusers.meta_models import MetaModel
 
 DIALECTS = ("kohya", "diffusers", "peft")
 PLAIN = {"lora_up.weight", "lora_down.weight", "alpha", "scale", "scalar"}
@@ -48,7 +48,7 @@ class Converted:
     config: Mapping[str, Any]
 
 
-def respelled(adapter: Adapter, dialect: str, skeleton: Skeleton) -> Converted:
+def respelled(adapter: Adapter, dialect: str, skeleton: MetaModel) -> Converted:
     """Rename the tensors to `dialect`. Raise AdapterError if a module has no name there, rather than lose it."""
     named, loaded = _places(adapter, skeleton), adapter.load()
     for module in adapter.modules:
@@ -59,9 +59,9 @@ def respelled(adapter: Adapter, dialect: str, skeleton: Skeleton) -> Converted:
     return _to_dotted(adapter, named, loaded.algorithms, dialect)
 
 
-def with_one_name(adapter: Adapter, skeleton: Skeleton) -> Adapter:
+def with_one_name(adapter: Adapter, skeleton: MetaModel) -> Adapter:
     """Return the adapter without modules that name a layer a second time; a model applies only the first."""
-    paths, first = skeleton.paths(), dict[Place, str]()
+    paths, first = skeleton.layer_paths(), dict[Place, str]()
     twice = []
     for module in adapter.modules:
         other = first.setdefault(paths[module.stem], module.name) if module.stem in paths else module.name
@@ -88,8 +88,8 @@ def as_they_are(adapter: Adapter, recast: bool = False) -> Converted:
     return Converted(tensors, {**adapter.metadata, **config.as_metadata(names)}, config.for_folder())
 
 
-def _places(adapter: Adapter, skeleton: Skeleton) -> dict[Stem, Place]:
-    paths = skeleton.paths()
+def _places(adapter: Adapter, skeleton: MetaModel) -> dict[Stem, Place]:
+    paths = skeleton.layer_paths()
     for module in adapter.modules:
         if module.stem not in paths:
             raise AdapterError(f"{adapter.path.name}: {module.name} is not a layer of {FAMILY_NAMES[adapter.family]}.")
@@ -107,14 +107,14 @@ def _refuse_shared(adapter: Adapter) -> None:
 
 
 def _to_kohya(
-    adapter: Adapter, named: Mapping[Stem, Place], algorithms: Mapping[Stem, Algorithm], skeleton: Skeleton
+    adapter: Adapter, named: Mapping[Stem, Place], algorithms: Mapping[Stem, Algorithm], skeleton: MetaModel
 ) -> Converted:
     _refuse_shared(adapter)
     tensors = as_they_are(adapter).tensors
     ours = all(isinstance(one, Full) or (isinstance(one, Lora) and not one.dylora) for one in algorithms.values())
     metadata = {key: value for key, value in adapter.metadata.items() if key != METADATA_KEY}
     found = {
-        f"{kohya_name(*named[module.stem], skeleton.roots)}.{leaf}": tensor
+        f"{kohya_name(*named[module.stem], skeleton.components)}.{leaf}": tensor
         for module in adapter.modules
         for leaf, tensor in _kohya(algorithms[module.stem], _raw(tensors, module), ours)
     }

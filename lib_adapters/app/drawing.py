@@ -12,13 +12,13 @@ from PIL.PngImagePlugin import PngInfo
 
 from lib_adapters.app import options
 from lib_adapters.errors import AdapterError
-from lib_adapters.hosts.pipeline.studio import Picture, Settings, Studio, chosen_seed
+from lib_adapters.hosts.diffusers.generator import GeneratedImage, Generator, Settings, resolve_seed
 
 
-def studio_of(given: argparse.Namespace) -> Studio:
+def studio_of(given: argparse.Namespace) -> Generator:
     shelf = options.shelf_of(given.adapters, given.model)
     presets = options.presets_of(given.presets)
-    studio = Studio.open(given.model, options.device_of(given.device), shelf, clip=given.clip)
+    studio = Generator.open(given.model, options.device_of(given.device), shelf, clip_folder=given.clip)
     return replace(studio, presets=lambda: presets)
 
 
@@ -27,7 +27,7 @@ def settings_of(given: argparse.Namespace) -> Settings:
     small = given.model == options.MODEL
     steps = given.steps or (15 if small else 20)
     guidance = (2.5 if small else 7.5) if given.guidance is None else given.guidance
-    return Settings(given.negative, steps, chosen_seed(given.seed), guidance, given.size, given.negative_tags)
+    return Settings(given.negative, steps, resolve_seed(given.seed), guidance, given.size, given.negative_tags)
 
 
 def target(out: Path, name: str, number: int, count: int) -> Path:
@@ -51,7 +51,7 @@ def save(image: Image, file: Path, text: str) -> Path:
     return file
 
 
-def infotext(picture: Picture) -> str:
+def infotext(picture: GeneratedImage) -> str:
     settings, image = picture.settings, picture.image
     negative = f"\nNegative prompt: {settings.negative}" if settings.negative else ""
     how = f"Steps: {settings.steps}, CFG scale: {settings.guidance}, Seed: {settings.seed}"
@@ -59,7 +59,7 @@ def infotext(picture: Picture) -> str:
     return f"{picture.prompt}{negative}\n{how}, Size: {image.width}x{image.height}{tags}"
 
 
-def tell(picture: Picture) -> None:
+def tell(picture: GeneratedImage) -> None:
     """What was applied goes with the results, what went wrong with the errors."""
     for line in picture.report.lines():
         print(line)

@@ -48,7 +48,7 @@ def run(given: argparse.Namespace) -> int:
     with studio_of(given) as studio, bar(given.count * settings.steps, "Drawing", "step") as reached:
         for number in range(given.count):
             one = replace(settings, seed=settings.seed + number)
-            picture = studio.draw(given.prompt, one, partial(reached, number * settings.steps))
+            picture = studio.generate(given.prompt, one, partial(reached, number * settings.steps))
             file = target(given.out, f"seed-{one.seed}", number, given.count)
             save(picture.image, file, infotext(picture))
             if number == 0:

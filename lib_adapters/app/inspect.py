@@ -19,8 +19,8 @@ from lib_adapters.conditioning.hypernetwork import open_hypernetwork
 from lib_adapters.errors import AestheticFile, HypernetworkFile
 from lib_adapters.files.adapter import Adapter, open_adapter
 from lib_adapters.files.families import FAMILY_NAMES
-from lib_adapters.hosts.pipeline.shelf import Shelf
-from lib_adapters.hosts.pipeline.studio import Studio
+from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
+from lib_adapters.hosts.diffusers.generator import Generator
 
 LONGEST = 100  # letters of a metadata value in the text form; JSON has them whole
 
@@ -59,7 +59,7 @@ def _other(given: argparse.Namespace, words: Any, found: Any) -> int:
 
 
 def _measured(adapter: Adapter, given: argparse.Namespace) -> dict[str, Block]:
-    with Studio.open(given.model, device_of(given.device), Shelf([]), torch.float32) as studio:
+    with Generator.open(given.model, device_of(given.device), FolderResolver([]), torch.float32) as studio:
         return blocks_on(adapter, studio)
 
 

@@ -14,7 +14,7 @@ from lib_adapters.conditioning.aesthetic import open_aesthetic
 from lib_adapters.conditioning.hypernetwork import open_hypernetwork
 from lib_adapters.errors import AdapterError, AestheticFile, HypernetworkFile
 from lib_adapters.files.adapter import open_adapter
-from lib_adapters.hosts.pipeline.shelf import adapter_files
+from lib_adapters.hosts.diffusers.folder_resolver import adapter_files
 
 
 def add(commands: Commands) -> None:

@@ -12,12 +12,12 @@ from safetensors.torch import save_file
 from lib_adapters.app import options
 from lib_adapters.app.progress import bar
 from lib_adapters.errors import AdapterError
-from lib_adapters.hosts.pipeline.asked import Wanted, requests_of
-from lib_adapters.hosts.pipeline.changes import Change, bake, changes
-from lib_adapters.hosts.pipeline.folder import DTYPES, roots_of
-from lib_adapters.hosts.pipeline.shelf import Shelf
-from lib_adapters.hosts.pipeline.studio import Studio
-from lib_adapters.hosts.pipeline.svd import extract
+from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
+from lib_adapters.hosts.diffusers.generator import Generator
+from lib_adapters.hosts.diffusers.load_pipeline import DTYPES, components_of
+from lib_adapters.hosts.diffusers.lora_extraction import extract_lora
+from lib_adapters.hosts.diffusers.tag_resolution import TagRequests, adapter_requests
+from lib_adapters.hosts.diffusers.weight_diff import ParameterDiff, diff_weights, save_merged_model
 from lib_adapters.prompt.blocks import Presets
 from lib_adapters.prompt.tags import parse
 
@@ -37,22 +37,22 @@ def run(given: argparse.Namespace) -> int:
     options.check_new(given.out)
     shelf = options.shelf_of(given.adapters, given.model)
     wanted = _wanted(given.tags, shelf, options.presets_of(given.presets))
-    with Studio.open(given.model, options.device_of(given.device), shelf, torch.float32) as studio:
-        found, report = changes(studio, wanted.requests)
+    with Generator.open(given.model, options.device_of(given.device), shelf, torch.float32) as studio:
+        found, report = diff_weights(studio, wanted.requests)
         print(report)
         if not found:
             raise AdapterError("Nothing would change: no layer of this model is touched, or every strength is 0.")
         if given.out.suffix.lower() == ".safetensors":
-            _lora_file(given, studio, found, wanted.pinned(given.tags))
+            _lora_file(given, studio, found, wanted.pin_random(given.tags))
         else:
             _folder(given, found)
     return 0
 
 
-def _wanted(tags: str, shelf: Shelf, presets: Presets) -> Wanted:
+def _wanted(tags: str, shelf: FolderResolver, presets: Presets) -> TagRequests:
     """Here one tag that cannot be followed stops everything: what is kept must be what was asked for."""
     parsed = parse(tags)
-    wanted = requests_of(parsed.tags, shelf, presets)
+    wanted = adapter_requests(parsed.tags, shelf, presets)
     moving = [request.adapter.name for request in wanted.requests if request.moves("unet")]
     moving += [tag.name for tag in parsed.tags if tag.edits and not tag.off]
     still = [f"{name}: weights that are kept have no steps, so no strength may follow them." for name in moving]
@@ -62,20 +62,20 @@ def _wanted(tags: str, shelf: Shelf, presets: Presets) -> Wanted:
     return wanted
 
 
-def _folder(given: argparse.Namespace, found: list[Change]) -> None:
-    homeless = bake(given.model, given.out, found)
+def _folder(given: argparse.Namespace, found: list[ParameterDiff]) -> None:
+    homeless = save_merged_model(given.model, given.out, found)
     if homeless:
         print(f"{len(homeless)} changed parameters have no place in the folder's files: {', '.join(homeless[:5])}")
     print(f"{len(found) - len(homeless)} parameters changed in {given.out}")
 
 
-def _lora_file(given: argparse.Namespace, studio: Studio, found: list[Change], tags: str) -> None:
-    roots = roots_of(studio.pipe)
+def _lora_file(given: argparse.Namespace, studio: Generator, found: list[ParameterDiff], tags: str) -> None:
+    roots = components_of(studio.pipe)
     with bar(len(found), "Cutting to rank", "layer") as reached:
-        result = extract(found, roots, given.rank, DTYPES[given.dtype], partial(reached, 0))
+        result = extract_lora(found, roots, given.rank, DTYPES[given.dtype], partial(reached, 0))
     metadata = {"ss_network_module": "networks.lora", "ss_network_dim": str(given.rank), "merged_from": tags}
     given.out.parent.mkdir(parents=True, exist_ok=True)
     save_file({key: tensor.cpu() for key, tensor in result.tensors.items()}, str(given.out), metadata)
-    worst, name = result.worst
-    print(f"{given.out}: rank {given.rank}, {len(found)} parameters, relative error {result.error:.2%}")
+    worst, name = result.worst_layer
+    print(f"{given.out}: rank {given.rank}, {len(found)} parameters, relative error {result.relative_error:.2%}")
     print(f"worst layer: {name or 'none'} ({worst:.2%})")

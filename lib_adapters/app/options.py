@@ -12,7 +12,7 @@ import torch
 
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.platforms import decoded, is_portable
-from lib_adapters.hosts.pipeline.shelf import Shelf
+from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
 from lib_adapters.prompt.blocks import Presets
 from lib_adapters.prompt.presets import BUILT_IN, read_presets, together
 
@@ -110,8 +110,8 @@ def device_of(word: str) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu") if word == "auto" else torch.device(word)
 
 
-def shelf_of(folders: Sequence[Path], model: Path) -> Shelf:
-    return Shelf(folders_of(folders, model))
+def shelf_of(folders: Sequence[Path], model: Path) -> FolderResolver:
+    return FolderResolver(folders_of(folders, model))
 
 
 def folders_of(folders: Sequence[Path], model: Path) -> list[Path]:

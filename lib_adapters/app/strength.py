@@ -6,18 +6,18 @@ from lib_adapters.catalogue.strengths import Block, norm_of
 from lib_adapters.files.adapter import Adapter
 from lib_adapters.files.blocks import all_blocks, block_of, in_order
 from lib_adapters.files.names import Stem
-from lib_adapters.hosts.pipeline.changes import changes
-from lib_adapters.hosts.pipeline.names import PARTS
-from lib_adapters.hosts.pipeline.studio import Studio
+from lib_adapters.hosts.diffusers.generator import Generator
+from lib_adapters.hosts.diffusers.kohya_names import KOHYA_COMPONENTS
+from lib_adapters.hosts.diffusers.weight_diff import diff_weights
 from lib_adapters.patching.request import Request
 from lib_adapters.patching.targets import flat
 
 
-def blocks_on(adapter: Adapter, studio: Studio) -> dict[str, Block]:
+def blocks_on(adapter: Adapter, studio: Generator) -> dict[str, Block]:
     found: dict[str, Block] = {name: Block() for name in all_blocks(adapter.family)}
-    for change in changes(studio, [Request(adapter)])[0]:
+    for change in diff_weights(studio, [Request(adapter)])[0]:
         path = change.path.removesuffix(".weight").removesuffix(".bias")
-        block = found.setdefault(block_of(Stem(PARTS[change.component], flat(path))), Block())
+        block = found.setdefault(block_of(Stem(KOHYA_COMPONENTS[change.component], flat(path))), Block())
         block.layers += 1
         block.squares += norm_of(change.delta) ** 2
     return {name: found[name] for name in in_order(set(found))}

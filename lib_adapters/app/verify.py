@@ -10,8 +10,8 @@ import torch
 from lib_adapters.app import options
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.adapter import Adapter, open_adapter
-from lib_adapters.hosts.pipeline.folder import open_pipeline, session_of
-from lib_adapters.hosts.pipeline.shelf import adapter_files
+from lib_adapters.hosts.diffusers.folder_resolver import adapter_files
+from lib_adapters.hosts.diffusers.load_pipeline import create_session, open_pipeline
 from lib_adapters.patching.request import Request
 from lib_adapters.session import Session
 
@@ -31,7 +31,7 @@ def run(given: argparse.Namespace) -> int:
     if not files:
         raise AdapterError("There are no adapter files in the folders named.")
     pipe = open_pipeline(given.model, options.device_of(given.device), torch.float32) if given.model else None
-    session = session_of(pipe) if pipe else None
+    session = create_session(pipe) if pipe else None
     bad = sum(not _verified(file, session) for file in files)
     if bad:
         raise AdapterError(f"{bad} of {len(files)} files failed.")

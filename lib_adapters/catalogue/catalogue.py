@@ -34,27 +34,27 @@ class Catalogue:
     def __init__(self, folders: Callable[[], Sequence[Path]], place: Path) -> None:
         self._folders = folders
         self._place = place
-        self._rounds = Rounds(self._round)
+        self._job_builder = Rounds(self._round)
         self._lock = threading.Lock()
         self._opened: Store | None = None
         self._drawing = threading.BoundedSemaphore(2)  # pictures are large while they are decoded
 
     def start(self) -> None:
         """Looks through the folders in the background; once more at the end if that is going on already."""
-        self._rounds.start()
+        self._job_builder.start()
 
     def cancel(self) -> None:
         """Looking through the folders, now and what was asked for before; what is found already stays."""
-        self._rounds.cancel()
+        self._job_builder.cancel()
 
     def wait(self, seconds: float | None = None) -> bool:
         """Is the looking through over (after that long at most)?"""
-        return self._rounds.wait(seconds)
+        return self._job_builder.wait(seconds)
 
     @property
     def progress(self) -> Progress:
         """Of the looking through."""
-        return self._rounds.progress
+        return self._job_builder.progress
 
     def close(self) -> None:
         """Ends the looking through and lets go of the index; whoever asks again opens it again."""
@@ -166,7 +166,7 @@ class Catalogue:
         with self._store.change() as change:
             found, head = change.place(card)
             write(path := _there(found))
-            self._rounds.edited(str(path))
+            self._job_builder.edited(str(path))
             try:
                 file = look(path)
             except OSError as error:

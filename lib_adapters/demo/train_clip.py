@@ -29,9 +29,9 @@ from lib_adapters.demo.schedule import cosine_rate, report
 from lib_adapters.demo.tokenizer import open_tokenizer
 from lib_adapters.demo.train_adapters import GUIDANCE, SHOWN_SEEDS, SHOWN_STEPS
 from lib_adapters.demo.train_diffusion import token_table
-from lib_adapters.hosts.pipeline.shelf import Shelf
-from lib_adapters.hosts.pipeline.studio import Settings, Studio
-from lib_adapters.hosts.pipeline.vision import open_vision
+from lib_adapters.hosts.diffusers.clip_vision import load_image_encoder
+from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
+from lib_adapters.hosts.diffusers.generator import Generator, Settings
 
 SIDE = 32  # pixels of a picture that the image side sees
 WIDTH = 64  # of the image side and of the common space
@@ -127,15 +127,15 @@ def write_clip(folder: Path, clip: Clip) -> None:
 def write_embeddings(folder: Path, model: Path) -> None:
     """The mean feature of each set of pictures, and what it does to a picture."""
     folder.mkdir(parents=True, exist_ok=True)
-    vision = open_vision(model / "clip", torch.device("cpu"))
+    vision = load_image_encoder(model / "clip", torch.device("cpu"))
     for known in REFERENCES:
-        vectors = vision.features(pictures_of(known)).mean(dim=0, keepdim=True)
+        vectors = vision.image_features(pictures_of(known)).mean(dim=0, keepdim=True)
         save_aesthetic(vectors.half(), folder / f"{known.name}.pt")
-    with Studio.open(model, torch.device("cpu"), Shelf([folder])) as studio:
+    with Generator.open(model, torch.device("cpu"), FolderResolver([folder])) as studio:
         _write(folder / "README.json", {known.name: _entry(known, studio) for known in REFERENCES})
 
 
-def _entry(known: Reference, studio: Studio) -> dict[str, str | float]:
+def _entry(known: Reference, studio: Generator) -> dict[str, str | float]:
     before, after = (measured(studio, known, tag) for tag in ("", known.tag))
     return {
         "kind": "aesthetic gradient", "tag": "aesthetic", "strength": known.strength, "effect": known.effect,
@@ -143,11 +143,11 @@ def _entry(known: Reference, studio: Studio) -> dict[str, str | float]:
     }  # fmt: skip
 
 
-def measured(studio: Studio, known: Reference, tag: str) -> float:
+def measured(studio: Generator, known: Reference, tag: str) -> float:
     """The mean distance from the set, over the seeds that are shown."""
     drawn = []
     for seed in SHOWN_SEEDS:
-        picture = studio.draw(f"{known.shown} {tag}", Settings(steps=SHOWN_STEPS, seed=seed, guidance=GUIDANCE))
+        picture = studio.generate(f"{known.shown} {tag}", Settings(steps=SHOWN_STEPS, seed=seed, guidance=GUIDANCE))
         drawn.append(distance(np.asarray(picture.image, np.float32) / 255, known))
     return float(np.mean(drawn))
 

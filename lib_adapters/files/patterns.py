@@ -41,12 +41,12 @@ class PatternTable:
         self._values = list(table.values())
         self._budget = _Budget(MAX_STEPS)
         self._plain, self._anchored = _Names(), _Names()
-        self._others: list[tuple[int, str, _Part | None]] = []
+        self._handlers: list[tuple[int, str, _Part | None]] = []
         for index, key in enumerate(table):
             if plain := _PLAIN.fullmatch(key):
                 (self._anchored if plain[1] else self._plain).add(plain[2], index)
             else:
-                self._others.append((index, key, _compiled(key)))
+                self._handlers.append((index, key, _compiled(key)))
 
     def value(self, name: str) -> Any:
         """Return the value for the layer `name` (dotted path); None if no key matches. Raise UnreadPattern."""
@@ -55,7 +55,7 @@ class PatternTable:
         name = name[:MAX_NAME]
         found = min(self._plain_hits(name), default=len(self._values))
         starts = sum(1 << n for n in (0, *(dot + 1 for dot in _dots(name))))
-        for index, key, part in self._others:
+        for index, key, part in self._handlers:
             if index > found:
                 break
             hit = part is not None and part(_Text(name, self._budget), starts) >> len(name)

@@ -40,9 +40,7 @@ def fit_all(requests: Sequence[Request], table: Table, load: Callable[[Adapter],
     return Fitted([report for report, _ in pairs], assemble(fits), dials)
 
 
-def _fit(
-    request: Request, table: Table, load: Callable[[Adapter], Loaded]
-) -> tuple[AdapterReport, Fit | None]:
+def _fit(request: Request, table: Table, load: Callable[[Adapter], Loaded]) -> tuple[AdapterReport, Fit | None]:
     started = time.perf_counter()
     adapter = request.adapter
     report = AdapterReport(adapter.name, request.unet, request.te, total=len(adapter.modules))

@@ -24,7 +24,7 @@ class Pace:
         self._merged, self._live, self._chooser = merged, live, chooser
         self._motion = Motion({}, ())
         self._family = ""
-        self._chosen = True  # False until the size of the picture is known
+        self._script_tags = True  # False until the size of the picture is known
         self._rows: tuple[int, ...] | None = None
         self._next = 0  # row of the run that comes
         self.lost = False  # a run whose rows could not be told apart
@@ -39,12 +39,12 @@ class Pace:
         with exact():
             motion.settle(self._merged.base_of)
             self._put_on(motion, change)
-        change.back(partial(self._follow, self._motion, self._family, self._rows, self._chosen))
+        change.back(partial(self._follow, self._motion, self._family, self._rows, self._script_tags))
         self._follow(motion, family, rows, not (motion.open or motion.beside))
         self._forget()
 
     def _follow(self, motion: Motion, family: str, rows: tuple[int, ...] | None, chosen: bool) -> None:
-        self._motion, self._family, self._rows, self._chosen = motion, family, rows, chosen
+        self._motion, self._family, self._rows, self._script_tags = motion, family, rows, chosen
 
     @property
     def moves(self) -> bool:
@@ -82,9 +82,9 @@ class Pace:
         if self._rows is not None:
             self._motion.choose(rows := self._take(len(latent)))
             self.lost = before or not rows or self._live.lost
-        if self._chosen:
+        if self._script_tags:
             return self.lost != before
-        self._chosen = True
+        self._script_tags = True
         run = Run(len(latent), *latent.shape[2:])
         if not self._chooser.choose(self._motion, self._motion.moment, run, self._family):
             return True  # there is something to tell
@@ -128,7 +128,7 @@ class Pace:
     def told(self) -> str:
         """How what moves is followed, in one sentence; "" where nothing does."""
         counts = self._motion.counts()
-        if not counts or not self._chosen:  # what is not measured yet is not told of
+        if not counts or not self._script_tags:  # what is not measured yet is not told of
             return ""
         merge, beside = self._chooser.seconds(self._motion, self._family)
         taken = {"merged": f" ({merge:.3f} s)" if merge else "", "beside": f" ({beside:.3f} s a run)" if beside else ""}

@@ -86,9 +86,7 @@ def ask(adapter: Adapter, tag: Tag, presets: Presets, *, second: bool = False, s
     """`second`: in the second pass, where the tag may ask for something else. BadTag names the token."""
     control = tag.of_pass(second)
     drawn = resolve(control.wish, presets, f"{seed} {adapter.name}")
-    request = Request(
-        adapter, control.unet, control.te, control.dyn, drawn.weights, control.window, tag.mode
-    )
+    request = Request(adapter, control.unet, control.te, control.dyn, drawn.weights, control.window, tag.mode)
     return Asked(request, drawn.text, control.notes)
 
 

@@ -117,9 +117,7 @@ def without_tags(prompt: str, filler: str = "") -> str:
     return _ANY.sub(lambda found: filler * len(found[0]), prompt[:end]) + prompt[end:]
 
 
-def _placed(
-    prompt: str, matches: Sequence[re.Match[str]], found: Sequence[Tag | None], problems: list[str]
-) -> Parsed:
+def _placed(prompt: str, matches: Sequence[re.Match[str]], found: Sequence[Tag | None], problems: list[str]) -> Parsed:
     """Return the parsed prompt, with the edits of the brackets around each tag."""
     text, reading = _reading(prompt, matches)
     tags = [replace(tag, edits=edits) for tag, edits in zip(found, reading.edits, strict=True) if tag is not None]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from browser.site import Site
-    from browser.view import View
+    from tests.browser.site import Site
+    from tests.browser.view import View
 
 ARGUMENTS = [
     "--no-sandbox",
@@ -44,8 +44,8 @@ def chrome() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def hundred(chrome: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Files that no test changes."""
-    from browser import shelf
-    from browser.site import site
+    from tests.browser import shelf
+    from tests.browser.site import site
 
     folder = tmp_path_factory.mktemp("hundred") / "LyCORIS"
     folder.mkdir()
@@ -58,7 +58,7 @@ def hundred(chrome: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 @pytest.fixture
 def own(chrome: Any, tmp_path: Path) -> Iterator[Callable[..., Site]]:
     """Serves a folder of this test's own, called with a function that fills it."""
-    from browser.site import site
+    from tests.browser.site import site
 
     started: list[Site] = []
 
@@ -77,7 +77,7 @@ def own(chrome: Any, tmp_path: Path) -> Iterator[Callable[..., Site]]:
 @pytest.fixture
 def visit(chrome: Any) -> Iterator[Callable[..., View]]:
     """Opens a site; an error in the page's scripts, or a request to another site, fails the test that saw it."""
-    from browser.view import View
+    from tests.browser.view import View
 
     errors: list[str] = []
     contexts: list[Any] = []

@@ -12,13 +12,13 @@ import uvicorn
 from fastapi import FastAPI, Response
 from fastapi.responses import FileResponse, HTMLResponse
 
-from browser.shelf import data_url, picture
 from lib_adapters.catalogue import Catalogue
 from lib_adapters.catalogue.presets import FILE, PresetFile
 from lib_adapters.hosts.tab.guard import guards
 from lib_adapters.hosts.tab.routes import add_routes
 from lib_adapters.hosts.tab.shell import shell
 from lib_adapters.hosts.tab.tab import Tab
+from tests.browser.shelf import data_url, picture
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "the page's key"

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from double import extra_networks
+from tests.double import extra_networks
 
 loaded_networks: list = []
 deltas: dict = {}  # name -> (network_layer_name -> delta)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from double import extra_networks
+from tests.double import extra_networks
 
 shared = None  # the double's module, set by `reset`
 

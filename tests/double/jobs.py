@@ -6,9 +6,9 @@ import re
 
 import torch
 
-from double import extra_networks, prompt_parser
-from double.embedders import SdConditioning
-from double.samplers import ORDERS, Sampler
+from tests.double import extra_networks, prompt_parser
+from tests.double.embedders import SdConditioning
+from tests.double.samplers import ORDERS, Sampler
 
 
 def noise_of(seeds, size=8):

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import torch
 
-from double import extra_networks
-from double.models import checkpoint, other_state
+from tests.double import extra_networks
+from tests.double.models import checkpoint, other_state
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-import models as real
 import torch
 from torch import nn
 
-from double.embedders import Embedder
+from tests import models as real
+from tests.double.embedders import Embedder
 
 
 class Holder(nn.Module):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import torch
 
-from double.embedders import SdConditioning
+from tests.double.embedders import SdConditioning
 
 _EDIT = re.compile(r"\[(?:([^:\[\]]*):)?([^:\[\]]*):(\d+)\]")
 _AND = re.compile(r"\bAND\b")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from double.sampling import CFGDenoiser, CFGDenoiserTimesteps, InterruptedException, Noise
+from tests.double.sampling import CFGDenoiser, CFGDenoiserTimesteps, InterruptedException, Noise
 
 
 def euler(model, x, sigmas, callback):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from double.prompt_parser import reconstruct_cond_batch, reconstruct_multicond_batch
+from tests.double.prompt_parser import reconstruct_cond_batch, reconstruct_multicond_batch
 
 
 class InterruptedException(BaseException):

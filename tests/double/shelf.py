@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from files import adapter_for
+from tests.files import adapter_for
 
 
 def put(webui, name="ink", folder="LyCORIS", **options):

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import torch
 
-from double import builtin, extra_networks, hypernets, prompt_parser, sampling
-from double.embedders import SdConditioning
-from double.jobs import Drawing, strip_comments
-from double.loading import FIRST, Loader, ModelData
-from double.models import checkpoint
-from double.options import OptionInfo, Options
-from double.pages import Grid, Pages
-from double.state import State
-from double.words import Words, create_embedding_from_data
+from tests.double import builtin, extra_networks, hypernets, prompt_parser, sampling
+from tests.double.embedders import SdConditioning
+from tests.double.jobs import Drawing, strip_comments
+from tests.double.loading import FIRST, Loader, ModelData
+from tests.double.models import checkpoint
+from tests.double.options import OptionInfo, Options
+from tests.double.pages import Grid, Pages
+from tests.double.state import State
+from tests.double.words import Words, create_embedding_from_data
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # as pytest has them
 
-from fuzz.targets import NAMES, load  # noqa: E402
+from tests.fuzz.targets import NAMES, load  # noqa: E402
 
 
 @dataclass(frozen=True)

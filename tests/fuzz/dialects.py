@@ -8,16 +8,15 @@ import struct
 from collections.abc import Callable
 from functools import cache
 
-from skeletons import layers, producers
-
-from fuzz.bounds import Bound
-from fuzz.choices import Choices
-from fuzz.headers import container
-from fuzz.places import folder, put
-from fuzz.reading import read
 from lib_adapters.algorithms import ALGORITHMS
 from lib_adapters.files.entries import ITEM_SIZES
 from tests.examples import examples
+from tests.fuzz.bounds import Bound
+from tests.fuzz.choices import Choices
+from tests.fuzz.headers import container
+from tests.fuzz.places import folder, put
+from tests.fuzz.reading import read
+from tests.skeletons import layers, producers
 
 DECIDES = True
 BOUND = Bound(calls=2_000_000, memory=128 << 20)  # of a file with 300 tensors

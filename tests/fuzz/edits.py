@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from fuzz.bounds import Bound
-from fuzz.choices import Choices
 from lib_adapters.prompt.edit import drawn, edited
 from lib_adapters.prompt.items import OFF, items_of
 from lib_adapters.prompt.tags import Tag, parse, quoted
+from tests.fuzz.bounds import Bound
+from tests.fuzz.choices import Choices
 
 DECIDES = True
 BOUND = Bound(calls=60_000)

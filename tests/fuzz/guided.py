@@ -18,8 +18,8 @@ import torch  # noqa: E402
 SLACK = 8  # each branch of instrumented code is a call
 torch.set_num_threads(1)  # a process that is split off has no others
 with atheris.instrument_imports(include=["lib_adapters"], enable_loader_override=False):
-    from fuzz.inputs import KEPT, LONGEST
-    from fuzz.targets import Target, load
+    from tests.fuzz.inputs import KEPT, LONGEST
+    from tests.fuzz.targets import Target, load
 
     TARGETS = [load(name, SLACK) for name in sys.argv[3:]]
 

@@ -10,12 +10,12 @@ import safetensors
 import torch
 from safetensors.torch import save
 
-from fuzz.bounds import Bound
-from fuzz.places import put
-from fuzz.reading import read, refused
 from lib_adapters.files.entries import ITEM_SIZES, Source
 from lib_adapters.files.load import read_blob
 from lib_adapters.files.source import open_source
+from tests.fuzz.bounds import Bound
+from tests.fuzz.places import put
+from tests.fuzz.reading import read, refused
 
 BOUND = Bound(calls=40_000)
 NAME = "lora_unet_mid_block_attentions_0_proj_in"

@@ -6,12 +6,12 @@ import logging
 from functools import cache
 from pathlib import Path
 
-from fuzz.bounds import Bound
-from fuzz.places import folder
 from lib_adapters.catalogue.cards import Described
 from lib_adapters.catalogue.folders import File
 from lib_adapters.catalogue.opening import NAME, open_store
 from lib_adapters.catalogue.store import Store
+from tests.fuzz.bounds import Bound
+from tests.fuzz.places import folder
 
 BOUND = Bound(calls=100_000)
 TOKENS = [

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fuzz.targets import Target
+from tests.fuzz.targets import Target
 
 KEPT = Path(__file__).parent / "corpus"
 LONGEST = 4096

@@ -16,8 +16,8 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]  # as pytest has them
 
-from fuzz.inputs import KEPT, kept  # noqa: E402
-from fuzz.targets import NAMES, Target, load  # noqa: E402
+from tests.fuzz.inputs import KEPT, kept  # noqa: E402
+from tests.fuzz.targets import NAMES, Target, load  # noqa: E402
 
 MOST = 24_000  # bytes for one target
 OURS = str(Path(__file__).parents[2] / "lib_adapters")

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from fuzz.bounds import Bound
-from fuzz.headers import hypernetwork, named
-from fuzz.places import put
-from fuzz.reading import read, refused
 from lib_adapters.files.pickles import read_pickle
+from tests.fuzz.bounds import Bound
+from tests.fuzz.headers import hypernetwork, named
+from tests.fuzz.places import put
+from tests.fuzz.reading import read, refused
 
 BOUND = Bound(calls=60_000, calls_per_byte=200)
 TOKENS = [

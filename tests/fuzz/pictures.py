@@ -9,11 +9,11 @@ import warnings
 
 from PIL import Image
 
-from fuzz.bounds import Bound
-from fuzz.reading import check_sentence
 from lib_adapters.catalogue.previews import covers
 from lib_adapters.catalogue.thumbnails import MOST_PIXELS, SIDE, as_png, small
 from lib_adapters.errors import AdapterError
+from tests.fuzz.bounds import Bound
+from tests.fuzz.reading import check_sentence
 
 BOUND = Bound(calls=40_000, calls_per_byte=200, memory=800 << 20)  # a picture of the most pixels, twice
 TOKENS = [

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from prompts import check_resolved
-
-from fuzz.bounds import Bound
-from fuzz.places import folder, put
-from fuzz.reading import check_sentence
 from lib_adapters.catalogue.presets import FILE, PresetFile
 from lib_adapters.errors import AdapterError
 from lib_adapters.prompt.blocks import Presets, Wish
 from lib_adapters.prompt.presets import read_presets, written
+from tests.fuzz.bounds import Bound
+from tests.fuzz.places import folder, put
+from tests.fuzz.reading import check_sentence
+from tests.prompts import check_resolved
 
 BOUND = Bound(calls=30_000, calls_per_byte=2_000)
 TOKENS = [

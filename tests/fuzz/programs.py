@@ -7,12 +7,12 @@ import struct
 import zipfile
 from collections.abc import Callable
 
-from fuzz.bounds import Bound
-from fuzz.choices import Choices
-from fuzz.pickles import inside
-from fuzz.places import put
-from fuzz.reading import read
 from lib_adapters.files.storages import NAMES
+from tests.fuzz.bounds import Bound
+from tests.fuzz.choices import Choices
+from tests.fuzz.pickles import inside
+from tests.fuzz.places import put
+from tests.fuzz.reading import read
 
 DECIDES = True
 BOUND = Bound(calls=3_000_000, memory=200 << 20)

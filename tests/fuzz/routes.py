@@ -12,17 +12,17 @@ from typing import Any
 
 from fastapi import FastAPI
 from PIL import Image
-from shelves import adapter, picture, sidecar
 
-from fuzz.bounds import Bound
-from fuzz.choices import Choices
-from fuzz.places import folder
-from fuzz.sidecars import sendable
 from lib_adapters.catalogue import Catalogue
 from lib_adapters.catalogue.presets import FILE, PresetFile
 from lib_adapters.hosts.tab.guard import guards
 from lib_adapters.hosts.tab.routes import PREFIX, add_routes
 from lib_adapters.hosts.tab.tab import Tab
+from tests.fuzz.bounds import Bound
+from tests.fuzz.choices import Choices
+from tests.fuzz.places import folder
+from tests.fuzz.sidecars import sendable
+from tests.shelves import adapter, picture, sidecar
 
 DECIDES = True
 BOUND = Bound(calls=600_000, calls_per_byte=3_000)

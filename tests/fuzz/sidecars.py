@@ -5,11 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from fuzz.bounds import Bound
-from fuzz.choices import Choices
-from fuzz.headers import NAME, container
-from fuzz.places import folder, put
-from fuzz.reading import check_sentence
 from lib_adapters.catalogue import sidecars
 from lib_adapters.catalogue.beside import CIVITAI, DESCRIPTIONS, SIDECAR, Beside, at, stamp_at
 from lib_adapters.catalogue.cards import describe, head, said
@@ -19,11 +14,17 @@ from lib_adapters.catalogue.layouts import Layouts
 from lib_adapters.catalogue.previews import covers
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.adapter import open_adapter
+from tests.fuzz.bounds import Bound
+from tests.fuzz.choices import Choices
+from tests.fuzz.headers import NAME, container
+from tests.fuzz.places import folder, put
+from tests.fuzz.reading import check_sentence
 
 DECIDES = True
 BOUND = Bound(calls=200_000, calls_per_byte=2_000)
 WORDS = [
-    *sidecars.KEYS, "lycoris", "scale", "trainedWords", "TrainedWords", "name", "a, b", "0.8", "", "ss_tag_frequency",
+    *sidecars.HASH_KEYS, "lycoris", "scale", "trainedWords", "TrainedWords", "name",
+    "a, b", "0.8", "", "ss_tag_frequency",
     "\u2028", "1e400", "\ud83d", "ink\nmoss", "__proto__", "-1",
 ]  # fmt: skip
 FIELDS = [

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 
-from prompts import check_problems, check_prompt
-
-from fuzz.bounds import Bound
 from lib_adapters.prompt.aesthetic import parse as parse_aesthetic
 from lib_adapters.prompt.tags import KEYS, parse, quoted
+from tests.fuzz.bounds import Bound
+from tests.prompts import check_problems, check_prompt
 
 BOUND = Bound(calls=10_000, calls_per_byte=400)
 TOKENS = [

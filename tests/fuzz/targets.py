@@ -8,8 +8,8 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fuzz.bounds import Bound, counted, patience, watched, within
-from fuzz.places import folder
+from tests.fuzz.bounds import Bound, counted, patience, watched, within
+from tests.fuzz.places import folder
 
 NAMES = {
     "headers": "safetensors files: header, tensors",

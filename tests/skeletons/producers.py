@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from skeletons.layers import Layers
+from tests.skeletons.layers import Layers
 
 RANK = 4
 Keys = dict[str, tuple[int, ...]]

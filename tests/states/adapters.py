@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from files import MAKERS, lora
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lib_adapters import Adapter, open_adapter
+from tests.files import MAKERS, lora
 
 BLOCK = "transformer_blocks.0"
 IN_UNET = (

@@ -13,7 +13,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from states.tiny import traces
+from tests.states.tiny import traces
 
 MARGIN = 32 << 20  # bytes of memory that an allocator may keep for itself
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from lib_adapters import Session
 from lib_adapters.prompt.schedule import Moment
-from states.adapters import Shelf
-from states.tiny import Pair, Weights, differing, holding, noise, traces, write
-from states.wants import START, At, Want, plainly
+from tests.states.adapters import Shelf
+from tests.states.tiny import Pair, Weights, differing, holding, noise, traces, write
+from tests.states.wants import START, At, Want, plainly
 
 
 @dataclass(frozen=True)

@@ -6,22 +6,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import double.loading
-import double.webui
-import models
 import pytest
 import torch
-from double import builtin, extra_networks, hypernets
-from double.models import Checkpoint
-from double.webui import WebUI
 from safetensors.torch import save_file
-from test_webui_aesthetic import put_embedding
-from test_webui_hypernets import put_net
 
+import tests.double.loading
+import tests.double.webui
 from lib_adapters.catalogue.catalogue import Catalogue
-from lib_adapters.hosts.webui import names
-from states.adapters import LETTERS, Shelf
-from states.tiny import FEWER, Pair
+from lib_adapters.hosts.webui import name_resolver
+from tests import models
+from tests.double import builtin, extra_networks, hypernets
+from tests.double.models import Checkpoint
+from tests.double.webui import WebUI
+from tests.states.adapters import LETTERS, Shelf
+from tests.states.tiny import FEWER, Pair
+from tests.test_webui_aesthetic import put_embedding
+from tests.test_webui_hypernets import put_net
 
 FOLDERS = ("LyCORIS", "hypernetworks", "aesthetic_embeddings", "CLIP")
 SHARED = "input_blocks.1.1.transformer_blocks.0.attn1.to_q"  # a layer of our files and of the built-in's
@@ -33,9 +33,9 @@ def checkpoint() -> Checkpoint:
 
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every double that is made from now on; and a name that is not there is looked for each time."""
-    for module in (double.webui, double.loading):
+    for module in (tests.double.webui, tests.double.loading):
         monkeypatch.setattr(module, "checkpoint", checkpoint)
-    monkeypatch.setattr(names, "FRESH", -1.0)
+    monkeypatch.setattr(name_resolver, "RESCAN_INTERVAL", -1.0)
     monkeypatch.setattr(Catalogue, "start", lambda _: None)  # cards are not looked at here
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-from double.jobs import Drawing
-from double.loading import FIRST, Info
-from double.webui import WebUI
 from hypothesis import strategies as st
 from torch import Tensor
 
-from states.tiny import Weights, differing
+from tests.double.jobs import Drawing
+from tests.double.loading import FIRST, Info
+from tests.double.webui import WebUI
+from tests.states.tiny import Weights, differing
 
 OTHER, ELSE = Info("other", seed=11), Info("else", config="v2", seed=12)
 INFOS = (FIRST, OTHER, ELSE)

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from lib_adapters import Session
 from lib_adapters.prompt.schedule import Moment
-from states.fresh import Fresh, Situation, drawn
-from states.tiny import Pair, Weights, differing, noise, traces, weights_of
-from states.wants import START, Want
+from tests.states.fresh import Fresh, Situation, drawn
+from tests.states.tiny import Pair, Weights, differing, noise, traces, weights_of
+from tests.states.wants import START, Want
 
 
 class Kept:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-import models
 import torch
 from torch import Tensor, nn
+
+from tests import models
 
 FEWER = {"channel_mult": [1], "attention_resolutions": [1], "num_res_blocks": 1}
 WIDTHS = {"usual": 24, "narrow": 16}  # of the text; files are made for the usual one

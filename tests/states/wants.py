@@ -12,8 +12,8 @@ from torch import Tensor
 from lib_adapters import Adapter, Request
 from lib_adapters.prompt.blocks import BlockWeights, ElementRule
 from lib_adapters.prompt.schedule import Curve, Moment, Position, Window
-from states.adapters import LETTERS, Layers, bias_delta, delta
-from states.tiny import Weights
+from tests.states.adapters import LETTERS, Layers, bias_delta, delta
+from tests.states.tiny import Weights
 
 STRENGTHS = (1.0, 0.5, -0.7, 0.0, 1.3)
 START = Moment(0, 1)

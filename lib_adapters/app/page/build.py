@@ -20,10 +20,10 @@ from lib_adapters.app.page.painter import Painter
 from lib_adapters.catalogue import Catalogue
 from lib_adapters.catalogue.presets import FILE, PresetFile
 from lib_adapters.files.families import FAMILY_NAMES
-from lib_adapters.hosts.pipeline.folder import Pipeline, roots_of
-from lib_adapters.hosts.pipeline.places import clip_beside
-from lib_adapters.hosts.pipeline.shelf import Shelf
-from lib_adapters.hosts.pipeline.studio import Studio
+from lib_adapters.hosts.diffusers.clip_projection import find_clip_folder
+from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
+from lib_adapters.hosts.diffusers.generator import Generator
+from lib_adapters.hosts.diffusers.load_pipeline import Pipeline, components_of
 from lib_adapters.hosts.tab.guard import guards
 from lib_adapters.hosts.tab.shell import shell
 from lib_adapters.hosts.tab.tab import Tab
@@ -45,7 +45,7 @@ def application(given: argparse.Namespace, stack: ExitStack, address: str) -> Fa
     files, folders = server.tab_files(), list(dict.fromkeys([*folders_of(given.model, given.adapters), own]))
     device = options.device_of(given.device)
     presets = PresetFile(given.presets or given.out / FILE)
-    studio = stack.enter_context(Studio.open(given.model, device, Shelf(folders)))
+    studio = stack.enter_context(Generator.open(given.model, device, FolderResolver(folders)))
     studio = replace(studio, presets=presets.presets)
 
     def shown() -> list[Path]:
@@ -60,7 +60,7 @@ def application(given: argparse.Namespace, stack: ExitStack, address: str) -> Fa
         painter.rescan()
         catalogue.start()
 
-    maker = Maker(clip_beside(given.model), own, device, made)
+    maker = Maker(find_clip_folder(given.model), own, device, made)
     stack.callback(maker.stop)
     tab = _tab(catalogue, painter, studio, presets, lambda: _labels(shown(), own))
     defaults = layout.Defaults(FIRST_PROMPT, settings_of(given), own_size(studio.pipe))
@@ -80,12 +80,12 @@ def own_size(pipe: Pipeline) -> tuple[int, int]:
 def _tab(
     catalogue: Catalogue,
     painter: Painter,
-    studio: Studio,
+    studio: Generator,
     presets: PresetFile,
     folders: Callable[[], list[tuple[str, Path]]],
 ) -> Tab:
     key = secrets.token_urlsafe(24)
-    unet, *encoders = roots_of(studio.pipe).values()
+    unet, *encoders = components_of(studio.pipe).values()
     family = Table.of(unet, encoders).family
     told = ("", "") if family == "unknown" else (family, FAMILY_NAMES[family])
     return Tab(

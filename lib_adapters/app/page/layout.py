@@ -12,7 +12,7 @@ import gradio as gr
 
 from lib_adapters.app.page import making
 from lib_adapters.app.page.painter import Painter, Shown
-from lib_adapters.hosts.pipeline.studio import Settings, chosen_seed
+from lib_adapters.hosts.diffusers.generator import Settings, resolve_seed
 
 FONTS = ["ui-sans-serif", "system-ui", "sans-serif"]
 MONO = ["ui-monospace", "Consolas", "monospace"]
@@ -89,7 +89,7 @@ def _generate(painter: Painter) -> Callable[..., tuple[list[tuple[Any, str]], st
         seed: float | None,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - how gradio is asked for one
     ) -> tuple[list[tuple[Any, str]], str]:
-        chosen = min(chosen_seed(int(-1 if seed is None else seed)), LARGEST_SEED)
+        chosen = min(resolve_seed(int(-1 if seed is None else seed)), LARGEST_SEED)
         settings = Settings(negative, int(steps), chosen, float(guidance), (int(width), int(height)), against)
 
         def reached(done: int, total: int) -> None:

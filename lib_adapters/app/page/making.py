@@ -10,15 +10,15 @@ from pathlib import Path
 import gradio as gr
 import torch
 
-from lib_adapters.hosts.pipeline.creating import (
-    BATCH,
-    MOST_AT_ONCE,
-    Asked,
-    Made,
-    Reached,
-    create,
-    file_of,
-    folder_of,
+from lib_adapters.hosts.diffusers.create_embedding import (
+    DEFAULT_BATCH_SIZE,
+    MAX_BATCH_SIZE,
+    EmbeddingJob,
+    EmbeddingResult,
+    OnProgress,
+    create_embedding,
+    embedding_path,
+    parse_folder,
 )
 
 _REFRESH = "() => { document.querySelector('.lycoris-tab [data-part=refresh]')?.click(); return []; }"
@@ -37,14 +37,16 @@ class Maker:
     def stop(self) -> None:
         self._stop.set()
 
-    def make(self, name: str, pictures: str, clip: str, batch: int, reached: Reached) -> Made:
+    def make(self, name: str, pictures: str, clip: str, batch: int, reached: OnProgress) -> EmbeddingResult:
         """AdapterError says what is missing, or that it was stopped."""
         with self._busy:
             self._stop.clear()
-            out = file_of(name, self._folder)
-            folder = folder_of(pictures, "the folder of pictures")
-            where = folder_of(clip, "the folder of a local CLIP model with its image side (nothing is fetched)")
-            made = create(Asked.of(folder, where, out, batch, self._device), reached, self._stop.is_set)
+            out = embedding_path(name, self._folder)
+            folder = parse_folder(pictures, "the folder of pictures")
+            where = parse_folder(clip, "the folder of a local CLIP model with its image side (nothing is fetched)")
+            made = create_embedding(
+                EmbeddingJob.prepare(folder, where, out, batch, self._device), reached, self._stop.is_set
+            )
         self._made()
         return made
 
@@ -53,7 +55,9 @@ def accordion(maker: Maker) -> None:
     with gr.Accordion("Create aesthetic embedding", open=False, elem_id="page_create"):
         with gr.Row():
             name = gr.Textbox("", label="Name", max_lines=1, elem_id="page_create_name")
-            batch = gr.Slider(1, MOST_AT_ONCE, BATCH, step=1, label="Pictures at once", elem_id="page_create_batch")
+            batch = gr.Slider(
+                1, MAX_BATCH_SIZE, DEFAULT_BATCH_SIZE, step=1, label="Pictures at once", elem_id="page_create_batch"
+            )
         pictures = gr.Textbox("", label="Folder of pictures", max_lines=1, elem_id="page_create_pictures")
         usual = str(maker.clip) if maker.clip else ""
         clip = gr.Textbox(usual, label="CLIP folder, with its image side", max_lines=1, elem_id="page_create_clip")
@@ -83,7 +87,7 @@ def _pressed(maker: Maker) -> Callable[..., str]:
             from lib_adapters.app.main import explained
 
             return _html([explained(error)[0]], "lycoris-problem")
-        return _html([made.line(), *made.problems()])
+        return _html([made.summary(), *made.skipped_messages()])
 
     return pressed
 

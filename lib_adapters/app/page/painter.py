@@ -12,8 +12,8 @@ from PIL.Image import Image
 
 from lib_adapters.app.drawing import infotext, save, target
 from lib_adapters.errors import AdapterError
-from lib_adapters.hosts.pipeline.shelf import Shelf
-from lib_adapters.hosts.pipeline.studio import HYPERNET, Picture, Settings, Studio
+from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
+from lib_adapters.hosts.diffusers.generator import HYPERNET, GeneratedImage, Generator, Settings
 from lib_adapters.hosts.tab.told import report_of
 from lib_adapters.patching.report import Report
 from lib_adapters.prompt.tags import KINDS, parse
@@ -39,14 +39,14 @@ class Shown:
 class Painter:
     """The studio, its shelf as it is now, and the folder for pictures."""
 
-    def __init__(self, studio: Studio, folders: Iterable[Path], out: Path, used: Callable[[Path], None]) -> None:
+    def __init__(self, studio: Generator, folders: Iterable[Path], out: Path, used: Callable[[Path], None]) -> None:
         self._studio, self._folders, self._out, self._used = studio, list(folders), out, used
         self._stop = threading.Event()
         self._busy = threading.Lock()
         self._told = report_of(Report(), (), ())
 
     def rescan(self) -> None:
-        self._studio = replace(self._studio, shelf=Shelf(self._folders))
+        self._studio = replace(self._studio, resolver=FolderResolver(self._folders))
 
     def report(self) -> dict[str, Any]:
         """What was done for the last picture."""
@@ -58,8 +58,8 @@ class Painter:
     def draw(self, prompt: str, settings: Settings, compare: bool, reached: Reached) -> Shown:
         """With `compare`, the same seed without the tags comes first."""
         parsed = parse(prompt, TAGS)
-        both = compare and bool(parsed.tags or settings.against)
-        without = [(parsed.text, settings.without(), "without")] if both else []
+        both = compare and bool(parsed.tags or settings.negative_request_tags)
+        without = [(parsed.text, settings.without_negative_tags(), "without")] if both else []
         prompts = [*without, (prompt, settings, "with" if both else "")]
         shown = Shown()
         with self._busy:
@@ -73,10 +73,10 @@ class Painter:
             except Stopped:
                 shown.problems.append("Stopped.")
         self._note_use(prompt)
-        self._note_use("".join(tag.text for tag in settings.against))
+        self._note_use("".join(tag.text for tag in settings.negative_request_tags))
         return shown
 
-    def _one(self, prompt: str, settings: Settings, reached: Reached, place: tuple[int, int]) -> Picture:
+    def _one(self, prompt: str, settings: Settings, reached: Reached, place: tuple[int, int]) -> GeneratedImage:
         number, count = place
 
         def progress(done: int) -> None:
@@ -85,17 +85,19 @@ class Painter:
             reached(number * settings.steps + done, count * settings.steps)
 
         reached(number * settings.steps, count * settings.steps)
-        picture = self._studio.draw(prompt, settings, progress)
+        picture = self._studio.generate(prompt, settings, progress)
         text = infotext(picture)
         save(picture.image, target(self._out, f"seed-{settings.seed}", 0, 1), text)
         picture.image.info["parameters"] = text
         return picture
 
     def _note_use(self, prompt: str) -> None:
-        shelf = self._studio.shelf
+        shelf = self._studio.resolver
         for tag in parse(prompt, TAGS).tags:
             try:
                 hypernetwork = tag.kind == HYPERNET
-                self._used(shelf.hypernetwork(tag.name)[0].path if hypernetwork else shelf.find(tag.name).adapter.path)
+                self._used(
+                    shelf.hypernetwork(tag.name)[0].path if hypernetwork else shelf.adapter(tag.name).adapter.path
+                )
             except AdapterError:
                 continue  # the picture's own problems have said it

@@ -9,26 +9,26 @@ from torch import Tensor, nn
 
 from lib_adapters.conditioning.embeddings import tensors_of
 from lib_adapters.files.adapter import Adapter
-from lib_adapters.hosts.webui import host
+from lib_adapters.hosts.webui import webui_modules
 
 
-class Embeddings:
+class BundledEmbeddings:
     """Which words are ours now. A word that the user has a file of his own for stays his."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, str], Any] = {}  # (adapter, word) -> the host's embedding
+        self._registered: dict[tuple[str, str], Any] = {}  # (adapter, word) -> the host's embedding
 
     def sync(self, model: nn.Module, adapters: Iterable[Adapter]) -> list[str]:
         """Exactly the words of these adapters; what the user should know about any of them."""
         wanted = {(adapter.key, word): adapter for adapter in adapters for word in adapter.bundled}
-        if not wanted and not self._known:
+        if not wanted and not self._registered:
             return []
-        database = host.module("sd_hijack").model_hijack.embedding_db
-        for key, embedding in list(self._known.items()):
+        database = webui_modules.import_module("sd_hijack").model_hijack.embedding_db
+        for key, embedding in list(self._registered.items()):
             if key not in wanted:
                 if database.word_embeddings.get(key[1]) is embedding:
                     database.register_embedding_by_name(None, model, key[1])
-                del self._known[key]
+                del self._registered[key]
         notes = (self._add(database, model, key, adapter) for key, adapter in wanted.items())
         return [note for note in notes if note]
 
@@ -36,14 +36,18 @@ class Embeddings:
         """Again after the host has read its own words anew."""
         word, there = key[1], database.word_embeddings.get(key[1])
         if there is not None:
-            return None if there is self._known.get(key) else f"{adapter.name}: {word!r} is your own embedding's word."
-        if key not in self._known:
-            make = host.module("textual_inversion.textual_inversion").create_embedding_from_data
+            return (
+                None
+                if there is self._registered.get(key)
+                else f"{adapter.name}: {word!r} is your own embedding's word."
+            )
+        if key not in self._registered:
+            make = webui_modules.import_module("textual_inversion.textual_inversion").create_embedding_from_data
             try:
-                self._known[key] = make(_data(adapter, word), word, filename=f"{adapter.path}/{word}")
+                self._registered[key] = make(_data(adapter, word), word, filename=f"{adapter.path}/{word}")
             except Exception as error:  # noqa: BLE001 - the host raises bare ones for data it does not know
                 return f"{adapter.name}: its embedding {word!r} cannot be used ({error})."
-        embedding = self._known[key]
+        embedding = self._registered[key]
         if database.expected_shape not in (-1, embedding.shape):
             return f"{adapter.name}: its embedding {word!r} was made for another base model."
         database.register_embedding(embedding, model)

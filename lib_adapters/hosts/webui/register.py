@@ -8,82 +8,81 @@ from types import ModuleType
 from typing import Any
 
 from lib_adapters.hosts.webui import (
-    accordion,
+    aesthetic_script,
     api,
-    creating,
-    host,
+    conflicts,
+    create_embedding_tab,
+    extra_network,
+    extra_networks_page,
     infotext,
-    networks,
-    options,
-    page,
-    rivals,
     settings,
-    xyz,
+    webui_modules,
+    xyz_grid,
 )
-from lib_adapters.hosts.webui.runtime import Runtime
+from lib_adapters.hosts.webui.extension import Extension
 
 
 def start(package: ModuleType, folder: str) -> type | None:
     """Called while the host loads scripts. The script that it shows; None where the tags are left to the host."""
-    if relative := host.unsupported():
-        host.say(f"{relative} is not served yet; all tags are left to it.")
+    if relative := webui_modules.unsupported_fork():
+        webui_modules.log(f"{relative} is not served yet; all tags are left to it.")
         return None
-    if reason := rivals.stranger(package, folder):
-        host.say(reason)
+    if reason := conflicts.package_conflict(package, folder):
+        webui_modules.log(reason)
         return None
     with contextlib.suppress(OSError):  # a read-only place has no files to find
-        settings.own_folder().mkdir(parents=True, exist_ok=True)
-    runtime = Runtime()
-    options.declare(lambda: choices(runtime), runtime.names.rescan)
+        settings.lycoris_folder().mkdir(parents=True, exist_ok=True)
+    runtime = Extension()
+    settings.register_options(lambda: adapter_names(runtime), runtime.resolver.rescan)
     _listen(runtime)
-    return accordion.script_of(host.module("scripts"), runtime.aesthetics)
+    return aesthetic_script.create_script_class(webui_modules.import_module("scripts"), runtime.aesthetics)
 
 
-def choices(runtime: Runtime) -> list[str]:
-    names = runtime.names
-    return sorted((names.shortest(path).removesuffix(path.suffix) for path in names.files()), key=str.casefold)
+def adapter_names(runtime: Extension) -> list[str]:
+    names = runtime.resolver
+    return sorted((names.shortest_name(path).removesuffix(path.suffix) for path in names.files()), key=str.casefold)
 
 
-def _listen(runtime: Runtime) -> None:
-    callbacks = host.module("script_callbacks")
+def _listen(runtime: Extension) -> None:
+    callbacks = webui_modules.import_module("script_callbacks")
 
     def before_ui() -> None:
-        networks.register(runtime)
-        page.register(runtime.cards.tab)
-        xyz.add_axes(runtime.names, lambda: choices(runtime), runtime.cards.presets.presets)
+        extra_network.register(runtime)
+        extra_networks_page.register(runtime.library_backend.tab)
+        xyz_grid.add_axes(runtime.resolver, lambda: adapter_names(runtime), runtime.library_backend.preset_file.presets)
 
     def created() -> None:
-        runtime.aesthetics.names.rescan()
-        runtime.cards.catalogue.start()
+        runtime.aesthetics.resolver.rescan()
+        runtime.library_backend.library.start()
 
     def app_started(_: Any, app: Any) -> None:
         """The built-in registers `lora` after us; this callback is the last."""
-        networks.register(runtime)
+        extra_network.register(runtime)
         api.add_routes(app, runtime)
-        runtime.cards.catalogue.start()
-        for sentence in rivals.found():
-            host.say(sentence)
+        runtime.library_backend.library.start()
+        for sentence in conflicts.active_conflicts():
+            webui_modules.log(sentence)
 
     def script_unloaded() -> None:
-        networks.unregister(runtime)
-        runtime.cards.catalogue.close()
+        extra_network.unregister(runtime)
+        runtime.library_backend.library.close()
         with _no_job():
             runtime.restore()
 
     def infotext_pasted(_: str, parameters: dict[str, Any]) -> None:
-        infotext.pasted(parameters, runtime.names, runtime.hashes)
+        infotext.resolve_pasted_names(parameters, runtime.resolver, runtime.hashes)
 
     callbacks.on_before_ui(before_ui)
-    callbacks.on_ui_tabs(lambda: creating.tab(created))
+    callbacks.on_ui_tabs(lambda: create_embedding_tab.build_tab(created))
     callbacks.on_app_started(app_started)
     callbacks.on_script_unloaded(script_unloaded)
-    callbacks.on_cfg_denoiser(runtime.denoising)
+    callbacks.on_cfg_denoiser(runtime.on_cfg_denoiser)
     callbacks.on_infotext_pasted(infotext_pasted)
 
 
 @contextlib.contextmanager
 def _no_job() -> Iterator[None]:
     """While no picture is being made: weights must not change under one."""
-    lock = getattr(host.optional("call_queue"), "queue_lock", None)
+    lock = getattr(webui_modules.import_optional("call_queue"), "queue_lock", None)
     with lock if lock is not None else contextlib.nullcontext():
         yield

@@ -1,0 +1,30 @@
+"""Live module paths -> the names trainers write into files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from lib_adapters.patching.spelling import per_level_of, to_ldm
+from lib_adapters.patching.targets import flat
+
+KOHYA_COMPONENTS = {"unet": "unet", "text_encoder": "te1", "text_encoder_2": "te2"}
+
+
+def kohya_name(component: str, path: str, components: Mapping[str, nn.Module]) -> str:
+    """As kohya's sd-scripts spell it: diffusers' UNet paths for one text encoder, LDM's for two (SDXL)."""
+    two = "text_encoder_2" in components
+    if component == "unet":
+        return f"lora_unet_{flat(ldm_path(path, components['unet']) if two else path)}"
+    return f"lora_{KOHYA_COMPONENTS[component] if two else 'te'}_{flat(with_text_model(path))}"
+
+
+def ldm_path(path: str, unet: nn.Module) -> str:
+    modules = dict(unet.named_modules())
+    return to_ldm(path, modules.__contains__, per_level_of(modules)) or path
+
+
+def with_text_model(path: str) -> str:
+    """transformers 5 dropped this level; files have it."""
+    return f"text_model.{path}" if path.startswith(("encoder.", "embeddings.", "final_layer_norm")) else path
