@@ -18,7 +18,7 @@ ONES, NONES = "1,0,0,0,0,0,0,0,0.5,1,1,1", "0,0,0,0,0,0,0,0,0,0,0,0"
 
 
 @pytest.fixture
-def draw(run, place, tmp_path):  # noqa: F811
+def draw(run, place, tmp_path):
     def drawn(prompt, *more, name="one"):
         code, out, err = run("generate", prompt, "--model", place / "model", *QUICK, "--out", f"{name}.png", *more)
         assert code == 0, err
@@ -50,7 +50,7 @@ def test_presets_of_a_file_are_known_by_name(draw, tmp_path):
     ],
 )
 @pytest.mark.parametrize("command", ["generate", "merge"])
-def test_a_file_of_presets_that_cannot_be_used_is_named(run, place, command, text, sentence):  # noqa: F811
+def test_a_file_of_presets_that_cannot_be_used_is_named(run, place, command, text, sentence):
     if text is not None:
         Path("bad.txt").write_text(text, encoding="utf-8")
     more = ("--out", "x.safetensors") if command == "merge" else QUICK
@@ -82,7 +82,7 @@ def sheet(monkeypatch):
     return rows
 
 
-def test_columns_tell_what_their_tags_say(run, place, monkeypatch):  # noqa: F811
+def test_columns_tell_what_their_tags_say(run, place, monkeypatch):
     rows = sheet(monkeypatch)
     tags = [
         "<lyco:LoRA:0@0,1@1>", "<lyco:LoRA:off>", "<lora:LoKr:0.5:0~0;0.8~50%:3>", "<lyco:OFT:1:OUTALL:start=0.5>",
@@ -117,7 +117,7 @@ def test_a_column_keeps_its_tag_in_its_brackets():
     assert negatives == ["b [<lora:w:1>::3]<lyco:v:1:off>", "b [<lora:w:1:off>::3]<lyco:v:1>"]
 
 
-def test_the_negative_sides_tags_have_columns_too(run, place, monkeypatch):  # noqa: F811
+def test_the_negative_sides_tags_have_columns_too(run, place, monkeypatch):
     rows, negative = sheet(monkeypatch), "a dog <lyco:OFT:0.8><lyco:IA3:off>"
     call = (
         "generate",
@@ -153,7 +153,7 @@ def test_settings_without_what_is_on_the_negative_side():
     "tag", ["LoRA:0@0,1@1", "LoRA:start=3", "LoRA:step=1-2", "LoRA:1:1:1@0,2@1", "LoRA:dyn=timestep"]
 )
 @pytest.mark.parametrize("out", ["kept", "kept.safetensors"])
-def test_what_moves_cannot_be_kept(run, place, tmp_path, tag, out):  # noqa: F811
+def test_what_moves_cannot_be_kept(run, place, tmp_path, tag, out):
     code, _, err = run("merge", f"<lyco:OFT:0.5><lyco:{tag}>", "--model", place / "model", "--out", out)
     assert code == 2
     assert "LoRA: weights that are kept have no steps, so no strength may follow them." in err
@@ -161,7 +161,7 @@ def test_what_moves_cannot_be_kept(run, place, tmp_path, tag, out):  # noqa: F81
     assert not (tmp_path / out).exists()
 
 
-def test_what_is_kept_is_what_would_be_drawn(run, place, draw, tmp_path):  # noqa: F811
+def test_what_is_kept_is_what_would_be_drawn(run, place, draw, tmp_path):
     tags = f"<lyco:LoRA:0.5:lbw={ONES}:lbwe=:attn2:0.3><lyco:OFT:off><lyco:IA3:0.4@0,0.4@1:mode=live>"
     assert run("merge", tags, "--model", place / "model", "--out", "merged")[0] == 0
     drawn, *_ = draw(f"a cat {tags}")
@@ -171,7 +171,7 @@ def test_what_is_kept_is_what_would_be_drawn(run, place, draw, tmp_path):  # noq
     assert run("merge", f"<lyco:LoRA:lbw={NONES}>", "--model", place / "model", "--out", "y")[0] == 0  # TIME and LAST
 
 
-def test_a_file_tells_the_numbers_that_chance_chose(run, place):  # noqa: F811
+def test_a_file_tells_the_numbers_that_chance_chose(run, place):
     tags = "<lyco:LoRA:0.5:lbw=R,R,R,R,R,R,R,R,R,R,R,R>"
     assert run("merge", tags, "--model", place / "model", "--out", "one.safetensors")[0] == 0
     with safe_open("one.safetensors", "pt") as opened:

@@ -224,8 +224,8 @@ def found_by(root, monkeypatch, between):
         return honest()
 
     monkeypatch.setattr(name_resolver.time, "monotonic", monotonic)
-    honest_read = name_resolver.read_model_index
-    monkeypatch.setattr(name_resolver, "read_model_index", lambda folders: (honest_read(folders), between(looked))[0])
+    honest_read = name_resolver.read_index
+    monkeypatch.setattr(name_resolver, "read_index", lambda folders: (honest_read(folders), between(looked))[0])
     return looked.resolve("lyco", "ink").value.path
 
 

@@ -119,7 +119,8 @@ def test_the_report_tells_how_many_layers_are_silent(studio):
 
 def test_an_earlier_prompts_order_does_not_mix_adapters_up(studio, tmp_path):
     wrong = adapter_file(tmp_path / "wrong.safetensors", {"down_blocks_9_nothing": (4, 4)})
-    both = Generator(**{**vars(studio), "resolver": FolderResolver([wrong.parent, *[f.parent for f in _files(studio)]])})
+    resolver = FolderResolver([wrong.parent, *[f.parent for f in _files(studio)]])
+    both = Generator(**{**vars(studio), "resolver": resolver})
     for prompt in ("<lyco:wrong><lyco:LoRA>", "<lyco:LoRA><lyco:wrong>"):
         asked = []
         real = both.embeddings.sync
