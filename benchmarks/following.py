@@ -84,19 +84,19 @@ class Follower:
         self._time(f"{name} first", lambda: session.activate(requests, first))
         self._time(f"{name} choice", self._stand.hooks)
         for now in range(step, step + (1 if name == "late" else TRIES)):
-            self._time(f"{name} change", partial(session.at, Moment(now, STEPS)))
+            self._time(f"{name} change", partial(session.set_step, Moment(now, STEPS)))
         self._more(name)
         self._run(name)
 
     def _rows(self, session: Session) -> None:
         session.deactivate()
         now, rows = Moment(0, STEPS), list(range(ROWS))
-        session.activate(self._requests({"unet": 0.8}, scope=frozenset({0})), now)
-        session.at(now, rows)
+        session.activate(self._requests({"unet": 0.8}, rows=frozenset({0})), now)
+        session.set_step(now, rows)
         self._stand.hooks()
         self._bytes = memory.of(self._each, self._stand.setting.device)
         self._more("rows")
-        session.at(now, rows)
+        session.set_step(now, rows)
         self._run("rows")
 
     def _each(self) -> None:

@@ -56,7 +56,7 @@ class Ours(Loader):
         self._session = Session(unet=self.unet)
         (report,) = self._session.activate([Request(open_adapter(self.job.file))]).adapters
         if report.error or report.unmatched:
-            raise Refused(report.line())
+            raise Refused(report.summary())
 
     def undo(self) -> None:
         self._session.deactivate()

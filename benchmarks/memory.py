@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from lib_adapters.patching.memory import trim
+from lib_adapters.patching.memory import trim_heap
 
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -72,7 +72,7 @@ def _settled() -> int:
 
 def hand_back() -> None:
     """Give what the allocator keeps back to the system: who runs next finds memory as fresh as who ran before."""
-    trim()
+    trim_heap()
 
 
 def tensor_bytes() -> int:

@@ -17,10 +17,10 @@ from lib_adapters import Request, Session, open_adapter
 
 PARTS = {  # title -> functions whose cumulative time counts, by file and name; none calls another one
     "open and read the file": (("adapter.py", "open_adapter"), ("load.py", "load")),
-    "find the layers": (("plan.py", "fit"), ("plan.py", "assemble"), ("roots.py", "table")),
+    "find the layers": (("plan.py", "match_adapter"), ("plan.py", "group_by_parameter"), ("components.py", "layer_table")),
     "checksum of the originals": (("checksum.py", "checksum"),),
     "merge (with the page faults of new memory)": (("merge.py", "merged_weight"), ("merge.py", "merged_bias")),
-    "samples, check for overflow": (("overflow.py", "out_of_range"), ("merged.py", "_after")),
+    "samples, check for overflow": (("overflow.py", "overflowing"), ("weight_patcher.py", "_finish_swaps")),
 }
 
 

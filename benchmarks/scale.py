@@ -72,5 +72,5 @@ def _schedules(session: Session, adapters: list[Adapter], timed: Timed) -> None:
         requests = [Request(one, unet=curve) for one, curve in zip(adapters, curves, strict=False)]
         timed(f"{count} schedules, first step", partial(session.activate, requests, Moment(0, STEPS)))
         for step in (1, STEPS - 1):
-            timed(f"{count} schedules, step {step + 1}", partial(session.at, Moment(step, STEPS)))
+            timed(f"{count} schedules, step {step + 1}", partial(session.set_step, Moment(step, STEPS)))
         session.deactivate()

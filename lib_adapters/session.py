@@ -13,25 +13,25 @@ from typing_extensions import Self
 
 from lib_adapters.files.cache import DEFAULT_BYTES, LoadedCache
 from lib_adapters.ops.modes import ordinary
-from lib_adapters.patching.change import Change
-from lib_adapters.patching.checksum import Witness
-from lib_adapters.patching.choice import Chooser
-from lib_adapters.patching.fitting import Fitted, fit_all
-from lib_adapters.patching.live import Live
-from lib_adapters.patching.merged import Merged
-from lib_adapters.patching.motion import Motion
+from lib_adapters.patching.apply_mode import ModeSelector
+from lib_adapters.patching.checksum import OriginalChecksums
+from lib_adapters.patching.controller import PatchController
+from lib_adapters.patching.forward_patcher import ForwardPatcher
+from lib_adapters.patching.match_requests import PatchPlan, build_plan
 from lib_adapters.patching.owner import MODEL_LOCK, Owner, owners_on
-from lib_adapters.patching.pace import Pace
-from lib_adapters.patching.pointer import BaseOf
+from lib_adapters.patching.parameters import BaseOf
 from lib_adapters.patching.report import ABANDONED, DISPLACED, TAKEN_OVER, AdapterReport, Report
 from lib_adapters.patching.request import Request
+from lib_adapters.patching.schedule_plan import SchedulePlan
+from lib_adapters.patching.transaction import Transaction
+from lib_adapters.patching.weight_patcher import WeightPatcher
 from lib_adapters.prompt.schedule import Moment
 
 __all__ = ["AdapterReport", "Report", "Request", "Session"]
 
 logger = logging.getLogger(__name__)
 Mode = Literal["merged", "live"]
-START = Moment(0, 1)
+FIRST_STEP = Moment(0, 1)
 
 
 class Session:
@@ -57,17 +57,19 @@ class Session:
         """
         self._mode: Mode = mode
         self._cache = LoadedCache(cache_bytes)
-        self._witness = Witness()
-        self._merged = Merged(self._witness, offload, base_of)
-        self._live = Live(base_of)
-        self._pace = Pace(self._merged, self._live, Chooser())
-        self._owner = Owner(self._merged, self._pace, self._before_run, self._displaced, self._say)
-        self._roots = self._owner.roots(unet, text_encoders)
+        self._checksums = OriginalChecksums()
+        self._weight_patcher = WeightPatcher(self._checksums, offload, base_of)
+        self._forward_patcher = ForwardPatcher(base_of)
+        self._controller = PatchController(self._weight_patcher, self._forward_patcher, ModeSelector())
+        self._owner = Owner(
+            self._weight_patcher, self._controller, self._before_forward, self._on_displaced, self._add_note
+        )
+        self._components = self._owner.find_components(unet, text_encoders)
         self._requests: list[Request] = []
-        self._settled = True  # False while, and after, an activation that did not come to its end
+        self._is_settled = True  # False while, and after, an activation that did not come to its end
         self._report = Report(mode=mode)
 
-    def activate(self, requests: Iterable[Request], moment: Moment = START) -> Report:
+    def activate(self, requests: Iterable[Request], step: Moment = FIRST_STEP) -> Report:
         """Make exactly these adapters active. Safe to repeat.
 
         If anything raises, the adapters that were active stay active; once their merged weights have been overwritten,
@@ -76,11 +78,11 @@ class Session:
         """
         requests = list(requests)
         with MODEL_LOCK:
-            stays = self._settled and self._is_active(requests) and self._in_place()
-            if stays and (requests or not self._orphans(self._roots.all())):
-                self.at(moment)
+            stays = self._is_settled and self._is_active(requests) and self._is_in_place()
+            if stays and (requests or not self._orphans(self._components.all())):
+                self.set_step(step)
                 return self._report
-        return self._apply(requests, moment)
+        return self._apply(requests, step)
 
     def deactivate(self) -> None:
         """Give the model its own weights back, bit for bit. Safe to repeat.
@@ -89,30 +91,30 @@ class Session:
         """
         self.activate(())
 
-    def at(self, moment: Moment, rows: Sequence[int] | None = None) -> None:
+    def set_step(self, step: Moment, rows: Sequence[int] | None = None) -> None:
         """Called before each run of the UNet: strengths become what they are in this step.
 
         `rows`: a number for each row of the batch, as requests name them in `scope`; runs that follow take them in
         order, however a host cuts its batch. If anything raises, the model has its own weights.
         """
-        self._go(lambda: self._pace.at(moment, rows))
+        self._run_or_restore(lambda: self._controller.set_step(step, rows))
 
-    def speak(self, voice: int | None) -> None:
+    def set_text_row(self, row: int | None) -> None:
         """Called before a text is encoded: whose it is. A request with a scope acts on no other's text."""
-        self._go(lambda: self._pace.speak(voice))
+        self._run_or_restore(lambda: self._controller.set_text_row(row))
 
     @property
-    def moves(self) -> bool:
+    def is_dynamic(self) -> bool:
         """Does anything depend on the step or on the row?"""
-        return self._pace.moves
+        return self._controller.is_dynamic
 
     def verify(self) -> bool:
         """Are the pristine weights, byte for byte, what they were when they were first touched?"""
         with MODEL_LOCK:
-            self._merged.settle()
-            others = [owner for owner in owners_on(self._roots.modules()) if owner is not self._owner]
-            foreign = {key: one for owner in others for key, one in owner.original().items()}
-            return self._witness.holds(self._owner.original(), foreign) and self._owner.can_restore()
+            self._weight_patcher.refresh()
+            others = [owner for owner in owners_on(self._components.modules()) if owner is not self._owner]
+            foreign = {key: one for owner in others for key, one in owner.originals().items()}
+            return self._checksums.match(self._owner.originals(), foreign) and self._owner.can_restore()
 
     @property
     def report(self) -> Report:
@@ -122,7 +124,7 @@ class Session:
     @property
     def family(self) -> str:
         """The base model's, a key of FAMILY_NAMES."""
-        return self._roots.table().family
+        return self._components.layer_table().family
 
     @property
     def active(self) -> tuple[Request, ...]:
@@ -135,30 +137,32 @@ class Session:
     def __exit__(self, *_: object) -> None:
         self.deactivate()
 
-    def _apply(self, requests: list[Request], moment: Moment | None = None) -> Report:
+    def _apply(self, requests: list[Request], step: Moment | None = None) -> Report:
         """Without a moment: in the middle of a picture, which goes on."""
         started = time.perf_counter()
-        fitted, family = self._fitted(requests)
+        fitted, family = self._build_plan(requests)
         with MODEL_LOCK:
-            self._settled = False
+            self._is_settled = False
             notes = self._take_over(bool(requests))
-            with Change() as change:
-                change.back(self._restore_if_abandoned)
+            with Transaction() as change:
+                change.on_rollback(self._restore_if_abandoned)
                 notes += self._owner.undo_foreign_changes(change)
-                self._watch(fitted, change)
-                self._pace.begin(Motion(fitted.targets, fitted.dials, self._mode == "live"), moment, family, change)
-                change.back(partial(self._remember, self._requests, self._report))
+                self._install_hooks(fitted, change)
+                self._controller.start(
+                    SchedulePlan(fitted.params, fitted.strengths, self._mode == "live"), step, family, change
+                )
+                change.on_rollback(partial(self._remember, self._requests, self._report))
                 seconds = time.perf_counter() - started
                 self._remember(requests, Report(fitted.reports, self._mode, seconds, notes=notes))
-                self._tell()
-            self._settled = True
+                self._update_report()
+            self._is_settled = True
             for note in notes:
                 logger.warning(note)
             return self._report
 
     def _restore_if_abandoned(self) -> None:
         """Finish a failed change that could not go back to the merged weights before."""
-        if self._merged.abandoned:
+        if self._weight_patcher.was_abandoned:
             self._abandon()
 
     def _abandon(self) -> None:
@@ -166,10 +170,10 @@ class Session:
         self._owner.restore()
         self._remember([], Report(mode=self._mode, notes=[ABANDONED]))
 
-    def _take_over(self, wholly: bool) -> list[str]:
+    def _take_over(self, entirely: bool) -> list[str]:
         """Restore the model from other Sessions and return messages; unless `wholly`, only from dropped ones."""
-        modules = list(self._roots.modules())
-        others = [one for one in owners_on(modules) if one is not self._owner] if wholly else self._orphans(modules)
+        modules = list(self._components.modules())
+        others = [one for one in owners_on(modules) if one is not self._owner] if entirely else self._orphans(modules)
         notes = [TAKEN_OVER] if others else []
         for other in others:
             notes += other.hand_over()
@@ -180,76 +184,81 @@ class Session:
     def _orphans(modules: Iterable[nn.Module]) -> list[Owner]:
         return [owner for owner in owners_on(modules) if owner.is_orphan]
 
-    def _say(self, sentence: str) -> None:
+    def _add_note(self, message: str) -> None:
         """Add a message to the report, and log it once."""
-        if sentence not in self._report.notes:
-            self._report.notes.append(sentence)
-            logger.warning(sentence)
+        if message not in self._report.notes:
+            self._report.notes.append(message)
+            logger.warning(message)
 
-    def _displaced(self) -> None:
+    def _on_displaced(self) -> None:
         """Mark this Session as inactive, because another one takes the model over."""
-        self._settled = False
+        self._is_settled = False
         self._remember([], Report(mode=self._mode, notes=[DISPLACED]))
 
     def _remember(self, requests: list[Request], report: Report) -> None:
         self._requests, self._report = requests, report
 
-    def _watch(self, fitted: Fitted, change: Change) -> None:
-        slots = [target.slot.twin or target.slot for target in fitted.targets.values()]
+    def _install_hooks(self, plan: PatchPlan, transaction: Transaction) -> None:
+        slots = [target.ref.tied_to or target.ref for target in plan.params.values()]
         patched = [module for slot in slots if (module := slot.module()) is not None]
-        roots = self._roots.all() if patched else []
-        self._owner.watch(roots, [*roots, *patched], change)
+        roots = self._components.all() if patched else []
+        self._owner.install_hooks(roots, [*roots, *patched], transaction)
 
-    def _tell(self) -> None:
-        self._report.motion, self._report.lost = self._pace.told(), self._pace.lost
+    def _update_report(self) -> None:
+        self._report.schedule_note, self._report.rows_unresolved = (
+            self._controller.schedule_note(),
+            self._controller.rows_unresolved,
+        )
         for request, report in zip(self._requests, self._report.adapters, strict=True):
-            report.mode = self._pace.mode_of(request.key[0])
-            report.out_of_range = max(report.out_of_range, self._pace.out_of_range(request.key[0]))
+            report.mode = self._controller.mode_of(request.key[0])
+            report.out_of_range = max(report.out_of_range, self._controller.overflowing_of(request.key[0]))
 
-    def _go(self, work: Callable[[], bool]) -> None:
+    def _run_or_restore(self, action: Callable[[], bool]) -> None:
         """`work` says whether there is something to tell."""
         with MODEL_LOCK:
-            if not self._pace.moves:
+            if not self._controller.is_dynamic:
                 return
             try:
-                self._sure()
-                if work():
-                    self._tell()
+                self._ensure_in_place()
+                if action():
+                    self._update_report()
             except BaseException:  # restore everything rather than leave a partial state
-                self._settled = False
+                self._is_settled = False
                 self._abandon()
                 raise
 
     @ordinary()
-    def _fitted(self, requests: list[Request]) -> tuple[Fitted, str]:
+    def _build_plan(self, requests: list[Request]) -> tuple[PatchPlan, str]:
         if not requests:
-            return Fitted(), ""
-        table, device = self._roots.table(), self._roots.device()
-        return fit_all(requests, table, lambda adapter: self._cache.get(adapter, device)), table.family
+            return PatchPlan(), ""
+        table, device = self._components.layer_table(), self._components.device()
+        return build_plan(requests, table, lambda adapter: self._cache.get(adapter, device)), table.family
 
-    def live_layers(self) -> list[nn.Module]:
+    def bypass_layer_count(self) -> list[nn.Module]:
         """The modules whose forward adds a delta while it runs."""
-        return self._live.modules()
+        return self._forward_patcher.modules()
 
-    def _before_run(self, root: nn.Module, given: tuple[object, ...], named: dict[str, object]) -> None:
+    def _before_forward(self, root: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         """The host has changed the model behind our back: put the adapters on what it has now."""
         with MODEL_LOCK:
-            if self._pace.moves and root is self._roots.unet():
-                self._go(lambda: self._pace.before((*given, *named.values())))
+            if self._controller.is_dynamic and root is self._components.unet():
+                self._run_or_restore(lambda: self._controller.before_forward((*args, *kwargs.values())))
             else:
-                self._sure()
+                self._ensure_in_place()
 
-    def _sure(self) -> None:
+    def _ensure_in_place(self) -> None:
         """The adapters are on what the model has now."""
-        if self._mode == "live" and not self._pace.moves:  # other code may write weights: no merge depends on them
+        if (
+            self._mode == "live" and not self._controller.is_dynamic
+        ):  # other code may write weights: no merge depends on them
             if self._owner.has_changed():
                 self._apply(self._requests)
             return
-        if self._in_place():
+        if self._is_in_place():
             return
-        self._merged.settle()  # moved only, as a host short of memory does before every run?
-        self._live.settle()
-        if not self._in_place():
+        self._weight_patcher.refresh()  # moved only, as a host short of memory does before every run?
+        self._forward_patcher.precompute()
+        if not self._is_in_place():
             self._apply(self._requests)
 
     def _is_active(self, requests: list[Request]) -> bool:
@@ -257,8 +266,12 @@ class Session:
         failed = any(one.error for one in self._report.adapters)
         return not failed and _keys(requests) == _keys(self._requests)
 
-    def _in_place(self) -> bool:
-        return self._merged.in_place() and self._live.in_place() and not self._owner.has_changed()
+    def _is_in_place(self) -> bool:
+        return (
+            self._weight_patcher.is_in_place()
+            and self._forward_patcher.is_installed()
+            and not self._owner.has_changed()
+        )
 
 
 def _keys(requests: Iterable[Request]) -> list[tuple[str, str]]:

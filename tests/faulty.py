@@ -44,7 +44,17 @@ KINDS: dict[str, type[BaseException]] = {
 
 
 LOCKS = (type(threading.Lock()), type(threading.RLock()))
-MOVING = frozenset({"pointer.py", "merged.py", "live.py", "guard.py", "substitute.py", "lend.py", "attention.py"})
+MOVING = frozenset(
+    {
+        "parameters.py",
+        "weight_patcher.py",
+        "forward_patcher.py",
+        "hooks.py",
+        "weight_substitution.py",
+        "trainable_copy.py",
+        "attention.py",
+    }
+)
 
 
 class Calls:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from lib_adapters.patching.bases import Bases
-from lib_adapters.patching.targets import Slot
+from lib_adapters.patching.checksum import BaseWeights
+from lib_adapters.patching.layers import ParamRef
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def pair():
 def seen(pair):
     """Both weights, as they are now."""
     refs = [(path, weakref.ref(module)) for path, module in pair.items()]
-    return Bases([Slot(ref, "weight", path, ref, ref) for path, ref in refs])
+    return BaseWeights([ParamRef(ref, "weight", path, ref, ref) for path, ref in refs])
 
 
 def moved(layer):
@@ -56,11 +56,11 @@ def on_meta(layer):
 @pytest.mark.parametrize("change", [moved, exchanged])
 def test_what_was_only_moved_is_the_same_once_it_was_looked_at(pair, change):
     bases = seen(pair)
-    assert bases.holds
+    assert bases.are_unchanged
     change(pair["two"])
-    assert not bases.holds
-    bases.settle()
-    assert bases.holds
+    assert not bases.are_unchanged
+    bases.refresh()
+    assert bases.are_unchanged
 
 
 @pytest.mark.parametrize("change", [written, written_elsewhere, gone, on_meta])
@@ -68,17 +68,17 @@ def test_what_has_other_numbers_or_none_is_not_the_same(pair, change):
     bases = seen(pair)
     change(pair["two"])
     for _ in range(2):
-        assert not bases.holds
-        bases.settle()
+        assert not bases.are_unchanged
+        bases.refresh()
     moved(pair["one"])
-    bases.settle()
-    assert not bases.holds
+    bases.refresh()
+    assert not bases.are_unchanged
 
 
 def test_a_model_that_is_freed_holds_nothing(pair):
     bases, alive = seen(pair), weakref.ref(pair["two"])
     del pair["two"]
     assert alive() is None
-    assert not bases.holds
-    bases.settle()
-    assert not bases.holds
+    assert not bases.are_unchanged
+    bases.refresh()
+    assert not bases.are_unchanged

@@ -110,8 +110,8 @@ def test_each_block_has_its_share_of_the_change(name, kind, tmp_path):
     report = check(model, adapter, lambda path: numbers.get(block_of(name).get(path, ""), 1.0), blocks=asked)
     zeros = sum(numbers.get(block_of(name)[path], 1.0) == 0 for path in layers(model))
     assert zeros > 20
-    assert (report.silenced, report.matched) == (zeros, report.total - zeros)
-    assert f", {zeros} at a block weight of 0" in report.line()
+    assert (report.disabled_by_blocks, report.matched) == (zeros, report.total - zeros)
+    assert f", {zeros} at a block weight of 0" in report.summary()
 
 
 @pytest.mark.parametrize("kind", list(MAKERS))
@@ -193,7 +193,7 @@ def test_with_a_schedule_and_beside_the_layers_it_is_the_same(tmp_path):
         for unet, mode in ((0.4, "merged"), (0.4, "live"), (read_curve("0@0,0.4@1"), "merged")):
             with Session(unet=model, mode=mode) as session:
                 session.activate([Request(adapter, unet=unet, blocks=asked)])
-                session.at(Moment(2, 3))
+                session.set_step(Moment(2, 3))
                 pictures.append(model(x, torch.full((2,), 5), context))
         for picture in pictures[1:]:
             torch.testing.assert_close(picture, pictures[0], rtol=1e-4, atol=1e-4)

@@ -77,7 +77,7 @@ def test_a_rule_means_the_same_layers_in_each_spelling(file, model, tmp_path):
             assert len(selected(rule)) == count, rule
             off = re.sub(r":[-0-9.]+$", ":0", rule)
             (report,) = session.activate([Request(adapter, blocks=blocks("", off))]).adapters
-            assert report.silenced == count, rule
+            assert report.disabled_by_blocks == count, rule
             still = {path for path in layers(unet) if unet.get_parameter(f"{path}.weight").data_ptr() == before[path]}
             assert still == {names[path] for path in selected(rule)}, rule
 
@@ -106,4 +106,4 @@ def test_kinds_of_layers_in_a_text_encoder_of_either_make(tmp_path):
         with Session(text_encoders=[model]) as session:
             for rule, count in (("BASE:fc1:0", 1), ("BASE:mlp:0", 2), (":q_proj v_proj:0", 2), ("M00:mlp:0", 0)):
                 (report,) = session.activate([Request(adapter, blocks=blocks("", rule))]).adapters
-                assert (report.matched, report.silenced) == (6 - count, count), rule
+                assert (report.matched, report.disabled_by_blocks) == (6 - count, count), rule

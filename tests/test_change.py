@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lib_adapters.patching.change import Change
+from lib_adapters.patching.transaction import Transaction
 
 
 def made(change, done, *names, fails=()):
@@ -14,19 +14,19 @@ def made(change, done, *names, fails=()):
             raise OSError(name)
 
     for name in names:
-        change.back(lambda name=name: act(f"back {name}"))
-        change.then(lambda name=name: act(f"then {name}"))
+        change.on_rollback(lambda name=name: act(f"back {name}"))
+        change.on_commit(lambda name=name: act(f"then {name}"))
 
 
 def broken(done, error, names, fails=()):
-    with Change() as change:
+    with Transaction() as change:
         made(change, done, *names, fails=fails)
         raise error
 
 
 def test_what_is_left_comes_once_all_is_moved():
     done = []
-    with Change() as change:
+    with Transaction() as change:
         made(change, done, "a", "b")
         assert done == []
     assert done == ["then a", "then b"]

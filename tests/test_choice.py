@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lib_adapters import Request, Session
-from lib_adapters.patching import choice
+from lib_adapters.patching import apply_mode
 from lib_adapters.prompt.schedule import Moment
 from lib_adapters.prompt.schedule_text import read_curve, read_window
 from tests.files import adapter_for
@@ -26,13 +26,13 @@ def unet():
 def asked(monkeypatch):
     """What was measured, with how many tries; on this machine the one is as quick as the other."""
     found = {"merge": [], "beside": []}
-    monkeypatch.setattr(choice, "merge_seconds", lambda target, tries: found["merge"].append(tries) or 1.0)
-    monkeypatch.setattr(choice, "beside_seconds", lambda target, tries, *_: found["beside"].append(tries) or 1.0)
+    monkeypatch.setattr(apply_mode, "merge_seconds", lambda target, tries: found["merge"].append(tries) or 1.0)
+    monkeypatch.setattr(apply_mode, "bypass_seconds", lambda target, tries, *_: found["beside"].append(tries) or 1.0)
     return found
 
 
 def ways(session):
-    return set(session._pace._motion.ways.values())
+    return set(session._controller._plan.modes.values())
 
 
 def test_one_change_is_a_merge_without_a_doubt(unet, tmp_path, asked):
@@ -42,12 +42,12 @@ def test_one_change_is_a_merge_without_a_doubt(unet, tmp_path, asked):
         run_unet(unet)
         assert ways(session) == {"merged"}
         assert asked["merge"]
-        assert set(asked["merge"]) == {choice.ROUGHLY}
+        assert set(asked["merge"]) == {apply_mode.ROUGHLY}
         assert len(asked["merge"]) < len(adapter.modules)  # each kind of layer once
 
 
 def test_what_is_open_is_measured_well_and_once(unet, tmp_path, asked, monkeypatch):
-    monkeypatch.setattr(choice, "CLEAR", 1e9)
+    monkeypatch.setattr(apply_mode, "OBVIOUS_RATIO", 1e9)
     adapter = adapter_for(unet, tmp_path / "a.safetensors", only=("input_blocks.1.1.",))
     with Session(unet=unet) as session, torch.no_grad():
         for _ in range(2):
@@ -55,7 +55,7 @@ def test_what_is_open_is_measured_well_and_once(unet, tmp_path, asked, monkeypat
             run_unet(unet)
             assert ways(session) == {"merged"}  # where both are alike
             session.deactivate()
-    assert set(asked["merge"]) == set(asked["beside"]) == {choice.WELL}
+    assert set(asked["merge"]) == set(asked["beside"]) == {apply_mode.WELL}
     assert len(asked["merge"]) == len(asked["beside"]) < len(adapter.modules)
 
 

@@ -63,7 +63,7 @@ PLACES = ("out.safetensors", "other/out.safetensors", "other/adapter_model.safet
 @pytest.fixture(scope="module", autouse=True)
 def one_skeleton():
     """Building the module tree of SD1 takes longer than all the rest of a conversion."""
-    with patch.object(MetaModel, "of", cache(MetaModel.for_family)):
+    with patch.object(MetaModel, "for_family", cache(MetaModel.for_family)):
         yield
 
 

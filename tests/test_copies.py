@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from lib_adapters.patching import lend
-from lib_adapters.patching.lend import with_copies
+from lib_adapters.conditioning import trainable_copy
+from lib_adapters.conditioning.trainable_copy import with_trainable_copies
 
 
 class Inner(nn.Module):
@@ -67,7 +67,7 @@ def test_what_is_wanted_is_trained_on_numbers_that_autograd_can_keep(inference):
                 one += 1
         return inner.line.weight.grad
 
-    assert with_copies(root, lambda name: name.startswith("a."), work).any()
+    assert with_trainable_copies(root, lambda name: name.startswith("a."), work).any()
     assert is_untouched(root, before)
     assert not any(part.requires_grad for _, part, _ in before)
 
@@ -82,7 +82,7 @@ def test_float32_numbers_are_copied_too():
             for one in trained:
                 one.zero_()
 
-    with_copies(root, lambda name: True, work)
+    with_trainable_copies(root, lambda name: True, work)
     assert is_untouched(root, before)
 
 
@@ -95,13 +95,13 @@ def test_whatever_is_raised_the_modules_own_come_back(error):
         raise error
 
     with pytest.raises(error):
-        with_copies(root, lambda name: True, work)
+        with_trainable_copies(root, lambda name: True, work)
     assert is_untouched(root, before)
 
 
 def test_an_interruption_while_they_come_back_does_not_keep_them(monkeypatch):
     root = made(False)
-    before, original, calls = held(root), lend._give_back, []
+    before, original, calls = held(root), trainable_copy._give_back, []
 
     def interrupted(*given):
         calls.append(given)
@@ -109,7 +109,7 @@ def test_an_interruption_while_they_come_back_does_not_keep_them(monkeypatch):
             raise KeyboardInterrupt
         original(*given)
 
-    monkeypatch.setattr(lend, "_give_back", interrupted)
+    monkeypatch.setattr(trainable_copy, "_give_back", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        with_copies(root, lambda name: True, lambda trained: None)
+        with_trainable_copies(root, lambda name: True, lambda trained: None)
     assert is_untouched(root, before)

@@ -10,25 +10,32 @@ from torch import nn
 
 from lib_adapters import Request, Session
 from lib_adapters.patching import cost
-from lib_adapters.patching.cost import TEXT, Run, beside_seconds, expected, kind_of, merge_seconds
+from lib_adapters.patching.cost import (
+    TEXT_SHAPE,
+    LatentShape,
+    bypass_seconds,
+    cost_key,
+    estimated_seconds,
+    merge_seconds,
+)
 from lib_adapters.prompt.schedule import Moment
 from lib_adapters.prompt.schedule_text import read_curve
 from tests.files import MAKERS, adapter_for, lora
 from tests.models import diffusers_unet, ldm_unet
 
 RAMP = read_curve("0@0,1@1")
-RUN = Run(2, 6, 10)
+RUN = LatentShape(2, 6, 10)
 
 
 def sd1_seen(x):
     model = ldm_unet()
-    return model, lambda: model(x, torch.tensor([5]), torch.randn(1, TEXT, 24))
+    return model, lambda: model(x, torch.tensor([5]), torch.randn(1, TEXT_SHAPE, 24))
 
 
 def sdxl_seen(x):
     model = diffusers_unet(family="sdxl")
     more = {"text_embeds": torch.randn(1, 16), "time_ids": torch.randn(1, 6)}
-    return model, lambda: model(x, torch.tensor([5]), torch.randn(1, TEXT, 24), added_cond_kwargs=more)
+    return model, lambda: model(x, torch.tensor([5]), torch.randn(1, TEXT_SHAPE, 24), added_cond_kwargs=more)
 
 
 @pytest.mark.parametrize(("family", "made"), [("sd1", sd1_seen), ("sdxl", sdxl_seen)])
@@ -41,7 +48,7 @@ def test_the_places_that_each_layer_looks_at(family, made):
             module.register_forward_pre_hook(lambda _, given, path=path: seen.update({path: tuple(given[0].shape)}))
     with torch.no_grad():
         run()
-    places = {path: cost._place(path, Run(1, 16, 32), family) for path in seen}
+    places = {path: cost._place(path, LatentShape(1, 16, 32), family) for path in seen}
     for path, shape in seen.items():
         height, width = places[path]
         if "upsamplers" in path or path.endswith("conv"):
@@ -52,9 +59,12 @@ def test_the_places_that_each_layer_looks_at(family, made):
 
 
 def test_the_places_of_a_model_that_has_no_levels():
-    assert cost._place("joint_blocks.7.x_block.mlp.fc1", Run(1, 64, 96), "sd3") == (32, 48)
-    assert cost._place("joint_blocks.7.context_block.mlp.fc1", Run(1, 64, 96), "sd3") == (TEXT, 1)
-    assert cost._place("middle_block.0.in_layers.2", Run(1, 4, 2), "sd1") == (1, 1)  # a picture too small for it
+    assert cost._place("joint_blocks.7.x_block.mlp.fc1", LatentShape(1, 64, 96), "sd3") == (32, 48)
+    assert cost._place("joint_blocks.7.context_block.mlp.fc1", LatentShape(1, 64, 96), "sd3") == (TEXT_SHAPE, 1)
+    assert cost._place("middle_block.0.in_layers.2", LatentShape(1, 4, 2), "sd1") == (
+        1,
+        1,
+    )  # a picture too small for it
 
 
 def layer_of(kind):
@@ -70,7 +80,7 @@ def target_of(layer, tmp_path, *makers, still=()):
     asked = [Request(adapter, unet=RAMP if n < len(makers) else 0.5) for n, adapter in enumerate(adapters)]
     session = Session(unet=model)
     session.activate(asked, Moment(0, 5))
-    (target,) = session._pace._motion.moving.values()
+    (target,) = session._controller._plan.dynamic.values()
     session.deactivate()
     return target  # it holds the layer weakly
 
@@ -79,21 +89,22 @@ def test_the_work_counted_by_hand(tmp_path):
     """Of rank 2; what stays is read and written once more for each number, in a merge alone."""
     whole, place = (2 + 64) * 8 * 36, 2 * (36 + 8) + 64 * 8
     conv, line = layer_of("conv"), layer_of("linear")
-    assert expected(target_of(conv, tmp_path, lora), RUN, "sd1") == (whole, place * 2 * 3 * 5)
+    assert estimated_seconds(target_of(conv, tmp_path, lora), RUN, "sd1") == (whole, place * 2 * 3 * 5)
     more = target_of(conv, tmp_path, lora, still=(lora, MAKERS["Full"]))
-    assert expected(more, RUN, "sd1") == (whole + 2 * 64 * 8 * 36, place * 2 * 3 * 5)
-    assert expected(target_of(line, tmp_path, lora), RUN, "sd1") == (66 * 32, (2 * 12 + 512) * 2 * 6 * 10)
+    assert estimated_seconds(more, RUN, "sd1") == (whole + 2 * 64 * 8 * 36, place * 2 * 3 * 5)
+    assert estimated_seconds(target_of(line, tmp_path, lora), RUN, "sd1") == (66 * 32, (2 * 12 + 512) * 2 * 6 * 10)
 
 
 def test_equal_kinds_are_equal_work(tmp_path):
     def kind(layer="conv", maker=lora, run=RUN, still=(), dtype=torch.float32):
         there = layer_of(layer).to(dtype)
-        return kind_of(target_of(there, tmp_path, maker, still=still), run, "sd1")
+        return cost_key(target_of(there, tmp_path, maker, still=still), run, "sd1")
 
     assert kind() == kind()
     others = [
         kind(layer="linear"), kind(dtype=torch.bfloat16), kind(maker=MAKERS["LoKr"]), kind(still=(lora,)),
-        kind(maker=lambda *given: lora(*given, rank=4)), kind(run=Run(2, 6, 8)), kind(run=Run(4, 6, 10)),
+        kind(maker=lambda *given: lora(*given, rank=4)), kind(run=LatentShape(2, 6, 8)),
+        kind(run=LatentShape(4, 6, 10)),
     ]  # fmt: skip
     assert len({kind(), *others}) == 1 + len(others)
 
@@ -106,7 +117,7 @@ def test_a_merge_is_timed_at_full_strength_and_nothing_is_merged(tmp_path, monke
     assert merge_seconds(target, 3) > 0
     assert len(done) == 3
     (patches, made), *_ = done
-    assert [(patch.strength, patch.dial) for patch in patches] == [(1.0, None), (0.5, None)]
+    assert [(patch.strength, patch.scheduled) for patch in patches] == [(1.0, None), (0.5, None)]
     assert made.shape == before.shape
     assert torch.equal(layer.weight, before)
     assert layer.weight.data_ptr() == place != made.data_ptr()
@@ -114,10 +125,10 @@ def test_a_merge_is_timed_at_full_strength_and_nothing_is_merged(tmp_path, monke
 
 @pytest.mark.parametrize(("kind", "shape"), [("conv", (2, 4, 6, 10)), ("linear", (2, 60, 4))])
 def test_a_run_beside_is_timed_on_an_input_of_its_real_size(tmp_path, monkeypatch, kind, shape):
-    layer, seen, original = layer_of(kind), [], cost.add_all
+    layer, seen, original = layer_of(kind), [], cost.add_bypass
     target = target_of(layer, tmp_path, lora, MAKERS["LoKr"], lora, still=(lora,))
-    monkeypatch.setattr(cost, "add_all", lambda *given: seen.append(given) or original(*given))
-    assert beside_seconds(target, 2, RUN, "sd1") > 0
+    monkeypatch.setattr(cost, "add_bypass", lambda *given: seen.append(given) or original(*given))
+    assert bypass_seconds(target, 2, RUN, "sd1") > 0
     assert len(seen) == 2
     _, module, x, y, strengths = seen[0]
     assert module is layer

@@ -7,7 +7,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from lib_adapters import Request, Session
-from lib_adapters.patching.memory import to_host
+from lib_adapters.patching.memory import to_pinned
 from tests.files import MAKERS, adapter_for
 from tests.models import ldm_unet
 
@@ -49,7 +49,7 @@ def test_pristine_weights_may_wait_in_host_memory(tmp_path, offload):
     first, second = (adapter_for(unet, tmp_path / f"{n}.safetensors", MAKERS["LoRA"], SOME, seed=n) for n in (1, 2))
     session = Session(unet=unet, offload=offload)
     session.activate([Request(first)])
-    assert {tensor.is_cuda for tensor in session._merged.pristine().values()} == {not offload}
+    assert {tensor.is_cuda for tensor in session._weight_patcher.originals().values()} == {not offload}
     session.activate([Request(second)])
     session.deactivate()
     assert same(state(unet), before)
@@ -71,7 +71,7 @@ def test_a_model_moved_while_patched_comes_back_where_it_is(tmp_path):
 
 
 def test_host_copies_are_pinned():
-    assert to_host(torch.zeros(3, device="cuda")).is_pinned()
+    assert to_pinned(torch.zeros(3, device="cuda")).is_pinned()
 
 
 @pytest.mark.parametrize("offload", [True, False])
@@ -82,13 +82,13 @@ def test_a_change_of_strength_allocates_no_second_merged_weight(tmp_path, dtype,
     session = Session(unet=unet, offload=offload)
     session.activate([Request(second)])
     session.activate([Request(first)])
-    touched = [record.slot.tensor() for record in session._merged.records()]
+    touched = [record.ref.tensor() for record in session._weight_patcher.snapshots()]
     largest = max(tensor.numel() for tensor in touched)
     places, before = [tensor.data_ptr() for tensor in touched], torch.cuda.memory_allocated()
     for request in (Request(first, unet=0.5), Request(second, unet=0.5), Request(second, unet=-2.0)):
         torch.cuda.reset_peak_memory_stats()
         session.activate([request])
-        assert [record.slot.tensor().data_ptr() for record in session._merged.records()] == places
+        assert [record.ref.tensor().data_ptr() for record in session._weight_patcher.snapshots()] == places
         assert torch.cuda.memory_allocated() <= before + 2**16
         assert torch.cuda.max_memory_allocated() <= before + 4 * 4 * largest + 2**20  # float32 copies of one layer
 
@@ -118,7 +118,7 @@ def test_few_kernels_merge_a_layer(tmp_path, dtype, most):
         session.activate([Request(adapter, unet=0.5)])
         torch.cuda.synchronize()
     kernels = [event for event in found.events() if not event.name.startswith(("Memcpy", "Memset"))]
-    assert len(kernels) <= most * len(session._merged.records()) + 20
+    assert len(kernels) <= most * len(session._weight_patcher.snapshots()) + 20
 
 
 @pytest.mark.parametrize("kind", list(MAKERS))

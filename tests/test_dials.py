@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lib_adapters import Request
-from lib_adapters.patching.dial import Dial
+from lib_adapters.patching.patch import ScheduledStrength
 from lib_adapters.prompt.schedule import Curve, Moment, Position, Window
 from tests.files import adapter_for, lora
 from tests.test_requests import layer
@@ -19,8 +19,8 @@ def adapter(tmp_path_factory):
 
 
 def turned(request, part="unet", step=0, timestep=None):
-    dial = Dial(request, part)
-    dial.turn(Moment(step, 5, timestep=timestep))
+    dial = ScheduledStrength(request, part)
+    dial.set_step(Moment(step, 5, timestep=timestep))
     return dial
 
 
@@ -33,9 +33,11 @@ def test_the_unet_follows_curve_and_window_and_the_text_has_one_strength(adapter
 def test_ranks_follow_a_number_a_curve_and_the_noise(adapter):
     algorithm = next(iter(adapter.load().algorithms.values()))
     assert [turned(Request(adapter, dyn=RISE), step=step).rank for step in range(5)] == [1, 1, 2, 3, 4]
-    assert turned(Request(adapter, dyn=3)).cut(algorithm).rank == 3
-    assert turned(Request(adapter)).cut(algorithm) is algorithm
-    noise = [turned(Request(adapter, dyn="timestep"), timestep=t).cut(algorithm).rank for t in (1000, 700, 600, 300, 0)]
+    assert turned(Request(adapter, dyn=3)).truncate(algorithm).rank == 3
+    assert turned(Request(adapter)).truncate(algorithm) is algorithm
+    noise = [
+        turned(Request(adapter, dyn="timestep"), timestep=t).truncate(algorithm).rank for t in (1000, 700, 600, 300, 0)
+    ]
     assert noise == [1, 1, 2, 3, 4]
     nearly = Curve("share", ((0.0, 3 - 1e-12), (1.0, 1.0)))
     assert turned(Request(adapter, dyn=nearly)).rank == 3
@@ -53,7 +55,7 @@ def test_ranks_follow_a_number_a_curve_and_the_noise(adapter):
     ],
 )
 def test_it_acts_on_the_rows_of_its_scope(adapter, scope, rows, factors, share):
-    dial = turned(Request(adapter, 0.5, scope=None if scope is None else frozenset(scope)))
-    dial.choose(rows)
-    assert (dial.rows, dial.share, dial.value) == (factors, share, 0.5 * share)
-    assert dial.setting == (0.5 * share, None, None, factors)
+    dial = turned(Request(adapter, 0.5, rows=None if scope is None else frozenset(scope)))
+    dial.set_rows(rows)
+    assert (dial.row_strengths, dial.progress, dial.value) == (factors, share, 0.5 * share)
+    assert dial.state == (0.5 * share, None, None, factors)

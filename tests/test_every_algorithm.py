@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lib_adapters import Request, Session, open_adapter
 from lib_adapters.algorithms import ALGORITHMS
-from lib_adapters.patching.live_layer import LiveLayer
+from lib_adapters.patching.patched_forward import PatchedForward
 from lib_adapters.prompt.schedule import Moment
 from tests.examples import examples
 
@@ -81,7 +81,7 @@ def test_live_and_merged_are_one(tmp_path, name):
             with Session(unet=model, mode=mode) as session:
                 (report,) = session.activate([Request(adapter, unet=strength)]).adapters
                 assert (report.error, report.unmatched, report.matched) == (None, [], 1)
-                assert isinstance(layer.forward.__func__, LiveLayer) == (mode == "live")
+                assert isinstance(layer.forward.__func__, PatchedForward) == (mode == "live")
                 outputs.append(layer(x))
             assert torch.equal(layer(x), plain)
         scale = float(outputs[0].abs().max())
@@ -224,8 +224,8 @@ def test_defaults_of_torch_that_a_user_sets_change_nothing(tmp_path, name, defau
         found = []
         for mode, scope in cases:
             with Session(unet=model, mode=mode) as session, torch.no_grad():
-                session.activate([Request(adapter, 0.7, scope=scope)])
-                session.at(Moment(0, 1), [0, 1])
+                session.activate([Request(adapter, 0.7, rows=scope)])
+                session.set_step(Moment(0, 1), [0, 1])
                 found += [layer.weight.clone(), layer(x)]
         return found
 

@@ -216,7 +216,7 @@ def moving(bench):
     return [
         bench.request("LoRA", unet=RAMP, mode="merged"),
         bench.request("LoKr", unet=RAMP, mode="live"),
-        bench.request("Full", unet=0.5, scope=frozenset({1})),
+        bench.request("Full", unet=0.5, rows=frozenset({1})),
     ]
 
 
@@ -232,12 +232,12 @@ def test_a_step(bench, tried, kinds):
 
     def prepare():
         bench.session.activate(ramp, Moment(0, STEPS))
-        bench.session.at(Moment(1, STEPS))
+        bench.session.set_step(Moment(1, STEPS))
 
     def work():
         with around():
             bench.session.activate(ramp, Moment(1, STEPS))
-            bench.session.at(Moment(2, STEPS))
+            bench.session.set_step(Moment(2, STEPS))
 
     allowed = [own, *states(bench, prepare, work)]
     prove(bench, tried, prepare, work, allowed)
@@ -251,7 +251,7 @@ def test_a_run_with_rows_and_curves(bench, tried, mode):
 
     def prepare():
         bench.session.activate(requests, Moment(1, STEPS))
-        bench.session.at(Moment(1, STEPS), [0, 1])
+        bench.session.set_step(Moment(1, STEPS), [0, 1])
 
     def work():
         prepare()

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from lib_adapters.hosts.webui.aesthetic_encoder import ENCODE_METHOD
-from lib_adapters.patching import choice
+from lib_adapters.patching import apply_mode
 from tests.double.shelf import put, put_text
 from tests.faulty import KINDS, Calls, attempt, chosen, is_exhaustive
 from tests.test_webui_aesthetic import TAG, put_embedding
@@ -27,8 +27,8 @@ FOLDER = str(Path("hosts") / "webui")
 @pytest.fixture
 def filled(webui, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "nothing"))
-    for name in ("merge_seconds", "beside_seconds"):  # on a busy machine a measurement may turn out otherwise
-        monkeypatch.setattr(choice, name, lambda *_: 1e-3)
+    for name in ("merge_seconds", "bypass_seconds"):  # on a busy machine a measurement may turn out otherwise
+        monkeypatch.setattr(apply_mode, name, lambda *_: 1e-3)
     torch.manual_seed(4)
     (webui.folder / "CLIP").mkdir()
     save_file({"text_projection.weight": torch.randn(16, 24)}, webui.folder / "CLIP" / "model.safetensors")

@@ -9,9 +9,9 @@ import pytest
 from torch import nn
 
 from lib_adapters import Request
-from lib_adapters.patching import fitting
-from lib_adapters.patching.fitting import fit_all
-from lib_adapters.patching.targets import Table
+from lib_adapters.patching import match_requests
+from lib_adapters.patching.layers import LayerTable
+from lib_adapters.patching.match_requests import build_plan
 from lib_adapters.prompt.blocks import BlockWeights
 from tests.files import adapter_for, lora
 from tests.test_every_algorithm import EXAMPLES, model_of, opened
@@ -30,7 +30,9 @@ def adapter(model, tmp_path):
 
 
 def told(model, request, family="unknown"):
-    fitted = fit_all([request], replace(Table.of(model, ()), family=family), lambda adapter: adapter.load())
+    fitted = build_plan(
+        [request], replace(LayerTable.from_model(model, ()), family=family), lambda adapter: adapter.load()
+    )
     (report,) = fitted.reports
     return report, fitted
 
@@ -60,11 +62,11 @@ def test_a_tlora_is_told_how_it_was_trained_unless_it_is_drawn_so(tmp_path, dyn,
 
 def test_what_was_done_is_counted_and_timed(model, adapter, monkeypatch):
     clock = iter((3.0, 5.5))
-    monkeypatch.setattr(fitting, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(match_requests, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     report, fitted = told(model, Request(adapter, 0.5, 0.25, blocks=BlockWeights((("IN00", 0.0),))))
-    assert (report.unet, report.te, report.total, report.matched, report.silenced) == (0.5, 0.25, 2, 1, 1)
+    assert (report.unet, report.te, report.total, report.matched, report.disabled_by_blocks) == (0.5, 0.25, 2, 1, 1)
     assert (report.algorithms, report.unmatched, report.error, report.seconds) == ({"LoRA": 1}, [], None, 2.5)
-    assert len(fitted.targets) == 1
+    assert len(fitted.params) == 1
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl", "unknown"])
@@ -81,7 +83,7 @@ def test_what_was_made_for_another_model_is_for_this_one_where_all_of_it_fits(mo
     other = {family, made_for} == {"sd1", "sdxl"}
     if fits == "wholly" or (fits == "half" and not other):
         assert (report.error, report.matched) == (None, len(model))
-        assert len(fitted.targets) == len(model)
+        assert len(fitted.params) == len(model)
         return
     names = {"sd1": "Stable Diffusion 1.x", "sdxl": "SDXL"}
     sentence = (
@@ -92,7 +94,7 @@ def test_what_was_made_for_another_model_is_for_this_one_where_all_of_it_fits(mo
     )
     assert (report.error, report.matched, report.algorithms) == (sentence, 0, {})
     assert len(report.unmatched) == (2 if fits == "nowhere" else 1)
-    assert not fitted.targets
+    assert not fitted.params
 
 
 def test_families_without_a_name_of_their_own_are_told_by_their_key(model, adapter):
@@ -103,13 +105,13 @@ def test_families_without_a_name_of_their_own_are_told_by_their_key(model, adapt
 
 def test_one_that_is_refused_is_none_of_the_others_business(model, adapter, tmp_path):
     other = adapter_for(nn.ModuleDict({"conv_in": nn.Conv2d(4, 9, 3)}), tmp_path / "b.safetensors", lora)
-    table = Table.of(model, ())
-    asked = [Request(other), Request(adapter, scope=frozenset({1}))]
-    fitted = fit_all(asked, table, lambda adapter: adapter.load())
+    table = LayerTable.from_model(model, ())
+    asked = [Request(other), Request(adapter, rows=frozenset({1}))]
+    fitted = build_plan(asked, table, lambda adapter: adapter.load())
     refused, good = fitted.reports
     assert "does not fit a weight of [8, 4, 3, 3]" in refused.error
     assert (good.error, good.matched) == (None, 2)
-    assert [(dial.request, dial.part) for dial in fitted.dials] == [(asked[1], "unet"), (asked[1], "te")]
+    assert [(dial.request, dial.component) for dial in fitted.strengths] == [(asked[1], "unet"), (asked[1], "te")]
 
 
 @pytest.mark.parametrize(

@@ -214,7 +214,7 @@ def test_projections_fused_inside_a_picture_follow_the_strength_and_come_back(un
     drawn(unet)
     unet.fuse_qkv_projections()
     for step in (1, 2):
-        session.at(Moment(step, 3))
+        session.set_step(Moment(step, 3))
         last = drawn(unet)
     assert close(last, changed)
     session.deactivate()

@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from lib_adapters.patching.change import Change
-from lib_adapters.patching.guard import Guards
-from lib_adapters.patching.hooks import Hooks, kept_on
+from lib_adapters.patching.hooks import HookSet, ModelHooks, hook_states
+from lib_adapters.patching.transaction import Transaction
 
 KINDS = ("run", "load", "save")
 
@@ -61,15 +60,15 @@ def test_it_is_called_once_however_often_it_was_put_on(kind, three):
     one, two, _ = three
     owner, theirs = Owner(), []
     one.register_forward_pre_hook(lambda *_: theirs.append(1))
-    hooks = Hooks(kind, owner.before)
-    hooks.put_on([one, two])
-    hooks.put_on([two])
+    hooks = HookSet(kind, owner.before)
+    hooks.install([one, two])
+    hooks.install([two])
     assert (len(hooks), hooks.modules()) == (2, [one, two])
     for module in three:
         use(kind, module)
     assert owner.seen == [one, two]
-    hooks.leave()
-    hooks.leave()
+    hooks.remove()
+    hooks.remove()
     use(kind, one)
     assert (owner.seen, len(hooks), hooks.modules()) == ([one, two], 0, [])
     assert len(theirs) == (2 if kind == "run" else 0)  # somebody else's stays
@@ -79,9 +78,9 @@ def test_it_is_called_once_however_often_it_was_put_on(kind, three):
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_leaves_all_but_those_that_are_kept(kind, three):
     owner = Owner()
-    hooks = Hooks(kind, owner.before)
-    hooks.put_on(three)
-    hooks.leave(three[1:2])
+    hooks = HookSet(kind, owner.before)
+    hooks.install(three)
+    hooks.remove(three[1:2])
     for module in three:
         use(kind, module)
     assert owner.seen == hooks.modules() == [three[1]]
@@ -91,13 +90,13 @@ def test_it_leaves_all_but_those_that_are_kept(kind, three):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_hook_that_somebody_else_took_off_is_put_on_again(kind, three):
     owner, (module, *_) = Owner(), three
-    hooks = Hooks(kind, owner.before)
-    hooks.put_on([module])
+    hooks = HookSet(kind, owner.before)
+    hooks.install([module])
     for table in (module._forward_pre_hooks, module._load_state_dict_pre_hooks, module._state_dict_pre_hooks):
         table.clear()
     module._forward_pre_hooks_with_kwargs.clear()
     assert len(hooks) == 0
-    hooks.put_on([module])
+    hooks.install([module])
     use(kind, module)
     assert owner.seen == [module]
 
@@ -107,12 +106,12 @@ def test_a_hook_that_somebody_else_took_off_is_put_on_again(kind, three):
 def test_a_move_is_made_wholly_or_not_at_all(kind, three, fails):
     """While it is made those that come and those that go both have it."""
     owner = Owner()
-    hooks = Hooks(kind, owner.before)
-    hooks.put_on(three[:2])
+    hooks = HookSet(kind, owner.before)
+    hooks.install(three[:2])
 
     def move():
-        with Change() as change:
-            hooks.move(three[1:], change)
+        with Transaction() as change:
+            hooks.replace(three[1:], change)
             assert hooks.modules() == three
             if fails:
                 raise KeyboardInterrupt
@@ -129,17 +128,17 @@ def test_a_move_is_made_wholly_or_not_at_all(kind, three, fails):
 
 def test_what_it_returns_takes_the_place_of_the_arguments():
     doubler, module = Doubler(), Sum()
-    hooks = Hooks("run", doubler.before)
-    hooks.put_on([module])
+    hooks = HookSet("run", doubler.before)
+    hooks.install([module])
     assert module(torch.tensor(1.0), y=torch.tensor(10.0)) == 22
-    hooks.leave()
+    hooks.remove()
     assert module(torch.tensor(1.0), y=torch.tensor(10.0)) == 11
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_copy_of_a_module_calls_nobody(kind, three):
     owner = Owner()
-    Hooks(kind, owner.before).put_on(three)
+    HookSet(kind, owner.before).install(three)
     use(kind, copy.deepcopy(three[0]))
     assert owner.seen == []
 
@@ -149,8 +148,8 @@ def test_of_an_owner_that_is_gone_nothing_is_called(three, weak):
     """A function of nobody's stays, where that is asked for."""
     owner, seen = Owner(), []
     owner.seen, module = seen, three[0]
-    hooks = Hooks("run", owner.before, weak=weak)
-    hooks.put_on([module])
+    hooks = HookSet("run", owner.before, weak=weak)
+    hooks.install([module])
     del owner
     gc.collect()
     use("run", module)
@@ -158,29 +157,29 @@ def test_of_an_owner_that_is_gone_nothing_is_called(three, weak):
 
 
 def test_modules_that_are_gone_are_none_of_ours(three):
-    hooks = Hooks("run", Owner().before, weak=False)
-    hooks.put_on(three)
+    hooks = HookSet("run", Owner().before, weak=False)
+    hooks.install(three)
     del three[0]
     gc.collect()
     assert (len(hooks), hooks.modules()) == (2, three)
-    hooks.leave()
+    hooks.remove()
     assert not any(map(tables, three))
 
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_all_guards_move_together(three, fails):
     runs, loads, saves = Owner(), Owner(), Owner()
-    guards = Guards(runs.before, loads.before, saves.before)
-    with Change() as change:
-        guards.move(three[:1], three[1:2], change)
+    guards = ModelHooks(runs.before, loads.before, saves.before)
+    with Transaction() as change:
+        guards.update(three[:1], three[1:2], change)
     for module in three:
         use("run", module)
         use("load", module)
         use("save", module)
     assert (runs.seen, loads.seen, saves.seen) == (three[:1], three[1:2], three[1:2])
     try:
-        with Change() as change:
-            guards.move([], three[:1], change)
+        with Transaction() as change:
+            guards.update([], three[:1], change)
             if fails:
                 raise KeyboardInterrupt
     except KeyboardInterrupt:
@@ -188,8 +187,8 @@ def test_all_guards_move_together(three, fails):
     places = [(bool(one._forward_pre_hooks), bool(one._load_state_dict_pre_hooks)) for one in three]
     assert places == ([(True, False), (False, True)] if fails else [(False, True), (False, False)]) + [(False, False)]
     assert [bool(one._state_dict_pre_hooks) for one in three] == [place[1] for place in places]
-    guards.leave()
-    guards.leave()
+    guards.remove()
+    guards.remove()
     assert not any(map(tables, three))
 
 
@@ -197,21 +196,21 @@ class Kept:
     def __init__(self):
         self.copies = 0
 
-    def copied(self):
+    def on_copied(self):
         self.copies += 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_kept_lives_as_long_as_a_hook_is_on_a_module(kind, three):
     """It is found there, told of copies, and is not in them."""
-    hooks, kept = Hooks(kind, Owner().before, weak=False), Kept()
+    hooks, kept = HookSet(kind, Owner().before, weak=False), Kept()
     ref = weakref.ref(kept)
-    hooks.put_on(three[:2], kept)
-    assert [kept_on(module) for module in three] == [[kept], [kept], []]
-    assert kept_on(copy.deepcopy(three[0])) == []
+    hooks.install(three[:2], kept)
+    assert [hook_states(module) for module in three] == [[kept], [kept], []]
+    assert hook_states(copy.deepcopy(three[0])) == []
     assert kept.copies == 1
     del kept
-    hooks.leave(three[:1])
+    hooks.remove(three[:1])
     assert ref() is not None
-    hooks.leave()
+    hooks.remove()
     assert ref() is None

@@ -167,7 +167,7 @@ def test_several_are_chained_in_their_order_and_leave_nothing_behind(tmp_path, u
     assert torch.equal(unet(x, context), plain)
     assert all(torch.equal(v, weights[k]) for k, v in unet.state_dict().items())
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in unet.modules())
-    assert reports[0].line() == "0: 2 of 2 attentions (Hypernetwork 1-2-1), strength 0.7"
+    assert reports[0].summary() == "0: 2 of 2 attentions (Hypernetwork 1-2-1), strength 0.7"
 
 
 def unet_with(unet, x, context, nets, active):
@@ -246,10 +246,10 @@ def test_a_file_for_another_base_is_refused_by_name(tmp_path, unet):
     sd1 = save(tmp_path / "sd1.pt", {768: net, 320: tuple(module(320, [1, 1], None) for _ in "kv")})
     assert sd1.family == "sd1"
     active = Hypernetworks(unet, "sdxl")
-    line = active.activate([Steering(sd1)])[0].line()
+    line = active.activate([Steering(sd1)])[0].summary()
     assert "sd1 was made for Stable Diffusion 1.x, but this model is SDXL" in line
     assert len(active) == 0
-    assert "has nets for widths 320, 768" in Hypernetworks(unet, "sd1").activate([Steering(sd1)])[0].line()
+    assert "has nets for widths 320, 768" in Hypernetworks(unet, "sd1").activate([Steering(sd1)])[0].summary()
 
 
 def _broken(tmp_path: Path) -> dict[str, object]:

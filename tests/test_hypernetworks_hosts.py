@@ -43,7 +43,9 @@ def test_a_tag_changes_the_picture_and_leaves_no_trace(sd1_folder, folder):
         assert np.abs(pixels(plain) - pixels(tagged)).max() > 8
         assert tagged.problems == ()
         (report,) = tagged.report.adapters
-        assert report.line() == f"one: {report.total} of {report.total} attentions (Hypernetwork 1-2-1), strength 0.5"
+        assert (
+            report.summary() == f"one: {report.total} of {report.total} attentions (Hypernetwork 1-2-1), strength 0.5"
+        )
         there, back = (studio.generate(f"a cat {tags}", QUICK) for tags in ("<hypernet:one><hypernet:two>",) * 2)
         other = studio.generate("a cat <hypernet:two><hypernet:one>", QUICK)
         assert (pixels(there) == pixels(back)).all()

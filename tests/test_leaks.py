@@ -61,7 +61,7 @@ class Switches:
             *((lambda letter=letter: self.put(merged, Want(letter))) for letter in LETTERS),
             *((lambda letter=letter: self.put(live, Want(letter))) for letter in LETTERS),
             *((lambda letter=letter: self.draw(Want(letter, unet=(0.0, 1.0)))) for letter in "aceg"),
-            *((lambda letter=letter: self.draw(Want(letter, scope=frozenset({1})))) for letter in "adfg"),
+            *((lambda letter=letter: self.draw(Want(letter, rows=frozenset({1})))) for letter in "adfg"),
             lambda: self.put(merged, *(Want(letter, unet=0.5) for letter in LETTERS)),
             self.steer,
             self.lead,
@@ -76,7 +76,7 @@ class Switches:
     def draw(self, want: Want) -> None:
         self.put(self.sessions[0], want)
         for step in range(2):
-            self.sessions[0].at(Moment(step, 2), (0, 1))
+            self.sessions[0].set_step(Moment(step, 2), (0, 1))
             self.model.draw(noise(2))
 
     def steer(self) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lib_adapters import Request, Session
-from lib_adapters.patching import live_layer
+from lib_adapters.patching import patched_forward
 from lib_adapters.prompt.schedule import Moment
 from lib_adapters.prompt.schedule_text import read_curve
 from tests.files import MAKERS, adapter_for
@@ -51,8 +51,8 @@ def lent(monkeypatch):
         calls.append(len(made))
         return original(module, made, call)
 
-    original = live_layer.called_with
-    monkeypatch.setattr(live_layer, "called_with", counted)
+    original = patched_forward.call_with_weights
+    monkeypatch.setattr(patched_forward, "call_with_weights", counted)
     return calls
 
 
@@ -77,12 +77,12 @@ def test_either_way_is_the_sum(model, layer, asked, lent, size, around):  # noqa
         with Session(unet=model, mode="live") as session:
             session.activate(asked(read_curve("1@0,0@1"), -0.3), NOW)
             close(layer(x), wanted)
-            session.at(Moment(2, 3))
+            session.set_step(Moment(2, 3))
             close(layer(x), plainly_twin(layer, asked(0.0, -0.3), x, session))
         assert torch.equal(layer(x), plain)
     assert bool(lent) == (SIZES[size] == 40)
     assert layer.weight.data_ptr() == place
-    assert not session._live._scratch._free
+    assert not session._forward_patcher._buffers._free
 
 
 def plainly_twin(layer, requests, x, session):
@@ -103,11 +103,11 @@ def test_rows_either_way(model, layer, asked, size, rows):
         wanted = [alone[row][n] if row < 2 else plain[n] for n, row in enumerate(rows)]
         with Session(unet=model) as session:
             one, two = asked(0.6, -0.4)
-            scopes = [Request(one.adapter, unet=0.6, scope=frozenset({0}))]
-            scopes.append(Request(two.adapter, unet=-0.4, scope=frozenset({1})))
+            scopes = [Request(one.adapter, unet=0.6, rows=frozenset({0}))]
+            scopes.append(Request(two.adapter, unet=-0.4, rows=frozenset({1})))
             session.activate(scopes, NOW)
-            session.at(NOW, rows)
-            session._pace._motion.choose(rows)  # a layer alone has no UNet around it that says how many
+            session.set_step(NOW, rows)
+            session._controller._plan.set_rows(rows)  # a layer alone has no UNet around it that says how many
             for _ in range(2):
                 close(layer(x), torch.stack(wanted))
 
@@ -116,9 +116,9 @@ def test_a_row_of_nobody_is_left_alone_to_the_bit(model, layer, asked, lent):
     x = x_for(layer, 3, 2)
     with torch.no_grad(), Session(unet=model) as session:
         plain = layer(x)
-        session.activate(asked(0.6, 0.3, scope=frozenset({SECOND})), NOW)
-        session.at(NOW, rows := [FIRST, SECOND, FIRST])
-        session._pace._motion.choose(rows)
+        session.activate(asked(0.6, 0.3, rows=frozenset({SECOND})), NOW)
+        session.set_step(NOW, rows := [FIRST, SECOND, FIRST])
+        session._controller._plan.set_rows(rows)
         found = layer(x)
     assert torch.equal(found[::2], plain[::2])
     assert not torch.equal(found[1], plain[1])

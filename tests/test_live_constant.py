@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lib_adapters import Request, Session
-from lib_adapters.patching.live_layer import LiveLayer
+from lib_adapters.patching.patched_forward import PatchedForward
 from lib_adapters.prompt.schedule import Moment
 from tests.double.shelf import put, put_text
 from tests.files import MAKERS, adapter_for
@@ -32,11 +32,11 @@ def drawn(requests):
     model = Small()
     session = Session(unet=model)
     report = session.activate(requests, Moment(0, 3))
-    session.at(Moment(1, 3))
+    session.set_step(Moment(1, 3))
     with torch.no_grad():
         y = model(latent())
-    found = tensors(model), y, report, len(session.live_layers())
-    assert not session.moves
+    found = tensors(model), y, report, len(session.bypass_layer_count())
+    assert not session.is_dynamic
     session.deactivate()
     assert same(tensors(model), tensors(Small()))
     assert not any("forward" in vars(module) for module in model.modules())
@@ -49,13 +49,13 @@ def test_the_weights_stay_and_the_output_is_that_of_merged_ones(adapters, kind):
     assert same(weights, tensors(Small()))
     assert layers == 5
     (one,) = report.adapters
-    assert (one.mode, one.matched, report.motion) == ("live", 5, "")
-    assert one.line().endswith(", unet 0.7, live")
+    assert (one.mode, one.matched, report.schedule_note) == ("live", 5, "")
+    assert one.summary().endswith(", unet 0.7, live")
     for mode in ("auto", "merged"):
         merged, wanted, report, layers = drawn([Request(adapters[kind], 0.7, mode=mode)])
         assert not same(merged, weights)
         assert (report.adapters[0].mode, layers) == ("merged", 0)
-        assert "live" not in report.adapters[0].line()
+        assert "live" not in report.adapters[0].summary()
         torch.testing.assert_close(y, wanted, rtol=1e-4, atol=1e-4)
 
 
@@ -104,6 +104,6 @@ def test_the_webui_draws_with_a_bypass_and_says_so(webui):
 def live_in(model):
     """How many layers of the UNet and of the text encoder have a patched forward."""
     return [
-        sum(isinstance(getattr(m.forward, "__func__", None), LiveLayer) for m in root.modules())
+        sum(isinstance(getattr(m.forward, "__func__", None), PatchedForward) for m in root.modules())
         for root in (model.unet, model.clip)
     ]

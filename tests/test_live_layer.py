@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from lib_adapters import Request, Session
-from lib_adapters.patching import live_layer
+from lib_adapters.patching import patched_forward
 from lib_adapters.prompt.schedule import Moment
 from lib_adapters.prompt.schedule_text import read_curve
 from tests.files import MAKERS, adapter_for
@@ -37,8 +37,8 @@ def asked(model, tmp_path):
 @pytest.fixture
 def lent(monkeypatch):
     """The calls with W' in place."""
-    calls, original = [], live_layer.called_with
-    monkeypatch.setattr(live_layer, "called_with", lambda *given: calls.append(1) or original(*given))
+    calls, original = [], patched_forward.call_with_weights
+    monkeypatch.setattr(patched_forward, "call_with_weights", lambda *given: calls.append(1) or original(*given))
     return calls
 
 
@@ -60,8 +60,8 @@ def close(found, wanted):
 
 
 def chosen(session, rows):
-    session.at(NOW, rows)
-    session._pace._motion.choose(rows)  # a layer alone has no UNet around it that says how many
+    session.set_step(NOW, rows)
+    session._controller._plan.set_rows(rows)  # a layer alone has no UNet around it that says how many
 
 
 @pytest.mark.parametrize(("count", "calls"), [(1, 0), (7, 0), (8, 1), (MUCH, 1)])
@@ -92,10 +92,10 @@ def test_rows_are_grouped_where_that_is_less_work(model, layer, asked, lent, row
     for n in (1, 2):
         wanted += delta(model, asked(n), x) * torch.tensor([float(row == n) for row in rows]).view(-1, 1, 1)
     with torch.no_grad(), Session(unet=model) as session:
-        session.activate([asked(n, scope=frozenset({n})) for n in (1, 2)], NOW)
+        session.activate([asked(n, rows=frozenset({n})) for n in (1, 2)], NOW)
         chosen(session, rows)
         close(layer(x), wanted)
-        assert not layer.forward.__func__._kept  # nothing as large as a weight
+        assert not layer.forward.__func__._merged_cache  # nothing as large as a weight
     assert len(lent) == calls
 
 
@@ -175,25 +175,25 @@ def test_however_it_is_called_it_gives_the_same(tmp_path, kind, call):
         session.activate([request])
         close(call(layer, x), wanted)
     with Session(unet=model) as session:
-        session.activate([Request(request.adapter, scope=frozenset({1}))], NOW)
+        session.activate([Request(request.adapter, rows=frozenset({1}))], NOW)
         chosen(session, [0, 1])
-        assert not session._live.lost
+        assert not session._forward_patcher.rows_unresolved
         assert torch.equal(call(layer, x), plain)  # which is which it cannot know
         layer(x)
-        assert session._live.lost  # in this picture
+        assert session._forward_patcher.rows_unresolved  # in this picture
 
 
 def test_rows_that_cannot_be_told_apart_once_are_lost_for_the_picture(model, layer, asked):
     with torch.no_grad(), Session(unet=model) as session:
-        session.activate([asked(scope=frozenset({1}))], NOW)
+        session.activate([asked(rows=frozenset({1}))], NOW)
         chosen(session, [0, 1])
         layer(tokens(2, rows=2))
-        assert not session._live.lost
+        assert not session._forward_patcher.rows_unresolved
         x = tokens(2, rows=3)
         assert torch.equal(layer(x), nn.Linear.forward(layer, x))
-        assert session._live.lost
+        assert session._forward_patcher.rows_unresolved
         layer(tokens(2, rows=2))
-        assert session._live.lost
+        assert session._forward_patcher.rows_unresolved
 
 
 def test_at_a_strength_of_zero_it_is_the_layer_to_the_bit(model, layer, asked):
@@ -202,15 +202,15 @@ def test_at_a_strength_of_zero_it_is_the_layer_to_the_bit(model, layer, asked):
     with torch.no_grad(), Session(unet=model) as session:
         session.activate([asked(unet=read_curve("1@0,0@1"), mode="live"), asked(2, unet=0.0)], NOW)
         assert not torch.equal(layer(x), plain)
-        session.at(Moment(1, 2))
+        session.set_step(Moment(1, 2))
         assert torch.equal(layer(x), plain)
 
 
 def test_where_rows_are_is_found_once_while_their_strengths_stay(model, layer, asked, monkeypatch):
-    seen, original = [], live_layer.Rows.spread
-    monkeypatch.setattr(live_layer.Rows, "spread", lambda *given: seen.append(1) or original(*given))
+    seen, original = [], patched_forward.RowStrengths.layout
+    monkeypatch.setattr(patched_forward.RowStrengths, "layout", lambda *given: seen.append(1) or original(*given))
     with torch.no_grad(), Session(unet=model, mode="live") as session:
-        session.activate([asked(scope=frozenset({1})), asked(2)], NOW)
+        session.activate([asked(rows=frozenset({1})), asked(2)], NOW)
         counts = []
         for rows, repeated in (([0, 1], 1), ([0, 1], 1), ([0, 1], 2), ([1, 0], 2), ([1, 0], 2)):
             chosen(session, rows)

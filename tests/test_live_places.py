@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from lib_adapters import Request, Session
-from lib_adapters.patching import live_layer
-from lib_adapters.patching.change import Change
-from lib_adapters.patching.live import Live
+from lib_adapters.patching import patched_forward
+from lib_adapters.patching.forward_patcher import ForwardPatcher
+from lib_adapters.patching.transaction import Transaction
 from lib_adapters.prompt.schedule import Moment
 from lib_adapters.prompt.schedule_text import read_curve
 from tests.files import MAKERS, adapter_for
@@ -72,7 +72,7 @@ def test_a_layer_that_nothing_changes_for_stays_as_it_is(model, session, asked, 
     close(drawn(model), wanted[1])
     session.activate([one])
     assert ours(model)[0] is None
-    assert [first.retired, second.retired, ours(model)[1].retired] == [True, True, False]
+    assert [first.is_disabled, second.is_disabled, ours(model)[1].is_disabled] == [True, True, False]
     close(drawn(model), wanted[2])
     session.deactivate()
     assert ours(model) == [None, None]
@@ -88,11 +88,11 @@ def test_a_change_that_fails_puts_all_of_them_back(model, session, asked, monkey
     def broken(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(session, "_tell", broken)
+    monkeypatch.setattr(session, "_update_report", broken)
     with pytest.raises(KeyboardInterrupt):
         session.activate([after])
     assert ours(model) == there
-    assert [layer is None or layer.retired for layer in there] == [False, False, True]
+    assert [layer is None or layer.is_disabled for layer in there] == [False, False, True]
     assert all(map(torch.equal, drawn(model), found))
     monkeypatch.undo()
     session.activate([after])
@@ -108,12 +108,12 @@ def test_a_failure_between_two_steps_leaves_none(model, asked, monkeypatch):
     def broken(*_):
         raise MemoryError
 
-    monkeypatch.setattr(session._merged, "apply", broken)
+    monkeypatch.setattr(session._weight_patcher, "apply", broken)
     with pytest.raises(MemoryError):
-        session.at(Moment(1, 3))
+        session.set_step(Moment(1, 3))
     assert ours(model) == [None, None]
     assert all(map(torch.equal, drawn(model), plain))
-    assert session.live_layers() == []
+    assert session.bypass_layer_count() == []
 
 
 @pytest.mark.parametrize("again", ["the same", "another"])
@@ -160,37 +160,37 @@ def test_a_forward_around_ours_stays_around_the_next_one(model, session, asked):
 
 def test_layers_that_are_gone_are_none_of_ours(model, session, asked):
     session.activate([asked()])
-    assert session.live_layers() == list(model.values())
+    assert session.bypass_layer_count() == list(model.values())
     del model["conv_in"]
     gc.collect()
-    assert session.live_layers() == list(model.values())
+    assert session.bypass_layer_count() == list(model.values())
     session.deactivate()
     assert ours(model) == [None]
 
 
 def test_nothing_live_is_nothing():
-    live = Live()
-    with Change() as change:
+    live = ForwardPatcher()
+    with Transaction() as change:
         live.prepare({})(change)
     live.restore()
-    live.settle()
-    live.begin()
-    assert (len(live), live.modules(), live.lost, live.in_place()) == (0, [], False, True)
+    live.precompute()
+    live.start()
+    assert (len(live), live.modules(), live.rows_unresolved, live.is_installed()) == (0, [], False, True)
 
 
 def test_weights_that_are_written_while_rows_differ_are_used(model, asked):
     """W' is kept while strengths stay, but not beyond the weights that it was made of."""
-    rows = {"scope": frozenset({1})}
+    rows = {"rows": frozenset({1})}
     session = Session(unet=model)
     session.activate([asked(**rows)], Moment(0, 3))
-    session.at(Moment(0, 3), [0, 1])
-    session._pace._motion.choose([0, 1])  # a layer alone has no UNet around it that says how many
+    session.set_step(Moment(0, 3), [0, 1])
+    session._controller._plan.set_rows([0, 1])  # a layer alone has no UNet around it that says how many
     x = X.repeat(2, 1, 1, 1)
     model["conv_in"](x)
     with torch.no_grad():
         model["conv_in"].weight.mul_(-1)
-    session.at(Moment(0, 3), [0, 1])
-    session._pace._motion.choose([0, 1])
+    session.set_step(Moment(0, 3), [0, 1])
+    session._controller._plan.set_rows([0, 1])
     found = model["conv_in"](x)
     session.deactivate()
     close([found[0], found[1]], [model["conv_in"](x)[0], merged(model, [asked()])[0][0]])
@@ -202,23 +202,23 @@ def test_weights_that_were_written_are_looked_at_once(model, session, asked, mon
     with torch.no_grad():
         model["conv_in"].weight.mul_(-1)
     session.activate([request])
-    monkeypatch.setattr(Session, "_fitted", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(Session, "_build_plan", lambda *_: pytest.fail("computed again"))
     session.activate([request])
     model["conv_in"].weight.data = model["conv_in"].weight.data.clone()
-    session._sure()  # as before each run
+    session._ensure_in_place()  # as before each run
 
 
 def test_of_rows_that_differ_each_kind_is_computed_once_while_its_strength_stays(model, asked, monkeypatch):
-    made, original = [], live_layer.patched
+    made, original = [], patched_forward.merge_param
 
     def patched(*given):
-        made.append(len(ours(model)[0]._kept))
+        made.append(len(ours(model)[0]._merged_cache))
         return original(*given)
 
-    monkeypatch.setattr(live_layer, "patched", patched)
+    monkeypatch.setattr(patched_forward, "merge_param", patched)
     curve, x = read_curve("0.5@0,0.5@1,1@2"), X.repeat(4, 1, 1, 1)
     with Session(unet=model) as session, torch.no_grad():
-        two = [asked(only=["conv_in"], unet=curve, scope=frozenset({n}), seed=n) for n in (1, 2)]
+        two = [asked(only=["conv_in"], unet=curve, rows=frozenset({n}), seed=n) for n in (1, 2)]
         session.activate(two, Moment(0, 3))
         counts = []
         for step, rows in (
@@ -228,8 +228,8 @@ def test_of_rows_that_differ_each_kind_is_computed_once_while_its_strength_stays
             (2, (0, 1, 2, 1)),
             (2, (0, 0, 1, 0)),
         ):
-            session.at(Moment(step, 3), rows)
-            session._pace._motion.choose(rows)
+            session.set_step(Moment(step, 3), rows)
+            session._controller._plan.set_rows(rows)
             model["conv_in"](x)
             counts.append(len(made))
     assert counts == [2, 2, 2, 4, 4]

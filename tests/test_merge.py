@@ -10,13 +10,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lib_adapters.files.names import Stem
 from lib_adapters.ops.modes import exact
+from lib_adapters.patching.layers import WeightView
 from lib_adapters.patching.merge import merged_bias, merged_weight
 from lib_adapters.patching.patch import Patch
-from lib_adapters.patching.targets import View
 from tests.test_every_algorithm import EXAMPLES
 
-WHOLE = View()
-FIRST, LAST, ACROSS, SOME = View(rows=(0, 6)), View(rows=(12, 18)), View(transposed=True), View(channels=8)
+WHOLE = WeightView()
+FIRST, LAST, ACROSS, SOME = (
+    WeightView(rows=(0, 6)),
+    WeightView(rows=(12, 18)),
+    WeightView(transposed=True),
+    WeightView(channels=8),
+)
 STACKS = {
     "thin": ((6, 8), [("lora", WHOLE)]),
     "thin twice": ((6, 8), [("lora", WHOLE), ("lora-scale", WHOLE)]),
@@ -62,8 +67,8 @@ def slowly(base, patches):
     base = base.float()
     out = base.clone()
     for one in patches:
-        delta = one.algorithm.delta_at(one.view.of(base).contiguous(), one.strength)
-        one.view.of(out).add_(delta)
+        delta = one.algorithm.delta_at(one.view.apply(base).contiguous(), one.strength)
+        one.view.apply(out).add_(delta)
     return out
 
 
@@ -169,7 +174,7 @@ class Large(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize("stack", [[("64x48", WHOLE)], [("64x48", WHOLE)] * 2, [("32x48", View(rows=(32, 64)))]])
+@pytest.mark.parametrize("stack", [[("64x48", WHOLE)], [("64x48", WHOLE)] * 2, [("32x48", WeightView(rows=(32, 64)))]])
 def test_what_is_given_is_all_the_memory_that_is_taken(stack):
     base, patches = torch.randn(64, 48), patches_of(stack)
     into = like("given", base)
@@ -189,9 +194,9 @@ def test_deltas_are_taken_to_where_the_weight_is(names):
 @pytest.mark.parametrize("kind", ["new", "given"])
 @pytest.mark.parametrize("dtype", STORED, ids=str)
 def test_biases_are_summed_too(kind, dtype):
-    bias, view = torch.randn(18).to(dtype), View(rows=(6, 12))
+    bias, view = torch.randn(18).to(dtype), WeightView(rows=(6, 12))
     before, into = bias.clone(), like(kind, bias)
-    patches = [patch("full-bias", view, 0.5), patch("full-bias", View(rows=(12, 18)), -2.0), patch("lora", view)]
+    patches = [patch("full-bias", view, 0.5), patch("full-bias", WeightView(rows=(12, 18)), -2.0), patch("lora", view)]
     found = merged_bias(bias, patches, into)
     delta = patches[0].algorithm.bias_delta(torch.zeros(6))
     wanted = bias.float() + torch.cat([torch.zeros(6), 0.5 * delta, -2 * delta])

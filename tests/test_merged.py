@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from lib_adapters import Request, Session
-from lib_adapters.patching import merged
-from lib_adapters.patching.checksum import Witness
-from lib_adapters.patching.merged import Merged
+from lib_adapters.patching import weight_patcher
+from lib_adapters.patching.checksum import OriginalChecksums
 from lib_adapters.patching.report import ABANDONED
+from lib_adapters.patching.weight_patcher import WeightPatcher
 from lib_adapters.prompt.schedule import Moment
 from lib_adapters.prompt.schedule_text import read_curve, read_window
 from tests.files import adapter_for, full, lora
@@ -46,12 +46,12 @@ def events(monkeypatch):
     done = []
 
     def noted(what, name):
-        original = getattr(merged, name)
-        monkeypatch.setattr(merged, name, lambda *given: done.append(what) or original(*given))
+        original = getattr(weight_patcher, name)
+        monkeypatch.setattr(weight_patcher, name, lambda *given: done.append(what) or original(*given))
 
     noted("sum", "merged_weight")
-    noted("move", "point")
-    monkeypatch.setattr(merged, "to_host", lambda tensor: done.append("away") or tensor.clone())
+    noted("move", "assign")
+    monkeypatch.setattr(weight_patcher, "to_pinned", lambda tensor: done.append("away") or tensor.clone())
     return done
 
 
@@ -82,7 +82,7 @@ def test_all_sums_come_before_the_first_pointer_moves(model, asked, events):
 @pytest.mark.parametrize("short", [False, True])
 def test_short_of_memory_it_is_one_parameter_after_the_other(model, asked, events, monkeypatch, offload, short):  # noqa: PLR0917
     counted = []
-    monkeypatch.setattr(merged, "is_short", lambda slots: counted.append(len(list(slots))) or short)
+    monkeypatch.setattr(weight_patcher, "is_low_on_vram", lambda slots: counted.append(len(list(slots))) or short)
     before = copies(model)
     session = Session(unet=model, offload=offload)
     session.activate([asked()])
@@ -103,7 +103,7 @@ def test_a_sum_that_fails_changes_nothing(model, asked, monkeypatch, offload, ac
     session = Session(unet=model, offload=offload)
     session.activate([asked(only=["conv_in"], seed=5)] if active else [])
     before, places = copies(model), [weight.data_ptr() for weight in weights(model)]
-    calls, original = [], merged.merged_weight
+    calls, original = [], weight_patcher.merged_weight
 
     def broken(*given):
         calls.append(1)
@@ -111,7 +111,7 @@ def test_a_sum_that_fails_changes_nothing(model, asked, monkeypatch, offload, ac
             raise MemoryError
         return original(*given)
 
-    monkeypatch.setattr(merged, "merged_weight", broken)
+    monkeypatch.setattr(weight_patcher, "merged_weight", broken)
     with pytest.raises(MemoryError):
         session.activate([asked()])
     assert same(weights(model), before)
@@ -126,7 +126,9 @@ def test_a_sum_that_fails_changes_nothing(model, asked, monkeypatch, offload, ac
 
 def test_only_replaced_sums_are_let_go_never_what_is_given_back(model, asked, monkeypatch):
     gone = []
-    monkeypatch.setattr(merged, "let_go", lambda tensors: gone.append([tensor.data_ptr() for tensor in tensors]))
+    monkeypatch.setattr(
+        weight_patcher, "free_async", lambda tensors: gone.append([tensor.data_ptr() for tensor in tensors])
+    )
     session = Session(unet=model)
     session.activate([asked()])
     first = [weight.data_ptr() for weight in weights(model)]
@@ -139,7 +141,7 @@ def test_only_replaced_sums_are_let_go_never_what_is_given_back(model, asked, mo
 
 @pytest.mark.parametrize("fails_at", [1, 2, 3])
 def test_if_overwriting_merged_weights_fails_the_original_ones_are_restored(model, asked, monkeypatch, fails_at):
-    original, session, calls, compute = copies(model), Session(unet=model), [], merged.merged_weight
+    original, session, calls, compute = copies(model), Session(unet=model), [], weight_patcher.merged_weight
     session.activate([asked()])
 
     def broken(pristine, patches, into):
@@ -149,7 +151,7 @@ def test_if_overwriting_merged_weights_fails_the_original_ones_are_restored(mode
             raise MemoryError
         return compute(pristine, patches, into)
 
-    monkeypatch.setattr(merged, "merged_weight", broken)
+    monkeypatch.setattr(weight_patcher, "merged_weight", broken)
     with pytest.raises(MemoryError):
         session.activate([asked(unet=0.5)])
     monkeypatch.undo()
@@ -195,10 +197,10 @@ def test_at_another_step_only_what_changes_is_summed_and_in_its_place(model, ask
         session.activate([*asks, asked(seed=3, only=["conv_out"], unet=0.5)], Moment(0, 4))
         before, places = copies(model), [weight.data_ptr() for weight in weights(model)]
         events.clear()
-        session.at(Moment(1, 4))
+        session.set_step(Moment(1, 4))
         assert events == ["sum"]
         assert [torch.equal(*pair) for pair in zip(weights(model), before, strict=True)] == [False, True, True]
-        session.at(Moment(2, 4))
+        session.set_step(Moment(2, 4))
         assert events == ["sum"] * 3
         assert [weight.data_ptr() for weight in weights(model)] == places
 
@@ -207,7 +209,7 @@ def test_what_was_summed_anew_is_known_again_where_the_host_moves_it(model, aske
     before = copies(model)
     session = Session(unet=model)
     session.activate([asked(unet=RAMP, mode="merged")], Moment(0, 4))
-    session.at(Moment(2, 4))
+    session.set_step(Moment(2, 4))
     for layer in model.values():
         layer.weight.data = layer.weight.data.clone()
     session.deactivate()
@@ -244,7 +246,7 @@ def test_a_more_exact_weight_of_the_hosts_is_what_is_added_to(model, asked, move
     session = Session(unet=model, base_of=lambda module, name: exact[id(module)] if name == "weight" else None)
     request = asked(unet=read_curve("0@0,1@1"), mode="merged") if move else asked()
     session.activate([request], Moment(0, 2))
-    session.at(Moment(1, 2))
+    session.set_step(Moment(1, 2))
     assert [weight.dtype for weight in weights(model)] == [torch.bfloat16] * 3
     assert same(weights(model), wanted)
     session.deactivate()
@@ -252,22 +254,22 @@ def test_a_more_exact_weight_of_the_hosts_is_what_is_added_to(model, asked, move
 
 
 def test_nothing_applied_is_in_place():
-    one = Merged(Witness())
-    assert one.in_place()
+    one = WeightPatcher(OriginalChecksums())
+    assert one.is_in_place()
     one.restore()
-    assert (one.in_place(), one.pristine(), one.written()) == (True, {}, [])
+    assert (one.is_in_place(), one.originals(), one.written_layers()) == (True, {}, [])
 
 
 def test_a_part_that_was_given_back_is_not_all(model, asked):
     session = Session(unet=model)
     session.activate([asked()])
-    assert session._merged.in_place()
-    session._merged.release(nn.Linear(2, 2))  # none of ours
-    assert session._merged.in_place()
-    session._merged.release(model["conv_in"])
-    assert not session._merged.in_place()
-    assert len(session._merged.pristine()) == 2
+    assert session._weight_patcher.is_in_place()
+    session._weight_patcher.restore_module(nn.Linear(2, 2))  # none of ours
+    assert session._weight_patcher.is_in_place()
+    session._weight_patcher.restore_module(model["conv_in"])
+    assert not session._weight_patcher.is_in_place()
+    assert len(session._weight_patcher.originals()) == 2
     session.activate([asked()])
-    assert session._merged.in_place()
-    assert len(session._merged.pristine()) == 3
+    assert session._weight_patcher.is_in_place()
+    assert len(session._weight_patcher.originals()) == 3
     session.deactivate()

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lib_adapters import Request, Session
-from lib_adapters.patching import merged
+from lib_adapters.patching import weight_patcher
 from lib_adapters.patching.report import ABANDONED
 from lib_adapters.prompt.schedule import Moment
 from lib_adapters.prompt.schedule_text import read_curve
@@ -56,7 +56,7 @@ def test_one_after_the_other_each_is_as_if_it_were_the_first(model, asked, offlo
     for some, expected in zip(([asked(1)], [asked(0), asked(1)], [asked(0)]), wanted, strict=True):
         session.activate(some)
         assert same(state(model), expected)
-        assert None not in session._merged.pristine().values()
+        assert None not in session._weight_patcher.originals().values()
         assert session.verify()
     session.deactivate()
     assert same(state(model), before)
@@ -71,7 +71,7 @@ def test_steps_are_merges_and_at_a_strength_of_zero_nothing_is_left(model, asked
     session = Session(unet=model)
     session.activate([asked(n, unet=RAMP, mode="merged")], Moment(0, 5))
     for (step, _), expected in zip(steps, wanted, strict=True):
-        session.at(Moment(step, 5))
+        session.set_step(Moment(step, 5))
         assert same(state(model), expected)
     assert same(wanted[4], before)
     session.deactivate()
@@ -96,7 +96,7 @@ def test_whoever_fails_last_everything_goes_back(model, asked, monkeypatch):
     def broken(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(session, "_tell", broken)
+    monkeypatch.setattr(session, "_update_report", broken)
     with pytest.raises(KeyboardInterrupt):
         session.activate([asked(1)])
     monkeypatch.undo()
@@ -110,7 +110,7 @@ def test_whoever_fails_last_everything_goes_back(model, asked, monkeypatch):
 
 def test_short_of_memory_what_went_to_the_host_comes_back_from_there(model, asked, monkeypatch):
     """A second copy of it would be in the way."""
-    before, places, calls, original = state(model), places_of(model), [], merged.merged_weight
+    before, places, calls, original = state(model), places_of(model), [], weight_patcher.merged_weight
 
     def broken(*given):
         calls.append(1)
@@ -118,8 +118,8 @@ def test_short_of_memory_what_went_to_the_host_comes_back_from_there(model, aske
             raise MemoryError
         return original(*given)
 
-    monkeypatch.setattr(merged, "to_host", torch.clone)
-    monkeypatch.setattr(merged, "merged_weight", broken)
+    monkeypatch.setattr(weight_patcher, "to_pinned", torch.clone)
+    monkeypatch.setattr(weight_patcher, "merged_weight", broken)
     with pytest.raises(MemoryError):
         Session(unet=model, offload=True).activate([asked(0)])
     assert same(state(model), before)
@@ -135,8 +135,8 @@ def test_restored_wherever_it_was_moved(model, asked):
     session.activate([asked(0)])
     for layer in model.values():
         layer.weight.data = layer.weight.data.clone()
-    assert not session._merged.in_place()
-    session._merged.restore()
+    assert not session._weight_patcher.is_in_place()
+    session._weight_patcher.restore()
     assert same(state(model), before)
 
 
@@ -150,24 +150,24 @@ def exchanged(layer, new):
 
 
 @pytest.mark.parametrize("put", [replaced, exchanged])
-@pytest.mark.parametrize("how", ["release", "settle", "restore", "bury"])
+@pytest.mark.parametrize("how", ["restore_module", "refresh", "restore", "drop_collected"])
 def test_what_its_owner_put_there_stays(model, asked, put, how):
     model = copy.deepcopy(model)  # nobody else's: it can be dropped
     before, session, new = state(model), Session(unet=model), torch.randn(16, 16)
     session.activate([asked(0)])
     put(model["conv_in"], new)
     kept = list(model.values())
-    if how == "release":
-        session._merged.release(model["conv_in"])
-        assert not session._merged.in_place()
-    elif how == "bury":
+    if how == "restore_module":
+        session._weight_patcher.restore_module(model["conv_in"])
+        assert not session._weight_patcher.is_in_place()
+    elif how == "drop_collected":
         del model
         gc.collect()
-        assert session._roots.unet() is None
+        assert session._components.unet() is None
     else:
-        getattr(session._merged, how)()
-        assert not session._merged.in_place()
-        session._merged.restore()
+        getattr(session._weight_patcher, how)()
+        assert not session._weight_patcher.is_in_place()
+        session._weight_patcher.restore()
         assert same(state(model), {**before, "conv_in.weight": new})
     assert torch.equal(kept[0].weight, new)
     assert session.verify()
@@ -183,10 +183,10 @@ def test_of_a_model_that_is_dropped_the_parts_that_live_on_get_their_own(model, 
     assert not torch.equal(layer.weight, before["conv_in.weight"])
     del model
     gc.collect()
-    assert session._roots.unet() is None
+    assert session._components.unet() is None
     assert torch.equal(layer.weight, before["conv_in.weight"])
     assert same(state(encoder), patched)
-    assert len(session._merged.pristine()) == 1
+    assert len(session._weight_patcher.originals()) == 1
     session.deactivate()
     assert same(state(encoder), own)
 
@@ -195,7 +195,7 @@ def test_weights_that_other_code_put_there_are_not_overwritten(model, asked):
     session, new = Session(unet=model), torch.randn(16, 16)
     session.activate([asked(0, unet=RAMP, mode="merged")], Moment(0, 5))
     kept = model["conv_in"].weight.data = new.clone()
-    session.at(Moment(1, 5))
+    session.set_step(Moment(1, 5))
     assert torch.equal(kept, new)
     session.deactivate()
     assert torch.equal(model["conv_in"].weight, new)
@@ -204,37 +204,37 @@ def test_weights_that_other_code_put_there_are_not_overwritten(model, asked):
 def test_a_step_that_fails_leaves_nothing_half_written(model, asked, monkeypatch):
     before, session = state(model), Session(unet=model)
     session.activate([asked(0, unet=RAMP, mode="merged")], Moment(0, 5))
-    calls, original = [], merged.merged_weight
+    calls, original = [], weight_patcher.merged_weight
 
     def broken(*given):
         calls.append(original(*given))
         if len(calls) == 2:
             raise MemoryError
 
-    monkeypatch.setattr(merged, "merged_weight", lambda *given: broken(*given) or calls[-1])
+    monkeypatch.setattr(weight_patcher, "merged_weight", lambda *given: broken(*given) or calls[-1])
     with pytest.raises(MemoryError):
-        session.at(Moment(1, 5))
+        session.set_step(Moment(1, 5))
     assert same(state(model), before)
     assert (session.active, session.report.adapters, session.report.notes) == ((), [], [ABANDONED])
 
 
 def test_what_deltas_are_added_to_is_the_same_before_and_after(model, asked):
     session, weight = Session(unet=model), model["conv_in"].weight.data.clone()
-    slot = session._roots.table().unet["conv_in"].weight
+    slot = session._components.layer_table().unet["conv_in"].weight
     for requests in ((), [asked(0)], ()):
         session.activate(requests)
-        assert torch.equal(session._merged.base_of(slot), weight)
+        assert torch.equal(session._weight_patcher.base_of(slot), weight)
     del model["conv_in"]
     gc.collect()
-    assert session._merged.base_of(slot) is None
+    assert session._weight_patcher.base_of(slot) is None
 
 
 def test_what_was_given_back_is_not_forgotten(model, asked):
     session = Session(unet=model)
     session.activate([asked(0)])
-    session._merged.release(model["conv_in"])
-    for again in (lambda: session._merged.release(linear(9)), session._merged.settle):
+    session._weight_patcher.restore_module(model["conv_in"])
+    for again in (lambda: session._weight_patcher.restore_module(linear(9)), session._weight_patcher.refresh):
         again()
-        assert not session._merged.in_place()
+        assert not session._weight_patcher.is_in_place()
     session.activate([asked(0)])
-    assert session._merged.in_place()
+    assert session._weight_patcher.is_in_place()

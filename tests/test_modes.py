@@ -34,7 +34,7 @@ JOBS = {
     "measured": lambda r: [r("LoRA", RAMP), r("LoKr", RAMP)],
     "merged again": lambda r: [r("OFT", RAMP, mode="merged"), r("Full", RAMP, mode="merged")],
     "live": lambda r: [r("LoRA", RAMP, mode="live"), r("LoKr", RAMP, mode="live"), r("Full", RAMP, mode="live")],
-    "rows": lambda r: [r("LoRA", 0.6, scope=ROWS), r("LoKr", RAMP), r("OFT", 0.5, scope=frozenset({0}))],
+    "rows": lambda r: [r("LoRA", 0.6, rows=ROWS), r("LoKr", RAMP), r("OFT", 0.5, rows=frozenset({0}))],
 }
 
 
@@ -53,7 +53,7 @@ def draw(session, model, requests, grad=False):
     session.activate(requests, Moment(0, STEPS))
     found = []
     for step in range(STEPS):
-        session.at(Moment(step, STEPS), [0, 1])
+        session.set_step(Moment(step, STEPS), [0, 1])
         x = latent().requires_grad_(grad)
         y = model(x)
         if grad:
@@ -119,7 +119,7 @@ def test_weights_that_the_host_moved_in_inference_mode_are_not_written_into(adap
         for parameter in model.parameters():
             parameter.data = parameter.data.clone()
     if how == "step":
-        session.at(at)
+        session.set_step(at)
     else:
         session.activate([second])
     Session(unet=other).activate([second], at)

@@ -9,7 +9,7 @@ import torch
 
 from lib_adapters import Request, Session
 from lib_adapters.algorithms import tlora
-from lib_adapters.patching import choice
+from lib_adapters.patching import apply_mode
 from lib_adapters.prompt.schedule import Moment, strength_at
 from lib_adapters.prompt.schedule_text import read_curve, read_window
 from tests.examples import examples
@@ -84,7 +84,7 @@ def test_a_schedule_is_a_merge_at_each_step(unet, untouched, tmp_path, kind, mod
     with Session(unet=unet) as session:
         session.activate(asked, Moment(0, STEPS))
         for moment, expected in zip(moments(), wanted, strict=True):
-            session.at(moment)
+            session.set_step(moment)
             close(run_unet(unet), expected)
         assert session.verify()
     assert torch.equal(run_unet(unet), plain)
@@ -104,7 +104,7 @@ def test_every_shape_of_schedule_in_a_stack_with_what_stays(unet, untouched, tmp
     with Session(unet=unet) as session:
         session.activate(asked, Moment(0, STEPS))
         for moment, expected in zip(moments(), wanted, strict=True):
-            session.at(moment)
+            session.set_step(moment)
             close(run_unet(unet), expected)
 
 
@@ -120,7 +120,7 @@ def test_every_algorithm_and_kind_of_layer(tmp_path, name, mode):
     with Session(unet=model) as session:
         session.activate([asked], Moment(0, STEPS))
         for moment, expected in zip(moments(), wanted, strict=True):
-            session.at(moment)
+            session.set_step(moment)
             close(layer(x), expected)
     assert torch.equal(layer(x), plain)
 
@@ -131,7 +131,7 @@ def test_a_constant_schedule_is_the_plain_strength_to_the_bit(unet, tmp_path):
     for strength in (0.7, read_curve("0.7@0,0.7@1")):
         with Session(unet=unet) as session:
             session.activate([Request(adapter, unet=strength)], Moment(0, STEPS))
-            assert not session.moves
+            assert not session.is_dynamic
             images.append(run_unet(unet))
     assert torch.equal(*images)
 
@@ -144,7 +144,7 @@ def test_outside_its_window_an_adapter_is_absent_to_the_bit(unet, tmp_path):
             session.activate([Request(adapter, window=read_window("2", "4", None), mode=mode)], Moment(0, STEPS))
             same = []
             for moment in moments():
-                session.at(moment)
+                session.set_step(moment)
                 same.append(torch.equal(run_unet(unet), plain))
             assert same == [True, True, False, False, True]
 
@@ -164,7 +164,7 @@ def test_ranks_that_follow_the_steps(tmp_path, dyn):
     ranks = read_curve(dyn) if "@" in dyn else dyn
     session.activate([Request(adapter, dyn=ranks)], Moment(0, STEPS))
     for moment in moments():
-        session.at(moment)
+        session.set_step(moment)
         rank = int(ranks.at(moment)) if "@" in dyn else int((1000 - moment.timestep) / 1000 * 3) + 1
         with Session(unet=twin) as plain:
             plain.activate([Request(adapter, dyn=rank)])
@@ -180,7 +180,7 @@ def test_a_new_picture_begins_at_its_first_step(unet, tmp_path):
     for _ in range(3):
         session.activate(asked, Moment(0, STEPS))
         drawn.append(run_unet(unet))
-        session.at(moments()[-1])
+        session.set_step(moments()[-1])
         run_unet(unet)
     assert torch.equal(drawn[1], drawn[2])
     session.deactivate()
@@ -189,8 +189,8 @@ def test_a_new_picture_begins_at_its_first_step(unet, tmp_path):
 def test_another_checkpoint_in_the_same_tensors_in_the_middle(unet, tmp_path, monkeypatch):
     """As a host does for a refiner of the same kind; and back for the next picture. Some layers run beside."""
     adapter = adapter_for(unet, tmp_path / "a.safetensors")
-    beside = lambda _, target, *rest: "beside" if "attn" in target.slot.path else "merged"  # noqa: E731
-    monkeypatch.setattr(choice.Chooser, "_guess", beside)
+    beside = lambda _, target, *rest: "beside" if "attn" in target.ref.path else "merged"  # noqa: E731
+    monkeypatch.setattr(apply_mode.ModeSelector, "_guess", beside)
     first = copy.deepcopy(unet.state_dict())
     second = {key: value + 0.02 * torch.randn_like(value) for key, value in first.items()}
     twin, wanted = copy.deepcopy(unet), []
@@ -206,9 +206,9 @@ def test_another_checkpoint_in_the_same_tensors_in_the_middle(unet, tmp_path, mo
         for moment, expected in zip(moments(), wanted, strict=True):
             if moment.step == 3:
                 unet.load_state_dict(second)
-            session.at(moment)
+            session.set_step(moment)
             close(run_unet(unet), expected)
-    assert session.live_layers()
+    assert session.bypass_layer_count()
     session.deactivate()
     assert all(torch.equal(value, second[key]) for key, value in unet.state_dict().items())
     unet.load_state_dict(first)
@@ -218,11 +218,11 @@ def test_no_file_is_read_again_and_no_memory_is_taken(unet, tmp_path, monkeypatc
     adapter = adapter_for(unet, tmp_path / "a.safetensors")
     session = Session(unet=unet)
     session.activate([request(adapter, "ramp", mode="merged")], Moment(0, STEPS))
-    session.at(moments()[1])
+    session.set_step(moments()[1])
     places = {name: p.data_ptr() for name, p in unet.named_parameters()}
     monkeypatch.setattr(type(adapter), "load", lambda *_: pytest.fail("the file is read again"))
     for moment in moments()[2:]:
-        session.at(moment)
+        session.set_step(moment)
         run_unet(unet)
         assert {name: p.data_ptr() for name, p in unet.named_parameters()} == places
     session.deactivate()
@@ -236,7 +236,7 @@ def test_singular_triples_are_taken_once_for_all_steps(tmp_path, monkeypatch):
     with Session(unet=model) as session:
         session.activate([request(adapter, "ramp", mode="merged")], Moment(0, STEPS))
         for moment in moments():
-            session.at(moment)
+            session.set_step(moment)
     assert len(calls) <= 1
 
 
@@ -245,7 +245,7 @@ def test_a_failure_in_the_middle_gives_the_model_back(unet, tmp_path, monkeypatc
     plain = run_unet(unet)
     session = Session(unet=unet)
     session.activate([request(adapter, "ramp")], Moment(0, STEPS))
-    session.at(moments()[1])
+    session.set_step(moments()[1])
     calls = []
 
     def broken(*arguments):
@@ -254,12 +254,12 @@ def test_a_failure_in_the_middle_gives_the_model_back(unet, tmp_path, monkeypatc
             raise MemoryError("no room")
         return original(*arguments)
 
-    from lib_adapters.patching import merged
+    from lib_adapters.patching import weight_patcher
 
-    original = merged.merged_weight
-    monkeypatch.setattr(merged, "merged_weight", broken)
+    original = weight_patcher.merged_weight
+    monkeypatch.setattr(weight_patcher, "merged_weight", broken)
     with pytest.raises(MemoryError):
-        session.at(moments()[2])
+        session.set_step(moments()[2])
     assert torch.equal(run_unet(unet), plain)
     assert session.active == ()
     monkeypatch.undo()
@@ -273,7 +273,7 @@ def test_idle_means_no_hook(unet, tmp_path):
     adapter = adapter_for(unet, tmp_path / "a.safetensors")
     with Session(unet=unet) as session:
         session.activate([request(adapter, "ramp", mode="live")], Moment(0, STEPS))
-        session.at(moments()[1])
+        session.set_step(moments()[1])
         run_unet(unet)
     assert not any(m._forward_pre_hooks or "forward" in m.__dict__ for m in unet.modules())
     assert examples()

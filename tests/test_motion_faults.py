@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lib_adapters import Request, Session
-from lib_adapters.patching import live, merged
+from lib_adapters.patching import forward_patcher, weight_patcher
 from lib_adapters.prompt.schedule import Moment
 from tests.files import MAKERS, adapter_for
 from tests.models import ldm_unet
@@ -34,12 +34,12 @@ def requests_of(unet, tmp_path):
     """On layers of their own: some in groups of rows, some merged at each step, some beside."""
     kinds = zip(("LoRA", "OFT", "LoRA"), SOME, strict=True)
     made = [adapter_for(unet, tmp_path / f"{n}.safetensors", MAKERS[k], (at,)) for n, (k, at) in enumerate(kinds)]
-    rows = Request(made[2], unet=0.5, scope=frozenset({1}))
+    rows = Request(made[2], unet=0.5, rows=frozenset({1}))
     return [rows, request(made[1], "bump", mode="merged"), request(made[0], "bump", mode="live")]
 
 
 @pytest.mark.parametrize("last", [0, 5])
-@pytest.mark.parametrize("place", ["LiveLayer", "merged_weight"])
+@pytest.mark.parametrize("place", ["PatchedForward", "merged_weight"])
 def test_an_activation_that_fails_changes_nothing_or_restores_the_original(unet, tmp_path, monkeypatch, place, last):
     """The weights of what was active before are gone as soon as new ones are merged into their memory."""
     before = adapter_for(unet, tmp_path / "before.safetensors", MAKERS["LoKr"], SOME)
@@ -47,7 +47,7 @@ def test_an_activation_that_fails_changes_nothing_or_restores_the_original(unet,
     session = Session(unet=unet)
     session.activate([Request(before, unet=0.7)])
     there = run_unet(unet)
-    module = live if place == "LiveLayer" else merged
+    module = forward_patcher if place == "PatchedForward" else weight_patcher
     monkeypatch.setattr(module, place, failing(getattr(module, place), [], last))
     with pytest.raises(MemoryError):
         session.activate(requests_of(unet, tmp_path), Moment(0, STEPS))
@@ -67,11 +67,11 @@ def test_a_step_that_fails_gives_the_model_back(unet, tmp_path, monkeypatch, ste
     session = Session(unet=unet)
     session.activate(requests_of(unet, tmp_path), Moment(0, STEPS))
     for moment in moments()[:step]:
-        session.at(moment, [0, 1])
+        session.set_step(moment, [0, 1])
         run_unet(unet)
-    monkeypatch.setattr(merged, "merged_weight", failing(merged.merged_weight, [], 3))
+    monkeypatch.setattr(weight_patcher, "merged_weight", failing(weight_patcher.merged_weight, [], 3))
     with pytest.raises(MemoryError):
-        session.at(moments()[step], [0, 1])
+        session.set_step(moments()[step], [0, 1])
     assert torch.equal(run_unet(unet), plain)
     assert session.active == ()
     assert not any("forward" in module.__dict__ or module._forward_pre_hooks for module in unet.modules())

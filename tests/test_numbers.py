@@ -118,7 +118,7 @@ def test_the_command_measures_everything_and_writes_it(tmp_path, tried):
 
 
 def test_what_stands_around_the_block_is_left_alone():
-    before = f"a\n{pages.FIRST_STEP}\nx\n{pages.END}\nb\n"
+    before = f"a\n{pages.START}\nx\n{pages.END}\nb\n"
     after = pages.put(before, "new\n")
-    assert after == f"a\n{pages.FIRST_STEP}\nnew\n{pages.END}\nb\n"
+    assert after == f"a\n{pages.START}\nnew\n{pages.END}\nb\n"
     assert pages.put(after, "new\n") == after

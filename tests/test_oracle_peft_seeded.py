@@ -16,8 +16,8 @@ from torch import nn
 from lib_adapters import Request, Session, open_adapter
 from lib_adapters.app.main import main
 from lib_adapters.errors import BrokenFile
-from lib_adapters.patching.plan import fit
-from lib_adapters.patching.targets import Table
+from lib_adapters.patching.layers import LayerTable
+from lib_adapters.patching.plan import match_adapter
 from tests import oracles
 
 PLACE = "down_blocks.0.attentions.0.transformer_blocks.0"
@@ -208,7 +208,7 @@ def test_one_file_on_two_models_draws_for_each(tmp_path):
     other.get_submodule(PLACE).attn1.to_k = nn.Linear(40, 8, bias=False)
     loaded = adapter.load()
     for each in (other, ours):
-        found = fit(Request(adapter), loaded, Table.of(each, []))
+        found = match_adapter(Request(adapter), loaded, LayerTable.from_model(each, []))
         assert found.unmatched == []
     key, weight = f"{PLACE}.attn1.to_q.weight", ours.get_submodule(PLACE).attn1.to_q.weight
     (patch,) = [patch for slot, patch in found.patches if slot.path.endswith("to_q")]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lib_adapters import Request, Session
-from lib_adapters.patching.overflow import out_of_range
+from lib_adapters.patching.overflow import overflowing
 from lib_adapters.prompt.schedule import Moment
 from lib_adapters.prompt.schedule_text import read_curve
 from tests.double.shelf import put
@@ -48,15 +48,15 @@ def test_one_element_is_enough_wherever_it_is(dtype, shape):
         for bad in BAD if dtype != torch.float8_e4m3fn else BAD[2:]:  # that has no infinity
             tensor = sound.clone()
             tensor.view(-1)[place] = bad
-            assert out_of_range([sound, tensor, sound]) == [False, True, False]
+            assert overflowing([sound, tensor, sound]) == [False, True, False]
     edge = torch.full(shape, torch.finfo(dtype).max)
-    assert out_of_range([edge.to(dtype), (-edge).to(dtype)]) == [False, False]
+    assert overflowing([edge.to(dtype), (-edge).to(dtype)]) == [False, False]
 
 
 def test_wide_types_are_known_by_samples_and_no_tensor_is_no_answer():
     sound = torch.randn(40, 40)
-    assert out_of_range([sound, sound.half(), sound * float("nan"), sound.double()]) == [False, False, True, False]
-    assert out_of_range([]) == []
+    assert overflowing([sound, sound.half(), sound * float("nan"), sound.double()]) == [False, False, True, False]
+    assert overflowing([]) == []
 
 
 def test_what_no_half_can_hold_keeps_its_own_and_is_told(model, adapter, tmp_path):
@@ -65,10 +65,10 @@ def test_what_no_half_can_hold_keeps_its_own_and_is_told(model, adapter, tmp_pat
     session = Session(unet=model)
     report = session.activate([Request(adapter, unet=HUGE), Request(other, unet=0.5)])
     strong, weak = report.adapters
-    assert strong.line().startswith("ink: 2 of 2 layers (Full 2)")
-    assert f"; 4 weights or biases {SAID}" in strong.line()
+    assert strong.summary().startswith("ink: 2 of 2 layers (Full 2)")
+    assert f"; 4 weights or biases {SAID}" in strong.summary()
     assert strong.incomplete
-    assert SAID not in weak.line()
+    assert SAID not in weak.summary()
     changed = {name for name, tensor in model.state_dict().items() if name not in own or not tensor.equal(own[name])}
     assert changed == {"time_embed_0.weight"}
     assert session.activate([Request(other, unet=0.5), Request(adapter, unet=1.0)]).adapters[1].out_of_range == 0
@@ -94,7 +94,7 @@ def test_a_step_that_leaves_the_range_is_told_and_the_others_are_drawn(model, ad
     report = session.activate([Request(adapter, unet=ramp, mode="merged")], Moment(0, 3))
     first = state(model)
     for step, wanted in enumerate((first, own, first)):
-        session.at(Moment(step, 3))
+        session.set_step(Moment(step, 3))
         assert same(state(model), wanted), step
         assert session.report.adapters[0].out_of_range == (4 if step else 0)
     assert report is session.report

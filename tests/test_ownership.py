@@ -91,7 +91,7 @@ def test_who_was_taken_over_from_is_inactive_and_says_so(unet, requests, mode):
     assert (one.active, one.report.lines()) == ((), [DISPLACED])
     held, picture = state(unet), drawn(unet)
     one.deactivate()
-    one.at(Moment(1, 2))
+    one.set_step(Moment(1, 2))
     one.deactivate()
     assert same(state(unet), held)
     assert drawn(unet).equal(picture)
@@ -163,7 +163,7 @@ def test_one_inside_another_gives_back_once(unet, requests):
         outer.activate([Request(requests[0].adapter, unet=RAMP)], Moment(0, 4))
         with Session(unet=unet) as inner:
             inner.activate(requests[1:2])
-            outer.at(Moment(3, 4))  # it is not active any more: nothing moves
+            outer.set_step(Moment(3, 4))  # it is not active any more: nothing moves
             drawn(unet)
             assert same(state(unet), alone_of(unet, requests[1], inner))
         assert same(state(unet), before)
@@ -189,7 +189,7 @@ def test_a_takeover_that_fails_leaves_the_model_its_own(unet, requests, monkeypa
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(two._merged, "apply", stop)
+    monkeypatch.setattr(two._weight_patcher, "apply", stop)
     with pytest.raises(KeyboardInterrupt):
         two.activate(requests[1:2])
     assert same(state(unet), before)
@@ -243,7 +243,7 @@ def test_original_weights_live_no_longer_than_the_model(tmp_path, session_first)
     try:
         session = Session(unet=model)
         session.activate([request])
-        originals = [weakref.ref(tensor) for tensor in session._merged.pristine().values()]
+        originals = [weakref.ref(tensor) for tensor in session._weight_patcher.originals().values()]
         if session_first:
             del session
         assert all(one() is not None for one in originals)

@@ -21,7 +21,7 @@ SHIPPED = [
 OWN = "sd-webui-lycoris-bundle"
 COMMANDS = ("generate", "page", "inspect", "list", "merge", "convert", "verify", "aesthetic")
 OPENERS = {"open", "fdopen", "NamedTemporaryFile", "TemporaryFile"}
-OTHERS = {"Studio", "Image", "webbrowser", "os", "self"}  # their `open` opens no text
+OTHERS = {"Generator", "Image", "webbrowser", "os", "self"}  # their `open` opens no text
 ALONE = """
 import importlib.metadata, sys
 allowed = set(sys.argv[1].split(","))

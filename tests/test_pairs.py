@@ -11,7 +11,7 @@ import os
 import pytest
 import torch
 
-from lib_adapters.patching import choice
+from lib_adapters.patching import apply_mode
 from lib_adapters.prompt.schedule import Moment, Position, Window
 from tests.pairs import LABELS, Shelf, differing, outputs, state
 
@@ -65,7 +65,7 @@ def test_weights_inside_and_outside_of_a_window_are_those_of_a_new_model(shelf, 
         others = [shelf.request(second)] if second != first else []
         session.activate([shelf.request(first, window=UNTIL, mode="merged"), *others], Moment(0, 4))
         for moment in (EARLY, LATE):
-            session.at(moment)
+            session.set_step(moment)
             labels = {first, second} if moment is EARLY else {second} if others else set()
             assert not differing(state(model), shelf.fresh(*labels)[0]), (first, second, moment)
     session.deactivate()
@@ -88,14 +88,16 @@ def test_a_lent_bias_goes_when_patches_cancel(shelf, label):
 @pytest.mark.parametrize("first", LABELS)
 def test_layers_inside_and_outside_of_a_window_compute_what_a_new_model_does(shelf, first, mode, window, monkeypatch):
     """`auto`: every second layer is merged again and the others get a bypass. Without a window the strength stays."""
-    monkeypatch.setattr(choice, "expected", lambda target, *_: (1, 9)[:: 1 if target.slot.path[-1:] in "048" else -1])
+    monkeypatch.setattr(
+        apply_mode, "estimated_seconds", lambda target, *_: (1, 9)[:: 1 if target.ref.path[-1:] in "048" else -1]
+    )
     model, session = shelf.session()
     own = state(model)
     for second in (label for label in partners(first) if label != first):
         requests = [shelf.request(first, window=window, mode=mode), shelf.request(second)]
         session.activate(requests, EARLY)
         for moment in (EARLY, LATE):
-            session.at(moment)
+            session.set_step(moment)
             labels = (first, second) if window is None or window.holds(moment) else (second,)
             close(shelf, model, labels, shelf.meeting(first, second))
     session.deactivate()

@@ -210,7 +210,7 @@ def test_what_a_pipeline_cannot_follow_is_reported(studio, prompt, told):
 def test_the_way_that_a_user_has_chosen(studio, untouched, mode):
     TAGS[f"0@0,1@1:mode={mode}"] = TAGS["0@0,1@1"]
     drawn = compared(studio, untouched, "DDIM", "LoRA", f"0@0,1@1:mode={mode}")
-    assert ("beside their layers" in drawn.report.motion) == (mode == "live")
+    assert ("beside their layers" in drawn.report.schedule_note) == (mode == "live")
 
 
 def test_constant_curves_and_switched_off_tags_are_what_they_look_like_to_the_bit(studio):

@@ -112,9 +112,9 @@ def test_the_report_tells_how_many_layers_are_silent(studio):
     studio.activate_prompt("<lyco:LoRA:0.5:lbw=IN00-MID>")
     (line, *_) = studio.session.report.lines()
     (report,) = studio.session.report.adapters
-    assert report.matched + report.silenced == report.total
-    assert f"{report.silenced} at a block weight of 0" in line
-    assert report.silenced > 12 * 6  # the text encoder, too, is outside these blocks
+    assert report.matched + report.disabled_by_blocks == report.total
+    assert f"{report.disabled_by_blocks} at a block weight of 0" in line
+    assert report.disabled_by_blocks > 12 * 6  # the text encoder, too, is outside these blocks
 
 
 def test_an_earlier_prompts_order_does_not_mix_adapters_up(studio, tmp_path):

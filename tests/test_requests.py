@@ -63,11 +63,11 @@ def test_what_moves_and_what_only_looks_like_it(adapter):
     window = Window(start=Position(1.0, "step"))
     for more in ({"unet": RISE}, {"window": window}, {"dyn": RISE}, {"dyn": "timestep"}):
         request = Request(adapter, **more)
-        assert (request.moves("unet"), request.moves("te")) == (True, False)
-    some = Request(adapter, scope=frozenset({1}))
-    assert (some.moves("unet"), some.moves("te")) == (True, True)
+        assert (request.is_dynamic("unet"), request.is_dynamic("te")) == (True, False)
+    some = Request(adapter, rows=frozenset({1}))
+    assert (some.is_dynamic("unet"), some.is_dynamic("te")) == (True, True)
     for still in (Request(adapter, dyn=4), Request(adapter, unet=LEVEL)):
-        assert not still.moves("unet")
+        assert not still.is_dynamic("unet")
     assert Request(adapter, unet=LEVEL).unet == 0.5
     assert [Request(adapter, 0.25, 0.75).strength(part) for part in ("unet", "te")] == [0.25, 0.75]
 
@@ -75,7 +75,7 @@ def test_what_moves_and_what_only_looks_like_it(adapter):
 def test_requests_are_told_apart_by_all_that_they_ask_for(adapter):
     blocks = BlockWeights((("IN05", 0.5),))
     asked = [
-        {}, {"unet": 0.5}, {"te": 0.5}, {"dyn": 2}, {"mode": "live"}, {"scope": frozenset()}, {"scope": frozenset({1})},
+        {}, {"unet": 0.5}, {"te": 0.5}, {"dyn": 2}, {"mode": "live"}, {"rows": frozenset()}, {"rows": frozenset({1})},
         {"unet": RISE}, {"window": Window()}, {"blocks": blocks}, {"blocks": replace(blocks, others=0.5)},
         *({"blocks": BlockWeights(rules=elements(rule))} for rule in ("IN05:attn:0.5", ":attn:0.5", ":NOT attn:0.5")),
     ]  # fmt: skip

@@ -10,10 +10,9 @@ import torch
 
 from lib_adapters import Request, Session, open_adapter
 from lib_adapters.files.names import Stem
-from lib_adapters.patching.dial import Dial
-from lib_adapters.patching.patch import Patch
-from lib_adapters.patching.rows import rows_of
-from lib_adapters.patching.targets import View
+from lib_adapters.patching.batch_rows import row_strengths_of
+from lib_adapters.patching.layers import WeightView
+from lib_adapters.patching.patch import Patch, ScheduledStrength
 from lib_adapters.prompt.schedule import Moment
 from lib_adapters.prompt.schedule_text import read_curve
 from tests.files import MAKERS, adapter_file, adapter_for, layers, lora
@@ -35,7 +34,7 @@ def each_by_itself(model, requests, rows):
     drawn = []
     for number, row in enumerate(rows):
         with Session(unet=model) as session:
-            session.activate([Request(r.adapter, unet=r.unet) for r in requests if r.scope is None or row in r.scope])
+            session.activate([Request(r.adapter, unet=r.unet) for r in requests if r.rows is None or row in r.rows])
             drawn.append(run_unet(model, len(rows))[number])
     return torch.stack(drawn)
 
@@ -45,8 +44,8 @@ def each_by_itself(model, requests, rows):
 def test_rows_are_as_if_drawn_by_themselves(unet, tmp_path, kind, mode):
     made = [adapter_for(unet, tmp_path / f"{n}.safetensors", MAKERS[kind], seed=n) for n in range(3)]
     requests = [
-        Request(made[0], unet=0.5, scope=frozenset({FIRST}), mode=mode),
-        Request(made[1], unet=-0.4, scope=frozenset({SECOND, NEGATIVE}), mode=mode),
+        Request(made[0], unet=0.5, rows=frozenset({FIRST}), mode=mode),
+        Request(made[1], unet=-0.4, rows=frozenset({SECOND, NEGATIVE}), mode=mode),
         Request(made[2], unet=0.3),
     ]
     rows = [FIRST, SECOND, NEGATIVE, FIRST]
@@ -54,9 +53,9 @@ def test_rows_are_as_if_drawn_by_themselves(unet, tmp_path, kind, mode):
     wanted = each_by_itself(copy.deepcopy(unet), requests, rows)
     with Session(unet=unet) as session:
         session.activate(requests, NOW)
-        session.at(NOW, rows)
+        session.set_step(NOW, rows)
         close(run_unet(unet, 4), wanted)
-        session.at(NOW, rows)
+        session.set_step(NOW, rows)
         close(run_unet(unet, 4), wanted)
     assert torch.equal(run_unet(unet, 4), plain)
 
@@ -65,13 +64,13 @@ def test_a_mixed_stack_of_all_kinds(unet, tmp_path):
     some = ("middle_block", "input_blocks.4", "out.2")
     scopes = [{FIRST}, {SECOND}, {FIRST, NEGATIVE}, {NEGATIVE}, {FIRST, SECOND}]
     requests = [
-        Request(adapter_for(unet, tmp_path / f"{n}.safetensors", MAKERS[kind], some), unet=0.3, scope=frozenset(scope))
+        Request(adapter_for(unet, tmp_path / f"{n}.safetensors", MAKERS[kind], some), unet=0.3, rows=frozenset(scope))
         for n, (kind, scope) in enumerate(zip(MAKERS, scopes, strict=True))
     ]
     rows = [FIRST, SECOND, NEGATIVE]
     with Session(unet=unet) as session:
         session.activate(requests, NOW)
-        session.at(NOW, rows)
+        session.set_step(NOW, rows)
         found = run_unet(unet, 3)
     close(found, each_by_itself(unet, requests, rows))
 
@@ -80,14 +79,14 @@ def test_a_mixed_stack_of_all_kinds(unet, tmp_path):
 def test_a_host_may_cut_its_batch(unet, tmp_path, cut):
     """And may leave the last rows out, as where the negative side is skipped."""
     adapter = adapter_for(unet, tmp_path / "a.safetensors", lora, ("middle_block",))
-    requests, rows = [Request(adapter, scope=frozenset({SECOND}))], [FIRST, SECOND, FIRST, SECOND]
+    requests, rows = [Request(adapter, rows=frozenset({SECOND}))], [FIRST, SECOND, FIRST, SECOND]
     generator = torch.Generator().manual_seed(3)
     x, text = torch.randn(4, 4, 8, 8, generator=generator), torch.randn(4, 5, 24, generator=generator)
     with Session(unet=unet) as session:
         session.activate(requests, NOW)
-        session.at(NOW, rows)
+        session.set_step(NOW, rows)
         whole = unet(x, torch.full((4,), 5), text)
-        session.at(NOW, rows)
+        session.set_step(NOW, rows)
         parts, start = [], 0
         for size in cut:
             some = slice(start, start + size)
@@ -105,9 +104,9 @@ def test_every_algorithm_and_kind_of_layer(tmp_path, name):
         session.activate([Request(adapter, unet=0.6)])
         full = layer(x)
     with Session(unet=model) as session:
-        session.activate([Request(adapter, unet=0.6, scope=frozenset({SECOND}))], NOW)
-        session.at(NOW, [FIRST, SECOND])
-        session._pace._motion.choose([FIRST, SECOND])  # a layer alone has no UNet around it that says how many
+        session.activate([Request(adapter, unet=0.6, rows=frozenset({SECOND}))], NOW)
+        session.set_step(NOW, [FIRST, SECOND])
+        session._controller._plan.set_rows([FIRST, SECOND])  # a layer alone has no UNet around it that says how many
         found = layer(x)
     close(found[1], full[1])
     assert torch.allclose(found[0], plain[0], rtol=1e-5, atol=1e-6)
@@ -124,9 +123,9 @@ def test_rows_of_a_layer_that_are_repeated(unet, tmp_path, kind):
         session.activate([Request(adapter)])
         full = layer(x)
     with Session(unet=unet) as session:
-        session.activate([Request(adapter, scope=frozenset({SECOND}))], NOW)
-        session.at(NOW, [FIRST, SECOND])
-        session._pace._motion.choose([FIRST, SECOND])
+        session.activate([Request(adapter, rows=frozenset({SECOND}))], NOW)
+        session.set_step(NOW, [FIRST, SECOND])
+        session._controller._plan.set_rows([FIRST, SECOND])
         found = layer(x)
         odd = layer(x[:5])
     close(found, torch.cat([layer(x[:3]), full[3:]]))
@@ -135,13 +134,13 @@ def test_rows_of_a_layer_that_are_repeated(unet, tmp_path, kind):
 
 def test_rows_and_schedules_together(unet, tmp_path):
     adapter = adapter_for(unet, tmp_path / "a.safetensors")
-    ramp = Request(adapter, unet=read_curve("0@0,1@1"), scope=frozenset({SECOND}))
+    ramp = Request(adapter, unet=read_curve("0@0,1@1"), rows=frozenset({SECOND}))
     with Session(unet=unet) as session:
         session.activate([ramp], NOW)
         for step in range(4):
-            session.at(Moment(step, 4), [FIRST, SECOND])
+            session.set_step(Moment(step, 4), [FIRST, SECOND])
             found = run_unet(unet)
-            there = Request(adapter, unet=step / 3, scope=frozenset({SECOND}))
+            there = Request(adapter, unet=step / 3, rows=frozenset({SECOND}))
             close(found, each_by_itself(copy_of(unet, session), [there], [FIRST, SECOND]))
 
 
@@ -158,8 +157,8 @@ def test_a_scope_that_no_row_has_is_absence(unet, tmp_path):
     adapter = adapter_for(unet, tmp_path / "a.safetensors", MAKERS["OFT"])
     plain = run_unet(unet)
     with Session(unet=unet) as session:
-        session.activate([Request(adapter, scope=frozenset({7}))], NOW)
-        session.at(NOW, [FIRST, SECOND])
+        session.activate([Request(adapter, rows=frozenset({7}))], NOW)
+        session.set_step(NOW, [FIRST, SECOND])
         assert torch.equal(run_unet(unet), plain)
 
 
@@ -178,18 +177,20 @@ def test_a_text_is_encoded_with_its_own_adapters(tmp_path):
         with Session(text_encoders=[encoder]) as session:
             session.activate([Request(adapter)])
             alone.append(run())
-    requests = [Request(adapter, scope=frozenset({number})) for number, adapter in enumerate(made)]
+    requests = [Request(adapter, rows=frozenset({number})) for number, adapter in enumerate(made)]
     with Session(text_encoders=[encoder]) as session:
         session.activate(requests, NOW)
         for voice, wanted in ((0, alone[0]), (1, alone[1]), (None, plain), (5, plain), (0, alone[0])):
-            session.speak(voice)
+            session.set_text_row(voice)
             assert torch.equal(run(), wanted)
     assert torch.equal(run(), plain)
 
 
 def patch_for(adapter, strength, rows=None):
-    dial = None if rows is None else Dial(Request(adapter), "unet", 0.5, rows=rows)
-    return Patch(("x", Stem("unet", "x"), strength, 0, "weight"), View(), EXAMPLES["lora"].read(), strength, dial=dial)
+    dial = None if rows is None else ScheduledStrength(Request(adapter), "unet", 0.5, row_strengths=rows)
+    return Patch(
+        ("x", Stem("unet", "x"), strength, 0, "weight"), WeightView(), EXAMPLES["lora"].read(), strength, scheduled=dial
+    )
 
 
 def test_what_is_told_of_a_batch_of_rows(tmp_path):
@@ -197,15 +198,15 @@ def test_what_is_told_of_a_batch_of_rows(tmp_path):
     adapter, cpu = opened("lora", tmp_path), torch.device("cpu")
     still, some = patch_for(adapter, 2.0), patch_for(adapter, 1.0, (1, 1, 0, 1, 1, 1, 0, 1))
     one = patch_for(adapter, 4.0, (0, 0, 0, 1, 1, 1, 0, 0))
-    alike = replace(still, dial=Dial(Request(adapter), "unet", 0.25))
-    rows = rows_of([still, some, one, alike])
-    assert rows_of([still, alike]) is None
+    alike = replace(still, scheduled=ScheduledStrength(Request(adapter), "unet", 0.25))
+    rows = row_strengths_of([still, some, one, alike])
+    assert row_strengths_of([still, alike]) is None
     assert rows.strengths([still, some, one, alike], 16)[1::2].tolist() == [
         [2.0, a, b, 0.5] for a, b in ((0.5, 0), (0.5, 0), (0, 0), (0.5, 2), (0.5, 2), (0.5, 2), (0, 0), (0.5, 0))
     ]
     found = [(row, where if isinstance(where, slice) else where.tolist()) for row, where in rows.groups(16, cpu)]
     assert found == [(0, [0, 1, 2, 3, 14, 15]), (2, [4, 5, 12, 13]), (3, slice(6, 12))]
-    spread = rows.spread([some, one], 16, cpu)
+    spread = rows.layout([some, one], 16, cpu)
     assert spread.runs == [slice(0, 4), slice(6, 12), slice(14, 16)]
-    assert (spread.acting, spread.kinds) == (12, 2)
-    assert [rows.strengths([some], 15), rows.groups(15, cpu), rows.spread([some], 15, cpu)] == [None, None, None]
+    assert (spread.acting, spread.distinct) == (12, 2)
+    assert [rows.strengths([some], 15), rows.groups(15, cpu), rows.layout([some], 15, cpu)] == [None, None, None]

@@ -6,9 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from lib_adapters.patching.spelling import per_level_of, to_diffusers, to_ldm
-from lib_adapters.patching.spelling_text import hugging_face, sd3_diffusers
-from lib_adapters.patching.structure import family_of
+from lib_adapters.patching.base_model import family_of
+from lib_adapters.patching.key_maps import (
+    diffusers_to_ldm,
+    ldm_to_diffusers,
+    openclip_to_hf,
+    resnets_per_level,
+    sd3_to_diffusers,
+)
 
 PAIRS = [  # LDM, diffusers; two resnets to a level
     ("input_blocks.0.0", "conv_in"),
@@ -50,27 +55,27 @@ def has(*levels):
 
 @pytest.mark.parametrize(("ldm", "diffusers"), PAIRS)
 def test_both_ways_with_two_resnets_to_a_level(ldm, diffusers):
-    assert to_diffusers(ldm) == diffusers
-    assert to_ldm(diffusers, has(1, 2, 3)) == ldm
+    assert ldm_to_diffusers(ldm) == diffusers
+    assert diffusers_to_ldm(diffusers, has(1, 2, 3)) == ldm
 
 
 def test_a_sampler_itself_has_a_name_too():
-    assert to_diffusers("input_blocks.3.0") == "down_blocks.0.downsamplers.0.conv"
-    assert to_ldm("down_blocks.0.downsamplers.0", has()) == "input_blocks.3.0"
+    assert ldm_to_diffusers("input_blocks.3.0") == "down_blocks.0.downsamplers.0.conv"
+    assert diffusers_to_ldm("down_blocks.0.downsamplers.0", has()) == "input_blocks.3.0"
 
 
 @pytest.mark.parametrize(("levels", "ldm", "diffusers"), OTHER_LEVELS)
 def test_both_ways_with_other_numbers_of_resnets(levels, ldm, diffusers):
-    assert to_diffusers(ldm, levels) == diffusers
-    assert to_ldm(diffusers, has(0, 1), levels) == ldm
+    assert ldm_to_diffusers(ldm, levels) == diffusers
+    assert diffusers_to_ldm(diffusers, has(0, 1), levels) == ldm
 
 
 @pytest.mark.parametrize(
     "path", ["", "input_blocks", "middle_block.3.x", "conv", "up_blocks.0.other.0", "mid_block.other.0"]
 )
 def test_what_is_no_place_has_no_other_name(path):
-    assert to_diffusers(path) is None
-    assert to_ldm(path, has()) is None
+    assert ldm_to_diffusers(path) is None
+    assert diffusers_to_ldm(path, has()) is None
 
 
 @pytest.mark.parametrize(
@@ -87,7 +92,7 @@ def test_what_is_no_place_has_no_other_name(path):
     ],
 )
 def test_resnets_to_a_level_are_read_off_the_model(paths, found):
-    assert per_level_of(paths) == found
+    assert resnets_per_level(paths) == found
 
 
 @pytest.mark.parametrize(
@@ -103,7 +108,7 @@ def test_resnets_to_a_level_are_read_off_the_model(paths, found):
     ],
 )
 def test_open_clips_names_in_hugging_faces(path, name):
-    assert hugging_face(path) == name
+    assert openclip_to_hf(path) == name
 
 
 @pytest.mark.parametrize(
@@ -120,7 +125,7 @@ def test_open_clips_names_in_hugging_faces(path, name):
     ],
 )
 def test_sd3s_names_in_diffusers(path, names):
-    assert sd3_diffusers(path, 23) == names
+    assert sd3_to_diffusers(path, 23) == names
 
 
 def names(*given, shape=(8, 8)):

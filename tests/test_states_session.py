@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from torch import nn
 
 from lib_adapters import open_adapter
-from lib_adapters.patching import choice
+from lib_adapters.patching import apply_mode
 from lib_adapters.prompt.schedule import Moment
 from tests.states.adapters import IN_UNET, LETTERS, Shelf
 from tests.states.faults import Fault, trapped
@@ -268,15 +268,15 @@ class SessionMachine(RuleBasedStateMachine):
 
 def clearly(target, run, _):
     """Merging anew is quicker in large pictures, and for half of the layers in small ones."""
-    parameter = target.slot.parameter()
+    parameter = target.ref.parameter()
     merges = run.height == 64 or parameter is None or parameter.numel() // 32 % 2
     return (1, 10**9) if merges else (10**9, 1)
 
 
 def test_a_session(tried, tmp_path, monkeypatch):
-    monkeypatch.setattr(choice, "expected", clearly)
-    monkeypatch.setattr(choice, "_times", lambda *_: (4, 4))
-    for name in ("merge_seconds", "beside_seconds"):
-        monkeypatch.setattr(choice, name, lambda *_: 1e-3)
+    monkeypatch.setattr(apply_mode, "estimated_seconds", clearly)
+    monkeypatch.setattr(apply_mode, "_times", lambda *_: (4, 4))
+    for name in ("merge_seconds", "bypass_seconds"):
+        monkeypatch.setattr(apply_mode, name, lambda *_: 1e-3)
     shelf = Shelf(tmp_path / "files", tmp_path / "kept", Pair())
     run_machine(SessionMachine, tried, "states of a session", STEPS, shelf=shelf, fresh=Fresh(shelf))

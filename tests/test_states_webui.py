@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from torch import nn
 
-from lib_adapters.patching import choice
+from lib_adapters.patching import apply_mode
 from tests.double import builtin, extra_networks
 from tests.states.adapters import LETTERS
 from tests.states.hosts import aside, furnish, host, tiny
@@ -196,9 +196,9 @@ class WebuiMachine(RuleBasedStateMachine):
 def test_the_webui(tried, tmp_path, monkeypatch):
     tiny(monkeypatch)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "nothing"))
-    monkeypatch.setattr(choice, "expected", clearly)
-    monkeypatch.setattr(choice, "_times", lambda *_: (4, 4))
-    for name in ("merge_seconds", "beside_seconds"):
-        monkeypatch.setattr(choice, name, lambda *_: 1e-3)
+    monkeypatch.setattr(apply_mode, "estimated_seconds", clearly)
+    monkeypatch.setattr(apply_mode, "_times", lambda *_: (4, 4))
+    for name in ("merge_seconds", "bypass_seconds"):
+        monkeypatch.setattr(apply_mode, name, lambda *_: 1e-3)
     own = {info: info.made().state_dict() for info in INFOS}
     run_machine(WebuiMachine, tried, "states of the web UI", STEPS, place=tmp_path, own=own)

@@ -113,7 +113,7 @@ def test_an_old_model_is_freed(tmp_path):
     adapter = adapter_for(unet, tmp_path / "a.safetensors")
     session = Session(unet=unet)
     session.activate([Request(adapter)])
-    root, pristine = weakref.ref(unet), [weakref.ref(t) for t in session._merged.pristine().values()]
+    root, pristine = weakref.ref(unet), [weakref.ref(t) for t in session._weight_patcher.originals().values()]
     del unet
     gc.collect()
     assert root() is None
@@ -124,5 +124,5 @@ def test_an_old_model_is_freed(tmp_path):
 def test_verify_notices_a_byte(unet, adapter):
     session = Session(unet=unet)
     session.activate([Request(adapter)])
-    next(iter(session._merged.pristine().values())).view(-1)[0] += 1e-3
+    next(iter(session._weight_patcher.originals().values())).view(-1)[0] += 1e-3
     assert not session.verify()

@@ -33,7 +33,7 @@ def put_on(model, shelf, want, **options):
 
 
 def drawn(model, session, step):
-    session.at(Moment(step, 3), ROWS)
+    session.set_step(Moment(step, 3), ROWS)
     return model.draw(noise(2))
 
 
@@ -47,7 +47,7 @@ def assigned(model, weights):
 
 @pytest.mark.parametrize("change", [loaded, assigned, write])
 @pytest.mark.parametrize("letter", "cdfg")  # IA3, OFT, DoRA and T-LoRA read the weight
-@pytest.mark.parametrize("how", [{"scope": frozenset({1})}, {"unet": (1.0, 0.2)}, {"unet": (1.0, 0.2), "mode": "live"}])
+@pytest.mark.parametrize("how", [{"rows": frozenset({1})}, {"unet": (1.0, 0.2)}, {"unet": (1.0, 0.2), "mode": "live"}])
 def test_a_checkpoint_in_the_middle_of_a_picture(model, shelf, letter, how, change):
     want, new = Want(letter, te=0.0, **how), another(weights_of(model), 1)
     if change is write and how.get("mode") != "live" and "scope" not in how:
@@ -64,11 +64,11 @@ def test_a_checkpoint_in_the_middle_of_a_picture(model, shelf, letter, how, chan
 
 
 def test_live_layers_that_only_moved_are_not_computed_again(model, shelf, monkeypatch):
-    session = put_on(model, shelf, Want("d", scope=frozenset({1})))
+    session = put_on(model, shelf, Want("d", rows=frozenset({1})))
     before = drawn(model, session, 0)
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
-    monkeypatch.setattr(Session, "_fitted", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(Session, "_build_plan", lambda *_: pytest.fail("computed again"))
     assert torch.equal(drawn(model, session, 0), before)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lib_adapters.files.names import Stem
-from lib_adapters.patching.targets import Table, View, flat
+from lib_adapters.patching.layers import LayerTable, WeightView, flat
 
 
 def tree(**modules):
@@ -27,11 +27,11 @@ def tree(**modules):
 
 
 def unet_names(**modules):
-    return Table.of(tree(**modules), ()).unet
+    return LayerTable.from_model(tree(**modules), ()).unet
 
 
 def text_names(**modules):
-    return Table.of(None, [tree(**modules)]).text_encoders[0]
+    return LayerTable.from_model(None, [tree(**modules)]).text_encoders[0]
 
 
 MATRIX = torch.arange(24.0).view(6, 4)
@@ -40,24 +40,24 @@ MATRIX = torch.arange(24.0).view(6, 4)
 @pytest.mark.parametrize(
     ("view", "part"),
     [
-        (View(), MATRIX),
-        (View(rows=(2, 4)), MATRIX[2:4]),
-        (View(transposed=True), MATRIX.T),
-        (View(channels=3), MATRIX[:, :3]),
-        (View(rows=(1, 3), transposed=True), MATRIX.T[1:3]),
-        (View(rows=(0, 2), channels=1), MATRIX[:2, :1]),
+        (WeightView(), MATRIX),
+        (WeightView(rows=(2, 4)), MATRIX[2:4]),
+        (WeightView(transposed=True), MATRIX.T),
+        (WeightView(channels=3), MATRIX[:, :3]),
+        (WeightView(rows=(1, 3), transposed=True), MATRIX.T[1:3]),
+        (WeightView(rows=(0, 2), channels=1), MATRIX[:2, :1]),
     ],
 )
 def test_a_view_is_a_part_of_the_same_memory(view, part):
     matrix = MATRIX.clone()
-    assert torch.equal(view.of(matrix), part)
-    view.of(matrix).zero_()
+    assert torch.equal(view.apply(matrix), part)
+    view.apply(matrix).zero_()
     assert int((matrix != MATRIX).sum()) == int((part != 0).sum())
 
 
 def test_names_of_a_layer_are_all_its_spellings():
     model = tree(input_blocks__1__0__in_layers__2=nn.Conv2d(2, 3, 1), input_blocks__3__0__op=nn.Conv2d(3, 3, 1))
-    names = Table.of(model, ()).unet
+    names = LayerTable.from_model(model, ()).unet
     assert set(names) == {
         "input_blocks_1_0_in_layers_2", "down_blocks_0_resnets_0_conv1",
         "input_blocks_3_0_op", "down_blocks_0_downsamplers_0_conv",
@@ -89,14 +89,14 @@ def test_parameters_of_all_kinds_are_layers_and_biases_are_not():
     root = tree(transformer__resblocks__0__attn=attention, ln_final=nn.LayerNorm(4))
     root.register_parameter("text_projection", nn.Parameter(torch.zeros(4, 6)))
     root.register_parameter("logit_bias", nn.Parameter(torch.zeros(1)))
-    names = Table.of(None, [root]).text_encoders[0]
+    names = LayerTable.from_model(None, [root]).text_encoders[0]
     paths = {layer.path for layer in names.values()}
     ends = {"transformer.resblocks.0.attn.in_proj", "transformer.resblocks.0.attn.out_proj"}
     thirds = {f"transformer.resblocks.0.attn.in_proj[{letter}]" for letter in "qkv"}
     assert paths == {*ends, *thirds, "ln_final", "text_projection"}
     fused, out = names["transformer_resblocks_0_attn_in_proj"], names["transformer_resblocks_0_attn_out_proj"]
     assert (fused.weight.name, fused.bias.name) == ("in_proj_weight", "in_proj_bias")
-    assert [fused.weight.caller(), out.weight.caller(), out.weight.module()] == [
+    assert [fused.weight.reader(), out.weight.reader(), out.weight.module()] == [
         attention,
         attention,
         attention.out_proj,
@@ -108,7 +108,7 @@ def test_parameters_of_all_kinds_are_layers_and_biases_are_not():
 
 def test_a_layer_that_is_gone_has_no_shape():
     model = nn.ModuleDict({"conv_in": nn.Conv2d(2, 3, 1)})
-    layer = Table.of(model, ()).unet["conv_in"]
+    layer = LayerTable.from_model(model, ()).unet["conv_in"]
     del model["conv_in"]
     gc.collect()
     assert (layer.shape, layer.weight.parameter()) == ((), None)
@@ -132,10 +132,10 @@ def test_a_layer_that_is_gone_has_no_shape():
 )
 def test_which_encoders_a_part_of_a_file_means(part, count, family, found):
     encoders = tuple({"x": object()} for _ in range(count))
-    table = Table({"y": object()}, encoders, family)
-    assert table.find(Stem(part, "x")) == [encoders[n]["x"] for n in found]
-    assert table.find(Stem(part, "z")) == []
-    assert table.find(Stem("unet", "y")) == [table.unet["y"]]
+    table = LayerTable({"y": object()}, encoders, family)
+    assert table.lookup(Stem(part, "x")) == [encoders[n]["x"] for n in found]
+    assert table.lookup(Stem(part, "z")) == []
+    assert table.lookup(Stem("unet", "y")) == [table.unet["y"]]
 
 
 def test_the_last_joint_block_is_the_one_with_the_largest_number():
@@ -148,6 +148,6 @@ def test_the_last_joint_block_is_the_one_with_the_largest_number():
 def test_modules_that_share_a_parameter_know_the_first_of_them():
     model = nn.ModuleDict({name: nn.Linear(2, 2) for name in ("conv_in", "conv_out", "conv_norm_out")})
     model["conv_out"].weight = model["conv_in"].weight
-    names = Table.of(model, ()).unet
-    assert names["conv_out"].weight.twin is names["conv_in"].weight
-    assert [names[name].weight.twin for name in ("conv_in", "conv_norm_out")] == [None, None]
+    names = LayerTable.from_model(model, ()).unet
+    assert names["conv_out"].weight.tied_to is names["conv_in"].weight
+    assert [names[name].weight.tied_to for name in ("conv_in", "conv_norm_out")] == [None, None]

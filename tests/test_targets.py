@@ -7,24 +7,24 @@ import torch
 from torch import nn
 
 from lib_adapters.files.names import Stem
-from lib_adapters.patching.spelling import to_diffusers, to_ldm
-from lib_adapters.patching.targets import Table
+from lib_adapters.patching.key_maps import diffusers_to_ldm, ldm_to_diffusers
+from lib_adapters.patching.layers import LayerTable
 from tests.models import clip, diffusers_unet, ldm_unet, open_clip
 
 
 def test_ldm_and_diffusers_models_answer_to_the_same_names_with_the_same_shapes():
-    ldm, diffusers = Table.of(ldm_unet(), []).unet, Table.of(diffusers_unet(), []).unet
+    ldm, diffusers = LayerTable.from_model(ldm_unet(), []).unet, LayerTable.from_model(diffusers_unet(), []).unet
     assert set(ldm) == set(diffusers)
     assert {name for name in ldm if ldm[name].shape != diffusers[name].shape} == set()
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl", "sdxl-refiner"])
 def test_the_family_is_told_by_structure_at_any_width(family):
-    assert Table.of(diffusers_unet(family=family), []).family == family
+    assert LayerTable.from_model(diffusers_unet(family=family), []).family == family
 
 
 def test_stable_diffusion_2_of_the_web_ui():
-    assert Table.of(ldm_unet(linear=True), [open_clip()]).family == "sd2"
+    assert LayerTable.from_model(ldm_unet(linear=True), [open_clip()]).family == "sd2"
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_stable_diffusion_2_of_the_web_ui():
     [((12,), "sd1"), ((23,), "sd2"), ((12, 32), "sdxl")],
 )
 def test_without_a_unet_the_text_encoders_tell(encoders, family):
-    assert Table.of(None, [clip(layers=depth) for depth in encoders]).family == family
+    assert LayerTable.from_model(None, [clip(layers=depth) for depth in encoders]).family == family
 
 
 @pytest.mark.parametrize(
@@ -56,15 +56,15 @@ def test_without_a_unet_the_text_encoders_tell(encoders, family):
     ],
 )
 def test_known_pairs(family, ldm, diffusers):
-    names = Table.of(diffusers_unet(family=family), []).unet
+    names = LayerTable.from_model(diffusers_unet(family=family), []).unet
     assert names[ldm] is names[diffusers]
 
 
 def test_spelling_there_and_back_for_every_path():
     paths = [path for path, module in diffusers_unet(family="sdxl").named_modules() if not list(module.children())]
-    spelled = {path: ldm for path in paths if (ldm := to_ldm(path, _has(paths)))}
+    spelled = {path: ldm for path in paths if (ldm := diffusers_to_ldm(path, _has(paths)))}
     assert len(spelled) > 400
-    assert {path: to_diffusers(ldm) for path, ldm in spelled.items()} == {path: path for path in spelled}
+    assert {path: ldm_to_diffusers(ldm) for path, ldm in spelled.items()} == {path: path for path in spelled}
 
 
 def _has(paths):
@@ -72,8 +72,8 @@ def _has(paths):
 
 
 def test_hugging_face_names_resolve_on_open_clip_with_the_same_shapes():
-    ours = Table.of(None, [clip(layers=24, projection=True)]).text_encoders[0]
-    fused = Table.of(None, [open_clip()]).text_encoders[0]
+    ours = LayerTable.from_model(None, [clip(layers=24, projection=True)]).text_encoders[0]
+    fused = LayerTable.from_model(None, [open_clip()]).text_encoders[0]
     names = [name for name in ours if name.startswith("text_model_encoder_layers_")]
     assert len(names) == 24 * 8
     assert {name for name in names if fused[name].shape != ours[name].shape} == set()
@@ -83,14 +83,14 @@ def test_a_third_of_a_fused_matrix():
     tower = open_clip()
     q, k, v = (_find(tower, f"text_model_encoder_layers_3_self_attn_{n}_proj") for n in "qkv")
     matrix = tower.get_submodule("transformer.resblocks.3.attn").in_proj_weight
-    seen = [layer.view.of(matrix) for layer in (q, k, v)]
+    seen = [layer.view.apply(matrix) for layer in (q, k, v)]
     assert torch.equal(torch.cat(seen), matrix)
     assert k.bias is not None
     assert k.bias.name == "in_proj_bias"
 
 
 def _find(model, name):
-    return Table.of(None, [model]).find(Stem("te", name))[0]
+    return LayerTable.from_model(None, [model]).lookup(Stem("te", name))[0]
 
 
 def test_open_clips_projection_is_the_other_way_round():
@@ -119,10 +119,12 @@ def test_transformers_5_dropped_a_level(drop):
 def test_wrappers_are_looked_through():
     wrapper = nn.Module()
     wrapper.add_module("diffusion_model", ldm_unet())
-    assert set(Table.of(wrapper, []).unet) == set(Table.of(ldm_unet(), []).unet)
+    assert set(LayerTable.from_model(wrapper, []).unet) == set(LayerTable.from_model(ldm_unet(), []).unet)
     encoder = nn.Module()
     encoder.add_module("transformer", clip())
-    assert set(Table.of(None, [encoder]).text_encoders[0]) == set(Table.of(None, [clip()]).text_encoders[0])
+    assert set(LayerTable.from_model(None, [encoder]).text_encoders[0]) == set(
+        LayerTable.from_model(None, [clip()]).text_encoders[0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -139,16 +141,16 @@ def test_wrappers_are_looked_through():
 )
 def test_which_encoder_a_prefix_means(part, encoders, found):
     models = [clip(), clip(layers=32)][:encoders]
-    table = Table.of(None, models)
-    layers = table.find(Stem(part, "text_model_encoder_layers_0_mlp_fc1"))
+    table = LayerTable.from_model(None, models)
+    layers = table.lookup(Stem(part, "text_model_encoder_layers_0_mlp_fc1"))
     owners = [next(n for n, model in enumerate(models) if layer.weight.module() in model.modules()) for layer in layers]
     assert owners == found
 
 
 def test_te1_is_not_the_refiners_only_encoder():
-    table = Table.of(diffusers_unet(family="sdxl-refiner"), [clip(layers=32)])
-    assert table.find(Stem("te1", "text_model_encoder_layers_0_mlp_fc1")) == []
-    assert len(table.find(Stem("te2", "text_model_encoder_layers_0_mlp_fc1"))) == 1
+    table = LayerTable.from_model(diffusers_unet(family="sdxl-refiner"), [clip(layers=32)])
+    assert table.lookup(Stem("te1", "text_model_encoder_layers_0_mlp_fc1")) == []
+    assert len(table.lookup(Stem("te2", "text_model_encoder_layers_0_mlp_fc1"))) == 1
 
 
 class _Block(nn.Module):
@@ -179,7 +181,7 @@ def sd3():
     ],
 )
 def test_stable_diffusion_3(sd3, name, path, rows):
-    table = Table.of(sd3, [])
+    table = LayerTable.from_model(sd3, [])
     layer = table.unet[name]
     assert table.family == "sd3"
     assert layer.weight.path == path
@@ -187,7 +189,7 @@ def test_stable_diffusion_3(sd3, name, path, rows):
 
 
 def test_the_last_context_block_has_another_layout_in_diffusers(sd3):
-    assert "transformer_blocks_1_norm1_context_linear" not in Table.of(sd3, []).unet
+    assert "transformer_blocks_1_norm1_context_linear" not in LayerTable.from_model(sd3, []).unet
 
 
 class _Motion(nn.Module):
@@ -210,7 +212,7 @@ def with_motion(model):
 
 
 def test_modules_inserted_by_animatediff_take_no_layers_name():
-    plain, moving = (Table.of(model, []).unet for model in (ldm_unet(), with_motion(ldm_unet())))
+    plain, moving = (LayerTable.from_model(model, []).unet for model in (ldm_unet(), with_motion(ldm_unet())))
     assert plain.keys() <= moving.keys()
     names = [name for name in plain if "upsamplers" in name or "resnets" in name or "attentions" in name]
     assert {name for name in plain if moving[name].shape != plain[name].shape} == set()
@@ -227,5 +229,5 @@ def test_an_output_without_a_number_has_one_in_older_files():
             self.to_out = nn.Linear(4, 4)
 
     model = nn.ModuleDict({"transformer_blocks": nn.ModuleList([nn.ModuleDict({"attn": Attention()})])})
-    names = Table.of(model, []).unet
+    names = LayerTable.from_model(model, []).unet
     assert names["transformer_blocks_0_attn_to_out_0"] is names["transformer_blocks_0_attn_to_out"]

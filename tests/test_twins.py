@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from lib_adapters import Request, Session, open_adapter
-from lib_adapters.patching.targets import Layer, Table
-from lib_adapters.patching.walk import named_modules
+from lib_adapters.patching.layers import Layer, LayerTable
+from lib_adapters.patching.named_modules import named_modules
 from tests.models import clip, diffusers_unet, ldm_unet, open_clip
 from tests.trainers import LDM_BLOCKS, LDM_OUTSIDE, assert_same, network, run_text, run_unet, saved, written
 
@@ -22,7 +22,10 @@ CLOSE = 3e-5  # two implementations of one attention
 def poured(source: nn.Module, target: nn.Module) -> int:
     """Copy every weight to where our table says it belongs; the number of parameters that were written."""
     unet = hasattr(target, "input_blocks") or hasattr(target, "down_blocks")
-    tables = [Table.of(m, []).unet if unet else Table.of(None, [m]).text_encoders[0] for m in (source, target)]
+    tables = [
+        LayerTable.from_model(m, []).unet if unet else LayerTable.from_model(None, [m]).text_encoders[0]
+        for m in (source, target)
+    ]
     written = set()
     for name, there in tables[1].items():
         here = tables[0].get(name)
@@ -34,7 +37,7 @@ def poured(source: nn.Module, target: nn.Module) -> int:
 
 
 def _tensors(here: Layer, there: Layer):
-    yield here.view.of(here.weight.parameter().data), there.view.of(there.weight.parameter().data)
+    yield here.view.apply(here.weight.parameter().data), there.view.apply(there.weight.parameter().data)
     if here.bias and there.bias and here.bias.parameter() is not None:
         rows = there.view.rows or (0, None)
         yield here.bias.parameter().data, there.bias.parameter().data[slice(*rows)]
@@ -113,7 +116,7 @@ def flat_pairs(unets):
     """One LoRA for each layer, under its path in both spellings."""
     generator = torch.Generator().manual_seed(1)
     names = {id(layer.weight.module()): path for path, layer in _paths(unets[1])}
-    tables = [Table.of(model, []).unet for model in unets]
+    tables = [LayerTable.from_model(model, []).unet for model in unets]
     ldm_of = {there.path: names[id(tables[1][name].weight.module())] for name, there in tables[0].items()}
     for path, module in unets[0].named_modules():
         if isinstance(module, (nn.Linear, nn.Conv2d)):
@@ -124,7 +127,7 @@ def flat_pairs(unets):
 
 
 def _paths(model):
-    table = Table.of(model, []).unet
+    table = LayerTable.from_model(model, []).unet
     return [(layer.path, layer) for layer in table.values()]
 
 

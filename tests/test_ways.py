@@ -7,16 +7,16 @@ import torch
 from torch import nn
 
 from lib_adapters import Request, open_adapter
-from lib_adapters.patching.fitting import fit_all
-from lib_adapters.patching.motion import Motion
-from lib_adapters.patching.targets import Table
+from lib_adapters.patching.layers import LayerTable
+from lib_adapters.patching.match_requests import build_plan
+from lib_adapters.patching.schedule_plan import SchedulePlan
 from lib_adapters.prompt.schedule import Moment
 from lib_adapters.prompt.schedule_text import read_curve
 from tests.files import MAKERS, adapter_file, adapter_for, full, lora
 from tests.test_every_algorithm import EXAMPLES, model_of, opened
 
 RAMP, ONE = read_curve("1@0,0@1"), frozenset({1})
-MOVES, ROWS = {"unet": RAMP}, {"scope": ONE}
+MOVES, ROWS = {"unet": RAMP}, {"rows": ONE}
 
 
 @pytest.fixture
@@ -32,14 +32,14 @@ def asked(unet, tmp_path):
 
 
 def motion_of(model, requests, *, live=False, encoders=()):
-    fitted = fit_all(requests, Table.of(model, encoders), lambda adapter: adapter.load())
+    fitted = build_plan(requests, LayerTable.from_model(model, encoders), lambda adapter: adapter.load())
     assert not any(report.error for report in fitted.reports)
-    return Motion(fitted.targets, fitted.dials, live)
+    return SchedulePlan(fitted.params, fitted.strengths, live)
 
 
 def seen(motion):
     """For each parameter its way, and whether another may be chosen."""
-    return [(way, key in motion.open) for key, way in motion.ways.items()]
+    return [(way, key in motion.has_open_choice) for key, way in motion.modes.items()]
 
 
 def sizes(targets):
@@ -74,7 +74,7 @@ def test_what_must_be_and_what_may_be_chosen(unet, asked, requests, way, is_open
 
 def test_what_does_not_move_is_merged_or_all_of_it_live(unet, asked):
     motion = motion_of(unet, [asked("LoRA")])
-    assert (sizes(motion.merged()), motion.live(), motion.ways) == ([1], {}, {})
+    assert (sizes(motion.merged()), motion.live(), motion.modes) == ([1], {}, {})
     motion = motion_of(unet, [asked("LoRA")], live=True)
     assert (motion.merged(), sizes(motion.live()), seen(motion)) == ({}, [1], [("live", False)])
     motion = motion_of(unet, [asked("LoRA", **MOVES), asked("LoKr")], live=True)
@@ -83,18 +83,18 @@ def test_what_does_not_move_is_merged_or_all_of_it_live(unet, asked):
 
 def test_beside_its_layer_what_stays_is_merged(unet, asked):
     motion = motion_of(unet, [asked("OFT"), asked("LoRA", **MOVES), asked("LoKr", **MOVES)])
-    (key,) = motion.ways
-    motion.turn(Moment(1, 3))
-    assert (sizes(motion.merged()), sizes(motion.live()), motion.beside) == ([3], [], {})
-    motion.ways[key] = "beside"
-    assert (sizes(motion.merged()), sizes(motion.live()), list(motion.beside)) == ([1], [2], [key])
-    motion.ways[key] = "live"
-    assert (sizes(motion.merged()), sizes(motion.live()), motion.beside) == ([], [3], {})
-    motion.ways[key] = "merged"
-    motion.turn(Moment(2, 3))
+    (key,) = motion.modes
+    motion.set_step(Moment(1, 3))
+    assert (sizes(motion.merged()), sizes(motion.live()), motion.bypassed) == ([3], [], {})
+    motion.modes[key] = "beside"
+    assert (sizes(motion.merged()), sizes(motion.live()), list(motion.bypassed)) == ([1], [2], [key])
+    motion.modes[key] = "live"
+    assert (sizes(motion.merged()), sizes(motion.live()), motion.bypassed) == ([], [3], {})
+    motion.modes[key] = "merged"
+    motion.set_step(Moment(2, 3))
     assert sizes(motion.merged()) == [1]  # at a strength of 0
     alone = motion_of(unet, [asked("LoRA", **MOVES)])
-    alone.ways[key] = "beside"
+    alone.modes[key] = "beside"
     assert (alone.merged(), sizes(alone.live())) == ({}, [1])
 
 
@@ -105,7 +105,7 @@ def test_parts_of_a_weight_biases_and_other_layers_cannot_run_beside(tmp_path, m
     model.add_module("transformer", nn.ModuleDict({"resblocks": nn.ModuleList([attention])}))
     shapes = {f"text_model.encoder.layers.0.self_attn.{n}_proj": (8, 8) for n in ("q", "out")}
     file = adapter_file(tmp_path / "a.safetensors", shapes, prefix="lora_te_")
-    voice = motion_of(None, [Request(open_adapter(file), scope=ONE, mode=mode)], encoders=[model])
+    voice = motion_of(None, [Request(open_adapter(file), rows=ONE, mode=mode)], encoders=[model])
     assert seen(voice) == [("merged" if mode == "auto" else "live", False)] * 2
     wide = nn.ModuleDict({"conv_in": nn.Conv2d(9, 8, 3)})
     narrow = adapter_file(tmp_path / "b.safetensors", {"conv_in": (8, 4, 3, 3)})
@@ -120,33 +120,33 @@ def test_parts_of_a_weight_biases_and_other_layers_cannot_run_beside(tmp_path, m
 def test_the_bias_of_a_pair_of_factors_is_no_pair_of_factors(unet, tmp_path, mode, ways):
     biased = adapter_for(unet, tmp_path / "b.safetensors", lambda *a: {**lora(*a), "lora_up.bias": torch.ones(8)})
     motion = motion_of(unet, [Request(biased, unet=RAMP, mode=mode)])
-    assert [(slot.slot.name, way) for slot, way in zip(motion.moving.values(), motion.ways.values(), strict=True)] == [
+    assert [(slot.ref.name, way) for slot, way in zip(motion.dynamic.values(), motion.modes.values(), strict=True)] == [
         ("weight", ways[0]), ("bias", ways[1]),
     ]  # fmt: skip
-    assert [target.slot.name for target in motion.open.values()] == (["weight"] if mode == "auto" else [])
+    assert [target.ref.name for target in motion.has_open_choice.values()] == (["weight"] if mode == "auto" else [])
 
 
 def test_texts_are_followed_by_themselves(tmp_path):
     """An adapter with a scope has rows in the UNet, and in a text encoder a voice."""
     encoder = nn.ModuleDict({"final_layer_norm": nn.Linear(4, 4)})
     adapter = adapter_for(encoder, tmp_path / "te.safetensors", prefix="lora_te_")
-    motion = motion_of(None, [Request(adapter, scope=ONE)], encoders=[encoder])
+    motion = motion_of(None, [Request(adapter, rows=ONE)], encoders=[encoder])
     assert seen(motion) == [("merged", False)]
-    motion.turn(Moment(0, 1))
-    motion.choose([0, 1])  # rows are none of its business
+    motion.set_step(Moment(0, 1))
+    motion.set_rows([0, 1])  # rows are none of its business
     assert sizes(motion.merged()) == [1]
-    changes = [motion.speak(voice) for voice in (1, 1, 0, None, 2, 1)]
+    changes = [motion.set_text_row(voice) for voice in (1, 1, 0, None, 2, 1)]
     assert changes == [False, False, True, False, False, True]
-    assert motion.voice == 1
-    motion.speak(None)
+    assert motion.text_row == 1
+    motion.set_text_row(None)
     assert motion.merged() == {}
 
 
 def test_a_turn_tells_whether_anything_changed(unet, asked):
     motion = motion_of(unet, [asked("LoRA", unet=read_curve("0@1,1@2"))])
-    assert [motion.turn(Moment(step, 4)) for step in range(4)] == [False, False, True, False]
-    assert motion.moment == Moment(3, 4)
-    assert not motion.speak(1)  # no text encoder
+    assert [motion.set_step(Moment(step, 4)) for step in range(4)] == [False, False, True, False]
+    assert motion.step == Moment(3, 4)
+    assert not motion.set_text_row(1)  # no text encoder
 
 
 def test_the_way_of_a_file_in_words(tmp_path):
@@ -155,8 +155,8 @@ def test_the_way_of_a_file_in_words(tmp_path):
         adapter_for(model, tmp_path / f"{n}.safetensors", only=only) for n, only in enumerate(((), ["conv_in"]))
     )
     motion = motion_of(model, [Request(one, unet=RAMP), Request(two)])
-    first, second = motion.ways
-    assert (motion.ways_of(one.key), motion.ways_of(two.key), motion.ways_of("other")) == (
+    first, second = motion.modes
+    assert (motion.modes_of(one.key), motion.modes_of(two.key), motion.modes_of("other")) == (
         "merged at each change", "merged at each change", "merged",
     )  # fmt: skip
     for ways, words, counts in (
@@ -164,8 +164,8 @@ def test_the_way_of_a_file_in_words(tmp_path):
         (("live", "merged"), "live and merged at each change", {"merged": 1, "live": 1}),
         (("beside", "beside"), "live", {"beside": 2}),
     ):
-        motion.ways[first], motion.ways[second] = ways
-        assert motion.ways_of(one.key) == words
+        motion.modes[first], motion.modes[second] = ways
+        assert motion.modes_of(one.key) == words
         assert (motion.counts(), list(motion.counts())) == (counts, list(counts))
 
 
@@ -180,14 +180,14 @@ def test_what_depends_on_the_weight_alone_is_computed_once_where_it_moves(tmp_pa
 
     for more, count in (({}, 0), (MOVES, 1)):
         motion = motion_of(model, [Request(adapter, **more)], live=True)
-        (target,) = motion.moving.values()
+        (target,) = motion.dynamic.values()
         before = target.patches[0].algorithm
-        motion.settle(base_of)
+        motion.precompute(base_of)
         assert len(asked) == count
         assert (target.patches[0].algorithm is before) == (count == 0)
         found, wanted = (one.delta(layer.weight.data) for one in (target.patches[0].algorithm, before))
         torch.testing.assert_close(found, wanted)
     motion = motion_of(model, [Request(adapter, **MOVES)])
-    motion.settle(lambda _: None)  # a layer that is gone meanwhile
+    motion.precompute(lambda _: None)  # a layer that is gone meanwhile
     plain = motion_of(model_of((6, 8)), [Request(opened("lora", tmp_path), **MOVES)])
-    plain.settle(lambda _: pytest.fail("a pair of factors has nothing to compute"))
+    plain.precompute(lambda _: pytest.fail("a pair of factors has nothing to compute"))

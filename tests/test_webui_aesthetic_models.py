@@ -13,22 +13,23 @@ from safetensors.torch import save_file
 from lib_adapters.conditioning.aesthetic import open_aesthetic
 from lib_adapters.hosts.webui.aesthetic_encoder import ENCODE_METHOD
 from lib_adapters.hosts.webui.clip_projection import ProjectionLoader
+from tests import test_webui_aesthetic
 from tests.double import extra_networks
 from tests.double.embedders import Embedder, SdConditioning
 from tests.double.models import Holder
 from tests.double.webui import Job
 from tests.models import open_clip
-from tests.test_webui_aesthetic import (  # noqa: F401 - fixtures
+from tests.test_webui_aesthetic import (
     INFOTEXT_FIELDS,
     TAG,
     VALUES,
-    cond,
     expected,
-    glow,
     put_embedding,
     said,
     tokens_of,
 )
+
+glow = test_webui_aesthetic.glow
 
 
 class OpenEmbedder(Embedder):

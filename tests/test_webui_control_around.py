@@ -65,7 +65,7 @@ def test_the_same_job_twice_makes_nothing_anew(webui, monkeypatch):
     put(webui), put_text(webui)
     prompt = "3 <lyco:ink:0.7:1@0,0@1:mode=merged> AND 4 <lyco:words:1>"
     first, made = webui.draw(prompt, "5"), webui.encoded
-    monkeypatch.setattr(Session, "_fitted", lambda *_: pytest.fail("nothing has changed"))
+    monkeypatch.setattr(Session, "_build_plan", lambda *_: pytest.fail("nothing has changed"))
     again = webui.draw(prompt, "5")
     assert torch.equal(again.image, first.image)
     assert webui.encoded == made
@@ -83,7 +83,7 @@ def test_an_interrupted_picture(webui, untouched, step):
     assert is_clean(webui)
 
 
-@pytest.mark.parametrize("place", ["Session.at", "Session.speak"])
+@pytest.mark.parametrize("place", ["Session.set_step", "Session.set_text_row"])
 @pytest.mark.parametrize("run", [0, 1])
 def test_what_fails_in_the_middle_leaves_the_model_plain_and_says_so(webui, untouched, monkeypatch, run, place):
     ink, words = put(webui), put_text(webui)
@@ -93,7 +93,7 @@ def test_what_fails_in_the_middle_leaves_the_model_plain_and_says_so(webui, unto
 
     def broken(self, *given):
         calls.append(given)
-        if len(calls) > run + (place == "Session.at"):  # the first one is the second of the host's two calls
+        if len(calls) > run + (place == "Session.set_step"):  # the first one is the second of the host's two calls
             raise MemoryError("no room")
         return original(self, *given)
 
@@ -104,7 +104,7 @@ def test_what_fails_in_the_middle_leaves_the_model_plain_and_says_so(webui, unto
     assert len(webui.reports) == 1
     assert is_clean(webui)
     parts = (Row("3", (Use(ink, RAMP, 0.7), Use(words, 0, 0.8))), Row("4"))
-    if place == "Session.at":
+    if place == "Session.set_step":
         uses = (Use(ink, (*RAMP[:run], 0.0), 0.7), Use(words, 0, 0.8))
         close(job.image, drawn(Plan([Picture((Row("3", uses), Row("4")), Row("5"))], [untouched])))
     again = webui.draw(prompt, "5")
@@ -113,9 +113,9 @@ def test_what_fails_in_the_middle_leaves_the_model_plain_and_says_so(webui, unto
 
 def test_a_merge_that_fails_in_the_middle(webui, untouched, monkeypatch):
     ink = put(webui)
-    from lib_adapters.patching import merged
+    from lib_adapters.patching import weight_patcher
 
-    calls, original = [], merged.merged_weight
+    calls, original = [], weight_patcher.merged_weight
 
     def broken(*given):
         calls.append(1)
@@ -123,7 +123,7 @@ def test_a_merge_that_fails_in_the_middle(webui, untouched, monkeypatch):
             raise MemoryError("no room")
         return original(*given)
 
-    monkeypatch.setattr(merged, "merged_weight", broken)
+    monkeypatch.setattr(weight_patcher, "merged_weight", broken)
     job = webui.draw("3 <lyco:ink:0.7:1@0,0.5@1:mode=merged>", "5")
     close(job.image, drawn(Plan([picture("3", [Use(ink, (1, 0, 0), 0.7)], "5")], [untouched])))
     assert any("MemoryError" in line for line in job.comments)

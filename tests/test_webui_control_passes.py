@@ -200,7 +200,7 @@ def test_a_job_that_failed_does_not_go_on_in_the_next_ones_load(webui, untouched
     """Its end was never told; the next job begins with another checkpoint, and its empty text."""
     put_text(webui)
     with monkeypatch.context() as broken:
-        broken.setattr("double.jobs.Drawing.sample", lambda _: 1 / 0)
+        broken.setattr("tests.double.jobs.Drawing.sample", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             webui.draw("3 <lyco:words:1>")
     webui.loader.chosen = ELSE

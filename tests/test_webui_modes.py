@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lib_adapters.patching import choice
+from lib_adapters.patching import apply_mode
 from tests.states.hosts import furnish, host, tiny
 from tests.states.tiny import differing, traces
 from tests.test_modes import MODES
@@ -30,7 +30,7 @@ def close(found, wanted, rough):
 @pytest.mark.parametrize("order", [("inference", "plain", "autocast"), ("no_grad", "inference", "no_grad")], ids=str)
 def test_a_job_draws_the_same_in_any_mode_after_any_other(tmp_path, monkeypatch, order):
     tiny(monkeypatch)
-    monkeypatch.setattr(choice, "CLEAR", 1e9)  # both ways are measured
+    monkeypatch.setattr(apply_mode, "OBVIOUS_RATIO", 1e9)  # both ways are measured
     monkeypatch.setenv("HF_HOME", str(tmp_path / "nothing"))
     webui = host(tmp_path / "models", monkeypatch)
     furnish(webui)

@@ -107,7 +107,7 @@ def test_an_unexpected_failure_leaves_the_model_plain_and_says_so(webui, monkeyp
     put(webui), put(webui, "blur", seed=2)
     plain = webui.picture("x").image
     webui.picture("x <lyco:ink>")
-    monkeypatch.setattr("lib_adapters.session.fit_all", lambda *_: (_ for _ in ()).throw(MemoryError("no room")))
+    monkeypatch.setattr("lib_adapters.session.build_plan", lambda *_: (_ for _ in ()).throw(MemoryError("no room")))
     job = webui.picture("x <lyco:blur>")
     assert "LyCORIS: no adapter was applied (MemoryError: no room)." in job.comments
     assert torch.equal(job.image, plain)
@@ -116,7 +116,7 @@ def test_an_unexpected_failure_leaves_the_model_plain_and_says_so(webui, monkeyp
 def test_a_conditioning_made_without_the_adapter_is_not_kept_for_it(webui, monkeypatch):
     put_text(webui)
     with monkeypatch.context() as broken:
-        broken.setattr("lib_adapters.session.fit_all", lambda *_: (_ for _ in ()).throw(MemoryError("no room")))
+        broken.setattr("lib_adapters.session.build_plan", lambda *_: (_ for _ in ()).throw(MemoryError("no room")))
         failed = webui.picture("x <lyco:words>").image
     assert not torch.equal(webui.picture("x <lyco:words>").image, failed)
 

@@ -61,7 +61,7 @@ def test_who_wants_to_hear_nothing_has_nothing_in_the_text(webui, level):
 
 def test_a_failure_in_the_middle_is_in_the_text_too(webui, monkeypatch):
     put(webui)
-    monkeypatch.setattr("lib_adapters.session.fit_all", lambda *_: (_ for _ in ()).throw(MemoryError("no room")))
+    monkeypatch.setattr("lib_adapters.session.build_plan", lambda *_: (_ for _ in ()).throw(MemoryError("no room")))
     assert "no room" in webui.draw("<lyco:ink>").infotexts[0]["Lyco problems"]
 
 

@@ -53,7 +53,7 @@ def _wanted(tags: str, shelf: FolderResolver, presets: Presets) -> TagRequests:
     """Here one tag that cannot be followed stops everything: what is kept must be what was asked for."""
     parsed = parse(tags)
     wanted = adapter_requests(parsed.tags, shelf, presets)
-    moving = [request.adapter.name for request in wanted.requests if request.moves("unet")]
+    moving = [request.adapter.name for request in wanted.requests if request.is_dynamic("unet")]
     moving += [tag.name for tag in parsed.tags if tag.edits and not tag.off]
     still = [f"{name}: weights that are kept have no steps, so no strength may follow them." for name in moving]
     problems = [*parsed.problems, *wanted.problems, *still]

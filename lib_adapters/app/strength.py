@@ -9,8 +9,8 @@ from lib_adapters.files.names import Stem
 from lib_adapters.hosts.diffusers.generator import Generator
 from lib_adapters.hosts.diffusers.kohya_names import KOHYA_COMPONENTS
 from lib_adapters.hosts.diffusers.weight_diff import diff_weights
+from lib_adapters.patching.layers import flat
 from lib_adapters.patching.request import Request
-from lib_adapters.patching.targets import flat
 
 
 def blocks_on(adapter: Adapter, studio: Generator) -> dict[str, Block]:

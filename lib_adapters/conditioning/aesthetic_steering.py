@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from lib_adapters.conditioning.trainable_copy import with_trainable_copies
 from lib_adapters.errors import AdapterError
 from lib_adapters.ops.sphere import slerp
-from lib_adapters.patching.lend import with_copies
 from lib_adapters.prompt.aesthetic import Options
 
 Progress = Callable[[int], None]  # called with the number of steps done; may raise to stop
@@ -105,7 +105,7 @@ def steer(
         return Steered(states, before, after)
 
     with _gradients(device):
-        steered = with_copies(tower, lambda name: name.split(".")[0] not in _NOT_TRAINED, led)
+        steered = with_trainable_copies(tower, lambda name: name.split(".")[0] not in _NOT_TRAINED, led)
     if not all(bool(torch.isfinite(one).all()) for one in steered.states):
         raise AdapterError(
             f"the text left all bounds in {options.steps} steps; take a learning rate below {options.lr:g}"

@@ -23,7 +23,7 @@ from lib_adapters.conditioning.nets import Net
 from lib_adapters.errors import AdapterError, FamilyMismatch, ShapeMismatch
 from lib_adapters.files.families import FAMILY_NAMES
 from lib_adapters.ops.modes import ordinary
-from lib_adapters.patching.hooks import Hooks
+from lib_adapters.patching.hooks import HookSet
 from lib_adapters.patching.report import AdapterReport
 
 KEYS, VALUES = 0, 1
@@ -50,7 +50,7 @@ class Steering:
 class SteeringReport(AdapterReport):
     """Layers are attentions here; there is one strength."""
 
-    def line(self) -> str:
+    def summary(self) -> str:
         """One line for the user; the error where nothing was applied."""
         if self.error is not None:
             return self.error
@@ -73,7 +73,7 @@ class Hypernetworks:
     def __init__(self, unet: nn.Module, family: str = "unknown") -> None:
         self._unet = weakref.ref(unet)
         self._family = family
-        self._hooks = Hooks("run", self._before_run, weak=False)  # a copy of the model gets hooks that do nothing
+        self._hooks = HookSet("run", self._before_run, weak=False)  # a copy of the model gets hooks that do nothing
         self._active = _Active()
         self._settled = True  # False after a change that did not come to its end
 
@@ -104,9 +104,9 @@ class Hypernetworks:
     def _put_on(self, layers: list[nn.Module], active: _Active) -> None:
         """A hook without a chain does nothing, so those that come and those that go do not matter."""
         self._settled = False
-        self._hooks.put_on(layers)
+        self._hooks.install(layers)
         self._active = active
-        self._hooks.leave(layers)
+        self._hooks.remove(layers)
         self._settled = True
 
     def _before_run(

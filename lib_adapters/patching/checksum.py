@@ -1,20 +1,76 @@
-"""A fingerprint of a tensor's bytes at the speed of reading them, and a handful of samples to know it again."""
+"""The weights that something was computed from and is remembered with: are they still the same?"""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from lib_adapters.ops.modes import ordinary
-from lib_adapters.patching.pointer import held
-from lib_adapters.patching.targets import Slot
+from lib_adapters.patching.layers import ParamRef
+from lib_adapters.patching.parameters import current_tensor
+
+
+@dataclass(frozen=True)
+class _BaseWeight:
+    """One parameter as it was when it was read."""
+
+    ref: ParamRef
+    parameter: weakref.ref[nn.Parameter]
+    data_ptr: int
+    version: int
+    sample_values: Tensor
+
+    @property
+    def is_unchanged(self) -> bool:
+        now = self.ref.parameter()
+        if now is not None and not now.is_meta:  # asked for each parameter before each run
+            return now is self.parameter() and now.data_ptr() == self.data_ptr and version_of(now) == self.version
+        tensor = self.ref.tensor()
+        return tensor is not None and tensor.data_ptr() == self.data_ptr
+
+    @property
+    def was_moved(self) -> bool:
+        """Other memory, but our values: a host short of memory does so before every run."""
+        now = self.ref.tensor()
+        return now is not None and not now.is_meta and samples_match(now, self.sample_values)
+
+
+class BaseWeights:
+    """Parameters as they were when something was made of them."""
+
+    def __init__(self, refs: Iterable[ParamRef]) -> None:
+        self._weights = _seen(refs)
+
+    @property
+    def are_unchanged(self) -> bool:
+        """Is each the same Parameter, in the same memory, and was nothing written into it?"""
+        return all(base.is_unchanged for base in self._weights)
+
+    def refresh(self) -> None:
+        """Compare them with the model: what was only moved is the same."""
+        if not self.are_unchanged and all(base.is_unchanged or base.was_moved for base in self._weights):
+            self._weights = _seen(base.ref for base in self._weights)
+
+
+def _seen(slots: Iterable[ParamRef]) -> list[_BaseWeight]:
+    found = [(slot, slot.parameter(), slot.tensor()) for slot in slots]
+    there = [(slot, p, tensor) for slot, p, tensor in found if p is not None and tensor is not None]
+    marks = sample_values([tensor for _, _, tensor in there])
+    return [
+        _BaseWeight(slot, weakref.ref(parameter), tensor.data_ptr(), version_of(parameter), mark)
+        for (slot, parameter, tensor), mark in zip(there, marks, strict=True)
+    ]
+
+
+# A fingerprint of a tensor's bytes at the speed of reading them, and a handful of samples to know it again.
+
 
 COLUMNS = 1024  # words are summed per column: a byte that moves to another column changes the sums
-SAMPLES = 32
+SAMPLE_COUNT = 32
 
 
 @ordinary()
@@ -38,7 +94,7 @@ def _words(tensor: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @ordinary()
-def samples(tensors: Sequence[Tensor]) -> list[Tensor]:
+def sample_values(tensors: Sequence[Tensor]) -> list[Tensor]:
     """A few values out of the middle of each tensor, in its own dtype; one copy per device and dtype."""
     kinds: dict[tuple[torch.device, torch.dtype], list[int]] = {}
     for n, tensor in enumerate(tensors):
@@ -53,27 +109,27 @@ def samples(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 def _window(tensor: Tensor) -> Tensor:
     values = tensor.detach().contiguous().view(-1)
-    start = max(0, values.numel() // 2 - SAMPLES // 2)
-    return values[start : start + SAMPLES]
+    start = max(0, values.numel() // 2 - SAMPLE_COUNT // 2)
+    return values[start : start + SAMPLE_COUNT]
 
 
-def same_values(now: Tensor, then: Tensor) -> bool:
+def samples_match(current: Tensor, recorded: Tensor) -> bool:
     """Is `now` a copy of the tensor whose samples were `then`, moved or cast (perhaps there and back)?"""
-    found = _window(now).float().cpu()
-    wanted = then.cpu()
-    casts = (now.dtype, torch.float16, torch.bfloat16)
-    return any(torch.equal(found, wanted.to(cast).to(now.dtype).float()) for cast in casts)
+    found = _window(current).float().cpu()
+    wanted = recorded.cpu()
+    casts = (current.dtype, torch.float16, torch.bfloat16)
+    return any(torch.equal(found, wanted.to(cast).to(current.dtype).float()) for cast in casts)
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _ParameterChecksum:
     module: weakref.ref[nn.Module]
     parameter: weakref.ref[nn.Parameter]
     checksum: Tensor
     dtype: torch.dtype
     version: int  # of the parameter: a host that loads other weights while nothing is active bumps it
 
-    def is_of(self, parameter: nn.Parameter) -> bool:
+    def belongs_to(self, parameter: nn.Parameter) -> bool:
         """Has its owner neither written into it nor put another one there?"""
         return parameter is self.parameter() and version_of(parameter) == self.version
 
@@ -86,46 +142,48 @@ def version_of(parameter: nn.Parameter) -> int:
 Key = tuple[int, str]
 
 
-class Witness:
+class OriginalChecksums:
     """Remembers what pristine weights were when they were first touched."""
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[int, str], _Seen] = {}
+        self._checksums: dict[tuple[int, str], _ParameterChecksum] = {}
 
-    def see(self, slot: Slot, pristine: Tensor) -> None:
+    def record(self, ref: ParamRef, original: Tensor) -> None:
         """Remembers what this weight is, unless it is known already."""
-        known, parameter = self._seen.get(slot.key), slot.parameter()
+        known, parameter = self._checksums.get(ref.key), ref.parameter()
         if parameter is None:
             return
-        if known and known.module() is slot.module() and known.is_of(parameter) and known.dtype == pristine.dtype:
+        if known and known.module() is ref.module() and known.belongs_to(parameter) and known.dtype == original.dtype:
             return
-        kept = slot.module, weakref.ref(parameter), checksum(pristine), pristine.dtype
-        self._seen[slot.key] = _Seen(*kept, version_of(parameter))
+        kept = ref.module, weakref.ref(parameter), checksum(original), original.dtype
+        self._checksums[ref.key] = _ParameterChecksum(*kept, version_of(parameter))
 
-    def follow(self, slot: Slot) -> None:
+    def track(self, ref: ParamRef) -> None:
         """It was we who put another Parameter there."""
-        seen, parameter = self._seen.get(slot.key), slot.parameter()
-        if seen is not None and parameter is not None and not seen.is_of(parameter):
-            self._seen[slot.key] = replace(seen, parameter=weakref.ref(parameter), version=version_of(parameter))
+        seen, parameter = self._checksums.get(ref.key), ref.parameter()
+        if seen is not None and parameter is not None and not seen.belongs_to(parameter):
+            self._checksums[ref.key] = replace(seen, parameter=weakref.ref(parameter), version=version_of(parameter))
 
-    def forget(self, slot: Slot) -> None:
+    def forget(self, ref: ParamRef) -> None:
         """Its owner has put something else there."""
-        self._seen.pop(slot.key, None)
+        self._checksums.pop(ref.key, None)
 
-    def holds(self, own: Mapping[Key, Tensor], others: Mapping[Key, Tensor] | None = None) -> bool:
+    def match(self, originals: Mapping[Key, Tensor], foreign_originals: Mapping[Key, Tensor] | None = None) -> bool:
         """True if all weights that were ever patched are what they were.
 
         `own`: original tensors of what is patched now; `others`: those that another Session keeps.
         """
-        seen = list(self._seen.items())
-        return all(self._is_unchanged(key, one, own.get(key), (others or {}).get(key)) for key, one in seen)
+        seen = list(self._checksums.items())
+        return all(
+            self._is_unchanged(key, one, originals.get(key), (foreign_originals or {}).get(key)) for key, one in seen
+        )
 
-    def _is_unchanged(self, key: Key, seen: _Seen, kept: Tensor | None, foreign: Tensor | None) -> bool:
+    def _is_unchanged(self, key: Key, seen: _ParameterChecksum, kept: Tensor | None, foreign: Tensor | None) -> bool:
         module = seen.module()
         parameter = None if module is None else module._parameters.get(key[1])
-        tensor = kept if kept is not None else foreign if foreign is not None else held(module, key[1])
+        tensor = kept if kept is not None else foreign if foreign is not None else current_tensor(module, key[1])
         if parameter is None or tensor is None or tensor.is_meta:
             return True  # freed, so there is nothing to compare
-        if kept is None and not parameter.is_meta and not seen.is_of(parameter):
+        if kept is None and not parameter.is_meta and not seen.belongs_to(parameter):
             return True  # replaced by its owner
         return tensor.dtype != seen.dtype or int(checksum(tensor)) == int(seen.checksum)

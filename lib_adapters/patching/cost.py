@@ -14,18 +14,18 @@ from torch.nn import functional
 from lib_adapters.files.blocks import ROWS, weight_block
 from lib_adapters.files.names import Stem
 from lib_adapters.ops.modes import exact
-from lib_adapters.patching.beside import PASS, Beside, add_all, beside, places, total
+from lib_adapters.patching.bypass import MEMORY_PASS, BypassDelta, add_bypass, bypass_deltas, positions, total_cost
+from lib_adapters.patching.layers import flat
 from lib_adapters.patching.merge import merged_weight
-from lib_adapters.patching.patch import Patch, Target
-from lib_adapters.patching.pointer import held
-from lib_adapters.patching.targets import flat
+from lib_adapters.patching.parameters import current_tensor
+from lib_adapters.patching.patch import ParamPatches, Patch
 
-TEXT = 77  # tokens of a text
+TEXT_SHAPE = 77  # tokens of a text
 Kind = tuple[object, ...]
 
 
 @dataclass(frozen=True)
-class Run:
+class LatentShape:
     """The latent picture of one run of the UNet: rows of the batch, height and width."""
 
     rows: int
@@ -33,19 +33,19 @@ class Run:
     width: int
 
 
-def kind_of(target: Target, run: Run, family: str) -> Kind:
+def cost_key(target: ParamPatches, latent: LatentShape, family: str) -> Kind:
     """Equal where the work is."""
-    parameter = target.slot.parameter()
+    parameter = target.ref.parameter()
     weight = () if parameter is None else (tuple(parameter.shape), parameter.dtype, parameter.device)
-    algorithms = tuple((type(p.algorithm), p.algorithm.rank, p.dial is None) for p in target.patches)
-    return weight, algorithms, _place(target.slot.path, run, family), run.rows
+    algorithms = tuple((type(p.algorithm), p.algorithm.rank, p.scheduled is None) for p in target.patches)
+    return weight, algorithms, _place(target.ref.path, latent, family), latent.rows
 
 
-def _place(path: str, run: Run, family: str) -> tuple[int, int]:
+def _place(path: str, run: LatentShape, family: str) -> tuple[int, int]:
     """Height and width of what a layer looks at; (tokens, 1) for a text, (1, 1) for the time."""
     name = flat(path)
     if re.search(r"attn2_to_[kv]$|context_block", name):
-        return TEXT, 1
+        return TEXT_SHAPE, 1
     if re.search(r"emb_layers|time_emb|time_embed|label_emb|add_embedding", name):
         return 1, 1
     if family == "sd3":
@@ -66,16 +66,16 @@ def _level(block: str, family: str) -> int:
     return max(0, (number - 1) // 3) if match[1] == "IN" else max(0, deepest - number // 3)
 
 
-def expected(target: Target, run: Run, family: str) -> tuple[int, int]:
+def estimated_seconds(target: ParamPatches, latent: LatentShape, family: str) -> tuple[int, int]:
     """The work of one merge and of one run beside, as a first idea of what they take."""
     module, base, besides = _parts(target)
-    work = total(besides)
-    x = torch.empty(_shape(module, base, run.rows, _place(target.slot.path, run, family)), device="meta")
-    still = max(0, len(target.patches) - sum(one.count for one in besides))
-    return work.whole + still * PASS * base.numel(), work.place * places(module, x)
+    work = total_cost(besides)
+    x = torch.empty(_shape(module, base, latent.rows, _place(target.ref.path, latent, family)), device="meta")
+    still = max(0, len(target.patches) - sum(one.patch_count for one in besides))
+    return work.per_call + still * MEMORY_PASS * base.numel(), work.per_position * positions(module, x)
 
 
-def merge_seconds(target: Target, tries: int) -> float:
+def merge_seconds(target: ParamPatches, tries: int) -> float:
     """Seconds of one merge at full strength, the quickest of `tries`; the weight is only read."""
     _, base, _ = _parts(target)
     patches = [_full(patch) for patch in target.patches]
@@ -84,31 +84,33 @@ def merge_seconds(target: Target, tries: int) -> float:
         return _timed(lambda: merged_weight(base, patches, into), base, tries)
 
 
-def beside_seconds(target: Target, tries: int, run: Run, family: str) -> float:
+def bypass_seconds(target: ParamPatches, tries: int, latent: LatentShape, family: str) -> float:
     """Seconds of one run beside the layer on an input of its real size, the quickest of `tries`."""
     module, base, besides = _parts(target)
-    shape = _shape(module, base, run.rows, _place(target.slot.path, run, family))
+    shape = _shape(module, base, latent.rows, _place(target.ref.path, latent, family))
     with exact():
         x = torch.ones(shape, dtype=base.dtype, device=base.device)
         y = torch.empty(_output_shape(module, base, shape), dtype=base.dtype, device=base.device)
-        return _timed(lambda: add_all(besides, module, x, y, [1.0] * sum(one.count for one in besides)), base, tries)
+        return _timed(
+            lambda: add_bypass(besides, module, x, y, [1.0] * sum(one.patch_count for one in besides)), base, tries
+        )
 
 
-def _parts(target: Target) -> tuple[nn.Module, Tensor, Sequence[Beside]]:
-    module, moving = target.slot.module(), target.parted()[1]
-    base = held(module, target.slot.name)
+def _parts(target: ParamPatches) -> tuple[nn.Module, Tensor, Sequence[BypassDelta]]:
+    module, moving = target.ref.module(), target.split_static_dynamic()[1]
+    base = current_tensor(module, target.ref.name)
     assert module is not None
     assert moving is not None
     assert base is not None
     with exact():
-        besides = beside(module, [patch.algorithm for patch in moving.patches], base)
+        besides = bypass_deltas(module, [patch.algorithm for patch in moving.patches], base)
     assert besides is not None
     return module, base, besides
 
 
 def _full(patch: Patch) -> Patch:
     """At full strength: how strong it is makes no difference to the work."""
-    return patch if patch.dial is None else replace(patch, dial=None, strength=1.0)
+    return patch if patch.scheduled is None else replace(patch, scheduled=None, strength=1.0)
 
 
 def _shape(module: nn.Module, base: Tensor, rows: int, place: tuple[int, int]) -> tuple[int, ...]:

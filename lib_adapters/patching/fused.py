@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lib_adapters.patching.targets import Layer
+    from lib_adapters.patching.layers import Layer
 
 FUSED = {
     "to_qkv": ("to_q", "to_k", "to_v"),
@@ -39,5 +39,5 @@ def _add_fused_rows(found: dict[str, Layer], parts: list[str], whole: Layer) -> 
     for part, shape in zip(parts, shapes, strict=True):
         layer, end = found[part], start + shape[0]
         copy = replace(whole, path=f"{whole.path}[{start}:{end}]", view=replace(whole.view, rows=(start, end)))
-        found[part] = replace(layer, copies=(*layer.copies, copy))
+        found[part] = replace(layer, fused_copies=(*layer.fused_copies, copy))
         start = end

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 from torch import nn
 
-from lib_adapters.patching.change import Change
+from lib_adapters.patching.transaction import Transaction
 
 Kind = Literal["run", "load", "save"]
 TABLES: dict[Kind, str] = {
@@ -22,10 +22,10 @@ TABLES: dict[Kind, str] = {
 }
 
 
-class Kept(Protocol):
+class HookState(Protocol):
     """An object that a hook keeps alive as long as it is on a module."""
 
-    def copied(self) -> None:
+    def on_copied(self) -> None:
         """React to the module being copied or pickled with the hook on it."""
 
 
@@ -33,21 +33,21 @@ class Hook:
     """Calls what it was given with the module and its arguments; a copy of it calls nothing."""
 
     def __init__(self, find: Callable[[], Callable[..., Any] | None] | None = None) -> None:
-        self._find = find
-        self.kept: Kept | None = None  # kept alive as long as the hook is on a module
+        self._lookup = find
+        self.state: HookState | None = None  # kept alive as long as the hook is on a module
 
     def __reduce__(self) -> tuple[type[Hook], tuple[()]]:
-        if self.kept is not None:
-            self.kept.copied()
+        if self.state is not None:
+            self.state.on_copied()
         return Hook, ()
 
     def __call__(self, module: nn.Module, *given: Any) -> Any:
         """Before a run: the positional and the named arguments; before loading, what torch hands over."""
-        method = None if self._find is None else self._find()
+        method = None if self._lookup is None else self._lookup()
         return None if method is None else method(module, *given)
 
 
-class Hooks:
+class HookSet:
     """All the places of one such hook."""
 
     def __init__(self, kind: Kind, method: Callable[..., Any], *, weak: bool = True) -> None:
@@ -57,35 +57,35 @@ class Hooks:
         `weak`: nothing is called any more when the method's owner is gone.
         """
         self._kind, self._hook = kind, Hook(weakref.WeakMethod(method) if weak else lambda: method)
-        self._places: dict[int, weakref.ref[nn.Module]] = {}
+        self._modules: dict[int, weakref.ref[nn.Module]] = {}
 
-    def put_on(self, modules: Iterable[nn.Module], kept: Kept | None = None) -> None:
+    def install(self, modules: Iterable[nn.Module], state: HookState | None = None) -> None:
         """Install the hook on these modules too; safe to repeat. `kept` is kept alive by the hook."""
         for module in modules:
-            self._hook.kept = kept
-            self._places[id(module)] = weakref.ref(module)
+            self._hook.state = state
+            self._modules[id(module)] = weakref.ref(module)
             if not self._numbers(module):
                 self._register(module)
 
-    def leave(self, kept: Iterable[nn.Module] = ()) -> None:
+    def remove(self, keep: Iterable[nn.Module] = ()) -> None:
         """Off all modules but these; safe to repeat."""
-        stays = {id(module) for module in kept}
-        for key in [key for key in self._places if key not in stays]:
-            if (module := self._places[key]()) is not None:
-                self._take_off(module)
-            del self._places[key]
-        if not self._places:
-            self._hook.kept = None
+        stays = {id(module) for module in keep}
+        for key in [key for key in self._modules if key not in stays]:
+            if (module := self._modules[key]()) is not None:
+                self._unregister(module)
+            del self._modules[key]
+        if not self._modules:
+            self._hook.state = None
 
-    def move(self, modules: Sequence[nn.Module], change: Change, kept: Kept | None = None) -> None:
+    def replace(self, modules: Sequence[nn.Module], transaction: Transaction, state: HookState | None = None) -> None:
         """Install the hook on exactly these modules: new ones at once, removed ones after the rest of the change."""
-        change.back(partial(self.leave, self.modules()))
-        self.put_on(modules, kept)
-        change.then(partial(self.leave, modules))
+        transaction.on_rollback(partial(self.remove, self.modules()))
+        self.install(modules, state)
+        transaction.on_commit(partial(self.remove, modules))
 
     def modules(self) -> list[nn.Module]:
         """On which it is, as far as they live."""
-        return [module for ref in self._places.values() if (module := ref()) is not None]
+        return [module for ref in self._modules.values() if (module := ref()) is not None]
 
     def __len__(self) -> int:
         return sum(len(self._numbers(module)) for module in self.modules())
@@ -106,13 +106,55 @@ class Hooks:
         table = getattr(module, TABLES[self._kind])
         return [number for number, found in table.items() if getattr(found, "hook", found) is self._hook]
 
-    def _take_off(self, module: nn.Module) -> None:
+    def _unregister(self, module: nn.Module) -> None:
         for number in self._numbers(module):
             del getattr(module, TABLES[self._kind])[number]  # first: without what follows it is called in another way
             module._forward_pre_hooks_with_kwargs.pop(number, None)
 
 
-def kept_on(module: nn.Module) -> list[Kept]:
+def hook_states(module: nn.Module) -> list[HookState]:
     """Return the objects that our hooks on this module keep alive."""
     hooks = (getattr(found, "hook", found) for table in TABLES.values() for found in getattr(module, table).values())
-    return [hook.kept for hook in hooks if isinstance(hook, Hook) and hook.kept is not None]
+    return [hook.state for hook in hooks if isinstance(hook, Hook) and hook.state is not None]
+
+
+# The hooks on a patched model: one per root module, and two per patched module, for loading and for saving.
+#
+# Hosts change models without telling. Before a root runs, the guard asks whether our tensors are still there; before a
+# module is loaded over, it gets its own weights back, so that the new ones are written where they belong. When a state
+# dict is created, the user is warned that it contains merged weights.
+
+
+class ModelHooks:
+    """The hooks that are on the model now; none while nothing is active."""
+
+    def __init__(
+        self, before_forward: Callable[..., None], before_load: Callable[..., None], before_save: Callable[..., None]
+    ) -> None:
+        self._forward_hooks, self._load_hooks = HookSet("run", before_forward), HookSet("load", before_load)
+        self._save_hooks = HookSet("save", before_save)
+
+    def update(
+        self,
+        components: Iterable[nn.Module],
+        loading: Iterable[nn.Module],
+        transaction: Transaction,
+        kept: HookState | None = None,
+    ) -> None:
+        """Install the hooks on exactly these modules: new ones at once, removed ones after the rest of the change.
+
+        `kept` is kept alive as long as any hook is on a module.
+        """
+        patched = list(loading)
+        for hooks, modules in (
+            (self._forward_hooks, list(components)),
+            (self._load_hooks, patched),
+            (self._save_hooks, patched),
+        ):
+            hooks.replace(modules, transaction, kept)
+
+    def remove(self) -> None:
+        """Off all modules; safe to repeat."""
+        self._forward_hooks.remove()
+        self._load_hooks.remove()
+        self._save_hooks.remove()

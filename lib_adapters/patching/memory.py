@@ -17,23 +17,23 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from lib_adapters.patching.targets import Slot
+from lib_adapters.patching.layers import ParamRef
 
-RESERVE = 1.2  # of what is needed: sampling wants memory too
-LARGE = 1 << 26  # bytes
-CHUNK = 1 << 25  # bytes of a mapping that several tensors share
+VRAM_RESERVE = 1.2  # of what is needed: sampling wants memory too
+LARGE_BYTES = 1 << 26  # bytes
+CHUNK_BYTES = 1 << 25  # bytes of a mapping that several tensors share
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
-SOON = 0.01  # seconds: whoever let go goes on first
+FREE_DELAY = 0.01  # seconds: whoever let go goes on first
 
 
-def is_short(slots: Iterable[Slot]) -> bool:
+def is_low_on_vram(refs: Iterable[ParamRef]) -> bool:
     """Would a second copy of these parameters leave the GPU without room?"""
     needed = 0
-    for slot in slots:
+    for slot in refs:
         parameter = slot.parameter()
         if parameter is not None and parameter.is_cuda:
-            needed += bytes_of(parameter)
-    return needed > 0 and needed * RESERVE > _free()
+            needed += storage_bytes(parameter)
+    return needed > 0 and needed * VRAM_RESERVE > _free()
 
 
 def _free() -> int:
@@ -42,7 +42,7 @@ def _free() -> int:
     return int(free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated())
 
 
-def to_host(tensor: Tensor) -> Tensor:
+def to_pinned(tensor: Tensor) -> Tensor:
     """A copy in pinned memory, from which the way back is fast."""
     if not tensor.is_cuda:
         return tensor
@@ -50,22 +50,22 @@ def to_host(tensor: Tensor) -> Tensor:
     return host.copy_(tensor)
 
 
-class Mappings:
+class MappedAllocator:
     """Allocates tensors in anonymous mappings; a mapping is unmapped when the last of its tensors is freed."""
 
     def __init__(self) -> None:
         self._chunk: mmap.mmap | None = None
         self._used = 0  # bytes of the chunk
 
-    def like(self, tensor: Tensor) -> Tensor:
+    def empty_like(self, tensor: Tensor) -> Tensor:
         """Return an uninitialised tensor like this one, with a storage of its own: in a mapping if it is a contiguous
         CPU tensor, else from torch's allocator.
         """
-        size = bytes_of(tensor)
+        size = storage_bytes(tensor)
         if tensor.device.type != "cpu" or not tensor.is_contiguous() or not size:
             return torch.empty_like(tensor)
         if self._chunk is None or self._used + size > len(self._chunk):
-            self._chunk, self._used = _mapping(max(size, CHUNK)), 0
+            self._chunk, self._used = _mapping(max(size, CHUNK_BYTES)), 0
         found = torch.frombuffer(self._chunk, dtype=torch.uint8, count=size, offset=self._used)
         self._used += -(-size // ALIGNMENT) * ALIGNMENT
         return found.view(tensor.dtype).view(tensor.shape)
@@ -77,27 +77,27 @@ def _mapping(size: int) -> mmap.mmap:
     return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
-def bytes_of(tensor: Tensor) -> int:
+def storage_bytes(tensor: Tensor) -> int:
     """Of its elements; torch 2.0, which the web UI 1.6 brings, has no `nbytes`."""
     return tensor.numel() * tensor.element_size()
 
 
-def let_go(tensors: Sequence[Tensor]) -> None:
+def free_async(tensors: Sequence[Tensor]) -> None:
     """Free merged weights that are no longer used, in another thread: unmapping gigabytes takes tenths of a second."""
     if sys.is_finalizing():  # no thread can start any more: starting one would wait for ever
         return
-    if sum(bytes_of(tensor) for tensor in tensors if tensor.device.type == "cpu") >= LARGE:
-        threading.Timer(SOON, _free_all, (tensors,)).start()
+    if sum(storage_bytes(tensor) for tensor in tensors if tensor.device.type == "cpu") >= LARGE_BYTES:
+        threading.Timer(FREE_DELAY, _free_all, (tensors,)).start()
 
 
 def _free_all(tensors: Sequence[Tensor]) -> None:
     with torch.inference_mode():  # they may be inference tensors
         for tensor in tensors:
             tensor.set_()  # type: ignore[call-overload]  # unlike the end of a Python object, without the global lock
-    trim()
+    trim_heap()
 
 
-def trim() -> None:
+def trim_heap() -> None:
     """Return what malloc keeps of freed temporary tensors to the system, where the C library can (glibc)."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

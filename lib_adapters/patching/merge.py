@@ -14,26 +14,26 @@ from torch import Tensor
 from lib_adapters.algorithms.base import LowRank
 from lib_adapters.algorithms.factored import Factored
 from lib_adapters.ops.product import Matmul, Product, row_step
+from lib_adapters.patching.layers import WeightView
 from lib_adapters.patching.patch import Patch
-from lib_adapters.patching.targets import View
 
 Thin = list[tuple[float, LowRank]]
 
 
-def merged_weight(pristine: Tensor, patches: Sequence[Patch], into: Tensor | None = None) -> Tensor:
+def merged_weight(original: Tensor, patches: Sequence[Patch], into: Tensor | None = None) -> Tensor:
     """W', of the pristine tensor's shape, dtype and device: `into`, which is like it and nobody's weight, or a new one.
 
     The bits are the same either way.
     """
-    patches = [_on(patch, pristine.device) for patch in patches]
+    patches = [_on(patch, original.device) for patch in patches]
     for way in (_in_half, _in_blocks):
-        if (quick := way(pristine, patches, into)) is not None:
+        if (quick := way(original, patches, into)) is not None:
             return quick
-    base = pristine.float()
+    base = original.float()
     free = into if into is not None and into.dtype == base.dtype and into.is_contiguous() else None
     out = _sum(base, patches, free)
     if into is None:
-        return out.to(pristine.dtype)
+        return out.to(original.dtype)
     return out if out is into else into.copy_(out)
 
 
@@ -41,14 +41,14 @@ def _sum(base: Tensor, patches: Sequence[Patch], free: Tensor | None) -> Tensor:
     """In float32; in `free` where there is such memory."""
     out: Tensor | None = None
     for view, group in _by_view(patches):
-        thin, thick = _split(view.of(base), group)
+        thin, thick = _split(view.apply(base), group)
         out = _with_thin(base, out, (view, free), thin)
         for patch in thick:
-            if out is None and view == View():
+            if out is None and view == WeightView():
                 out = patch.algorithm.onto(base, patch.strength, free)
                 continue
             out = _copy(base, free) if out is None else out
-            patch.algorithm.add(view.of(out), view.of(base), patch.strength)
+            patch.algorithm.add(view.apply(out), view.apply(base), patch.strength)
     return _copy(base, free) if out is None else out
 
 
@@ -61,19 +61,19 @@ def _on(patch: Patch, device: torch.device) -> Patch:
     return patch if moved is patch.algorithm else replace(patch, algorithm=moved)
 
 
-def merged_bias(pristine: Tensor, patches: Sequence[Patch], into: Tensor | None = None) -> Tensor:
+def merged_bias(original: Tensor, patches: Sequence[Patch], into: Tensor | None = None) -> Tensor:
     """b + Σ strength · Δb, [o]: with `into` as in `merged_weight`."""
-    out = pristine.float().clone()
+    out = original.float().clone()
     for patch in patches:
-        algorithm = patch.algorithm.on(pristine.device)
-        rows = patch.view.of(out)
-        if (delta := algorithm.bias_delta(patch.view.of(pristine.float()))) is not None:
+        algorithm = patch.algorithm.on(original.device)
+        rows = patch.view.apply(out)
+        if (delta := algorithm.bias_delta(patch.view.apply(original.float()))) is not None:
             rows.add_(delta.reshape(rows.shape), alpha=patch.strength)
-    return out.to(pristine.dtype) if into is None else into.copy_(out)
+    return out.to(original.dtype) if into is None else into.copy_(out)
 
 
-def _by_view(patches: Sequence[Patch]) -> list[tuple[View, list[Patch]]]:
-    groups: dict[View, list[Patch]] = {}
+def _by_view(patches: Sequence[Patch]) -> list[tuple[WeightView, list[Patch]]]:
+    groups: dict[WeightView, list[Patch]] = {}
     for patch in patches:
         groups.setdefault(patch.view, []).append(patch)
     return list(groups.items())
@@ -90,15 +90,15 @@ def _split(base: Tensor, group: Sequence[Patch]) -> tuple[Thin, list[Patch]]:
     return thin, thick
 
 
-def _with_thin(base: Tensor, out: Tensor | None, place: tuple[View, Tensor | None], thin: Thin) -> Tensor | None:
+def _with_thin(base: Tensor, out: Tensor | None, place: tuple[WeightView, Tensor | None], thin: Thin) -> Tensor | None:
     """All thin deltas at once: the ranks concatenated, scale and strength folded into `up`."""
     if not thin:
         return out
     (view, free), (up, down) = place, _pair(thin)
-    if out is None and view == View():
+    if out is None and view == WeightView():
         return _onto(base, up, down, free)
     out = _copy(base, free) if out is None else out
-    seen = view.of(out)
+    seen = view.apply(out)
     if seen.ndim == 2:
         seen.addmm_(up, down)
     else:
@@ -123,7 +123,7 @@ def _in_half(pristine: Tensor, patches: Sequence[Patch], into: Tensor | None) ->
     """One low-rank adapter stored like the weight: the GPU multiplies in half, sums in float32, rounds once."""
     if not (pristine.is_cuda and pristine.dtype in (torch.float16, torch.bfloat16)):
         return None
-    if len(patches) != 1 or patches[0].view != View() or patches[0].algorithm.reads_base:
+    if len(patches) != 1 or patches[0].view != WeightView() or patches[0].algorithm.reads_base:
         return None
     low = patches[0].algorithm.low_rank(pristine)
     if low is None or low.up.dtype != pristine.dtype or low.down.dtype != pristine.dtype:
@@ -151,7 +151,7 @@ def _in_blocks(pristine: Tensor, patches: Sequence[Patch], into: Tensor | None) 
 
 def _products(pristine: Tensor, patches: Sequence[Patch]) -> list[tuple[Product, float]] | None:
     """The sums of `merged_weight` in its order, where each of them can be had row by row."""
-    if not all(patch.view == View() and isinstance(patch.algorithm, Factored) for patch in patches):
+    if not all(patch.view == WeightView() and isinstance(patch.algorithm, Factored) for patch in patches):
         return None
     thin, thick = _split(pristine, patches)
     found: list[tuple[Product, float]] = [(Matmul(*_pair(thin), 1.0), 1.0)] if thin else []

@@ -10,19 +10,19 @@ from torch import Tensor
 
 from lib_adapters.ops.modes import ordinary
 from lib_adapters.ops.product import row_step
-from lib_adapters.patching.checksum import samples
+from lib_adapters.patching.checksum import sample_values
 
 _BITS = {1: torch.int8, 2: torch.int16}  # by bytes of an element
 
 
 @ordinary()
-def out_of_range(tensors: Sequence[Tensor]) -> list[bool]:
+def overflowing(tensors: Sequence[Tensor]) -> list[bool]:
     """Return for each tensor whether it contains infinity or NaN, with one synchronisation per device.
 
     Tensors of 8 and 16 bits are checked completely, because a high strength can overflow them; wider ones by samples.
     """
     wide = [n for n, tensor in enumerate(tensors) if tensor.element_size() not in _BITS]
-    found = dict(zip(wide, (sample.abs().max() for sample in samples([tensors[n] for n in wide])), strict=True))
+    found = dict(zip(wide, (sample.abs().max() for sample in sample_values([tensors[n] for n in wide])), strict=True))
     largest = [found[n] if n in found else _largest(tensor) for n, tensor in enumerate(tensors)]
     devices: dict[torch.device, list[int]] = {}
     for n, one in enumerate(largest):

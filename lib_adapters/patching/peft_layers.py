@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from torch import nn
 
-from lib_adapters.patching.change import Change
-from lib_adapters.patching.walk import named_modules
+from lib_adapters.patching.named_modules import named_modules
+from lib_adapters.patching.transaction import Transaction
 
 MERGED = "merged_adapters"
 Weak = weakref.ref[nn.Module]
@@ -27,10 +27,10 @@ class MergeState(NamedTuple):
     merged: list[str]
     original: tuple[str, ...]
 
-    def reset(self, change: Change) -> None:
+    def reset(self, transaction: Transaction) -> None:
         """Set PEFT's list to the names that belong to the original weight."""
         before = tuple(self.merged)
-        change.back(lambda: self._write(before))
+        transaction.on_rollback(lambda: self._write(before))
         self._write(self.original)
 
     def _write(self, names: tuple[str, ...]) -> None:
@@ -41,17 +41,19 @@ class PeftLayers:
     """Remembers what each PEFT layer had merged when the weight inside it was patched."""
 
     def __init__(self) -> None:
-        self._noted: dict[int, tuple[Weak, tuple[str, ...]]] = {}
+        self._merge_states: dict[int, tuple[Weak, tuple[str, ...]]] = {}
 
-    def remember(self, roots: Iterable[nn.Module]) -> None:
+    def record(self, components: Iterable[nn.Module]) -> None:
         """Record the merged adapters of all PEFT layers, also of those that are not patched."""
-        self._noted = {id(inner): (weakref.ref(inner), tuple(merged)) for _, inner, merged in _merge_states(roots)}
+        self._merge_states = {
+            id(inner): (weakref.ref(inner), tuple(merged)) for _, inner, merged in _merge_states(components)
+        }
 
-    def changed(self, roots: Iterable[nn.Module]) -> list[MergeState]:
+    def changed(self, components: Iterable[nn.Module]) -> list[MergeState]:
         """Return the layers in which PEFT has merged or unmerged since then."""
         found = []
-        for path, inner, merged in _merge_states(roots):
-            known, noted = self._noted.get(id(inner), (None, ()))
+        for path, inner, merged in _merge_states(components):
+            known, noted = self._merge_states.get(id(inner), (None, ()))
             noted = noted if known is not None and known() is inner else ()
             if tuple(merged) != noted:
                 found.append(MergeState(path, inner, merged, noted))

@@ -15,10 +15,9 @@ from lib_adapters.errors import AdapterError, ShapeMismatch
 from lib_adapters.files.adapter import Loaded
 from lib_adapters.files.blocks import weight_block
 from lib_adapters.files.names import Stem
-from lib_adapters.patching.dial import Dial
-from lib_adapters.patching.patch import Key, Patch, PatchKey, Target, Targets
-from lib_adapters.patching.request import ALL, Request
-from lib_adapters.patching.targets import Layer, Slot, Table, View
+from lib_adapters.patching.layers import Layer, LayerTable, ParamRef, WeightView
+from lib_adapters.patching.patch import Key, ParamPatches, Patch, PatchesByParam, PatchKey, ScheduledStrength
+from lib_adapters.patching.request import ALL_BLOCKS, Request
 
 _ALL_ROWS = 1 << 62
 Place = tuple[Key, tuple[int, int] | None]  # a layer, or the rows of a fused one
@@ -27,34 +26,34 @@ _Kind = tuple[str, type[Algorithm]]  # component and algorithm: these layers sha
 
 
 @dataclass
-class Fit:
+class AdapterMatch:
     """How one request met the model."""
 
     request: Request
     matched: Counter[str] = field(default_factory=Counter)  # algorithm label -> layers
     unmatched: list[tuple[str, str]] = field(default_factory=list)
-    patches: list[tuple[Slot, Patch]] = field(default_factory=list)
-    dials: dict[str, Dial] = field(default_factory=dict)  # by part: "unet", "te"
-    names: Mapping[Place, list[str]] = field(default_factory=dict)  # where rules ask for kinds of layers
+    patches: list[tuple[ParamRef, Patch]] = field(default_factory=list)
+    strengths: dict[str, ScheduledStrength] = field(default_factory=dict)  # by part: "unet", "te"
+    layer_names: Mapping[Place, list[str]] = field(default_factory=dict)  # where rules ask for kinds of layers
     layers: int = 0  # modules that fit a layer; `matched` has those whose strength is not 0
-    silenced: int = 0  # of them, by a block weight of 0
-    missing: int = 0  # modules that are no layer of this model, or have another shape
+    disabled_by_blocks: int = 0  # of them, by a block weight of 0
+    unmatched_count: int = 0  # modules that are no layer of this model, or have another shape
 
 
-def fit(request: Request, loaded: Loaded, table: Table) -> Fit:
+def match_adapter(request: Request, loaded: Loaded, table: LayerTable) -> AdapterMatch:
     """Find the layer of every module of the file; what has none is named with its reason."""
-    result = Fit(request, unmatched=[*request.adapter.unusable, *loaded.problems])
-    dialled = [part for part in ("unet", "te") if request.moves(part) or request.is_bypass(part)]
-    result.dials = {part: Dial(request, part) for part in dialled}
-    result.names = _spellings(table) if request.blocks.rules else {}
+    result = AdapterMatch(request, unmatched=[*request.adapter.unusable, *loaded.problems])
+    dialled = [part for part in ("unet", "te") if request.is_dynamic(part) or request.is_bypass(part)]
+    result.strengths = {part: ScheduledStrength(request, part) for part in dialled}
+    result.layer_names = _spellings(table) if request.blocks.rules else {}
     names = {module.stem: module.name for module in request.adapter.modules}
-    places = {stem: _place(stem, algorithm, table) for stem, algorithm in loaded.algorithms.items()}
+    places = {stem: _find_layer(stem, algorithm, table) for stem, algorithm in loaded.algorithms.items()}
     groups = _groups(request, loaded, places)
     taken: dict[Key, list[tuple[range, str]]] = {}
     for stem, alone in loaded.algorithms.items():
         algorithm, layer, reason = _grouped(alone, places[stem], groups[stem])
         if layer is None:
-            result.missing += 1
+            result.unmatched_count += 1
             result.unmatched.append((names[stem], reason))
         elif other := _take(taken, names[stem], algorithm, layer):
             reason = f"names the same layer as {other}, {layer.path}; only that one is used"
@@ -106,71 +105,71 @@ def _grouped(algorithm: Algorithm, place: _Placed, group: LayerGroup) -> tuple[A
         return algorithm, None, f"{layer.path}: {error}"
 
 
-def _add(result: Fit, stem: Stem, algorithm: Algorithm, layer: Layer) -> None:
+def _add(result: AdapterMatch, stem: Stem, algorithm: Algorithm, layer: Layer) -> None:
     """A strength of 0 is the absence of the adapter, to the bit."""
     request = result.request
-    names = [stem.name.lower(), *result.names.get(_at(layer), ())]
-    factor = 1.0 if request.blocks is ALL else request.blocks.of(weight_block(stem), names)
-    result.silenced += not factor
-    dial = result.dials.get("unet" if stem.part == "unet" else "te")
+    names = [stem.name.lower(), *result.layer_names.get(_layer_id(layer), ())]
+    factor = 1.0 if request.blocks is ALL_BLOCKS else request.blocks.of(weight_block(stem), names)
+    result.disabled_by_blocks += not factor
+    dial = result.strengths.get("unet" if stem.part == "unet" else "te")
     strength = factor if dial is not None else request.strength(stem.part) * factor
     if strength:
         result.matched[algorithm.label] += 1
         result.patches.extend(_patches(result, (stem, algorithm, layer), strength, dial))
 
 
-def _spellings(table: Table) -> Mapping[Place, list[str]]:
+def _spellings(table: LayerTable) -> Mapping[Place, list[str]]:
     """What rules for kinds of layers are compared with: each layer as any model and any file calls it."""
     found: dict[Place, list[str]] = {}
     for name, layer in (pair for names in (table.unet, *table.text_encoders) for pair in names.items()):
-        found.setdefault(_at(layer), []).append(name.lower())
+        found.setdefault(_layer_id(layer), []).append(name.lower())
     return found
 
 
-def _at(layer: Layer) -> Place:
+def _layer_id(layer: Layer) -> Place:
     return layer.weight.key, layer.view.rows
 
 
-def assemble(fits: Sequence[Fit]) -> Targets:
+def group_by_parameter(fits: Sequence[AdapterMatch]) -> PatchesByParam:
     """By parameter, what all requests add to it, in an order of its own."""
-    targets: Targets = {}
+    targets: PatchesByParam = {}
     for slot, patch in (pair for one in fits for pair in one.patches):
-        targets.setdefault(slot.key, Target(slot)).patches.append(patch)
+        targets.setdefault(slot.key, ParamPatches(slot)).patches.append(patch)
     for target in targets.values():
         target.patches.sort(key=lambda patch: patch.key)
     return targets
 
 
-def by_parameter(targets: Mapping[tuple[int, str], Target]) -> Mapping[tuple[int, str], Target]:
+def merge_tied(targets: Mapping[tuple[int, str], ParamPatches]) -> Mapping[tuple[int, str], ParamPatches]:
     """Tied modules share one parameter: it gets the sum of all their patches, and one record."""
-    if not any(target.slot.twin for target in targets.values()):
+    if not any(target.ref.tied_to for target in targets.values()):
         return targets
-    found: Targets = {}
+    found: PatchesByParam = {}
     for target in targets.values():
-        slot = target.slot.twin or target.slot
-        found.setdefault(slot.key, Target(slot)).patches.extend(target.patches)
+        slot = target.ref.tied_to or target.ref
+        found.setdefault(slot.key, ParamPatches(slot)).patches.extend(target.patches)
     for target in found.values():
         target.patches.sort(key=lambda patch: patch.key)
     return found
 
 
-def _place(stem: Stem, algorithm: Algorithm, table: Table) -> _Placed:
-    candidates = table.find(stem)
+def _find_layer(stem: Stem, algorithm: Algorithm, table: LayerTable) -> _Placed:
+    candidates = table.lookup(stem)
     if not candidates:
-        return None, _no_such_layer(stem, table)
+        return None, _missing_layer_reason(stem, table)
     reason = ""
     for layer in candidates:
-        if untouchable := next(filter(None, map(_untouchable, (layer, *layer.copies))), ""):
+        if untouchable := next(filter(None, map(_unsupported_weight, (layer, *layer.fused_copies))), ""):
             reason = reason or untouchable
             continue
         try:
-            return _fitted(layer, algorithm), ""
+            return _fit_to_layer(layer, algorithm), ""
         except ShapeMismatch as error:
             reason = reason or f"{layer.path}: {error}"
     return None, reason
 
 
-def _untouchable(layer: Layer) -> str:
+def _unsupported_weight(layer: Layer) -> str:
     """Why nothing may be added to this weight; "" where it may."""
     weight = layer.weight.tensor()
     if weight is None or (weight.is_floating_point() and not weight.is_meta):
@@ -180,7 +179,7 @@ def _untouchable(layer: Layer) -> str:
     return f"its weight is stored as {weight.dtype}, and only floating-point weights can be changed"
 
 
-def _no_such_layer(stem: Stem, table: Table) -> str:
+def _missing_layer_reason(stem: Stem, table: LayerTable) -> str:
     if stem.part != "unet" and not table.text_encoders:
         return "no text encoder was given"
     if stem.part == "unet" and not table.unet:
@@ -188,14 +187,14 @@ def _no_such_layer(stem: Stem, table: Table) -> str:
     return "this model has no such layer"
 
 
-def _fitted(layer: Layer, algorithm: Algorithm) -> Layer:
+def _fit_to_layer(layer: Layer, algorithm: Algorithm) -> Layer:
     """The layer as the algorithm can meet it; an inpainting model's conv_in by its first four channels."""
     try:
         algorithm.check(layer.shape)
     except ShapeMismatch:
         if not _fits_four_channels(layer, algorithm):
             raise
-        return replace(layer, view=View(channels=4))
+        return replace(layer, view=WeightView(channels=4))
     return layer
 
 
@@ -210,8 +209,8 @@ def _fits_four_channels(layer: Layer, algorithm: Algorithm) -> bool:
 
 
 def _patches(
-    result: Fit, place: tuple[Stem, Algorithm, Layer], strength: float, dial: Dial | None
-) -> Iterator[tuple[Slot, Patch]]:
+    result: AdapterMatch, place: tuple[Stem, Algorithm, Layer], strength: float, dial: ScheduledStrength | None
+) -> Iterator[tuple[ParamRef, Patch]]:
     stem, algorithm, layer = place
     request = result.request
     dyn = request.dyn if isinstance(request.dyn, int) and dial is None else None
@@ -222,9 +221,9 @@ def _patches(
         """With a dial it must tell apart what the same file is asked for in several ways."""
         return request.key[0], stem, strength, dyn or 0, kind if dial is None else f"{kind} {request.key[1]}"
 
-    for held in (layer, *layer.copies):
+    for held in (layer, *layer.fused_copies):
         if algorithm.has_weight:
-            yield held.weight, Patch(key("weight"), held.view, algorithm, strength, dial=dial)
+            yield held.weight, Patch(key("weight"), held.view, algorithm, strength, scheduled=dial)
         if algorithm.has_bias and held.bias is not None:
-            view = View(rows=held.view.rows)
-            yield held.bias, Patch(key("bias"), view, algorithm, strength, of_bias=True, dial=dial)
+            view = WeightView(rows=held.view.rows)
+            yield held.bias, Patch(key("bias"), view, algorithm, strength, is_bias=True, scheduled=dial)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from lib_adapters.prompt.schedule import Strength
 from lib_adapters.prompt.schedule_text import written
 
-LOST = (
+ROWS_UNRESOLVED = (
     "In some runs of the UNet the rows could not be told apart: what is for single parts, sides or pictures "
     "was left out of them."
 )
@@ -22,7 +22,7 @@ ABANDONED = (
 )
 TAKEN_OVER = "Another Session had adapters on this model; they were removed first."
 DISPLACED = "Another Session activated adapters on this model; the adapters of this Session were removed."
-MOST_REASONS = 3  # different reasons that a line of text names
+MAX_REASONS = 3  # different reasons that a line of text names
 
 
 @dataclass
@@ -38,7 +38,7 @@ class AdapterReport:
     unmatched: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     error: str | None = None  # why nothing of it was applied
-    silenced: int = 0  # layers that a block weight of 0 leaves alone
+    disabled_by_blocks: int = 0  # layers that a block weight of 0 leaves alone
     mode: str = "merged"  # how it is followed, in words
     seconds: float = 0.0
     out_of_range: int = 0  # parameters whose merged weight would be infinite or NaN in at least one step
@@ -48,7 +48,7 @@ class AdapterReport:
         """True if the file was not, or not completely, applied."""
         return bool(self.error or self.unmatched or self.out_of_range)
 
-    def line(self) -> str:
+    def summary(self) -> str:
         """One line for the user; the error where nothing was applied."""
         if self.error is not None:
             return self.error
@@ -56,7 +56,7 @@ class AdapterReport:
         text = f"{self.name}: {self.matched} of {self.total} layers ({kinds})"
         text += f", te {self.te:g}, unet {written(self.unet)}"
         text += ", live" if "live" in self.mode else ""
-        text += f", {self.silenced} at a block weight of 0" if self.silenced else ""
+        text += f", {self.disabled_by_blocks} at a block weight of 0" if self.disabled_by_blocks else ""
         text += f"; {self.out_of_range} {_OUT_OF_RANGE}" if self.out_of_range else ""
         return f"{text}; {_reasons(self.unmatched)}" if self.unmatched else text
 
@@ -68,14 +68,17 @@ class Report:
     adapters: list[AdapterReport] = field(default_factory=list)
     mode: str = "merged"
     seconds: float = 0.0
-    motion: str = ""  # how strengths that change while drawing are followed
-    lost: bool = False  # runs whose rows could not be told apart
+    schedule_note: str = ""  # how strengths that change while drawing are followed
+    rows_unresolved: bool = False  # runs whose rows could not be told apart
     notes: list[str] = field(default_factory=list)  # whole sentences about the model
 
     def lines(self) -> list[str]:
         """One line for each adapter, and its notes behind it."""
-        lines = [text for one in self.adapters for text in (one.line(), *(f"{one.name}: {n}" for n in one.notes))]
-        more = [*([f"{self.motion}."] if self.motion else []), *([LOST] if self.lost else [])]
+        lines = [text for one in self.adapters for text in (one.summary(), *(f"{one.name}: {n}" for n in one.notes))]
+        more = [
+            *([f"{self.schedule_note}."] if self.schedule_note else []),
+            *([ROWS_UNRESOLVED] if self.rows_unresolved else []),
+        ]
         return [*lines, *more, *self.notes]
 
     def __str__(self) -> str:
@@ -87,5 +90,5 @@ def _reasons(unmatched: Sequence[tuple[str, str]]) -> str:
     for key, reason in unmatched:
         counts.setdefault(reason, []).append(key)
     parts = [f"{len(keys)} not applied ({reason}), e.g. {keys[0]}" for reason, keys in counts.items()]
-    more = [f"and {len(parts) - MOST_REASONS} other reasons"] if len(parts) > MOST_REASONS else []
-    return "; ".join(parts[:MOST_REASONS] + more)
+    more = [f"and {len(parts) - MAX_REASONS} other reasons"] if len(parts) > MAX_REASONS else []
+    return "; ".join(parts[:MAX_REASONS] + more)

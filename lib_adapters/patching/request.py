@@ -15,8 +15,8 @@ from lib_adapters.prompt.editing import Timeline, window_of
 from lib_adapters.prompt.schedule import Curve, Moment, Strength, Window
 from lib_adapters.prompt.tags import Tag
 
-ALL = BlockWeights()
-MOST_NAMED = 8  # steps in a sentence
+ALL_BLOCKS = BlockWeights()
+MAX_STEPS_NAMED = 8  # steps in a sentence
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Request:
     unet: Strength = 1.0
     te: float = 1.0
     dyn: Ranks | None = None
-    blocks: BlockWeights = ALL
+    blocks: BlockWeights = ALL_BLOCKS
     window: Window | None = None
     mode: Mode = "auto"
-    scope: frozenset[int] | None = None
+    rows: frozenset[int] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.unet, Curve) and len(set(self.unet.values)) == 1:
@@ -51,53 +51,53 @@ class Request:
     @property
     def key(self) -> tuple[str, str]:
         """Sorts and compares requests without looking into the file."""
-        rest = (self.unet, self.te, self.dyn, self.window, self.mode, sorted(self.scope or ()), self.scope is None)
+        rest = (self.unet, self.te, self.dyn, self.window, self.mode, sorted(self.rows or ()), self.rows is None)
         return self.adapter.key, f"{rest} {_text(self.blocks)}"
 
-    def moves(self, part: str) -> bool:
+    def is_dynamic(self, component: str) -> bool:
         """Does the strength in this part depend on the step, the row, or the text that is encoded?"""
-        if part != "unet":
-            return self.scope is not None
+        if component != "unet":
+            return self.rows is not None
         scheduled = self.window is not None or isinstance(self.unet, Curve) or isinstance(self.dyn, Curve | str)
-        return scheduled or self.scope is not None
+        return scheduled or self.rows is not None
 
-    def is_bypass(self, part: str) -> bool:
+    def is_bypass(self, component: str) -> bool:
         """True for `mode=live` with a static, nonzero strength: nothing of this component is merged."""
-        return self.mode == "live" and not self.moves(part) and self.strength(part) != 0
+        return self.mode == "live" and not self.is_dynamic(component) and self.strength(component) != 0
 
-    def strength(self, part: str) -> float:
+    def strength(self, component: str) -> float:
         """Where it does not move."""
-        strength = self.unet if part == "unet" else self.te
+        strength = self.unet if component == "unet" else self.te
         assert not isinstance(strength, Curve)
         return float(strength)
 
 
 @dataclass(frozen=True)
-class Asked:
+class ResolvedTag:
     """The request that a tag makes in one pass, and what its user must know of it."""
 
     request: Request
-    drawn: str = ""  # block weights that chance chose, written so that they are chosen again
+    sampled_blocks: str = ""  # block weights that chance chose, written so that they are chosen again
     notes: tuple[str, ...] = ()
     steps: str = ""  # the steps to which prompt editing limits the tag, in words; "" if it does not
 
 
-def ask(adapter: Adapter, tag: Tag, presets: Presets, *, second: bool = False, seed: str = "") -> Asked:
+def resolve_tag(adapter: Adapter, tag: Tag, presets: Presets, *, hires: bool = False, seed: str = "") -> ResolvedTag:
     """`second`: in the second pass, where the tag may ask for something else. BadTag names the token."""
-    control = tag.of_pass(second)
+    control = tag.of_pass(hires)
     drawn = resolve(control.wish, presets, f"{seed} {adapter.name}")
     request = Request(adapter, control.unet, control.te, control.dyn, drawn.weights, control.window, tag.mode)
-    return Asked(request, drawn.text, control.notes)
+    return ResolvedTag(request, drawn.text, control.notes)
 
 
-def limited(asked: Asked, tag: Tag, timeline: Timeline) -> Asked:
+def limit_to_editing(resolved: ResolvedTag, tag: Tag, timeline: Timeline) -> ResolvedTag:
     """Limit a request to the steps in which prompt editing around the tag lets it act; disable it if there are none."""
     if not tag.edits:
-        return asked
+        return resolved
     around = window_of(tag.edits, timeline)
     held = _held(around, timeline.steps)
-    request = _within(asked.request, around) if held else replace(asked.request, unet=0.0, te=0.0, window=None)
-    return replace(asked, request=request, steps=f"{_acts(held, timeline)} (prompt editing)")
+    request = _within(resolved.request, around) if held else replace(resolved.request, unet=0.0, te=0.0, window=None)
+    return replace(resolved, request=request, steps=f"{_acts(held, timeline)} (prompt editing)")
 
 
 def _within(request: Request, around: Window | None) -> Request:
@@ -125,13 +125,13 @@ def _acts(steps: Sequence[int], timeline: Timeline) -> str:
         return f"acts in every second step, {steps[0]} to {steps[-1]} {whole}"
     if len(apart) == 1:
         return f"acts once every {apart.pop()} steps, {steps[0]} to {steps[-1]} {whole}"
-    named = ", ".join(str(step) for step in steps[:MOST_NAMED])
-    return f"acts in steps {named}{', ...' if len(steps) > MOST_NAMED else ''} {whole}"
+    named = ", ".join(str(step) for step in steps[:MAX_STEPS_NAMED])
+    return f"acts in steps {named}{', ...' if len(steps) > MAX_STEPS_NAMED else ''} {whole}"
 
 
 def _text(blocks: BlockWeights) -> str:
     """Equal for equal weights; a set has no order of its own."""
-    if blocks == ALL:
+    if blocks == ALL_BLOCKS:
         return ""
     rules = [(sorted(r.blocks), r.but_blocks, r.kinds, r.but_kinds, r.weight) for r in blocks.rules]
     factors: Mapping[str, float] = dict(blocks.factors)

@@ -23,7 +23,7 @@ from tests.fuzz.reading import check_sentence
 DECIDES = True
 BOUND = Bound(calls=200_000, calls_per_byte=2_000)
 WORDS = [
-    *sidecars.HASH_KEYS, "lycoris", "scale", "trainedWords", "TrainedWords", "name",
+    *sidecars.KEYS, "lycoris", "scale", "trainedWords", "TrainedWords", "name",
     "a, b", "0.8", "", "ss_tag_frequency",
     "\u2028", "1e400", "\ud83d", "ink\nmoss", "__proto__", "-1",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lib_adapters.patching.spelling import to_ldm
+from lib_adapters.patching.key_maps import diffusers_to_ldm
 
 Layers = dict[str, tuple[int, ...]]
 
@@ -77,7 +77,7 @@ def transformer(path: str, width: int, depth: int, cross: int, linear: bool) -> 
 def ldm(layers: Layers) -> Layers:
     """The same layers under the names of the original code (kohya's for SDXL)."""
     prefixes = {".".join(path.split(".")[:4]) for path in layers}
-    return {to_ldm(path, prefixes.__contains__): shape for path, shape in layers.items()}
+    return {diffusers_to_ldm(path, prefixes.__contains__): shape for path, shape in layers.items()}
 
 
 def text(kind: str) -> Layers:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lib_adapters.patching import live, merged
+from lib_adapters.patching import forward_patcher, weight_patcher
 
 POINTS = (
-    (merged, "merged_weight"),
-    (merged, "merged_bias"),
-    (merged, "point"),
-    (merged, "samples"),
-    (live, "LiveLayer"),
+    (weight_patcher, "merged_weight"),
+    (weight_patcher, "merged_bias"),
+    (weight_patcher, "assign"),
+    (weight_patcher, "sample_values"),
+    (forward_patcher, "PatchedForward"),
 )
 
 

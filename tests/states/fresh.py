@@ -59,7 +59,7 @@ class Fresh:
         rows, found = now.rows or (None, None), []
         with self._put_on(now) as (model, session):
             for step in range(steps):
-                session.at(Moment(step, steps), now.rows)
+                session.set_step(Moment(step, steps), now.rows)
                 found.append(drawn(model, noise(len(rows)), cut))
         for step, together in enumerate(found):
             for n, row in enumerate(rows):
@@ -80,10 +80,10 @@ class Fresh:
         requests = [want.request(self._shelf.aside(want.file)) for want in now.wants]
         report = session.activate(requests, now.moment)
         assert not [one.error for one in report.adapters if one.error]
-        session.at(now.moment, now.rows)
+        session.set_step(now.moment, now.rows)
         if now.measured:
             model.draw(noise(len(now.rows or (0, 1))))
-        session.speak(now.voice)
+        session.set_text_row(now.voice)
         yield model, session
         session.deactivate()
         assert not differing(model, now.weights)

@@ -37,7 +37,7 @@ class Kept:
 
     @property
     def now(self) -> Situation:
-        measured = self.session._pace._chooser._last is not None
+        measured = self.session._controller._mode_selector._last_modes is not None
         return Situation(self.kind, self.weights, self.wants, self.mode, self.moment, self.rows, self.voice, measured)
 
     def owns(self, changes: Weights, seen: str = "") -> None:
@@ -46,14 +46,14 @@ class Kept:
         self.stale += (seen,)
 
     def draw(self, step: Moment, rows: tuple[int, ...] | None, cut: bool) -> Tensor:
-        self.session.at(step, rows)
+        self.session.set_step(step, rows)
         self.moment, self.rows = step, rows
         found = drawn(self.model, noise(len(rows or (0, 1))), cut)
         self.stale = ()
         return found
 
     def read(self, voice: int | None) -> Tensor:
-        self.session.speak(voice)
+        self.session.set_text_row(voice)
         self.voice = voice if any(want.moves for want in self.wants) else self.voice
         found = self.model.read()
         self.stale = ()
@@ -76,7 +76,7 @@ class Kept:
         del self.model, self.weights
         gc.collect() if by == "gc" else None
         self.session.deactivate()
-        assert not self.session._merged.pristine()
+        assert not self.session._weight_patcher.originals()
 
 
 def place(model: nn.Module, name: str) -> tuple[nn.Module, str]:

@@ -35,7 +35,7 @@ class Want:
     dyn: int | None = None
     blocks: int = 0
     window: tuple[int, int] | None = None
-    scope: frozenset[int] | None = None
+    rows: frozenset[int] | None = None
     mode: str = "auto"
 
     def of(self, content: str) -> Want:
@@ -44,7 +44,7 @@ class Want:
     def request(self, adapter: Adapter) -> Request:
         curve = Curve("share", tuple(zip((0.0, 1.0), self.unet, strict=True))) if self.curved else self.unet
         ends = None if self.window is None else Window(*(Position(float(step), "step") for step in self.window))
-        return Request(adapter, curve, self.te, self.dyn, BLOCKS[self.blocks], ends, self.mode, self.scope)
+        return Request(adapter, curve, self.te, self.dyn, BLOCKS[self.blocks], ends, self.mode, self.rows)
 
     @property
     def curved(self) -> bool:
@@ -52,7 +52,7 @@ class Want:
 
     @property
     def moves(self) -> bool:
-        return self.curved or self.window is not None or self.scope is not None
+        return self.curved or self.window is not None or self.rows is not None
 
     @property
     def stays(self) -> bool:
@@ -62,9 +62,9 @@ class Want:
     def strength(self, name: str, at: At) -> float:
         """Of the layer of this name, then and there."""
         if name.startswith("te."):
-            heard = self.scope is None or at.voice in self.scope
+            heard = self.rows is None or at.voice in self.rows
             return self.te * _factor(self.blocks, name) if heard else 0.0
-        if self.scope is not None and at.row is not None and at.row not in self.scope:
+        if self.rows is not None and at.row is not None and at.row not in self.rows:
             return 0.0
         if self.window is not None and not self.window[0] <= at.moment.step < self.window[1]:
             return 0.0
@@ -140,6 +140,6 @@ wants = st.builds(
     dyn=st.sampled_from((None, None, None, 1, 2)),
     blocks=st.integers(0, len(BLOCKS) - 1),
     window=st.sampled_from((None, None, (0, 1), (1, 3))),
-    scope=st.sampled_from((None, None, None, frozenset({0}), frozenset({1, 2}), frozenset({0, 2}))),
+    rows=st.sampled_from((None, None, None, frozenset({0}), frozenset({1, 2}), frozenset({0, 2}))),
     mode=st.sampled_from(("auto", "auto", "merged", "live")),
 )

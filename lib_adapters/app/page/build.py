@@ -27,7 +27,7 @@ from lib_adapters.hosts.diffusers.load_pipeline import Pipeline, components_of
 from lib_adapters.hosts.tab.guard import guards
 from lib_adapters.hosts.tab.shell import shell
 from lib_adapters.hosts.tab.tab import Tab
-from lib_adapters.patching.targets import Table
+from lib_adapters.patching.layers import LayerTable
 
 OWN = "aesthetic_embeddings"  # beside the pictures: what is made here
 FIRST_PROMPT = "a red circle on a white background"  # of the kind that the bundled model knows
@@ -86,7 +86,7 @@ def _tab(
 ) -> Tab:
     key = secrets.token_urlsafe(24)
     unet, *encoders = components_of(studio.pipe).values()
-    family = Table.of(unet, encoders).family
+    family = LayerTable.from_model(unet, encoders).family
     told = ("", "") if family == "unknown" else (family, FAMILY_NAMES[family])
     return Tab(
         catalogue=catalogue,

@@ -39,7 +39,7 @@ class AestheticReport(AdapterReport):
 
     outcome = ""
 
-    def line(self) -> str:
+    def summary(self) -> str:
         return self.error if self.error is not None else f"{self.name} (aesthetic gradient): {self.outcome}"
 
 

@@ -135,7 +135,7 @@ class Generator:
         problems += unfollowed(prompt, aesthetic.KIND, "an aesthetic embedding")
         rows = GUIDED_ROWS if self._uses_guidance(settings) else (POSITIVE_ROW,)
         arguments = _arguments(settings) | {"callback_on_step_end": steps.callback(self.session, rows, on_step)}
-        self.session.at(steps.sampling_step(0), rows)
+        self.session.set_step(steps.sampling_step(0), rows)
         stop = (lambda _: on_step(0)) if on_step else None  # whoever watches may stop the picture here too
         embeds, lines = self._prompt_embeds(active, settings, wishes, stop)
         if embeds:
@@ -192,12 +192,12 @@ class Generator:
         self, active: ActivePrompt, settings: Settings, wishes: Sequence[AestheticRequest], stop: OnStep | None
     ) -> tuple[dict[str, Tensor], list[AdapterReport]]:
         """The texts, encoded here where the pipeline cannot: led, or each with adapters of its own."""
-        own = any(request.scope is not None and request.te for request in self.session.active)
+        own = any(request.rows is not None and request.te for request in self.session.active)
         if not wishes and not own:
             return {}, []
 
         def speak(negative: bool) -> None:
-            self.session.speak(NEGATIVE_ROW if negative else POSITIVE_ROW)
+            self.session.set_text_row(NEGATIVE_ROW if negative else POSITIVE_ROW)
 
         return self.aesthetic_encoder.encode(active.text, active.negative, wishes, stop, speak if own else None)
 

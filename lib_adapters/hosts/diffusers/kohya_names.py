@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from lib_adapters.patching.spelling import per_level_of, to_ldm
-from lib_adapters.patching.targets import flat
+from lib_adapters.patching.key_maps import diffusers_to_ldm, resnets_per_level
+from lib_adapters.patching.layers import flat
 
 KOHYA_COMPONENTS = {"unet": "unet", "text_encoder": "te1", "text_encoder_2": "te2"}
 
@@ -22,7 +22,7 @@ def kohya_name(component: str, path: str, components: Mapping[str, nn.Module]) -
 
 def ldm_path(path: str, unet: nn.Module) -> str:
     modules = dict(unet.named_modules())
-    return to_ldm(path, modules.__contains__, per_level_of(modules)) or path
+    return diffusers_to_ldm(path, modules.__contains__, resnets_per_level(modules)) or path
 
 
 def with_text_model(path: str) -> str:

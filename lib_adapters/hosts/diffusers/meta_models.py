@@ -14,7 +14,7 @@ from torch import nn
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.names import Stem
 from lib_adapters.hosts.diffusers.kohya_names import with_text_model
-from lib_adapters.patching.targets import Table
+from lib_adapters.patching.layers import LayerTable
 
 _FOUR_LEVELS = {
     "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
@@ -62,7 +62,7 @@ class MetaModel:
     def layer_paths(self) -> dict[Stem, tuple[str, str]]:
         """Every stem of this family -> (component, dotted path as diffusers and transformers write it in files)."""
         encoders = [module for name, module in self.components.items() if name != "unet"]
-        table = Table.of(self.components["unet"], encoders)
+        table = LayerTable.from_model(self.components["unet"], encoders)
         found = {Stem("unet", name): ("unet", layer.path) for name, layer in table.unet.items()}
         parts = ("te1", "te2") if len(encoders) > 1 else ("te",)
         for part, component, names in zip(parts, ("text_encoder", "text_encoder_2"), table.text_encoders, strict=False):

@@ -41,7 +41,7 @@ class SamplingSteps:
         """For `callback_on_step_end`."""
 
         def after_step(pipe: object, step: int, timestep: object, kwargs: dict[str, Any]) -> dict[str, Any]:
-            session.at(self.sampling_step(step + 1), rows)
+            session.set_step(self.sampling_step(step + 1), rows)
             if on_step:
                 on_step(min(step + 1, self._total_steps))  # some schedulers take one more than they were asked for
             return kwargs

@@ -11,7 +11,7 @@ from lib_adapters.errors import AdapterError
 from lib_adapters.files.adapter import Adapter
 from lib_adapters.hosts.diffusers.aesthetic_encoder import AestheticRequest
 from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
-from lib_adapters.patching.request import Asked, Request, ask, limited
+from lib_adapters.patching.request import Request, ResolvedTag, limit_to_editing, resolve_tag
 from lib_adapters.prompt import aesthetic
 from lib_adapters.prompt.blocks import Presets
 from lib_adapters.prompt.control import steady
@@ -49,11 +49,11 @@ class TagContext:
     steps: int | None = None
     rows: RowSet | None = None
 
-    def resolve(self, adapter: Adapter, tag: Tag, presets: Presets) -> Asked:
+    def resolve(self, adapter: Adapter, tag: Tag, presets: Presets) -> ResolvedTag:
         """Return the request for the tag. Raise BadTag, which names the token."""
-        found = ask(adapter, tag, presets, seed=self.seed)
-        found = replace(found, request=replace(found.request, scope=self.rows))
-        return found if self.steps is None else limited(found, tag, Timeline(self.steps))
+        found = resolve_tag(adapter, tag, presets, seed=self.seed)
+        found = replace(found, request=replace(found.request, rows=self.rows))
+        return found if self.steps is None else limit_to_editing(found, tag, Timeline(self.steps))
 
 
 def adapter_requests(
@@ -72,8 +72,8 @@ def adapter_requests(
         idle = [f"{asked.steps}."] if asked.steps and _idle(asked.request) else []
         notes = [*asked.notes, *idle, *([found.notice] if found.notice else [])]
         wanted.problems += [f"{tag.text}: {note}" for note in notes]
-        if asked.drawn:
-            wanted.sampled_texts[tag.text] = drawn(tag, asked.drawn)
+        if asked.sampled_blocks:
+            wanted.sampled_texts[tag.text] = drawn(tag, asked.sampled_blocks)
     return wanted
 
 

@@ -45,7 +45,7 @@ def diff_weights(generator: Generator, requests: Sequence[Request]) -> tuple[lis
     roots = components_of(generator.pipe)
     pristine = _tensors(roots)
     report = generator.session.activate([dataclasses.replace(one, mode="merged") for one in requests])
-    if failed := [one.line() for one in report.adapters if one.error or one.out_of_range]:
+    if failed := [one.summary() for one in report.adapters if one.error or one.out_of_range]:
         raise AdapterError(" ".join(failed))
     found = [
         ParameterDiff(component, path, pristine.get((component, path)), after)

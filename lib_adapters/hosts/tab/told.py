@@ -28,4 +28,4 @@ def report_of(
 
 
 def _row(one: AdapterReport, mode: str) -> dict[str, Any]:
-    return {"mode": mode, **dataclasses.asdict(one), "line": one.line()}
+    return {"mode": mode, **dataclasses.asdict(one), "line": one.summary()}

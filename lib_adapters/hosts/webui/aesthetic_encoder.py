@@ -17,7 +17,7 @@ from lib_adapters.conditioning.aesthetic import Aesthetic
 from lib_adapters.conditioning.aesthetic_steering import Progress, Prompt, Steered, Steerer, mixed, target_of
 from lib_adapters.conditioning.aesthetic_text import clip_feature, open_clip_feature
 from lib_adapters.hosts.webui.model_components import text_encoder_of
-from lib_adapters.patching.hooks import Hooks
+from lib_adapters.patching.hooks import HookSet
 from lib_adapters.prompt.aesthetic import Options
 
 ENCODE_METHOD = "encode_with_transformers"
@@ -54,11 +54,11 @@ class GuidedEncoder:
         self._requests, self._optimizer, self._callbacks = list(requests), optimizer, callbacks
         self._is_positive = True
         self._previous: Any = None  # another extension's, put there before
-        self._hooks = Hooks("run", self._on_encode)
+        self._hooks = HookSet("run", self._on_encode)
 
     def install(self, embedder: Any) -> None:
         self._previous = embedder.__dict__.get(ENCODE_METHOD)
-        self._hooks.put_on([embedder])
+        self._hooks.install([embedder])
         embedder.__dict__[ENCODE_METHOD] = types.MethodType(self, embedder)
 
     def __deepcopy__(self, _: Any) -> GuidedEncoder:
@@ -115,7 +115,7 @@ class GuidedEncoder:
     def remove(self, embedder: Any) -> None:
         """Safe to repeat, and where it was never put on."""
         self._requests = []  # somebody may have wrapped ours in his own: then it only passes on
-        self._hooks.leave()
+        self._hooks.remove()
         if embedder is None or getattr(embedder.__dict__.get(ENCODE_METHOD), "__func__", None) is not self:
             return
         if self._previous is None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lib_adapters.hosts.webui import webui_modules
-from lib_adapters.patching.hooks import Hooks
+from lib_adapters.patching.hooks import HookSet
 from lib_adapters.session import AdapterReport
 
 _PATCHED = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm, nn.MultiheadAttention)
@@ -24,7 +24,7 @@ class BuiltinLora:
     """Asks the built-in to write or to restore; has one hook per shared layer while both are active."""
 
     def __init__(self) -> None:
-        self._hooks = Hooks("run", self._before_forward)
+        self._hooks = HookSet("run", self._before_forward)
 
     def disable(self, components: Iterable[nn.Module]) -> None:
         """Nothing of it is wanted: its list is emptied, its deltas are taken out of the weights."""
@@ -39,10 +39,10 @@ class BuiltinLora:
     def keep_applied(self, layers: Iterable[nn.Module]) -> None:
         """Before each run of these it writes its delta, so that ours, added live, finds it there and leaves it."""
         self.remove_hooks()
-        self._hooks.put_on(layer for layer in layers if isinstance(layer, _PATCHED))
+        self._hooks.install(layer for layer in layers if isinstance(layer, _PATCHED))
 
     def remove_hooks(self) -> None:
-        self._hooks.leave()
+        self._hooks.remove()
 
     def _before_forward(self, layer: nn.Module, *_: object) -> None:
         networks = webui_modules.builtin_networks()
@@ -96,7 +96,7 @@ class BuiltinDifferences:
     """Remembers the algorithms already noted, and in which job, because the web UI calls several times per job."""
 
     def __init__(self) -> None:
-        self._noted: dict[str, weakref.ref[Any]] = {}
+        self._merge_states: dict[str, weakref.ref[Any]] = {}
 
     def notes(self, job: Any, reports: Iterable[AdapterReport]) -> list[str]:
         """Return a note for each such algorithm that was not noted in an earlier job.
@@ -106,8 +106,12 @@ class BuiltinDifferences:
         if webui_modules.builtin_networks() is None:
             return []
         found = {label: one.name for one in reports for label in one.algorithms if label in BUILTIN_DIFFERENCES}
-        new = {label: name for label, name in found.items() if label not in self._noted or self._noted[label]() is job}
-        self._noted |= {label: weakref.ref(job) for label in new}
+        new = {
+            label: name
+            for label, name in found.items()
+            if label not in self._merge_states or self._merge_states[label]() is job
+        }
+        self._merge_states |= {label: weakref.ref(job) for label in new}
         return [
             f"{name}: {label} is computed as its trainer does. This differs from the built-in Lora, which "
             f"{BUILTIN_DIFFERENCES[label]}. "

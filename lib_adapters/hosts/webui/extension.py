@@ -176,10 +176,10 @@ class Extension:
 
     def _log_messages(self, p: Any, now: ImageJob, kinds: Sequence[str]) -> None:
         problems = list(now.problems)
-        problems += [one.line() for one in self.report.adapters if one.incomplete]
+        problems += [one.summary() for one in self.report.adapters if one.incomplete]
         plain = [] if settings.negative_tags_enabled() else processing.negative_tag_texts(p, kinds)
         problems += [f"{text} stands in the negative prompt, where tags are plain words." for text in plain]
-        lines = [one.line() for one in self.report.adapters if not one.incomplete]
+        lines = [one.summary() for one in self.report.adapters if not one.incomplete]
         lines += [f"{one.name}: {note}" for one in self.report.adapters for note in one.notes] + now.notes
         self._message_log.start(p, problems, lines)
 

@@ -56,9 +56,9 @@ class HypernetworkHandler:
         self.used_files = [steering.hypernetwork.path for steering, report in pairs if not report.error]
         if steerings and getattr(webui_modules.import_optional("sd_unet"), "current_unet", None) is not None:
             problems.append(SD_UNET_ACTIVE_HYPERNETWORK)
-        problems += [one.line() for one in self.reports if one.error]
+        problems += [one.summary() for one in self.reports if one.error]
         problems += _misplaced(p)
-        self.message_log.start(p, problems, [*(one.line() for one in self.reports if not one.error), *notes])
+        self.message_log.start(p, problems, [*(one.summary() for one in self.reports if not one.error), *notes])
 
     def restore(self) -> None:
         self._restore_others(None)

@@ -13,7 +13,7 @@ from lib_adapters.hosts.webui import infotext, processing, settings, webui_modul
 from lib_adapters.hosts.webui import prompt_rows as sides
 from lib_adapters.hosts.webui.name_resolver import NameResolver
 from lib_adapters.hosts.webui.prompt_rows import PromptRows
-from lib_adapters.patching.request import Request, ask, limited
+from lib_adapters.patching.request import Request, limit_to_editing, resolve_tag
 from lib_adapters.prompt.blocks import Presets
 from lib_adapters.prompt.edit import drawn
 from lib_adapters.prompt.editing import Timeline
@@ -66,7 +66,7 @@ class ImageJob:
     @property
     def needs_row_encoding(self) -> bool:
         """Must texts be encoded with adapters of their own?"""
-        return any(one.scope is not None and one.te for one in self.requests)
+        return any(one.rows is not None and one.te for one in self.requests)
 
     def write_prompts(self, p: Any) -> None:
         """What the host is to encode: no tags on the negative side; where it matters, whose a text is."""
@@ -126,13 +126,13 @@ class ImageJobBuilder:
             return
         try:
             found = self.resolver.resolve(tag.kind, tag.name)
-            asked = ask(found.value, tag, self.presets(), second=now.hires, seed=seed)
-            asked = limited(asked, tag, now.timeline)
+            asked = resolve_tag(found.value, tag, self.presets(), hires=now.hires, seed=seed)
+            asked = limit_to_editing(asked, tag, now.timeline)
             now.sampled_texts |= self._sampled_texts(found.value, tag, seed)
         except AdapterError as error:
             now.problems.append(f"{tag.text}: {error}")
             return
-        request = replace(asked.request, scope=scope)
+        request = replace(asked.request, rows=scope)
         now.requests.append(replace(request, unet=0.0, window=None) if bypassed else request)
         now.tags.append(tag)
         now.notes += [f"{tag.text}: {note}." for note in (*asked.notes, asked.steps) if note]
@@ -144,7 +144,7 @@ class ImageJobBuilder:
         """The tag's text -> what chance has drawn for it, of both passes at once: the picture's text is one."""
         text = tag.text
         for second in (False, True):
-            weights = ask(adapter, tag, self.presets(), second=second, seed=seed).drawn
+            weights = resolve_tag(adapter, tag, self.presets(), hires=second, seed=seed).sampled_blocks
             if weights and (not second or tag.of_pass(second).wish != tag.control.wish):
                 text = drawn(parse(text, (tag.kind,)).tags[0], weights, "hrlbw" if second else "lbw")
         return {} if text == tag.text else {tag.text: text}

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from lib_adapters.patching.targets import Table
+from lib_adapters.patching.layers import LayerTable
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ def family_of(model: nn.Module) -> str:
     parts = components_of(model)
     if parts.unet is None:
         return ""
-    family = Table.of(parts.unet, parts.text_encoders).family
+    family = LayerTable.from_model(parts.unet, parts.text_encoders).family
     return "" if family == "unknown" else family
 
 

@@ -14,7 +14,7 @@ from lib_adapters.hosts.webui.builtin_lora import BuiltinLora, backed_up_weight
 from lib_adapters.hosts.webui.image_job import ImageJob
 from lib_adapters.hosts.webui.model_components import CheckpointComponents, components_of, is_dropped
 from lib_adapters.prompt.schedule import Moment
-from lib_adapters.session import START, Mode, Report, Request, Session
+from lib_adapters.session import FIRST_STEP, Mode, Report, Request, Session
 
 
 class ModelSessions:
@@ -92,7 +92,7 @@ class SessionRegistry:
     def __init__(self) -> None:
         self._entries: weakref.WeakKeyDictionary[nn.Module, SessionEntry] = weakref.WeakKeyDictionary()
 
-    def apply(self, model: nn.Module, requests: Sequence[Request], mode: Mode, step: Moment = START) -> Report:
+    def apply(self, model: nn.Module, requests: Sequence[Request], mode: Mode, step: Moment = FIRST_STEP) -> Report:
         """Exactly these on this model, and nothing on any other."""
         self._remove_all(other for other in list(self._entries) if other is not model)
         if not requests and model not in self._entries:
@@ -119,7 +119,7 @@ class SessionRegistry:
     def patched_modules(self, model: nn.Module) -> list[nn.Module]:
         """The modules that run with adapters live on them."""
         entry = self._entries.get(model)
-        return [] if entry is None else entry.session.live_layers()
+        return [] if entry is None else entry.session.bypass_layer_count()
 
     def remove(self, model: nn.Module) -> None:
         self._remove_all([model])

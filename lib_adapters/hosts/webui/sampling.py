@@ -19,7 +19,7 @@ from lib_adapters.hosts.webui.messages import MessageLog
 from lib_adapters.hosts.webui.model_sessions import ModelSessions, other_loaded_models
 from lib_adapters.hosts.webui.nested_jobs import job_start
 from lib_adapters.hosts.webui.prompt_rows import decode_row_mark
-from lib_adapters.patching.report import LOST
+from lib_adapters.patching.report import ROWS_UNRESOLVED
 from lib_adapters.prompt.schedule import Moment
 from lib_adapters.session import Session
 
@@ -83,8 +83,8 @@ class SamplingTracker:
         try:
             self._log_late_messages()
             session = self._model_sessions.ensure_applied(model, self._image_job)
-            if session is not None and session.moves:
-                session.at(sampling_step(params, job), self._image_job.rows)
+            if session is not None and session.is_dynamic:
+                session.set_step(sampling_step(params, job), self._image_job.rows)
                 self._session = session
         except Exception as error:  # noqa: BLE001 - the picture goes on, and its comment says what is missing
             self._on_error(job, error)
@@ -92,13 +92,13 @@ class SamplingTracker:
     def _log_late_messages(self) -> None:
         """How strengths are followed, once: it is known when the denoiser has run."""
         if self._session is not None and self._session is not self._reported_session:
-            self._message_log.add_once(self._p, self._session.report.motion)
+            self._message_log.add_once(self._p, self._session.report.schedule_note)
             self._reported_session = self._session
-        if self._session is not None and self._session.report.lost:
-            self._message_log.add_once(self._p, LOST.removesuffix("."))
+        if self._session is not None and self._session.report.rows_unresolved:
+            self._message_log.add_once(self._p, ROWS_UNRESOLVED.removesuffix("."))
         for one in self._session.report.adapters if self._session is not None else ():
-            if one.out_of_range and one.line() not in self._message_log.messages:  # detected only in a later step
-                self._message_log.add(self._p, one.line(), problem=True)
+            if one.out_of_range and one.summary() not in self._message_log.messages:  # detected only in a later step
+                self._message_log.add(self._p, one.summary(), problem=True)
 
     def _on_encode(self, model: nn.Module, texts: Any) -> None:
         """Before the host encodes texts, and with None afterwards. Never raises."""
@@ -112,7 +112,7 @@ class SamplingTracker:
                     else self._model_sessions.ensure_applied(model, self._image_job)
                 )
                 if session is not None:
-                    session.speak(None if texts is None else decode_row_mark(texts))
+                    session.set_text_row(None if texts is None else decode_row_mark(texts))
             except Exception as error:  # noqa: BLE001 - as in `denoising`
                 self._on_error(self._p, error)
 

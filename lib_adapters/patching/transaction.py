@@ -7,23 +7,23 @@ from types import TracebackType
 
 from typing_extensions import Self
 
-Act = Callable[[], None]
+Callback = Callable[[], None]
 
 
-class Change:
+class Transaction:
     """Whoever moves something says first how it goes back; what is left to do comes once all has been moved."""
 
     def __init__(self) -> None:
-        self._back: list[Act] = []
-        self._then: list[Act] = []
+        self._rollbacks: list[Callback] = []
+        self._commits: list[Callback] = []
 
-    def back(self, act: Act) -> None:
+    def on_rollback(self, callback: Callback) -> None:
         """Said before the move: undoing what was not done yet must do nothing."""
-        self._back.append(act)
+        self._rollbacks.append(callback)
 
-    def then(self, act: Act) -> None:
+    def on_commit(self, callback: Callback) -> None:
         """Done at the end, if nothing was raised."""
-        self._then.append(act)
+        self._commits.append(callback)
 
     def __enter__(self) -> Self:
         return self
@@ -32,13 +32,13 @@ class Change:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            _all(self._back[::-1])
+            _all(self._rollbacks[::-1])
             return
-        for act in self._then:
+        for act in self._commits:
             act()
 
 
-def _all(acts: Iterable[Act]) -> None:
+def _all(acts: Iterable[Callback]) -> None:
     """Each of them, even where one before it could not be done; that is raised at the end."""
     failed: BaseException | None = None
     for act in acts:

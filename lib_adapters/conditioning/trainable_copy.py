@@ -15,7 +15,9 @@ Place = tuple[nn.Module, str]
 T = TypeVar("T")
 
 
-def with_copies(root: nn.Module, wanted: Callable[[str], bool], work: Callable[[list[nn.Parameter]], T]) -> T:
+def with_trainable_copies(
+    root: nn.Module, selects: Callable[[str], bool], train: Callable[[list[nn.Parameter]], T]
+) -> T:
     """`work` gets trainable copies of the parameters whose names are `wanted`; the others are only made float32.
 
     No context manager: of one that is interrupted as it opens or closes, Python runs the end whenever it likes.
@@ -27,14 +29,14 @@ def with_copies(root: nn.Module, wanted: Callable[[str], bool], work: Callable[[
     with torch.inference_mode(False), torch.no_grad():
         for name, (_, value) in zip(names, parameters, strict=True):
             if value.is_floating_point() and id(value) not in copies:
-                copies[id(value)] = nn.Parameter(_float(value), requires_grad=wanted(name))
+                copies[id(value)] = nn.Parameter(_float(value), requires_grad=selects(name))
         replaced = [(place, _plain(value)) for place, value in buffers]
     try:
         for (module, leaf), value in parameters:
             module._parameters[leaf] = copies.get(id(value), value)
         for (module, leaf), copy in replaced:
             module._buffers[leaf] = copy
-        return work([copy for copy in copies.values() if copy.requires_grad])
+        return train([copy for copy in copies.values() if copy.requires_grad])
     finally:
         try:
             _give_back(parameters, buffers)

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from lib_adapters.algorithms.base import Shape
 from lib_adapters.files.names import Stem
-from lib_adapters.patching import spelling, spelling_text
+from lib_adapters.patching import key_maps
+from lib_adapters.patching.base_model import family_of
 from lib_adapters.patching.fused import with_fused_copies
-from lib_adapters.patching.pointer import held
-from lib_adapters.patching.structure import family_of
-from lib_adapters.patching.walk import named_modules
+from lib_adapters.patching.named_modules import named_modules
+from lib_adapters.patching.parameters import current_tensor
 
 UNET_ANCHOR = re.compile(r"(?:^|\.)((?:input|output|middle|down|up|mid|joint|transformer|double)_blocks?\.)")
 TEXT_ANCHOR = re.compile(r"(?:^|\.)((?:text_model\.)?encoder\.layers\.|transformer\.resblocks\.|encoder\.block\.)")
@@ -28,15 +28,15 @@ Weak = weakref.ref[nn.Module]
 
 
 @dataclass(frozen=True, eq=False)
-class Slot:
+class ParamRef:
     """One parameter by the module that owns it; weak, so that an old checkpoint can be freed."""
 
     module: Weak
     name: str
     path: str
     root: Weak  # the UNet or text encoder it is a part of
-    caller: Weak  # whose forward reads the parameter: the owner, or the attention around it
-    twin: Slot | None = None  # the first module that owns the same parameter, where modules are tied
+    reader: Weak  # whose forward reads the parameter: the owner, or the attention around it
+    tied_to: ParamRef | None = None  # the first module that owns the same parameter, where modules are tied
 
     @property
     def key(self) -> tuple[int, str]:
@@ -48,7 +48,7 @@ class Slot:
 
     def tensor(self) -> Tensor | None:
         """Return the tensor of the parameter, or the one it is loaded from if it is offloaded."""
-        return held(self.module(), self.name)
+        return current_tensor(self.module(), self.name)
 
     def is_loaded(self) -> bool:
         """True if the parameter holds its values itself, so that it can be recognised by identity; False on `meta`."""
@@ -56,14 +56,14 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class View:
+class WeightView:
     """How a layer's weight lies inside its parameter."""
 
     rows: tuple[int, int] | None = None  # a third of a fused q/k/v matrix
     transposed: bool = False  # OpenCLIP's text_projection
     channels: int | None = None  # the first input channels of an inpainting model's conv_in
 
-    def of(self, tensor: Tensor) -> Tensor:
+    def apply(self, tensor: Tensor) -> Tensor:
         """That part of the parameter, sharing its memory."""
         if self.transposed:
             tensor = tensor.t()
@@ -77,19 +77,19 @@ class Layer:
     """A layer as trainers see it: a weight, and where its bias is or would be."""
 
     path: str
-    weight: Slot
-    bias: Slot | None
-    view: View = View()
-    copies: tuple[Layer, ...] = ()  # duplicates of this weight in the model; deltas are applied to them too
+    weight: ParamRef
+    bias: ParamRef | None
+    view: WeightView = WeightView()
+    fused_copies: tuple[Layer, ...] = ()  # duplicates of this weight in the model; deltas are applied to them too
 
     @property
     def shape(self) -> Shape:
         weight = self.weight.parameter()
-        return () if weight is None else tuple(self.view.of(weight).shape)
+        return () if weight is None else tuple(self.view.apply(weight).shape)
 
 
 @dataclass(frozen=True)
-class Table:
+class LayerTable:
     """Names -> layers, for the UNet and for each text encoder."""
 
     unet: Mapping[str, Layer]
@@ -97,16 +97,16 @@ class Table:
     family: str
 
     @classmethod
-    def of(cls, unet: nn.Module | None, text_encoders: Sequence[nn.Module]) -> Table:
+    def from_model(cls, unet: nn.Module | None, text_encoders: Sequence[nn.Module]) -> LayerTable:
         denoiser = dict(_unet_names(unet)) if unet is not None else {}
         encoders = tuple(dict(_text_names(encoder)) for encoder in text_encoders)
         return cls(denoiser, encoders, family_of(denoiser, encoders))
 
-    def find(self, stem: Stem) -> list[Layer]:
+    def lookup(self, key: Stem) -> list[Layer]:
         """The layers a stem may mean, best first; the first whose shape fits is the one."""
-        if stem.part == "unet":
-            return [self.unet[stem.name]] if stem.name in self.unet else []
-        return [names[stem.name] for names in self._encoders(stem.part) if stem.name in names]
+        if key.part == "unet":
+            return [self.unet[key.name]] if key.name in self.unet else []
+        return [names[key.name] for names in self._encoders(key.part) if key.name in names]
 
     def _encoders(self, part: str) -> tuple[Mapping[str, Layer], ...]:
         """`te` of a file for two encoders says nothing about which; the refiner's only encoder is called te2."""
@@ -127,12 +127,14 @@ def flat(path: str) -> str:
 def _unet_names(root: nn.Module) -> Iterator[tuple[str, Layer]]:
     layers = with_fused_copies(_anchored(_layers(root), UNET_ANCHOR))
     known: dict[str, Layer] = {}
-    per_level, foreign = spelling.per_level_of(layers), spelling.inserted_in(layers)
+    per_level, foreign = key_maps.resnets_per_level(layers), key_maps.inserted_levels(layers)
     if foreign:
-        layers = {spelling.without_inserted(path, foreign): layer for path, layer in layers.items()}
+        layers = {key_maps.remove_inserted(path, foreign): layer for path, layer in layers.items()}
     prefixes = {path[: match.end()] for path in layers for match in re.finditer(r"\.\d+(?=\.)", path)}
     for path, layer in layers.items():
-        other = spelling.to_diffusers(path, per_level) or spelling.to_ldm(path, prefixes.__contains__, per_level)
+        other = key_maps.ldm_to_diffusers(path, per_level) or key_maps.diffusers_to_ldm(
+            path, prefixes.__contains__, per_level
+        )
         for name in filter(None, (path, other)):
             known.setdefault(flat(name), layer)
             if name.endswith(".to_out"):  # files that lack the 0 of `to_out.0` are read as if they had it
@@ -144,8 +146,8 @@ def _unet_names(root: nn.Module) -> Iterator[tuple[str, Layer]]:
 def _sd3_names(layers: Mapping[str, Layer]) -> Iterator[tuple[str, Layer]]:
     last = max((int(m[1]) for path in layers if (m := re.match(r"joint_blocks\.(\d+)\.", path))), default=-1)
     for path, layer in layers.items():
-        names = spelling_text.sd3_diffusers(path, last)
-        for name, part in zip(names, _thirds(layer) if len(names) == 3 else [layer], strict=False):
+        names = key_maps.sd3_to_diffusers(path, last)
+        for name, part in zip(names, _split_qkv(layer) if len(names) == 3 else [layer], strict=False):
             yield flat(name), part
 
 
@@ -162,19 +164,19 @@ def _text_spellings(path: str, layer: Layer) -> Iterator[tuple[str, Layer]]:
     yield path, layer
     if path.endswith(".attn.in_proj"):
         block = path.removeprefix("transformer.resblocks.").removesuffix(".attn.in_proj")
-        names = [f"text_model.encoder.layers.{block}.{name}" for name in spelling_text.FUSED_HF]
-        yield from zip(names, _thirds(layer), strict=True)
-    elif other := spelling_text.hugging_face(path):
+        names = [f"text_model.encoder.layers.{block}.{name}" for name in key_maps.FUSED_HF]
+        yield from zip(names, _split_qkv(layer), strict=True)
+    elif other := key_maps.openclip_to_hf(path):
         bare = layer.weight.name == "text_projection"  # OpenCLIP's parameter; Hugging Face's is a linear layer
-        yield other, replace(layer, view=View(transposed=True)) if bare else layer
+        yield other, replace(layer, view=WeightView(transposed=True)) if bare else layer
     elif path.startswith(("encoder.layers.", "embeddings.", "final_layer_norm")):
         yield f"text_model.{path}", layer
 
 
-def _thirds(layer: Layer) -> Iterator[Layer]:
+def _split_qkv(layer: Layer) -> Iterator[Layer]:
     third = layer.shape[0] // 3
     for n in range(3):
-        yield replace(layer, path=f"{layer.path}[{'qkv'[n]}]", view=View(rows=(n * third, (n + 1) * third)))
+        yield replace(layer, path=f"{layer.path}[{'qkv'[n]}]", view=WeightView(rows=(n * third, (n + 1) * third)))
 
 
 def _anchored(layers: Iterable[Layer], anchor: re.Pattern[str]) -> dict[str, Layer]:
@@ -190,7 +192,7 @@ def _anchored(layers: Iterable[Layer], anchor: re.Pattern[str]) -> dict[str, Lay
 
 def _layers(root: nn.Module) -> Iterator[Layer]:
     modules, whole = dict(named_modules(root)), weakref.ref(root)
-    first: dict[int, Slot] = {}  # by the parameter's id
+    first: dict[int, ParamRef] = {}  # by the parameter's id
     for path, module in modules.items():
         parent = modules.get(path.rpartition(".")[0])
         # nn.MultiheadAttention never calls its out_proj, it reads its weight
@@ -199,7 +201,7 @@ def _layers(root: nn.Module) -> Iterator[Layer]:
             if parameter is not None and not name.endswith("bias"):
                 layer = _layer(path, module, name, whole, caller)
                 twin = first.setdefault(id(parameter), layer.weight)
-                yield layer if twin is layer.weight else replace(layer, weight=replace(layer.weight, twin=twin))
+                yield layer if twin is layer.weight else replace(layer, weight=replace(layer.weight, tied_to=twin))
 
 
 def _layer(path: str, module: nn.Module, name: str, root: Weak, caller: Weak) -> Layer:
@@ -208,7 +210,7 @@ def _layer(path: str, module: nn.Module, name: str, root: Weak, caller: Weak) ->
     full = ".".join(part for part in (path, stem.rstrip("_")) if part)
     bias = f"{stem}bias" if stem != name else ""
 
-    def slot(attribute: str) -> Slot:
-        return Slot(weakref.ref(module), attribute, full, root, caller)
+    def slot(attribute: str) -> ParamRef:
+        return ParamRef(weakref.ref(module), attribute, full, root, caller)
 
     return Layer(full, slot(name), slot(bias) if bias in module._parameters else None)

@@ -38,21 +38,21 @@ class UnrestoredLayers:
     """The layers of one model that cannot be restored, each with its reason."""
 
     def __init__(self) -> None:
-        self._all: dict[str, _Unrestored] = {}
+        self._layers: dict[str, _Unrestored] = {}
 
     def add(self, path: str, where: nn.Module | nn.Parameter, reason: str) -> None:
         """Record a layer; `reason` is a sentence with the placeholder `{layers}`."""
-        self._all[path] = _Unrestored(reason, weakref.ref(where), _version(where))
+        self._layers[path] = _Unrestored(reason, weakref.ref(where), _version(where))
 
     def inherit(self, other: UnrestoredLayers) -> None:
         """Add the layers recorded by the Session that had the model before."""
-        self._all = {**other._all, **self._all}
+        self._layers = {**other._layers, **self._layers}
 
-    def sentences(self) -> list[str]:
+    def messages(self) -> list[str]:
         """Return one sentence for each reason that still applies."""
-        self._all = {path: one for path, one in self._all.items() if one.is_current}
+        self._layers = {path: one for path, one in self._layers.items() if one.is_current}
         by_reason: dict[str, list[str]] = {}
-        for path, one in self._all.items():
+        for path, one in self._layers.items():
             by_reason.setdefault(one.reason, []).append(path)
         return [with_layers(reason, paths) for reason, paths in by_reason.items()]
 

@@ -8,40 +8,40 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import nn
 
-from lib_adapters.patching.targets import Table
-from lib_adapters.patching.walk import named_modules
+from lib_adapters.patching.layers import LayerTable
+from lib_adapters.patching.named_modules import named_modules
 
-Died = Callable[["weakref.ref[nn.Module]"], None]
+OnCollected = Callable[["weakref.ref[nn.Module]"], None]
 
 
-class Roots:
+class ModelComponents:
     """One UNet, some text encoders, or both."""
 
-    def __init__(self, unet: nn.Module | None, text_encoders: Sequence[nn.Module], died: Died) -> None:
+    def __init__(self, unet: nn.Module | None, text_encoders: Sequence[nn.Module], on_collected: OnCollected) -> None:
         """`died` is called when one of them is gone."""
-        self._unet = None if unet is None else weakref.ref(unet, died)
-        self._text_encoders = [weakref.ref(encoder, died) for encoder in text_encoders]
+        self._unet = None if unet is None else weakref.ref(unet, on_collected)
+        self._text_encoders = [weakref.ref(encoder, on_collected) for encoder in text_encoders]
 
     def unet(self) -> nn.Module | None:
         """None where there is none, or none any more."""
         return None if self._unet is None else self._unet()
 
-    def encoders(self) -> list[nn.Module]:
+    def text_encoders(self) -> list[nn.Module]:
         """Those that live, in their order."""
         return [encoder for ref in self._text_encoders if (encoder := ref()) is not None]
 
     def all(self) -> list[nn.Module]:
         """The UNet and the text encoders that live."""
         unet = self.unet()
-        return [*([] if unet is None else [unet]), *self.encoders()]
+        return [*([] if unet is None else [unet]), *self.text_encoders()]
 
     def modules(self) -> Iterator[nn.Module]:
         """Return every module of every root."""
         return (module for root in self.all() for _, module in named_modules(root))
 
-    def table(self) -> Table:
+    def layer_table(self) -> LayerTable:
         """Made anew each time: a host may exchange what is inside."""
-        return Table.of(self.unet(), self.encoders())
+        return LayerTable.from_model(self.unet(), self.text_encoders())
 
     def device(self) -> torch.device:
         """Where the factors are wanted: on the UNet's device; a text encoder elsewhere gets its own copy."""

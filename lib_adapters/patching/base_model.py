@@ -12,14 +12,14 @@ from typing import Protocol
 from lib_adapters.algorithms.base import Shape
 
 
-class Shaped(Protocol):
+class HasShape(Protocol):
     """A layer, or whatever else has a shape."""
 
     @property
     def shape(self) -> Shape: ...
 
 
-Names = Mapping[str, Shaped]  # flattened diffusers or Hugging Face name -> layer
+Names = Mapping[str, HasShape]  # flattened diffusers or Hugging Face name -> layer
 
 
 def family_of(unet: Names, text_encoders: Sequence[Names]) -> str:

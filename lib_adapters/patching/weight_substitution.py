@@ -10,22 +10,22 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from lib_adapters.patching.beside import is_plain
-from lib_adapters.patching.memory import bytes_of
+from lib_adapters.patching.bypass import is_plain
+from lib_adapters.patching.memory import storage_bytes
 from lib_adapters.patching.merge import merged_bias, merged_weight
-from lib_adapters.patching.patch import Target
-from lib_adapters.patching.pointer import BaseOf, exchange, held, point, zero_bias
+from lib_adapters.patching.parameters import BaseOf, assign, current_tensor, replace_parameter, zero_bias
+from lib_adapters.patching.patch import ParamPatches
 
 T = TypeVar("T")
-Moved = list[Callable[[], None]]  # each puts back one parameter
-Kept = tuple[str, str, Tensor]  # where, below the module; which parameter; what it is for the run
-Lend = Callable[[Tensor], Tensor | None]  # memory like this tensor's, if there is any to lend
+Swapped = list[Callable[[], None]]  # each puts back one parameter
+OriginalValues = tuple[str, str, Tensor]  # where, below the module; which parameter; what it is for the run
+Allocate = Callable[[Tensor], Tensor | None]  # memory like this tensor's, if there is any to lend
 
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def can_hold(base: Tensor | None, x: Tensor) -> bool:
+def fits_dtype(base: Tensor | None, x: Tensor) -> bool:
     """Is a call with W' in this weight's place one with W + ΔW?"""
     if base is None or base.dtype not in FLOATS or base.device != x.device:
         return False
@@ -39,14 +39,14 @@ def _casts(device: torch.device) -> bool:
         return torch.is_autocast_cpu_enabled() if device.type == "cpu" else torch.is_autocast_enabled()
 
 
-class Scratch:
+class BufferPool:
     """Memory for the W' of the call that is under way, as large as the largest: on the CPU fresh memory is slow."""
 
     def __init__(self) -> None:
         self._free: list[Tensor] = []
 
     @contextmanager
-    def lent(self) -> Iterator[Lend]:
+    def borrow(self) -> Iterator[Allocate]:
         """What is lent is nobody else's until the end, in calls within calls and in other threads too."""
         taken: list[Tensor] = []
         remembered = torch.is_grad_enabled()  # then W' must outlive the call
@@ -58,7 +58,7 @@ class Scratch:
                 buffer = self._free.pop()
             except IndexError:
                 buffer = base.new_empty(0, dtype=torch.uint8)
-            if buffer.numel() < (size := bytes_of(base)):
+            if buffer.numel() < (size := storage_bytes(base)):
                 buffer = torch.empty(size, dtype=torch.uint8, device="cpu")
             taken.append(buffer)
             return buffer[:size].view(base.dtype).view(base.shape)
@@ -73,15 +73,17 @@ class Scratch:
         self._free.clear()
 
 
-def called_with(module: nn.Module, made: Sequence[Kept], call: Callable[[], T]) -> tuple[T, Tensor | None]:
+def call_with_weights(
+    module: nn.Module, weights: Sequence[OriginalValues], call: Callable[[], T]
+) -> tuple[T, Tensor | None]:
     """What the call gives with W' in the place of the weights; afterwards every parameter holds what it held.
 
     And the bias for a layer that has none: another writer takes a parameter that was not there for damage. No context
     manager: of one that is interrupted as it opens or closes, Python runs the end whenever it likes.
     """
-    moved: Moved = []
+    moved: Swapped = []
     try:
-        bias = _put_in(module, made, moved)
+        bias = _put_in(module, weights, moved)
         return call(), bias
     finally:
         try:
@@ -91,22 +93,22 @@ def called_with(module: nn.Module, made: Sequence[Kept], call: Callable[[], T]) 
             raise
 
 
-def _put_in(module: nn.Module, made: Sequence[Kept], moved: Moved) -> Tensor | None:
+def _put_in(module: nn.Module, made: Sequence[OriginalValues], moved: Swapped) -> Tensor | None:
     """`moved` is told of each before it moves."""
     bias: Tensor | None = None
     for path, name, patched in made:
         owner = module.get_submodule(path)
-        there = held(owner, name)
+        there = current_tensor(owner, name)
         if there is None and owner is module and is_plain(module):
             bias = patched
             continue
         parameter = owner._parameters.get(name)
         if parameter is not None and not parameter.is_meta and _is_kept(parameter):
-            moved.append(partial(exchange, owner, name, parameter))
-            exchange(owner, name, _stand_in(parameter, patched))
+            moved.append(partial(replace_parameter, owner, name, parameter))
+            replace_parameter(owner, name, _stand_in(parameter, patched))
             continue
-        moved.append(partial(point, owner, name, there))
-        point(owner, name, patched)
+        moved.append(partial(assign, owner, name, there))
+        assign(owner, name, patched)
     return bias
 
 
@@ -122,21 +124,21 @@ def _stand_in(parameter: nn.Parameter, patched: Tensor) -> Tensor:
     return nn.Parameter(patched, requires_grad=False)
 
 
-def _give_back(moved: Moved) -> None:
+def _give_back(moved: Swapped) -> None:
     while moved:
         moved[-1]()
         moved.pop()
 
 
-def patched(owner: nn.Module, target: Target, base_of: BaseOf | None, lend: Lend) -> Tensor:
+def merge_param(owner: nn.Module, target: ParamPatches, base_of: BaseOf | None, allocate: Allocate) -> Tensor:
     """W' (or b') for one run, shaped and stored as the owner's parameter; memory from `lend` where there is any."""
-    name = target.slot.name
-    base = held(owner, name)
-    if target.patches[0].of_bias:
+    name = target.ref.name
+    base = current_tensor(owner, name)
+    if target.patches[0].is_bias:
         return merged_bias(zero_bias(owner, name) if base is None else base, target.patches)
     assert base is not None
     pristine = base_of(owner, name) if base_of else None
     if pristine is None:
-        return merged_weight(base, target.patches, lend(base))
+        return merged_weight(base, target.patches, allocate(base))
     pristine = pristine.to(base.device).float()  # somebody else's delta is in `base`: ours is that of the weight itself
     return (merged_weight(pristine, target.patches) - pristine + base.float()).to(base.dtype)

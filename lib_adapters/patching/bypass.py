@@ -21,23 +21,23 @@ from lib_adapters.ops.kronecker import Kron, split
 from lib_adapters.ops.modes import exact
 
 Strengths = Sequence[float] | Tensor
-PASS = 64  # products in the time in which a number of a large tensor is read and written
+MEMORY_PASS = 64  # products in the time in which a number of a large tensor is read and written
 
 
 @dataclass(frozen=True)
-class Work:
+class Cost:
     """In products of two numbers."""
 
-    place: int  # beside the layer, for each place of its output
-    whole: int  # added to the weight
+    per_position: int  # beside the layer, for each place of its output
+    per_call: int  # added to the weight
     outputs: int = 0
 
 
-class Beside(Protocol):
+class BypassDelta(Protocol):
     """One or more deltas of a layer that run as one."""
 
-    count: int  # of its parts: it takes so many strengths
-    work: Work
+    patch_count: int  # of its parts: it takes so many strengths
+    cost: Cost
 
     def add(self, module: nn.Module, x: Tensor, y: Tensor, strengths: Strengths) -> None:
         """y += Σ strength · ΔW·x, in y's memory: x [n, ..., i], y [n, ..., o], or [n, i, h, w] and [n, o, ...]."""
@@ -50,65 +50,69 @@ def is_plain(module: nn.Module | None) -> bool:
     return isinstance(module, nn.Linear)
 
 
-def beside(module: nn.Module, algorithms: Sequence[Algorithm], base: Tensor) -> list[Beside] | None:
+def bypass_deltas(module: nn.Module, algorithms: Sequence[Algorithm], weight: Tensor) -> list[BypassDelta] | None:
     """All of them in their order, or None where one reads W or has no such form. `base`: for its shape alone."""
     if not is_plain(module) or any(algorithm.reads_base for algorithm in algorithms):
         return None
-    found: list[Beside] = []
+    found: list[BypassDelta] = []
     thin: list[LowRank] = []
     for algorithm in algorithms:
-        low = algorithm.low_rank(base)
+        low = algorithm.low_rank(weight)
         if low is not None:
             thin.append(low)
             continue
-        product = algorithm.product(tuple(base.shape)) if isinstance(algorithm, Factored) else None
+        product = algorithm.product(tuple(weight.shape)) if isinstance(algorithm, Factored) else None
         if not isinstance(product, Kron):
             return None
-        found += [*_joined(module, thin), Kronecker(product, tuple(base.shape[2:]))]
+        found += [*_joined(module, thin), KroneckerBypass(product, tuple(weight.shape[2:]))]
         thin = []
     return [*found, *_joined(module, thin)]
 
 
-def _joined(module: nn.Module, thin: Sequence[LowRank]) -> list[Beside]:
-    return [Thin(module, thin)] if thin else []
+def _joined(module: nn.Module, thin: Sequence[LowRank]) -> list[BypassDelta]:
+    return [LowRankBypass(module, thin)] if thin else []
 
 
-def places(module: nn.Module, x: Tensor) -> int:
+def positions(module: nn.Module, x: Tensor) -> int:
     """Of the output for this input; at the edges of a picture it may be a few more or less."""
     if isinstance(module, nn.Conv2d):
         return x.numel() // (x.shape[1] * math.prod(module.stride))
     return x.numel() // x.shape[-1]
 
 
-def total(besides: Sequence[Beside]) -> Work:
+def total_cost(deltas: Sequence[BypassDelta]) -> Cost:
     """The work of all together; `outputs` of the widest."""
-    works = [one.work for one in besides]
-    return Work(sum(w.place for w in works), sum(w.whole for w in works), max((w.outputs for w in works), default=0))
+    works = [one.cost for one in deltas]
+    return Cost(
+        sum(w.per_position for w in works), sum(w.per_call for w in works), max((w.outputs for w in works), default=0)
+    )
 
 
-def add_all(besides: Sequence[Beside], module: nn.Module, x: Tensor, y: Tensor, strengths: Strengths) -> None:
+def add_bypass(deltas: Sequence[BypassDelta], module: nn.Module, x: Tensor, y: Tensor, strengths: Strengths) -> None:
     """y += Σ strength · ΔW·x; each takes its own part of the strengths, in their order."""
     start = 0
-    for one in besides:
-        stop = start + one.count
+    for one in deltas:
+        stop = start + one.patch_count
         one.add(module, x, y, strengths[:, start:stop] if isinstance(strengths, Tensor) else strengths[start:stop])
         start = stop
 
 
-class Thin:
+class LowRankBypass:
     """Low-rank deltas as one pair of thin layers: the ranks concatenated, the scale folded into `up`."""
 
-    def __init__(self, module: nn.Module, parts: Sequence[LowRank]) -> None:
-        self.count = len(parts)
-        self._ranks = torch.tensor([low.up.shape[1] for low in parts], device="cpu")
-        self._up = torch.cat([low.up.float() * low.scale for low in parts], dim=1)  # [o, r]
-        down = torch.cat([low.down.float() for low in parts])
+    def __init__(self, module: nn.Module, factors: Sequence[LowRank]) -> None:
+        self.patch_count = len(factors)
+        self._ranks = torch.tensor([low.up.shape[1] for low in factors], device="cpu")
+        self._up = torch.cat([low.up.float() * low.scale for low in factors], dim=1)  # [o, r]
+        down = torch.cat([low.down.float() for low in factors])
         if isinstance(module, nn.Conv2d):
             down = down.view(len(down), module.in_channels, *module.kernel_size)
         self._down = down
         ranks, outputs, inputs = len(down), len(self._up), down[0].numel()
-        self.work = Work(ranks * (inputs + outputs) + PASS * outputs, (ranks + PASS) * outputs * inputs, outputs)
-        self._made: tuple[object, tuple[Tensor, Tensor]] | None = None
+        self.cost = Cost(
+            ranks * (inputs + outputs) + MEMORY_PASS * outputs, (ranks + MEMORY_PASS) * outputs * inputs, outputs
+        )
+        self._cached_factors: tuple[object, tuple[Tensor, Tensor]] | None = None
 
     def add(self, module: nn.Module, x: Tensor, y: Tensor, strengths: Strengths) -> None:
         up, down = self._factors(y, strengths)
@@ -125,14 +129,14 @@ class Thin:
         """As y is stored; strengths that all rows share are in `up` already."""
         shared = None if isinstance(strengths, Tensor) else tuple(strengths)
         kind = (y.dtype, y.device, shared)
-        if self._made is None or self._made[0] != kind:
+        if self._cached_factors is None or self._cached_factors[0] != kind:
             with exact():
                 up = self._up
                 if shared is not None:
                     factors = torch.tensor(shared, dtype=torch.float32, device="cpu")
                     up = up * self._spread(factors).to(up)
-                self._made = kind, (up.to(y), self._down.to(y))
-        return self._made[1]
+                self._cached_factors = kind, (up.to(y), self._down.to(y))
+        return self._cached_factors[1]
 
     def _spread(self, strengths: Tensor) -> Tensor:
         """[..., parts] -> [..., r]"""
@@ -146,18 +150,18 @@ class Thin:
         return inner * factors.view(len(factors), *(1 for _ in inner.shape[1:-1]), -1).to(inner)
 
 
-class Kronecker:
+class KroneckerBypass:
     """One Kronecker product w1 ⊗ w2: first w2 on each share of the channels, then w1 over the shares."""
 
-    count = 1
+    patch_count = 1
 
     def __init__(self, kron: Kron, kernel: tuple[int, ...]) -> None:
         """`kernel`: of the layer, empty for a linear one."""
         width = kron.w2.shape[1] // math.prod(kernel)
         (a, c), (b, d) = kron.w1.shape, kron.w2.shape
-        self.work = Work(b * c * (a + d) + 2 * PASS * a * b, PASS * a * b * c * d, a * b)
+        self.cost = Cost(b * c * (a + d) + 2 * MEMORY_PASS * a * b, MEMORY_PASS * a * b * c * d, a * b)
         self._left, self._right = kron.w1 * kron.scale, kron.w2.view(len(kron.w2), width, *kernel)
-        self._made: tuple[object, tuple[Tensor, Tensor]] | None = None
+        self._cached_factors: tuple[object, tuple[Tensor, Tensor]] | None = None
 
     def add(self, module: nn.Module, x: Tensor, y: Tensor, strengths: Strengths) -> None:
         left, right = self._factors(y)
@@ -176,7 +180,7 @@ class Kronecker:
 
     def _factors(self, y: Tensor) -> tuple[Tensor, Tensor]:
         kind = (y.dtype, y.device)
-        if self._made is None or self._made[0] != kind:
+        if self._cached_factors is None or self._cached_factors[0] != kind:
             with exact():
-                self._made = kind, (self._left.to(y), self._right.to(y))
-        return self._made[1]
+                self._cached_factors = kind, (self._left.to(y), self._right.to(y))
+        return self._cached_factors[1]

@@ -11,31 +11,30 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lib_adapters.patching.dial import Dial
-from lib_adapters.patching.patch import Patch
+from lib_adapters.patching.patch import Patch, ScheduledStrength
 
 Factors = tuple[float, ...]
-Places = slice | Tensor  # of rows in a batch
-Group = tuple[int, Places]
+RowIndex = slice | Tensor  # of rows in a batch
+RowGroup = tuple[int, RowIndex]
 
 
 @dataclass(frozen=True)
-class Spread:
+class RowLayout:
     """Strengths over the rows of one batch."""
 
     strengths: Tensor  # [n, patches]
-    groups: list[Group]
+    groups: list[RowGroup]
     runs: list[slice]  # of neighbouring rows with any strength
     acting: int  # rows with any
-    kinds: int  # groups with any
+    distinct: int  # groups with any
 
 
-class Rows:
+class RowStrengths:
     """`dials`: those of one layer whose rows differ, all of one batch."""
 
-    def __init__(self, dials: Sequence[Dial]) -> None:
-        self._dials = dials
-        self.count = len(dials[0].rows or ())
+    def __init__(self, dials: Sequence[ScheduledStrength]) -> None:
+        self._scheduled = dials
+        self.count = len(dials[0].row_strengths or ())
 
     def strengths(self, patches: Sequence[Patch], n: int) -> Tensor | None:
         """[n, patches]; None where n rows cannot be told apart."""
@@ -45,21 +44,23 @@ class Rows:
         return torch.tensor(columns, dtype=torch.float32, device="cpu").t().repeat_interleave(n // self.count, dim=0)
 
     def _column(self, patch: Patch) -> list[float]:
-        if patch.dial is None:
+        if patch.scheduled is None:
             return [patch.strength] * self.count
-        base = patch.strength * patch.dial.value
-        return [base * factor for factor in patch.dial.rows or (1.0,) * self.count]
+        base = patch.strength * patch.scheduled.value
+        return [base * factor for factor in patch.scheduled.row_strengths or (1.0,) * self.count]
 
-    def groups(self, n: int, device: torch.device) -> list[Group] | None:
+    def groups(self, n: int, device: torch.device) -> list[RowGroup] | None:
         """Rows that are alike: one of them, and the places of all; None where n rows cannot be told apart."""
         if n % self.count:
             return None
         found: dict[Factors, list[int]] = {}
         for row in range(self.count):
-            found.setdefault(tuple(dial.rows[row] for dial in self._dials if dial.rows), []).append(row)
+            found.setdefault(
+                tuple(dial.row_strengths[row] for dial in self._scheduled if dial.row_strengths), []
+            ).append(row)
         return [(rows[0], _places(rows, n // self.count, device)) for rows in found.values()]
 
-    def spread(self, patches: Sequence[Patch], n: int, device: torch.device) -> Spread | None:
+    def layout(self, patches: Sequence[Patch], n: int, device: torch.device) -> RowLayout | None:
         """All that is needed to run n rows of one batch; None where they cannot be told apart."""
         strengths, groups = self.strengths(patches, n), self.groups(n, device)
         if strengths is None or groups is None:
@@ -69,17 +70,21 @@ class Rows:
         stops = [row + 1 for row in range(n) if acts[row] and not (row + 1 < n and acts[row + 1])]
         each = n // self.count
         kinds = sum(acts[row * each] for row, _ in groups)
-        return Spread(strengths.to(device), groups, list(map(slice, starts, stops)), sum(acts), kinds)
+        return RowLayout(strengths.to(device), groups, list(map(slice, starts, stops)), sum(acts), kinds)
 
 
-def _places(rows: Sequence[int], each: int, device: torch.device) -> Places:
+def _places(rows: Sequence[int], each: int, device: torch.device) -> RowIndex:
     """Neighbours are taken without a copy."""
     if rows[-1] - rows[0] == len(rows) - 1:
         return slice(rows[0] * each, (rows[-1] + 1) * each)
     return torch.tensor([row * each + n for row in rows for n in range(each)], device=device)
 
 
-def rows_of(patches: Sequence[Patch]) -> Rows | None:
+def row_strengths_of(patches: Sequence[Patch]) -> RowStrengths | None:
     """None where one strength is for all rows."""
-    dials = {id(patch.dial): patch.dial for patch in patches if patch.dial is not None and patch.dial.rows is not None}
-    return Rows(list(dials.values())) if dials else None
+    dials = {
+        id(patch.scheduled): patch.scheduled
+        for patch in patches
+        if patch.scheduled is not None and patch.scheduled.row_strengths is not None
+    }
+    return RowStrengths(list(dials.values())) if dials else None
