@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import catalogue, live, numbers, profile, scale, whole
-from benchmarks.case import Setting, machine
-from benchmarks.following import Found
-from benchmarks.layers import FAMILIES
-from benchmarks.recipes import RECIPES
-from benchmarks.stand import KINDS
+from benchmarks import apply_profile, full_run, library_listing, many_adapters, scheduled_strength, whole_model
+from benchmarks.adapter_case import Setting, machine
+from benchmarks.bench_model import KINDS
+from benchmarks.model_layers import FAMILIES
+from benchmarks.sampling_seconds import Found
+from benchmarks.synthetic_adapters import RECIPES
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -29,24 +29,24 @@ def main() -> None:
 
 def _numbers(options: argparse.Namespace) -> None:
     if options.write_only:
-        numbers.write(options.root)
+        full_run.write(options.root)
         return
     asked = {name: value for name in ("every", "rounds") if (value := getattr(options, name)) is not None}
-    plan = replace(numbers.QUICK if options.quick else numbers.FULL, **asked)
-    numbers.run(options.parts or tuple(numbers.PARTS), plan, options.root)
+    plan = replace(full_run.QUICK if options.quick else full_run.FULL, **asked)
+    full_run.run(options.parts or tuple(full_run.PARTS), plan, options.root)
 
 
 def _catalogue(options: argparse.Namespace) -> None:
-    rows = catalogue.run(options.files, options.modules, options.folder)
-    print(catalogue.table(rows))
+    rows = library_listing.run(options.files, options.modules, options.folder)
+    print(library_listing.table(rows))
     if options.out:
-        catalogue.save(rows, options.files, options.modules, options.out)
+        library_listing.save(rows, options.files, options.modules, options.out)
 
 
 def _whole(options: argparse.Namespace) -> None:
     setting = Setting(options.family, options.rank, torch.device(options.device), DTYPES[options.dtype], options.every)
-    rows = list(whole.run(setting, options.kinds or whole.KINDS, options.rounds))
-    print(whole.markdown(rows))
+    rows = list(whole_model.run(setting, options.kinds or whole_model.KINDS, options.rounds))
+    print(whole_model.markdown(rows))
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
         path = options.out / f"whole-{options.family}-{options.device}-{options.dtype}.json"
@@ -56,11 +56,11 @@ def _whole(options: argparse.Namespace) -> None:
 
 def _profile(options: argparse.Namespace) -> None:
     setting = Setting(options.family, 32, torch.device("cpu"), torch.float32, options.every)
-    print(profile.table_of(setting, options.kind))
+    print(apply_profile.table_of(setting, options.kind))
 
 
 def _scale(options: argparse.Namespace) -> None:
-    print(scale.table_of(Setting(options.family, 16, torch.device("cpu"), torch.float32, options.every)))
+    print(many_adapters.table_of(Setting(options.family, 16, torch.device("cpu"), torch.float32, options.every)))
 
 
 def _live(options: argparse.Namespace) -> None:
@@ -68,11 +68,13 @@ def _live(options: argparse.Namespace) -> None:
     device, dtype = torch.device(options.device), DTYPES[options.dtype]
     setting = Setting(options.family, 32, device, dtype, 1, options.clock == "processor")
     found: list[Found] = []
-    for one in live.run(setting, options.size, options.kinds or tuple(KINDS), options.runs, calls=not options.layers):
+    for one in scheduled_strength.run(
+        setting, options.size, options.kinds or tuple(KINDS), options.runs, calls=not options.layers
+    ):
         found.append(one)
         if options.out:
-            live.save(found, setting, options.size, options.runs, options.out)
-    print(live.tables(found))
+            scheduled_strength.save(found, setting, options.size, options.runs, options.out)
+    print(scheduled_strength.tables(found))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -94,12 +96,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_numbers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser("numbers", help="everything, written into docs/numbers.md and the README")
-    command.add_argument("parts", nargs="*", metavar="PART", help=f"only these anew: {', '.join(numbers.PARTS)}")
+    command.add_argument("parts", nargs="*", metavar="PART", help=f"only these anew: {', '.join(full_run.PARTS)}")
     command.add_argument("--quick", action="store_true", help="tiny, to see that it works: not for quoting")
     command.add_argument("--every", type=int, help="one in so many of the layers (default: 8; whole: all)")
     command.add_argument("--rounds", type=int, help="rounds whose median counts (default: 3; whole: always 5)")
     command.add_argument("--write-only", action="store_true", help="measure nothing: write anew what is kept")
-    command.add_argument("--root", type=Path, default=numbers.ROOT, help="folder with README.md and benchmarks/")
+    command.add_argument("--root", type=Path, default=full_run.ROOT, help="folder with README.md and benchmarks/")
     command.set_defaults(run=_numbers)
 
 

@@ -16,13 +16,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from benchmarks.case import Setting, stem
-from benchmarks.forms import RANK
-from benchmarks.kinds import KINDS, Kind
-from benchmarks.layers import unet as layers_of
-from benchmarks.loaders import Job, Loader, loaders, quietly
-from benchmarks.recipes import Leaves
-from benchmarks.stand import make_unet
+from benchmarks.adapter_case import Setting, stem
+from benchmarks.adapter_readers import Job, Loader, loaders, quietly
+from benchmarks.bench_model import make_unet
+from benchmarks.checked_files import RANK
+from benchmarks.checked_formats import KINDS, Kind
+from benchmarks.model_layers import unet as layers_of
+from benchmarks.synthetic_adapters import Leaves
 from lib_adapters.algorithms.base import Shape
 
 LAYERS = 6  # of each kind of file

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.correctness import Verdict
-from benchmarks.whole import Row
+from benchmarks.whole_model import Row
 
 INK = "#7d7d7d"
 COLOURS = {

@@ -10,14 +10,14 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from lib_adapters.hosts.webui import name_resolver
-from tests import quiet
-from tests.browser.fixtures import chrome, hundred, own, visit  # noqa: F401 - fixtures of the tests in a browser
-from tests.double.webui import WebUI
-from tests.folders import model_folder
-from tests.modes import Modes
-from tests.tally import Tried, opened, summed
+from tests.browser.conftest import chrome, hundred, own, visit  # noqa: F401 - fixtures of the tests in a browser
+from tests.fake_webui.webui import WebUI
+from tests.support import no_network
+from tests.support.tiny_pipelines import model_folder
+from tests.support.torch_modes import Modes
+from tests.support.trial_counter import Tried, opened, summed
 
-quiet.begin()
+no_network.begin()
 torch.set_num_threads(1)  # the models are tiny: threads that wait for each other cost more than they give
 # no test asserts a time, not even by hypothesis's default: a busy machine is no reason to be red
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -38,7 +38,7 @@ def sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def no_other_machine() -> Iterator[None]:
     """Also where whoever asked took the refusal for an answer."""
     yield
-    assert quiet.taken() == []
+    assert no_network.taken() == []
 
 
 @pytest.fixture(autouse=True)

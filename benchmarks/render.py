@@ -1,0 +1,168 @@
+"""The results in Markdown: all of them for docs/numbers.md, the most telling ones for the README."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from benchmarks import library_listing, scheduled_strength, whole_model
+from benchmarks.correctness import Verdict
+from benchmarks.markdown import table
+from benchmarks.peer_differences import everything, in_short
+from benchmarks.sampling_seconds import Found
+from benchmarks.whole_model import OPERATIONS, Row
+
+START, END = "<!-- numbers -->", "<!-- /numbers -->"
+COMMAND = "python -m benchmarks numbers"
+WHO = {
+    "lib_adapters": "lib_adapters",
+    "built-in's way": "the web UI's built-in way",
+    "peft merge": "PEFT",
+    "diffusers fuse_lora": "diffusers",
+}
+FAMILIES = {"sd1": "Stable Diffusion 1", "sdxl": "SDXL"}
+Results = Mapping[str, Mapping[str, Any]]
+
+
+def put(readme: str, block: str) -> str:
+    """The README with what is between its markers replaced."""
+    before, rest = readme.split(START)
+    after = rest.split(END)[1]
+    return f"{before}{START}\n{block}{END}{after}"
+
+
+def block(found: Results) -> str:
+    """For the README: one picture, and the results in a few lines."""
+    parts = [f"## Numbers\n\n![change of strength](docs/numbers/speed.png)\n\n{_TABLES}"]
+    parts += [_speed(found["whole"])] if "whole" in found else []
+    parts += [_verdicts(_read(found, "correctness", Verdict))] if "correctness" in found else []
+    parts += [_listing(_read(found, "catalogue", library_listing.Row))] if "catalogue" in found else []
+    parts += ["What peers get wrong, each shown by a test in which ours is right:\n\n" + in_short()]
+    return "\n\n".join(parts) + "\n"
+
+
+_TABLES = f"Written by `{COMMAND}`; all tables and pictures are in [docs/numbers.md](docs/numbers.md)."
+
+
+def numbers(found: Results) -> str:
+    """docs/numbers.md."""
+    parts = [f"# Numbers\n\nWritten by `{COMMAND}` from numbers/results.json; do not edit."]
+    if "whole" in found:
+        rows = _read(found, "whole", Row)
+        parts += ["## Speed and memory", _setting(found["whole"]), _WHOLE, "![speed](numbers/speed.png)"]
+        parts += ["![memory](numbers/memory.png)", whole_model.markdown(rows)]
+    if "correctness" in found:
+        parts += ["## Correctness", _CORRECTNESS, "![correctness](numbers/correctness.png)"]
+        parts += [errors(verdicts := _read(found, "correctness", Verdict)), _refusals(verdicts)]
+    if "live" in found:
+        parts += ["## Strengths that change while sampling", _setting(found["live"])]
+        parts += [scheduled_strength.tables(_read(found, "live", Found))]
+    if "catalogue" in found:
+        parts += [
+            "## From a folder of files to cards",
+            library_listing.table(_read(found, "catalogue", library_listing.Row)),
+        ]
+    return "\n\n".join([*parts, "## What each peer gets wrong", _FAULTS, everything()]) + "\n"
+
+
+_WHOLE = (
+    "Every implementation in a process of its own, in turn; the file is in memory except *from disk*. × is to a clone"
+    " of the touched weights into fresh memory, taken in the same process: median (least-most). Peak: the most memory"
+    " of the process, × the touched weights. *built-in's way*: back up, compute ΔW, add, copy back."
+)
+_CORRECTNESS = (
+    "Each kind of file on layers of a small UNet of diffusers, against its trainer's ΔW in float64 (the definitions are"
+    " held against the trainers' own code in tests). The number is the largest relative error of what the layers give"
+    " more than without: 0 is right, 100 % is as if nothing were applied. *not exact*: taken back, the weights are not"
+    " what they were. PEFT has no reader for others' files: the factors were put into its layers by hand."
+)
+_FAULTS = (
+    "Releases are those that the test was run with. Peers that are not on PyPI were read, not run; the place in their"
+    " source is named instead."
+)
+
+
+def _read(found: Results, part: str, kind: type[Any]) -> list[Any]:
+    return [kind(**row) for row in found[part]["rows"]]
+
+
+def _setting(part: Mapping[str, Any]) -> str:
+    about = part["about"]
+    peers = ", ".join(f"{name} {version}" for name, version in about["peers"].items())
+    family = FAMILIES.get(about["family"], about["family"])
+    share = f", one layer in {about['one_layer_in']}" if about["one_layer_in"] > 1 else ""
+    threads = "" if about["clock"] == "wall" else "one thread of "
+    return (
+        f"UNet of {family}{share}, rank {about['rank']}, {about['dtype']}, {threads}{about['device']},"
+        f" {about['clock']} time, medians of {about['rounds']} rounds;"
+        f" torch {about['torch']}, {peers}; {about['day']}."
+    )
+
+
+def _speed(part: Mapping[str, Any]) -> str:
+    """Ours beside the built-in's way, and what memory they take."""
+    rows = [Row(**row) for row in part["rows"]]
+    lines = [_setting(part)]
+    for name in ("apply", "strength", "switch"):
+        text = OPERATIONS[name]
+        spans = [f"{title} {span}" for who, title in WHO.items() if (span := _span(rows, who, name))]
+        lines.append(f"- {text[0].upper()}{text[1:]}, × a clone of the touched weights: {', '.join(spans)}.")
+    memory = [f"{title} {_memory(rows, who)}" for who, title in WHO.items() if any(row.who == who for row in rows)]
+    lines.append(f"- Most memory, and 2 s after off, × the touched weights: {', '.join(memory)}.")
+    return "\n".join([lines[0], "", *lines[1:]])
+
+
+def _span(rows: Sequence[Row], who: str, operation: str) -> str:
+    found = [row.ratios[operation][0] for row in rows if row.who == who and operation in row.ratios]
+    return f"{min(found):.2g} to {max(found):.2g}" if found else ""
+
+
+def _memory(rows: Sequence[Row], who: str) -> str:
+    mine = [row for row in rows if row.who == who]
+    return f"{max(row.peak or 0 for row in mine):.1f} and {max(row.after_off for row in mine):.1f}"
+
+
+def _verdicts(verdicts: Sequence[Verdict]) -> str:
+    kinds, texts = {verdict.kind for verdict in verdicts}, []
+    for who in dict.fromkeys(verdict.who for verdict in verdicts):
+        mine = [verdict for verdict in verdicts if verdict.who == who]
+        right, wrong = sum(v.right for v in mine), sum(v.error is not None and not v.right for v in mine)
+        back = sum(v.exact is True for v in mine)
+        texts.append(f"{who.replace(', ', ' ')} **{right}**, {wrong}, {len(mine) - right - wrong}, {back}")
+    return (
+        f"{len(kinds)} kinds of files against their trainers' definition in float64: how many are **right**, wrong, not"
+        f" read, and given back bit for bit: {'; '.join(texts)}."
+    )
+
+
+def _listing(rows: Sequence[library_listing.Row]) -> str:
+    cold, warm = (next(row for row in rows if row.what.startswith(word)) for word in ("first", "index"))
+    return (
+        f"A folder's first index takes {cold.header_reads:.1f} × plainly reading every header, the next ones"
+        f" {warm.walks:.1f} × looking at the files' dates."
+    )
+
+
+def errors(verdicts: Sequence[Verdict]) -> str:
+    who = list(dict.fromkeys(verdict.who for verdict in verdicts))
+    by_name = {(verdict.kind, verdict.who): verdict for verdict in verdicts}
+    rows = [["kind of file", *who]]
+    for kind in dict.fromkeys(verdict.kind for verdict in verdicts):
+        rows.append([kind, *(_error(by_name[kind, name]) for name in who)])
+    return table(rows)
+
+
+def _error(verdict: Verdict) -> str:
+    if verdict.error is None:
+        return "not read"
+    text = f"{verdict.error:.0e}" if verdict.right else f"**{verdict.error:.0%} off**"
+    return text if verdict.exact else f"{text}, not exact"
+
+
+def _refusals(verdicts: Iterable[Verdict]) -> str:
+    reasons: dict[tuple[str, str], dict[str, None]] = {}
+    for verdict in verdicts:
+        if verdict.error is None:
+            peer = verdict.who.split(",")[0]
+            reasons.setdefault((peer, verdict.refused), {})[verdict.kind] = None
+    return "\n".join(f"- {who} does not read {'; '.join(kinds)}: `{why}`" for (who, why), kinds in reasons.items())
