@@ -15,8 +15,7 @@ from benchmarks.adapter_case import Setting, adapter_file, make_case
 from benchmarks.markdown import table
 from benchmarks.synthetic_adapters import RECIPES
 from lib_adapters import Adapter, Request, Session, open_adapter
-from lib_adapters.prompt.schedule import Moment
-from lib_adapters.prompt.schedule_text import read_curve
+from lib_adapters.prompt.schedule import SamplingStep, parse_curve
 
 Timed = Callable[[str, Callable[[], object]], None]
 ADAPTERS, SCHEDULES, SWITCHES, STEPS = 20, 10, 50, 10
@@ -68,9 +67,9 @@ def _switches(session: Session, adapters: list[Adapter], timed: Timed) -> None:
 
 def _schedules(session: Session, adapters: list[Adapter], timed: Timed) -> None:
     for count in (1, SCHEDULES):
-        curves = [read_curve(f"{number / 10}@0,1@1") for number in range(count)]
+        curves = [parse_curve(f"{number / 10}@0,1@1") for number in range(count)]
         requests = [Request(one, unet=curve) for one, curve in zip(adapters, curves, strict=False)]
-        timed(f"{count} schedules, first step", partial(session.activate, requests, Moment(0, STEPS)))
+        timed(f"{count} schedules, first step", partial(session.activate, requests, SamplingStep(0, STEPS)))
         for step in (1, STEPS - 1):
-            timed(f"{count} schedules, step {step + 1}", partial(session.set_step, Moment(step, STEPS)))
+            timed(f"{count} schedules, step {step + 1}", partial(session.set_step, SamplingStep(step, STEPS)))
         session.deactivate()

@@ -23,11 +23,10 @@ from benchmarks.adapter_case import weights
 from benchmarks.bench_model import ROWS, Kind, Stand, noise
 from lib_adapters import Request, Session
 from lib_adapters.algorithms.base import Shape
-from lib_adapters.prompt.schedule import Moment, Position, Window
-from lib_adapters.prompt.schedule_text import read_curve
+from lib_adapters.prompt.schedule import Position, SamplingStep, Window, parse_curve
 
 STEPS, START = 20, 5
-RAMP: dict[str, Any] = {"unet": read_curve("0.2@0,1@1")}
+RAMP: dict[str, Any] = {"unet": parse_curve("0.2@0,1@1")}
 LATE: dict[str, Any] = {"window": Window(Position(START, "step"))}
 NEVER: dict[str, Any] = {"window": Window(Position(STEPS, "step"))}
 TRIES = 2  # of each layer
@@ -80,17 +79,17 @@ class Follower:
     def _way(self, session: Session, name: str, schedule: Mapping[str, Any], **more: Any) -> None:
         session.deactivate()
         requests = self._requests(schedule, **more)
-        first, step = Moment(0, STEPS), START if name == "late" else 1
+        first, step = SamplingStep(0, STEPS), START if name == "late" else 1
         self._time(f"{name} first", lambda: session.activate(requests, first))
         self._time(f"{name} choice", self._stand.hooks)
         for now in range(step, step + (1 if name == "late" else TRIES)):
-            self._time(f"{name} change", partial(session.set_step, Moment(now, STEPS)))
+            self._time(f"{name} change", partial(session.set_step, SamplingStep(now, STEPS)))
         self._more(name)
         self._run(name)
 
     def _rows(self, session: Session) -> None:
         session.deactivate()
-        now, rows = Moment(0, STEPS), list(range(ROWS))
+        now, rows = SamplingStep(0, STEPS), list(range(ROWS))
         session.activate(self._requests({"unet": 0.8}, rows=frozenset({0})), now)
         session.set_step(now, rows)
         self._stand.hooks()

@@ -10,19 +10,19 @@ class AdapterError(Exception):
     """Something about an adapter that its user must know."""
 
 
-class BrokenFile(AdapterError):
+class CorruptFile(AdapterError):
     """The file is damaged, incomplete or not what its name says."""
 
 
-class ForeignFile(AdapterError):
+class UnsupportedFile(AdapterError):
     """The file is sound, but belongs somewhere else (a checkpoint, a ControlNet, another tuner ...)."""
 
 
-class HypernetworkFile(ForeignFile):
+class HypernetworkFile(UnsupportedFile):
     """A sound file that is no adapter of weights; whoever serves hypernetworks opens it as one."""
 
 
-class AestheticFile(ForeignFile):
+class AestheticFile(UnsupportedFile):
     """A sound file that is no adapter of weights; whoever leads prompts towards pictures opens it."""
 
 
@@ -42,10 +42,10 @@ class BadTag(AdapterError):
     """A tag of the prompt that cannot be read; names the token."""
 
 
-class BrokenModel(AdapterError):
+class InvalidModelFolder(AdapterError):
     """The model folder is missing, incomplete or of another kind."""
 
 
-def brief(text: object, most: int = 80) -> str:
+def shorten(text: object, max_length: int = 80) -> str:
     """What a file calls something, in a sentence: on one line, and no longer than that."""
-    return " ".join(str(text)[:most].split())
+    return " ".join(str(text)[:max_length].split())

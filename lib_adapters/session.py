@@ -12,7 +12,7 @@ from torch import nn
 from typing_extensions import Self
 
 from lib_adapters.files.cache import DEFAULT_BYTES, LoadedCache
-from lib_adapters.ops.modes import ordinary
+from lib_adapters.ops.torch_modes import plain_tensors
 from lib_adapters.patching.apply_mode import ModeSelector
 from lib_adapters.patching.checksum import OriginalChecksums
 from lib_adapters.patching.controller import PatchController
@@ -25,13 +25,13 @@ from lib_adapters.patching.request import Request
 from lib_adapters.patching.schedule_plan import SchedulePlan
 from lib_adapters.patching.transaction import Transaction
 from lib_adapters.patching.weight_patcher import WeightPatcher
-from lib_adapters.prompt.schedule import Moment
+from lib_adapters.prompt.schedule import SamplingStep
 
 __all__ = ["AdapterReport", "Report", "Request", "Session"]
 
 logger = logging.getLogger(__name__)
 Mode = Literal["merged", "live"]
-FIRST_STEP = Moment(0, 1)
+FIRST_STEP = SamplingStep(0, 1)
 
 
 class Session:
@@ -69,7 +69,7 @@ class Session:
         self._is_settled = True  # False while, and after, an activation that did not come to its end
         self._report = Report(mode=mode)
 
-    def activate(self, requests: Iterable[Request], step: Moment = FIRST_STEP) -> Report:
+    def activate(self, requests: Iterable[Request], step: SamplingStep = FIRST_STEP) -> Report:
         """Make exactly these adapters active. Safe to repeat.
 
         If anything raises, the adapters that were active stay active; once their merged weights have been overwritten,
@@ -91,7 +91,7 @@ class Session:
         """
         self.activate(())
 
-    def set_step(self, step: Moment, rows: Sequence[int] | None = None) -> None:
+    def set_step(self, step: SamplingStep, rows: Sequence[int] | None = None) -> None:
         """Called before each run of the UNet: strengths become what they are in this step.
 
         `rows`: a number for each row of the batch, as requests name them in `scope`; runs that follow take them in
@@ -137,7 +137,7 @@ class Session:
     def __exit__(self, *_: object) -> None:
         self.deactivate()
 
-    def _apply(self, requests: list[Request], step: Moment | None = None) -> Report:
+    def _apply(self, requests: list[Request], step: SamplingStep | None = None) -> Report:
         """Without a moment: in the middle of a picture, which goes on."""
         started = time.perf_counter()
         fitted, family = self._build_plan(requests)
@@ -227,7 +227,7 @@ class Session:
                 self._abandon()
                 raise
 
-    @ordinary()
+    @plain_tensors()
     def _build_plan(self, requests: list[Request]) -> tuple[PatchPlan, str]:
         if not requests:
             return PatchPlan(), ""

@@ -25,16 +25,16 @@ from lib_adapters.algorithms.lora import Lora
 from lib_adapters.algorithms.miss import Miss, MissBat
 from lib_adapters.algorithms.norm import Norm
 from lib_adapters.algorithms.oft import Oft, OftDiag
-from lib_adapters.algorithms.oft_r import OftInput
+from lib_adapters.algorithms.oft_input import OftInput
 from lib_adapters.algorithms.ortholora import OrthoLora
 from lib_adapters.algorithms.randlora import RandLora
 from lib_adapters.algorithms.road import Road
+from lib_adapters.algorithms.saved_weights import BIAS, SavedWeight
 from lib_adapters.algorithms.shira import Shira
 from lib_adapters.algorithms.tlora import TLora
 from lib_adapters.algorithms.vblora import VbLora
 from lib_adapters.algorithms.vera import Vera
 from lib_adapters.algorithms.waveft import WaveFt
-from lib_adapters.algorithms.whole import BIAS, Whole
 from lib_adapters.errors import UnknownAlgorithm
 
 ALGORITHMS: tuple[type[Algorithm], ...] = (
@@ -74,11 +74,11 @@ ALGORITHMS: tuple[type[Algorithm], ...] = (
     VbLora,
     Vera,
     WaveFt,
-    Whole,
+    SavedWeight,
 )
 
 
-def choose(shapes: Shapes) -> type[Algorithm]:
+def select_algorithm(shapes: Shapes) -> type[Algorithm]:
     """The one algorithm that claims these leaves (leaf -> shape), else UnknownAlgorithm; the order never matters."""
     rest = {leaf: shape for leaf, shape in shapes.items() if leaf != BIAS} or shapes
     claimants = [algorithm for algorithm in ALGORITHMS if algorithm.claims(rest)]

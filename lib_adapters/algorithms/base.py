@@ -16,21 +16,21 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lib_adapters.errors import BrokenFile, ShapeMismatch
+from lib_adapters.errors import CorruptFile, ShapeMismatch
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]  # leaf -> shape, as the header tells
-Leaves = Mapping[str, Tensor]  # leaf -> tensor
+Tensors = Mapping[str, Tensor]  # leaf -> tensor
 Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
-class Facts:
+class TrainingInfo:
     """What only the file as a whole can tell; it decides where the tensors of one module leave it open."""
 
     producer: str = ""  # "kohya", "lycoris", "peft", "onetrainer", "ai-toolkit", "hcp" ... or "" where nothing tells
     algo: str = ""  # LyCORIS `algo` of ss_network_args, lower case
-    started: float = 0.0  # ss_training_started_at, unix seconds; 0 = unknown
+    trained_at: float = 0.0  # ss_training_started_at, unix seconds; 0 = unknown
     block_size: int = 4  # LyCORIS DyLoRA
     rs_lora: bool = False
     split_qkv: bool = False  # kohya SD3/Flux block-diagonal files
@@ -39,13 +39,13 @@ class Facts:
     overrides: Mapping[str, float] | None = None  # per file, from the sidecar: e.g. {"scale": 1.0}
 
     @property
-    def given_scale(self) -> float | None:
+    def scale_override(self) -> float | None:
         """The user's own, in the place of whatever the file says."""
         return (self.overrides or {}).get("scale")
 
 
 @dataclass(frozen=True)
-class LowRank:
+class LowRankFactors:
     """ΔW seen as a matrix [o, i*kernel]: scale · up @ down. Tensors keep the file's dtype; nothing is folded in."""
 
     up: Tensor  # [o, r]
@@ -81,7 +81,7 @@ class Algorithm(ABC):
     """One adapter's effect on one layer. Subclasses are frozen dataclasses of named tensors."""
 
     label: ClassVar[str]  # the name users know: "LoKr"
-    reads_base: ClassVar[bool] = True  # False where ΔW does not depend on W: such a delta can run beside the layer
+    needs_weight: ClassVar[bool] = True  # False where ΔW does not depend on W: such a delta can run beside the layer
 
     @classmethod
     @abstractmethod
@@ -90,33 +90,33 @@ class Algorithm(ABC):
 
     @classmethod
     @abstractmethod
-    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
-        """Name the tensors. ShapeMismatch when they contradict each other, BrokenFile when the scale is absurd."""
+    def from_tensors(cls, tensors: Tensors, info: TrainingInfo) -> Self:
+        """Name the tensors. ShapeMismatch when they contradict each other, CorruptFile when the scale is absurd."""
 
     @abstractmethod
-    def check(self, shape: Shape) -> None:
+    def check_shape(self, shape: Shape) -> None:
         """Raise ShapeMismatch unless this fits a weight of `shape`. Equal element counts are not enough."""
 
     @abstractmethod
-    def delta(self, base: Tensor) -> Tensor:
+    def delta(self, weight: Tensor) -> Tensor:
         """ΔW at strength 1, float32, shaped like `base`. Reads `base`, writes nothing."""
 
-    def delta_at(self, base: Tensor, strength: float) -> Tensor:
+    def delta_at(self, weight: Tensor, strength: float) -> Tensor:
         """ΔW at `strength`; linear unless the trainer's rule is another (BOFT)."""
-        return self.delta(base).mul_(strength)
+        return self.delta(weight).mul_(strength)
 
-    def add(self, out: Tensor, base: Tensor, strength: float) -> None:
+    def add_delta_(self, out: Tensor, weight: Tensor, strength: float) -> None:
         """out += ΔW at `strength`, in place. `out` is float32 and may be any view; `base` stays as it is."""
-        out.add_(self.delta_at(base, strength))
+        out.add_(self.delta_at(weight, strength))
 
-    def onto(self, base: Tensor, strength: float, out: Tensor | None = None) -> Tensor:
+    def merged(self, weight: Tensor, strength: float, out: Tensor | None = None) -> Tensor:
         """base + ΔW at `strength`, in `out` or as a new tensor; in one pass where that is possible."""
-        out = base.clone() if out is None else out.copy_(base)
-        self.add(out, base, strength)
+        out = weight.clone() if out is None else out.copy_(weight)
+        self.add_delta_(out, weight, strength)
         return out
 
-    def low_rank(self, base: Tensor) -> LowRank | None:
-        """The same ΔW as a pair of thin factors (`LowRank`), where there is one: stacks then become one product."""
+    def as_low_rank(self, weight: Tensor) -> LowRankFactors | None:
+        """Return ΔW as a pair of thin factors, or None; the factors of several adapters become one product."""
         return None
 
     def bias_delta(self, bias: Tensor) -> Tensor | None:
@@ -138,7 +138,7 @@ class Algorithm(ABC):
         """r, or the block size of a rotation; None where there is neither."""
         return None
 
-    def truncated(self, rank: int) -> Self:
+    def truncate(self, rank: int) -> Self:
         """The adapter cut to its first `rank` components (the tag's `dyn`); itself where that means nothing."""
         return self
 
@@ -149,11 +149,11 @@ class Algorithm(ABC):
         """
         return self
 
-    def settled(self, base: Tensor) -> Self:
+    def precompute(self, weight: Tensor) -> Self:
         """With everything computed that depends on W alone, for one that is merged again and again."""
         return self
 
-    def on(self, device: torch.device) -> Self:
+    def to(self, device: torch.device) -> Self:
         """The same tensors on `device`; itself if they are there."""
         parts = {name: part for name, part in vars(self).items() if not isinstance(part, _PLAIN)}
         moved = {name: there for name, part in parts.items() if (there := _on(part, device)) is not part}
@@ -164,15 +164,15 @@ _PLAIN = (float, int, str, tuple, type(None))  # asked thousands of times at eve
 
 
 def _on(part: Tensor | Algorithm, device: torch.device) -> Tensor | Algorithm:
-    return part.to(device) if isinstance(part, Tensor) else part.on(device)
+    return part.to(device)
 
 
-def mismatch(what: Shape, weight: Shape) -> ShapeMismatch:
+def shape_mismatch(what: Shape, weight: Shape) -> ShapeMismatch:
     """The error to raise where a delta of one shape meets a weight of another."""
     return ShapeMismatch(f"a delta of {list(what)} does not fit a weight of {list(weight)}")
 
 
-def same_layer(mine: Shape, weight: Shape) -> bool:
+def same_up_to_1x1(mine: Shape, weight: Shape) -> bool:
     """Equal, or one is the 1x1-convolution spelling of the other's linear layer."""
     return _without_unit_kernel(mine) == _without_unit_kernel(weight)
 
@@ -182,50 +182,50 @@ def _without_unit_kernel(shape: Shape) -> Shape:
 
 
 MAX_UNFOLDED = 1 << 28  # numbers: 1 GB; the largest real ones are a tenth of it
-LARGEST = 1e9  # of a scale or a strength; GLoRA squares the one and multiplies by the other
+MAX_SCALE = 1e9  # of a scale or a strength; GLoRA squares the one and multiplies by the other
 RS_NOMINAL = (1712275200.0, 1720483200.0)  # 2024-04-05 .. 2024-07-09: LyCORIS stored the nominal alpha for rs-LoRA
 
 
-def scale_of(leaves: Leaves, rank: int, facts: Facts) -> float:
-    """alpha / rank; 1 where the file has no alpha. A `scale` leaf is the whole factor. BrokenFile beyond LARGEST."""
-    if facts.given_scale is not None:
-        return computable(facts.given_scale)
+def scale_of(leaves: Tensors, rank: int, facts: TrainingInfo) -> float:
+    """alpha / rank; 1 where the file has no alpha. A `scale` leaf is the whole factor. CorruptFile beyond LARGEST."""
+    if facts.scale_override is not None:
+        return check_scale(facts.scale_override)
     if "scale" in leaves:
-        return computable(number(leaves["scale"]))
-    alpha = number(leaves["alpha"]) if "alpha" in leaves else rank
-    return computable(alpha / rank * (math.sqrt(rank) if rs_uncorrected(facts) else 1.0))
+        return check_scale(to_scalar(leaves["scale"]))
+    alpha = to_scalar(leaves["alpha"]) if "alpha" in leaves else rank
+    return check_scale(alpha / rank * (math.sqrt(rank) if stores_nominal_alpha(facts) else 1.0))
 
 
-def computable(scale: float) -> float:
-    """BrokenFile beyond LARGEST: float32 overflows soon behind this; torch then raises in the middle of a sum."""
-    if not abs(scale) <= LARGEST:
-        raise BrokenFile(f"a scale of {scale:g} is beyond anything that was trained: its alpha is damaged")
+def check_scale(scale: float) -> float:
+    """CorruptFile beyond LARGEST: float32 overflows soon behind this; torch then raises in the middle of a sum."""
+    if not abs(scale) <= MAX_SCALE:
+        raise CorruptFile(f"a scale of {scale:g} is beyond anything that was trained: its alpha is damaged")
     return scale
 
 
-def rs_uncorrected(facts: Facts) -> bool:
+def stores_nominal_alpha(facts: TrainingInfo) -> bool:
     """True where the trainer used alpha/sqrt(r) but the file says alpha."""
     if not facts.rs_lora:
         return False
-    return facts.producer == "peft" or RS_NOMINAL[0] <= facts.started < RS_NOMINAL[1]
+    return facts.producer == "peft" or RS_NOMINAL[0] <= facts.trained_at < RS_NOMINAL[1]
 
 
-def number(tensor: Tensor) -> float:
+def to_scalar(tensor: Tensor) -> float:
     """A scalar of any dtype and of shape [] or [1]; ShapeMismatch for more than one number."""
     if tensor.numel() != 1:
         raise ShapeMismatch(f"one number was expected, not {list(tensor.shape)}")
     return float(tensor.double().item())
 
 
-def seed_of(leaf: Tensor) -> int:
-    """Return the number as a seed. Raise BrokenFile unless it is an integer that float64 represents exactly."""
-    value = number(leaf)
+def rng_seed(leaf: Tensor) -> int:
+    """Return the number as a seed. Raise CorruptFile unless it is an integer that float64 represents exactly."""
+    value = to_scalar(leaf)
     if not abs(value) <= 1 << 53:
-        raise BrokenFile(f"{value:g} is no seed of random numbers")
+        raise CorruptFile(f"{value:g} is no seed of random numbers")
     return int(value)
 
 
-def bounded(count: int, what: str) -> None:
-    """Raise BrokenFile if a small file would expand to more than MAX_UNFOLDED numbers."""
+def check_count(count: int, what: str) -> None:
+    """Raise CorruptFile if a small file would expand to more than MAX_UNFOLDED numbers."""
     if count > MAX_UNFOLDED:
-        raise BrokenFile(f"{what} would be {count:.1e} numbers, more than any trained adapter has")
+        raise CorruptFile(f"{what} would be {count:.1e} numbers, more than any trained adapter has")

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lib_adapters.algorithms.base import Algorithm, Facts, Leaves, Shape, Shapes, mismatch
+from lib_adapters.algorithms.base import Algorithm, Shape, Shapes, Tensors, TrainingInfo, shape_mismatch
 from lib_adapters.algorithms.oft import bound_of, check_rescale, check_square
 from lib_adapters.errors import ShapeMismatch
-from lib_adapters.ops.orthogonal import bounded, butterfly, cayley_turn, skew
+from lib_adapters.ops.orthogonal import butterfly_delta, cayley_delta, clip_norm, skew
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,29 +38,29 @@ class Boft(Algorithm):
         return old or new
 
     @classmethod
-    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
-        old = "oft_diag" in leaves
-        blocks, rescale = leaves["oft_diag" if old else "oft_blocks"], leaves.get("rescale")
+    def from_tensors(cls, tensors: Tensors, info: TrainingInfo) -> Self:
+        old = "oft_diag" in tensors
+        blocks, rescale = tensors["oft_diag" if old else "oft_blocks"], tensors.get("rescale")
         check_square(blocks)
         _check_butterfly(blocks)
         out = blocks.shape[1] * blocks.shape[2]
         check_rescale(rescale, out)
-        return cls(blocks, bound_of(leaves, out), rescale, old, facts.bypass_mode)
+        return cls(blocks, bound_of(tensors, out), rescale, old, info.bypass_mode)
 
-    def check(self, shape: Shape) -> None:
+    def check_shape(self, shape: Shape) -> None:
         out = self.blocks.shape[1] * self.blocks.shape[2]
         if len(shape) < 2 or shape[0] != out:
-            raise mismatch((out, *shape[1:]), shape)
+            raise shape_mismatch((out, *shape[1:]), shape)
 
-    def delta(self, base: Tensor) -> Tensor:
-        return self.delta_at(base, 1.0)
+    def delta(self, weight: Tensor) -> Tensor:
+        return self.delta_at(weight, 1.0)
 
-    def delta_at(self, base: Tensor, strength: float) -> Tensor:
-        delta = butterfly(base.flatten(1), self._turns().unbind(), strength)
+    def delta_at(self, weight: Tensor, strength: float) -> Tensor:
+        delta = butterfly_delta(weight.flatten(1), self._turns().unbind(), strength)
         if self.rescale is not None:
             rows = self.rescale.float().view(-1, 1)
-            delta.mul_(rows).addcmul_(base.flatten(1), rows - 1.0)
-        return delta.view(base.shape)
+            delta.mul_(rows).addcmul_(weight.flatten(1), rows - 1.0)
+        return delta.view(weight.shape)
 
     @property
     def has_bias(self) -> bool:
@@ -72,7 +72,7 @@ class Boft(Algorithm):
     def _turns(self) -> Tensor:
         if self.is_rotation:
             return self.blocks.float() - torch.eye(self.rank, dtype=torch.float32, device=self.blocks.device)
-        return cayley_turn(bounded(skew(self.blocks), self.bound))
+        return cayley_delta(clip_norm(skew(self.blocks), self.bound))
 
     @property
     def rank(self) -> int:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lib_adapters.algorithms.base import Algorithm, Facts, Leaves, Shape, Shapes
+from lib_adapters.algorithms.base import Algorithm, Shape, Shapes, Tensors, TrainingInfo
 from lib_adapters.errors import ShapeMismatch
-from lib_adapters.ops.orthogonal import butterfly, cayley_turn, skew, turn_columns
+from lib_adapters.ops.orthogonal import butterfly_delta, cayley_delta, rotate_columns_, skew
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,30 +34,30 @@ class BoftInput(Algorithm):
         return shapes.keys() == {"boft_R", "boft_s"}
 
     @classmethod
-    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
-        blocks, scales = leaves["boft_R"], leaves["boft_s"]
+    def from_tensors(cls, tensors: Tensors, info: TrainingInfo) -> Self:
+        blocks, scales = tensors["boft_R"], tensors["boft_s"]
         _check(blocks)
         if scales.numel() not in scales.shape:
             raise ShapeMismatch(f"boft_s of {list(scales.shape)} is not a vector")
         return cls(blocks, scales.float().flatten())
 
-    def check(self, shape: Shape) -> None:
+    def check_shape(self, shape: Shape) -> None:
         mine = (len(self.scales), self.blocks.shape[1] * self.rank)
         if len(shape) < 2 or mine != (shape[0], math.prod(shape[1:])):
             raise ShapeMismatch(f"a rotation of {list(mine)} does not fit a weight of {list(shape)}")
 
-    def delta(self, base: Tensor) -> Tensor:
-        return self.delta_at(base, 1.0)
+    def delta(self, weight: Tensor) -> Tensor:
+        return self.delta_at(weight, 1.0)
 
-    def delta_at(self, base: Tensor, strength: float) -> Tensor:
-        columns, turns = base.flatten(1), cayley_turn(-0.5 * skew(self.blocks))
+    def delta_at(self, weight: Tensor, strength: float) -> Tensor:
+        columns, turns = weight.flatten(1), cayley_delta(-0.5 * skew(self.blocks))
         if len(turns) == 1:
-            delta = torch.zeros(columns.shape, dtype=torch.float32, device=base.device)
-            turn_columns(delta, columns, turns[0].mT, strength)
+            delta = torch.zeros(columns.shape, dtype=torch.float32, device=weight.device)
+            rotate_columns_(delta, columns, turns[0].mT, strength)
         else:
-            delta = butterfly(columns.T, turns.unbind(), strength, chunk=self.rank // 2).T
+            delta = butterfly_delta(columns.T, turns.unbind(), strength, chunk=self.rank // 2).T
         growth = strength * (self.scales - 1.0).unsqueeze(1)
-        return delta.mul_(growth + 1.0).addcmul_(columns, growth).reshape(base.shape)
+        return delta.mul_(growth + 1.0).addcmul_(columns, growth).reshape(weight.shape)
 
     @property
     def rank(self) -> int:

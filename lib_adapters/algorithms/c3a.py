@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lib_adapters.algorithms.base import Algorithm, Facts, Leaves, Shape, Shapes, mismatch, same_layer
+from lib_adapters.algorithms.base import Algorithm, Shape, Shapes, Tensors, TrainingInfo, same_up_to_1x1, shape_mismatch
 from lib_adapters.errors import ShapeMismatch
 
 
@@ -21,7 +21,7 @@ class C3a(Algorithm):
     """Fits linear layers and 1x1 convolutions, W [M·b, N·b] or [M·b, N·b, 1, 1]; has no alpha."""
 
     label: ClassVar[str] = "C3A"
-    reads_base: ClassVar[bool] = False
+    needs_weight: ClassVar[bool] = False
 
     kernel: Tensor  # [M, N, b]: w
 
@@ -30,21 +30,21 @@ class C3a(Algorithm):
         return shapes.keys() == {"c3a_kernel"}
 
     @classmethod
-    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
-        kernel = leaves["c3a_kernel"]
+    def from_tensors(cls, tensors: Tensors, info: TrainingInfo) -> Self:
+        kernel = tensors["c3a_kernel"]
         if kernel.ndim != 3:
             raise ShapeMismatch(f"c3a_kernel needs three axes, not {list(kernel.shape)}")
         return cls(kernel)
 
-    def check(self, shape: Shape) -> None:
-        if len(shape) < 2 or not same_layer(self._matrix, shape):
-            raise mismatch(self._matrix, shape)
+    def check_shape(self, shape: Shape) -> None:
+        if len(shape) < 2 or not same_up_to_1x1(self._matrix, shape):
+            raise shape_mismatch(self._matrix, shape)
 
-    def delta(self, base: Tensor) -> Tensor:
+    def delta(self, weight: Tensor) -> Tensor:
         spot = torch.arange(self.kernel.shape[2], device=self.kernel.device)
         shift = (spot - spot.unsqueeze(1)) % len(spot)  # [t, p]
         blocks = self.kernel.float()[:, :, shift].transpose(1, 2)  # [M, t, N, p]
-        return blocks.reshape(base.shape).div_(self._matrix[1])
+        return blocks.reshape(weight.shape).div_(self._matrix[1])
 
     @property
     def _matrix(self) -> Shape:

@@ -13,17 +13,25 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lib_adapters.algorithms.base import Facts, Leaves, LowRank, Shape, Shapes, mismatch, same_layer
-from lib_adapters.algorithms.factored import Factored, check_pair
+from lib_adapters.algorithms.base import (
+    LowRankFactors,
+    Shape,
+    Shapes,
+    Tensors,
+    TrainingInfo,
+    same_up_to_1x1,
+    shape_mismatch,
+)
+from lib_adapters.algorithms.low_rank import AdditiveAlgorithm, check_factors
 from lib_adapters.errors import ShapeMismatch
-from lib_adapters.ops.product import Matmul, Product
+from lib_adapters.ops.lazy_delta import LazyDelta, Matmul
 
 LEAVES = {"delora_A", "delora_B", "delora_lambda", "delora_w_norm"}
 SMALLEST = 1e-4  # of ‖a‖ and ‖b‖
 
 
 @dataclass(frozen=True, eq=False)
-class Delora(Factored):
+class Delora(AdditiveAlgorithm):
     """Fits linear layers and 1x1 convolutions, W [o, i] or [o, i, 1, 1]; has no alpha."""
 
     label: ClassVar[str] = "DeLoRA"
@@ -39,24 +47,24 @@ class Delora(Factored):
         return shapes.keys() == LEAVES
 
     @classmethod
-    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
-        up, down, bound, norms = (leaves[f"delora_{name}"] for name in ("B", "A", "lambda", "w_norm"))
-        check_pair(up, down, "delora_B and delora_A")
+    def from_tensors(cls, tensors: Tensors, info: TrainingInfo) -> Self:
+        up, down, bound, norms = (tensors[f"delora_{name}"] for name in ("B", "A", "lambda", "w_norm"))
+        check_factors(up, down, "delora_B and delora_A")
         if up.ndim != 2 or down.ndim != 2 or bound.numel() != 1 or norms.shape != down.shape[1:]:
             shapes = ", ".join(str(list(t.shape)) for t in (up, down, bound, norms))
             raise ShapeMismatch(f"the DeLoRA tensors of {shapes} do not fit each other")
         return cls(up, down, bound.flatten(), norms, 1.0 / len(down))
 
-    def check(self, shape: Shape) -> None:
+    def check_shape(self, shape: Shape) -> None:
         mine = (len(self.up), self.down.shape[1])
-        if len(shape) < 2 or not same_layer(mine, shape):
-            raise mismatch(mine, shape)
+        if len(shape) < 2 or not same_up_to_1x1(mine, shape):
+            raise shape_mismatch(mine, shape)
 
-    def product(self, shape: Shape) -> Product:
+    def lazy_delta(self, shape: Shape) -> LazyDelta:
         return Matmul(*self._pair(), self.share)
 
-    def low_rank(self, base: Tensor) -> LowRank | None:
-        return LowRank(*self._pair(), self.share)
+    def as_low_rank(self, weight: Tensor) -> LowRankFactors | None:
+        return LowRankFactors(*self._pair(), self.share)
 
     def _pair(self) -> tuple[Tensor, Tensor]:
         up, down = self.up.float(), self.down.float()
@@ -67,7 +75,7 @@ class Delora(Factored):
     def rank(self) -> int:
         return len(self.down)
 
-    def truncated(self, rank: int) -> Self:
+    def truncate(self, rank: int) -> Self:
         """Keep λ/r of the full rank."""
         return replace(self, up=self.up[:, :rank], down=self.down[:rank]) if 0 < rank < self.rank else self
 

@@ -13,14 +13,14 @@ from torch import Tensor
 from typing_extensions import Self
 
 from lib_adapters.algorithms.abba import Abba
-from lib_adapters.algorithms.base import Algorithm, Facts, Leaves, Shape, Shapes
-from lib_adapters.algorithms.factored import Factored
+from lib_adapters.algorithms.base import Algorithm, Shape, Shapes, Tensors, TrainingInfo
 from lib_adapters.algorithms.loha import Loha
 from lib_adapters.algorithms.lokr import Lokr
 from lib_adapters.algorithms.lora import Lora
+from lib_adapters.algorithms.low_rank import AdditiveAlgorithm
 from lib_adapters.errors import ShapeMismatch
-from lib_adapters.ops import magnitude
-from lib_adapters.ops.product import Product
+from lib_adapters.ops import weight_decompose as magnitude
+from lib_adapters.ops.lazy_delta import LazyDelta
 
 MEAN = (1708214400.0, 1710547200.0)  # 2024-02-18 .. 03-16: LyCORIS took the mean of V for its norm
 
@@ -33,9 +33,9 @@ class Dora(Algorithm):
     """
 
     label: ClassVar[str] = "DoRA"
-    kind: ClassVar[type[Factored]] = Lora
+    kind: ClassVar[type[AdditiveAlgorithm]] = Lora
 
-    inner: Factored
+    inner: AdditiveAlgorithm
     magnitude: Tensor  # [o], [o, 1, ...], [1, i, ...] or PEFT's [1, o, 1, 1]
     rows_first: bool  # where both axes would fit, it is the output's
     mean: bool
@@ -47,16 +47,16 @@ class Dora(Algorithm):
         return "dora_scale" in shapes and cls.kind.claims(rest)
 
     @classmethod
-    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
-        vector = leaves["dora_scale"]
+    def from_tensors(cls, tensors: Tensors, info: TrainingInfo) -> Self:
+        vector = tensors["dora_scale"]
         if vector.numel() not in vector.shape:
             raise ShapeMismatch(f"a magnitude of {list(vector.shape)} is no vector")
-        rows_first = facts.producer in ("peft", "diffusers")
-        mean = MEAN[0] <= facts.started < MEAN[1]
-        return cls(cls.kind.from_leaves(leaves, facts), vector, rows_first, mean, facts.bypass_mode)
+        rows_first = info.producer in ("peft", "diffusers")
+        mean = MEAN[0] <= info.trained_at < MEAN[1]
+        return cls(cls.kind.from_tensors(tensors, info), vector, rows_first, mean, info.bypass_mode)
 
-    def check(self, shape: Shape) -> None:
-        self.inner.check(shape)
+    def check_shape(self, shape: Shape) -> None:
+        self.inner.check_shape(shape)
         self._axis(shape)
 
     def _axis(self, shape: Shape) -> int:
@@ -67,32 +67,32 @@ class Dora(Algorithm):
                 return axis
         raise ShapeMismatch(f"a magnitude of {list(mine)} does not fit a weight of {list(shape)}")
 
-    def delta(self, base: Tensor) -> Tensor:
-        out = torch.zeros(base.shape, dtype=torch.float32, device=base.device)
-        self.add(out, base, 1.0)
+    def delta(self, weight: Tensor) -> Tensor:
+        out = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+        self.add_delta_(out, weight, 1.0)
         return out
 
-    def add(self, out: Tensor, base: Tensor, strength: float) -> None:
+    def add_delta_(self, out: Tensor, weight: Tensor, strength: float) -> None:
         if self.plain:
-            return self.inner.add(out, base, strength)
-        product = self.inner.product(base.shape)
-        if self._axis(base.shape) == 0:
-            return magnitude.add_rows(out, base, product, self._vector(), strength)
-        magnitude.add_columns(out, base, product, self._factor(base, product), strength)
+            return self.inner.add_delta_(out, weight, strength)
+        product = self.inner.lazy_delta(weight.shape)
+        if self._axis(weight.shape) == 0:
+            return magnitude.add_row_delta_(out, weight, product, self._vector(), strength)
+        magnitude.add_column_delta_(out, weight, product, self._factor(weight, product), strength)
 
-    def onto(self, base: Tensor, strength: float, out: Tensor | None = None) -> Tensor:
+    def merged(self, weight: Tensor, strength: float, out: Tensor | None = None) -> Tensor:
         if self.plain:
-            return self.inner.onto(base, strength, out)
-        out = torch.empty_like(base) if out is None else out
-        product = self.inner.product(base.shape)
-        if self._axis(base.shape) == 0:
-            return magnitude.rows_onto(out, base, product, self._vector(), strength)
-        return magnitude.columns_onto(out, base, product, self._factor(base, product), strength)
+            return self.inner.merged(weight, strength, out)
+        out = torch.empty_like(weight) if out is None else out
+        product = self.inner.lazy_delta(weight.shape)
+        if self._axis(weight.shape) == 0:
+            return magnitude.merge_rows(out, weight, product, self._vector(), strength)
+        return magnitude.merge_columns(out, weight, product, self._factor(weight, product), strength)
 
     def _vector(self) -> Tensor:
         return self.magnitude.flatten().float()
 
-    def _factor(self, base: Tensor, product: Product) -> Tensor:
+    def _factor(self, base: Tensor, product: LazyDelta) -> Tensor:
         norms = magnitude.column_means if self.mean else magnitude.column_norms
         return self._vector() / norms(base, product)
 
@@ -107,8 +107,8 @@ class Dora(Algorithm):
     def rank(self) -> int | None:
         return self.inner.rank
 
-    def truncated(self, rank: int) -> Self:
-        cut = self.inner.truncated(rank)
+    def truncate(self, rank: int) -> Self:
+        cut = self.inner.truncate(rank)
         return self if cut is self.inner else replace(self, inner=cut)
 
 
@@ -116,18 +116,18 @@ class Doha(Dora):
     """V = W + ΔV with the ΔV of LoHa (loha.py)."""
 
     label: ClassVar[str] = "DoHa"
-    kind: ClassVar[type[Factored]] = Loha
+    kind: ClassVar[type[AdditiveAlgorithm]] = Loha
 
 
 class Dokr(Dora):
     """V = W + ΔV with the ΔV of LoKr (lokr.py)."""
 
     label: ClassVar[str] = "DoKr"
-    kind: ClassVar[type[Factored]] = Lokr
+    kind: ClassVar[type[AdditiveAlgorithm]] = Lokr
 
 
 class DoraAbba(Dora):
     """V = W + ΔV with the ΔV of ABBA (abba.py)."""
 
     label: ClassVar[str] = "DoRA on ABBA"
-    kind: ClassVar[type[Factored]] = Abba
+    kind: ClassVar[type[AdditiveAlgorithm]] = Abba

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lib_adapters.algorithms.base import Algorithm, Facts, LayerGroup, Leaves, Shape, Shapes, scale_of, seed_of
+from lib_adapters.algorithms.base import Algorithm, LayerGroup, Shape, Shapes, Tensors, TrainingInfo, rng_seed, scale_of
 from lib_adapters.errors import ShapeMismatch
-from lib_adapters.ops.seeded import random_places
+from lib_adapters.ops.seeded_random import random_positions
 
 SEED = "random_loc_seed"
 
@@ -25,14 +25,14 @@ SEED = "random_loc_seed"
 class Spectral(Algorithm):
     """Base of algorithms whose ΔW is a transform of n values at random positions; fits every matrix of n entries."""
 
-    reads_base: ClassVar[bool] = False
+    needs_weight: ClassVar[bool] = False
 
     spectrum: Tensor  # [n]
     seed: int
     scale: float
     places: Tensor | None = None  # [2, n] row and column, once generated for a layer
 
-    def check(self, shape: Shape) -> None:
+    def check_shape(self, shape: Shape) -> None:
         plain = len(shape) > 1 and all(k == 1 for k in shape[2:])
         if not plain or len(self.spectrum) > shape[0] * shape[1]:
             raise ShapeMismatch(f"{self.label} of {list(self.spectrum.shape)} numbers does not fit {list(shape)}")
@@ -40,14 +40,14 @@ class Spectral(Algorithm):
     def in_group(self, shape: Shape, group: LayerGroup) -> Self:
         """Return a copy with its positions, generated once for all layers of a shape because that takes a second."""
         size = (len(self.spectrum), shape[0], shape[1])
-        places = group.once(("places", self.seed, size), lambda: random_places(self.seed, *size))
+        places = group.once(("places", self.seed, size), lambda: random_positions(self.seed, *size))
         return replace(self, places=places.to(self.spectrum.device))
 
     def _dense(self, shape: Shape) -> tuple[Tensor, Tensor]:
         """Return the positions [2, n] and the values [n] in float32."""
         places = self.places
         if places is None:
-            places = random_places(self.seed, len(self.spectrum), shape[0], shape[1])
+            places = random_positions(self.seed, len(self.spectrum), shape[0], shape[1])
         return places.to(self.spectrum.device), self.spectrum.float()
 
 
@@ -62,19 +62,19 @@ class FourierFt(Spectral):
         return shapes.keys() == {"fourierft_spectrum", SEED, "scale"}
 
     @classmethod
-    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
-        return cls(*spectrum_of(leaves, "fourierft_spectrum"), scale_of(leaves, 1, facts))
+    def from_tensors(cls, tensors: Tensors, info: TrainingInfo) -> Self:
+        return cls(*spectrum_of(tensors, "fourierft_spectrum"), scale_of(tensors, 1, info))
 
-    def delta(self, base: Tensor) -> Tensor:
-        places, numbers = self._dense(tuple(base.shape))
-        dense = torch.zeros(base.shape[:2], dtype=torch.float32, device=numbers.device)
+    def delta(self, weight: Tensor) -> Tensor:
+        places, numbers = self._dense(tuple(weight.shape))
+        dense = torch.zeros(weight.shape[:2], dtype=torch.float32, device=numbers.device)
         dense[places[0], places[1]] = numbers
         transformed: Tensor = torch.fft.ifft2(dense)
-        return transformed.real.mul(self.scale).view(base.shape)
+        return transformed.real.mul(self.scale).view(weight.shape)
 
 
-def spectrum_of(leaves: Leaves, name: str) -> tuple[Tensor, int]:
+def spectrum_of(leaves: Tensors, name: str) -> tuple[Tensor, int]:
     """Return the trained values and the seed of their positions. Raise ShapeMismatch if they are not a vector."""
     if leaves[name].ndim != 1:
         raise ShapeMismatch(f"{name} should be a vector, not {list(leaves[name].shape)}")
-    return leaves[name], seed_of(leaves[SEED])
+    return leaves[name], rng_seed(leaves[SEED])

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lib_adapters.algorithms.base import Algorithm, Facts, Leaves, Shape, Shapes, mismatch, same_layer
+from lib_adapters.algorithms.base import Algorithm, Shape, Shapes, Tensors, TrainingInfo, same_up_to_1x1, shape_mismatch
 from lib_adapters.errors import ShapeMismatch
-from lib_adapters.ops.product import row_step
+from lib_adapters.ops.lazy_delta import rows_per_block
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +19,7 @@ class Full(Algorithm):
     """ΔW and Δb as stored, either of which may be missing; no alpha is read, the scale is 1."""
 
     label: ClassVar[str] = "Full"
-    reads_base: ClassVar[bool] = False
+    needs_weight: ClassVar[bool] = False
 
     weight: Tensor | None  # shaped like W
     bias: Tensor | None  # [o]
@@ -29,35 +29,35 @@ class Full(Algorithm):
         return "diff" in shapes or ("diff_b" in shapes and "lora_up.weight" not in shapes)
 
     @classmethod
-    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
-        return cls(leaves.get("diff"), leaves.get("diff_b"))
+    def from_tensors(cls, tensors: Tensors, info: TrainingInfo) -> Self:
+        return cls(tensors.get("diff"), tensors.get("diff_b"))
 
-    def check(self, shape: Shape) -> None:
-        if self.weight is not None and not same_layer(self.weight.shape, shape):
-            raise mismatch(self.weight.shape, shape)
+    def check_shape(self, shape: Shape) -> None:
+        if self.weight is not None and not same_up_to_1x1(self.weight.shape, shape):
+            raise shape_mismatch(self.weight.shape, shape)
         if self.bias is not None and self.bias.shape != shape[:1]:
             raise ShapeMismatch(f"a bias of {list(self.bias.shape)} does not fit a weight of {list(shape)}")
 
-    def delta(self, base: Tensor) -> Tensor:
+    def delta(self, weight: Tensor) -> Tensor:
         if self.weight is None:
-            return torch.zeros_like(base)
-        return self.weight.to(torch.float32, copy=True).view(base.shape)
+            return torch.zeros_like(weight)
+        return self.weight.to(torch.float32, copy=True).view(weight.shape)
 
-    def add(self, out: Tensor, base: Tensor, strength: float) -> None:
+    def add_delta_(self, out: Tensor, weight: Tensor, strength: float) -> None:
         self._sum(out, out, strength)
 
-    def onto(self, base: Tensor, strength: float, out: Tensor | None = None) -> Tensor:
-        out = torch.empty_like(base) if out is None else out
+    def merged(self, weight: Tensor, strength: float, out: Tensor | None = None) -> Tensor:
+        out = torch.empty_like(weight) if out is None else out
         if self.weight is None:
-            return out.copy_(base)
-        self._sum(base, out, strength)
+            return out.copy_(weight)
+        self._sum(weight, out, strength)
         return out
 
     def _sum(self, base: Tensor, out: Tensor, strength: float) -> None:
         """out = base + strength · ΔW, block by block: the file's halves become float32 in the cache."""
         if self.weight is None:
             return
-        step = row_step(out)
+        step = rows_per_block(out)
         for rows in (slice(start, start + step) for start in range(0, len(out), step)):
             before = base[rows]
             torch.add(before, self.weight[rows].to(out).view(before.shape), alpha=strength, out=out[rows])

@@ -14,7 +14,16 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lib_adapters.algorithms.base import Algorithm, Facts, Leaves, Shape, Shapes, mismatch, same_layer, scale_of
+from lib_adapters.algorithms.base import (
+    Algorithm,
+    Shape,
+    Shapes,
+    Tensors,
+    TrainingInfo,
+    same_up_to_1x1,
+    scale_of,
+    shape_mismatch,
+)
 from lib_adapters.errors import ShapeMismatch
 
 BLOCKS = {"gralora_A", "gralora_B"}
@@ -26,7 +35,7 @@ class Gralora(Algorithm):
     """Fits linear layers and 1x1 convolutions, W [o, i] or [o, i, 1, 1]."""
 
     label: ClassVar[str] = "GraLoRA"
-    reads_base: ClassVar[bool] = False
+    needs_weight: ClassVar[bool] = False
 
     downs: Tensor  # [k, i/k, r]: A
     ups: Tensor  # [k, r, o/k]: B
@@ -39,30 +48,30 @@ class Gralora(Algorithm):
         return shapes.keys() >= BLOCKS and shapes.keys() <= {*BLOCKS, *HYBRID, "alpha"}
 
     @classmethod
-    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
-        downs, ups = leaves["gralora_A"], leaves["gralora_B"]
+    def from_tensors(cls, tensors: Tensors, info: TrainingInfo) -> Self:
+        downs, ups = tensors["gralora_A"], tensors["gralora_B"]
         if downs.ndim != 3 or ups.ndim != 3 or downs.shape[::2] != ups.shape[:2] or downs.shape[2] % len(downs):
             shapes = f"{list(downs.shape)} and {list(ups.shape)}"
             raise ShapeMismatch(f"the factors gralora_A and gralora_B of {shapes} do not fit each other")
-        up, down = leaves.get("gralora_B_general.weight"), leaves.get("gralora_A_general.weight")
+        up, down = tensors.get("gralora_B_general.weight"), tensors.get("gralora_A_general.weight")
         if up is not None and down is not None:
             _check_hybrid(up, down, (len(ups) * ups.shape[2], len(downs) * downs.shape[1]))
         rank = downs.shape[2] + (0 if down is None else len(down))
-        return cls(downs, ups, up, down, scale_of(leaves, rank, facts))
+        return cls(downs, ups, up, down, scale_of(tensors, rank, info))
 
-    def check(self, shape: Shape) -> None:
+    def check_shape(self, shape: Shape) -> None:
         mine = (len(self.ups) * self.ups.shape[2], len(self.downs) * self.downs.shape[1])
-        if len(shape) < 2 or not same_layer(mine, shape):
-            raise mismatch(mine, shape)
+        if len(shape) < 2 or not same_up_to_1x1(mine, shape):
+            raise shape_mismatch(mine, shape)
 
-    def delta(self, base: Tensor) -> Tensor:
+    def delta(self, weight: Tensor) -> Tensor:
         k, width, rank = self.downs.shape
         downs = self.downs.float().view(k, width, k, rank // k)
         ups = self.ups.float().view(k, k, rank // k, self.ups.shape[2])
-        delta = torch.einsum("nijq,jnqo->joni", downs, ups).reshape(len(base), -1)
+        delta = torch.einsum("nijq,jnqo->joni", downs, ups).reshape(len(weight), -1)
         if self.hybrid_up is not None and self.hybrid_down is not None:
             delta = torch.addmm(delta, self.hybrid_up.float(), self.hybrid_down.float())
-        return delta.mul(self.scale).view(base.shape)
+        return delta.mul(self.scale).view(weight.shape)
 
     @property
     def rank(self) -> int:

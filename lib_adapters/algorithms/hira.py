@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lib_adapters.algorithms.base import Algorithm, Facts, Leaves, Shape, Shapes, mismatch
-from lib_adapters.algorithms.factored import check_pair, fits_columns
-from lib_adapters.ops.product import row_step
+from lib_adapters.algorithms.base import Algorithm, Shape, Shapes, Tensors, TrainingInfo, shape_mismatch
+from lib_adapters.algorithms.low_rank import check_factors, input_matches
+from lib_adapters.ops.lazy_delta import rows_per_block
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,29 +31,29 @@ class Hira(Algorithm):
         return shapes.keys() == {"hira_A", "hira_B"}
 
     @classmethod
-    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
-        check_pair(leaves["hira_B"], leaves["hira_A"], "hira_B and hira_A")
-        return cls(leaves["hira_B"], leaves["hira_A"])
+    def from_tensors(cls, tensors: Tensors, info: TrainingInfo) -> Self:
+        check_factors(tensors["hira_B"], tensors["hira_A"], "hira_B and hira_A")
+        return cls(tensors["hira_B"], tensors["hira_A"])
 
-    def check(self, shape: Shape) -> None:
+    def check_shape(self, shape: Shape) -> None:
         mine = (len(self.up), *self.down.shape[1:])
-        if not shape or mine[0] != shape[0] or not fits_columns(mine, shape):
-            raise mismatch(mine, shape)
+        if not shape or mine[0] != shape[0] or not input_matches(mine, shape):
+            raise shape_mismatch(mine, shape)
 
-    def delta(self, base: Tensor) -> Tensor:
-        out = torch.zeros(base.shape, dtype=torch.float32, device=base.device)
-        self.add(out, base, 1.0)
+    def delta(self, weight: Tensor) -> Tensor:
+        out = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+        self.add_delta_(out, weight, 1.0)
         return out
 
-    def add(self, out: Tensor, base: Tensor, strength: float) -> None:
-        up, down, step = self.up.flatten(1).float(), self.down.flatten(1).float(), row_step(base)
-        for rows in (slice(start, start + step) for start in range(0, len(base), step)):
-            factors = (up[rows] @ down).view(base[rows].shape)
-            out[rows].addcmul_(base[rows], factors, value=strength)
+    def add_delta_(self, out: Tensor, weight: Tensor, strength: float) -> None:
+        up, down, step = self.up.flatten(1).float(), self.down.flatten(1).float(), rows_per_block(weight)
+        for rows in (slice(start, start + step) for start in range(0, len(weight), step)):
+            factors = (up[rows] @ down).view(weight[rows].shape)
+            out[rows].addcmul_(weight[rows], factors, value=strength)
 
     @property
     def rank(self) -> int:
         return len(self.down)
 
-    def truncated(self, rank: int) -> Self:
+    def truncate(self, rank: int) -> Self:
         return replace(self, up=self.up[:, :rank], down=self.down[:rank]) if 0 < rank < self.rank else self

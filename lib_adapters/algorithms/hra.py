@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lib_adapters.algorithms.base import Facts, Leaves, LowRank, Shape, Shapes, bounded
-from lib_adapters.algorithms.factored import ThinOnBase
+from lib_adapters.algorithms.base import LowRankFactors, Shape, Shapes, Tensors, TrainingInfo, check_count
+from lib_adapters.algorithms.low_rank import LowRankOfWeight
 from lib_adapters.errors import ShapeMismatch
 from lib_adapters.ops.orthogonal import reflections
 
 
 @dataclass(frozen=True, eq=False)
-class Hra(ThinOnBase):
+class Hra(LowRankOfWeight):
     """Fits W [o, i, ...] with i*kernel columns and any number of rows."""
 
     label: ClassVar[str] = "HRA"
@@ -35,28 +35,28 @@ class Hra(ThinOnBase):
         return shapes.keys() == {"hra_u"}
 
     @classmethod
-    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
-        vectors, orthogonal = leaves["hra_u"], bool((facts.overrides or {}).get("hra_apply_gs"))
+    def from_tensors(cls, tensors: Tensors, info: TrainingInfo) -> Self:
+        vectors, orthogonal = tensors["hra_u"], bool((info.overrides or {}).get("hra_apply_gs"))
         if vectors.ndim != 2 or (orthogonal and vectors.shape[0] < vectors.shape[1]):
             raise ShapeMismatch(f"hra_u needs one column per reflection, not {list(vectors.shape)}")
-        bounded(vectors.shape[1] ** 2, "HRA's products of reflections")
+        check_count(vectors.shape[1] ** 2, "HRA's products of reflections")
         return cls(vectors, orthogonal)
 
-    def check(self, shape: Shape) -> None:
+    def check_shape(self, shape: Shape) -> None:
         if len(shape) < 2 or math.prod(shape[1:]) != len(self.vectors):
             raise ShapeMismatch(f"reflections of {list(self.vectors.shape)} do not fit a weight of {list(shape)}")
 
-    def low_rank(self, base: Tensor) -> LowRank:
+    def as_low_rank(self, weight: Tensor) -> LowRankFactors:
         if self.orthogonal:
             vectors = torch.linalg.qr(self.vectors.float())[0]
-            return LowRank(base.flatten(1) @ vectors, vectors.T, -2.0)
+            return LowRankFactors(weight.flatten(1) @ vectors, vectors.T, -2.0)
         vectors, inner = reflections(self.vectors)
-        return LowRank(base.flatten(1) @ vectors @ inner, vectors.T, -1.0)
+        return LowRankFactors(weight.flatten(1) @ vectors @ inner, vectors.T, -1.0)
 
     @property
     def rank(self) -> int:
         return self.vectors.shape[1]
 
-    def truncated(self, rank: int) -> Self:
+    def truncate(self, rank: int) -> Self:
         """Keep only the first reflections."""
         return replace(self, vectors=self.vectors[:, :rank]) if 0 < rank < self.rank else self

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lib_adapters.algorithms.base import Algorithm, Facts, Leaves, Shape, Shapes, mismatch, number
+from lib_adapters.algorithms.base import Algorithm, Shape, Shapes, Tensors, TrainingInfo, shape_mismatch, to_scalar
 from lib_adapters.errors import ShapeMismatch
 
 BIAS_KEPT_FROM = 1717200000.0  # 2024-06-01: LyCORIS 3.x leaves the bias alone, before it scaled the layer's output
@@ -33,33 +33,33 @@ class Ia3(Algorithm):
         return "ia3_l" in shapes or ("weight" in shapes and shapes.keys() <= {"weight", "on_input", "alpha"})
 
     @classmethod
-    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
-        vector = leaves["ia3_l"] if "ia3_l" in leaves else leaves["weight"]
+    def from_tensors(cls, tensors: Tensors, info: TrainingInfo) -> Self:
+        vector = tensors["ia3_l"] if "ia3_l" in tensors else tensors["weight"]
         if vector.numel() not in vector.shape:
             raise ShapeMismatch(f"a vector was expected, not {list(vector.shape)}")
-        if "ia3_l" in leaves:
+        if "ia3_l" in tensors:
             return cls(vector.float().flatten() - 1, _peft_axis(vector.shape), True)
-        kept = facts.started >= BIAS_KEPT_FROM and not facts.bypass_mode
-        axis = 1 if "on_input" in leaves and number(leaves["on_input"]) else 0
+        kept = info.trained_at >= BIAS_KEPT_FROM and not info.bypass_mode
+        axis = 1 if "on_input" in tensors and to_scalar(tensors["on_input"]) else 0
         return cls(vector.float().flatten(), axis, not kept)
 
-    def check(self, shape: Shape) -> None:
+    def check_shape(self, shape: Shape) -> None:
         if len(shape) < 2 or len(self.offset) != shape[self._axis(shape)]:
-            raise mismatch(self.offset.shape, shape)
+            raise shape_mismatch(self.offset.shape, shape)
 
     def _axis(self, shape: Shape) -> int:
         if self.axis is None:
             return int(len(self.offset) != shape[0])
         return self.axis
 
-    def delta(self, base: Tensor) -> Tensor:
-        return base * self._spread(base.shape)
+    def delta(self, weight: Tensor) -> Tensor:
+        return weight * self._spread(weight.shape)
 
-    def add(self, out: Tensor, base: Tensor, strength: float) -> None:
-        out.addcmul_(base, self._spread(base.shape), value=strength)
+    def add_delta_(self, out: Tensor, weight: Tensor, strength: float) -> None:
+        out.addcmul_(weight, self._spread(weight.shape), value=strength)
 
-    def onto(self, base: Tensor, strength: float, out: Tensor | None = None) -> Tensor:
-        return torch.addcmul(base, base, self._spread(base.shape), value=strength, out=out)
+    def merged(self, weight: Tensor, strength: float, out: Tensor | None = None) -> Tensor:
+        return torch.addcmul(weight, weight, self._spread(weight.shape), value=strength, out=out)
 
     def _spread(self, shape: Shape) -> Tensor:
         axis = self._axis(shape)

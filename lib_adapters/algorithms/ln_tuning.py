@@ -11,14 +11,14 @@ from typing import ClassVar
 
 from typing_extensions import Self
 
-from lib_adapters.algorithms.base import Facts, Leaves, Shapes
-from lib_adapters.algorithms.whole import Whole
+from lib_adapters.algorithms.base import Shapes, Tensors, TrainingInfo
+from lib_adapters.algorithms.saved_weights import SavedWeight
 
 WEIGHT, BIAS = "ln_tuning_layers.weight", "ln_tuning_layers.bias"
 
 
 @dataclass(frozen=True, eq=False)
-class LnTuning(Whole):
+class LnTuning(SavedWeight):
     """The same arithmetic as Whole under PEFT's names."""
 
     label: ClassVar[str] = "LN tuning"
@@ -28,5 +28,5 @@ class LnTuning(Whole):
         return WEIGHT in shapes and shapes.keys() <= {WEIGHT, BIAS}
 
     @classmethod
-    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
-        return cls(leaves[WEIGHT], leaves.get(BIAS))
+    def from_tensors(cls, tensors: Tensors, info: TrainingInfo) -> Self:
+        return cls(tensors[WEIGHT], tensors.get(BIAS))

@@ -11,18 +11,18 @@ from typing import ClassVar
 from torch import Tensor
 from typing_extensions import Self
 
-from lib_adapters.algorithms.base import Facts, Leaves, Shape, Shapes, mismatch
-from lib_adapters.algorithms.factored import Factored, check_pair, factor, fits_columns
+from lib_adapters.algorithms.base import Shape, Shapes, Tensors, TrainingInfo, shape_mismatch
+from lib_adapters.algorithms.low_rank import AdditiveAlgorithm, check_factors, input_matches, total_scale
 from lib_adapters.errors import ShapeMismatch
 from lib_adapters.ops.hadamard import Hadamard
-from lib_adapters.ops.tucker import fold
+from lib_adapters.ops.tucker import fold_core
 
 LEAVES = {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}
 ONE_CORE_UNTIL = 1697155200.0  # 2023-10-13, LyCORIS 2.0.0: before, forward used hada_t1 for both halves
 
 
 @dataclass(frozen=True, eq=False)
-class Loha(Factored):
+class Loha(AdditiveAlgorithm):
     """Fits W [o, i, ...]; r is the rank of the first half."""
 
     label: ClassVar[str] = "LoHa"
@@ -40,32 +40,32 @@ class Loha(Factored):
         return shapes.keys() >= LEAVES and "dora_scale" not in shapes
 
     @classmethod
-    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
-        core1, core2 = leaves.get("hada_t1"), leaves.get("hada_t2")
+    def from_tensors(cls, tensors: Tensors, info: TrainingInfo) -> Self:
+        core1, core2 = tensors.get("hada_t1"), tensors.get("hada_t2")
         if (core1 is None) != (core2 is None):
             raise ShapeMismatch("hada_t1 and hada_t2 belong together, but only one of them is there")
-        if 0 < facts.started < ONE_CORE_UNTIL:
+        if 0 < info.trained_at < ONE_CORE_UNTIL:
             core2 = core1
-        up1, down1 = _half(leaves["hada_w1_a"], leaves["hada_w1_b"], core1)
-        up2, down2 = _half(leaves["hada_w2_a"], leaves["hada_w2_b"], core2)
+        up1, down1 = _half(tensors["hada_w1_a"], tensors["hada_w1_b"], core1)
+        up2, down2 = _half(tensors["hada_w2_a"], tensors["hada_w2_b"], core2)
         if len(up1) != len(up2) or down1.flatten(1).shape[1] != down2.flatten(1).shape[1]:
             raise ShapeMismatch(f"the halves {_names(up1, down1)} and {_names(up2, down2)} do not fit each other")
-        return cls(up1, down1, up2, down2, core1, core2, factor(leaves, len(down1), facts))
+        return cls(up1, down1, up2, down2, core1, core2, total_scale(tensors, len(down1), info))
 
-    def check(self, shape: Shape) -> None:
+    def check_shape(self, shape: Shape) -> None:
         for up, down, core in (self.up1, self.down1, self.core1), (self.up2, self.down2, self.core2):
             kernel = down.shape[2:] if core is None else core.shape[2:]
             mine = (len(up), down.shape[1], *kernel)
-            if not shape or mine[0] != shape[0] or not fits_columns(mine, shape):
-                raise mismatch(mine, shape)
+            if not shape or mine[0] != shape[0] or not input_matches(mine, shape):
+                raise shape_mismatch(mine, shape)
 
-    def product(self, shape: Shape) -> Hadamard:
+    def lazy_delta(self, shape: Shape) -> Hadamard:
         first = self.up1, _columns(self.down1, self.core1)
         second = self.up2, _columns(self.down2, self.core2)
         return Hadamard(first, second, self.scale)
 
-    def onto(self, base: Tensor, strength: float, out: Tensor | None = None) -> Tensor:
-        return self.product(base.shape).onto(base, strength, out)
+    def merged(self, weight: Tensor, strength: float, out: Tensor | None = None) -> Tensor:
+        return self.lazy_delta(weight.shape).merged(weight, strength, out)
 
     @property
     def rank(self) -> int:
@@ -75,7 +75,7 @@ class Loha(Factored):
 def _half(a: Tensor, b: Tensor, core: Tensor | None) -> tuple[Tensor, Tensor]:
     """(up, down) of one half; tucker files store w_a as [r, o]."""
     if core is None:
-        check_pair(a, b, "hada_w_a and hada_w_b")
+        check_factors(a, b, "hada_w_a and hada_w_b")
         return a.flatten(1), b
     if a.ndim != 2 or b.ndim != 2 or core.ndim < 3 or core.shape[:2] != (len(a), len(b)):
         raise ShapeMismatch(f"hada_t of {list(core.shape)} does not fit factors of {list(a.shape)} and {list(b.shape)}")
@@ -83,7 +83,7 @@ def _half(a: Tensor, b: Tensor, core: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def _columns(down: Tensor, core: Tensor | None) -> Tensor:
-    return down.flatten(1) if core is None else fold(core, down)
+    return down.flatten(1) if core is None else fold_core(core, down)
 
 
 def _names(up: Tensor, down: Tensor) -> str:

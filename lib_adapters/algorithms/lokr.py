@@ -12,18 +12,18 @@ from typing import ClassVar
 from torch import Tensor
 from typing_extensions import Self
 
-from lib_adapters.algorithms.base import Facts, Leaves, Shape, Shapes, mismatch
-from lib_adapters.algorithms.factored import Factored, check_pair, factor, fits_columns
+from lib_adapters.algorithms.base import Shape, Shapes, Tensors, TrainingInfo, shape_mismatch
+from lib_adapters.algorithms.low_rank import AdditiveAlgorithm, check_factors, input_matches, total_scale
 from lib_adapters.errors import ShapeMismatch
 from lib_adapters.ops.kronecker import Kron
-from lib_adapters.ops.tucker import fold
+from lib_adapters.ops.tucker import fold_core
 
 BYPASS_FROM_3 = 1716595200.0  # 2024-05-25, LyCORIS 3.0.0: bypass mode forgets the scale of every layer,
 BYPASS_FIXED = 1788220800.0  # 2026-09-01, LyCORIS 4.0.0: of none; in between 2.x forgot it without a kernel
 
 
 @dataclass(frozen=True, eq=False)
-class Lokr(Factored):
+class Lokr(AdditiveAlgorithm):
     """o = a·b, i = c·d. Where a factor is whole, its `_down` is None."""
 
     label: ClassVar[str] = "LoKr"
@@ -41,24 +41,24 @@ class Lokr(Factored):
         return _has(shapes, "lokr_w1") and _has(shapes, "lokr_w2") and "dora_scale" not in shapes
 
     @classmethod
-    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
-        w1, w1_down = _factor(leaves, "lokr_w1")
-        w2, w2_down = _factor(leaves, "lokr_w2")
-        core = None if w2_down is None else leaves.get("lokr_t2")
+    def from_tensors(cls, tensors: Tensors, info: TrainingInfo) -> Self:
+        w1, w1_down = _factor(tensors, "lokr_w1")
+        w2, w2_down = _factor(tensors, "lokr_w2")
+        core = None if w2_down is None else tensors.get("lokr_t2")
         _check(w1, w1_down, w2, w2_down, core)
         w2 = w2 if core is None else w2.t()
         inner = next((len(down) for down in (w1_down, w2_down) if down is not None), None)
         if inner is None:  # both whole: the trainer's factor is 1 whatever alpha the file carries (1e10, inf)
-            leaves = {name: leaf for name, leaf in leaves.items() if name != "alpha"}
-        return cls(w1, w1_down, w2, w2_down, core, factor(leaves, inner or 1, facts), _bypassed(facts))
+            tensors = {name: leaf for name, leaf in tensors.items() if name != "alpha"}
+        return cls(w1, w1_down, w2, w2_down, core, total_scale(tensors, inner or 1, info), _bypassed(info))
 
-    def check(self, shape: Shape) -> None:
+    def check_shape(self, shape: Shape) -> None:
         a, c = len(self.w1), (self.w1 if self.w1_down is None else self.w1_down).shape[1]
         mine = (a * len(self.w2), *self._tail(c))
         whole = self.w2_down is None  # then a flat [b, d] is a linear layer's, never a convolution's
         fits = len(shape) >= 2 and mine[0] == shape[0] and shape[1] % c == 0
-        if not fits or not fits_columns(mine, shape) or (whole and mine[1] != shape[1]):
-            raise mismatch(mine, shape)
+        if not fits or not input_matches(mine, shape) or (whole and mine[1] != shape[1]):
+            raise shape_mismatch(mine, shape)
 
     def _tail(self, c: int) -> Shape:
         """Input width and kernel of ΔW; a flat w2_b keeps its kernel in the width."""
@@ -66,18 +66,18 @@ class Lokr(Factored):
         kernel = down.shape[2:] if self.core is None else self.core.shape[2:]
         return (c * down.shape[1], *kernel)
 
-    def product(self, shape: Shape) -> Kron:
+    def lazy_delta(self, shape: Shape) -> Kron:
         w1 = self.w1 if self.w1_down is None else self.w1.float() @ self.w1_down.float()
         return Kron(w1, self._w2(), self._scale(shape))
 
-    def onto(self, base: Tensor, strength: float, out: Tensor | None = None) -> Tensor:
-        return self.product(base.shape).onto(base, strength, out)
+    def merged(self, weight: Tensor, strength: float, out: Tensor | None = None) -> Tensor:
+        return self.lazy_delta(weight.shape).merged(weight, strength, out)
 
     def _w2(self) -> Tensor:
         """[b, d*kernel]"""
         if self.w2_down is None:
             return self.w2.flatten(1)
-        down = self.w2_down.flatten(1) if self.core is None else fold(self.core, self.w2_down)
+        down = self.w2_down.flatten(1) if self.core is None else fold_core(self.core, self.w2_down)
         return self.w2.float() @ down.float()
 
     def _scale(self, shape: Shape) -> float:
@@ -94,7 +94,7 @@ def _has(shapes: Shapes, name: str) -> bool:
     return name in shapes or (f"{name}_a" in shapes and f"{name}_b" in shapes)
 
 
-def _factor(leaves: Leaves, name: str) -> tuple[Tensor, Tensor | None]:
+def _factor(leaves: Tensors, name: str) -> tuple[Tensor, Tensor | None]:
     if name in leaves:
         return leaves[name], None
     return leaves[f"{name}_a"], leaves[f"{name}_b"]
@@ -102,13 +102,13 @@ def _factor(leaves: Leaves, name: str) -> tuple[Tensor, Tensor | None]:
 
 def _check(w1: Tensor, w1_down: Tensor | None, w2: Tensor, w2_down: Tensor | None, core: Tensor | None) -> None:
     if w1_down is not None:
-        check_pair(w1, w1_down, "lokr_w1_a and lokr_w1_b")
+        check_factors(w1, w1_down, "lokr_w1_a and lokr_w1_b")
     if core is not None and w2_down is not None:
         if w2.ndim != 2 or w2_down.ndim != 2 or core.ndim < 3 or core.shape[:2] != (len(w2), len(w2_down)):
             pair = f"{list(w2.shape)} and {list(w2_down.shape)}"
             raise ShapeMismatch(f"lokr_t2 of {list(core.shape)} does not fit factors of {pair}")
     elif w2_down is not None:
-        check_pair(w2, w2_down, "lokr_w2_a and lokr_w2_b")
+        check_factors(w2, w2_down, "lokr_w2_a and lokr_w2_b")
     pairs = [w1] if w1_down is None else [w1, w1_down]
     flat = pairs if w2_down is None else [*pairs, w2]
     if any(factor.ndim != 2 for factor in flat) or w2.ndim < 2:
@@ -116,7 +116,7 @@ def _check(w1: Tensor, w1_down: Tensor | None, w2: Tensor, w2_down: Tensor | Non
         raise ShapeMismatch(f"Kronecker factors need two axes, not {shapes}")
 
 
-def _bypassed(facts: Facts) -> str:
-    if not facts.bypass_mode or facts.started >= BYPASS_FIXED or facts.given_scale is not None:
+def _bypassed(facts: TrainingInfo) -> str:
+    if not facts.bypass_mode or facts.trained_at >= BYPASS_FIXED or facts.scale_override is not None:
         return ""
-    return "all" if facts.started >= BYPASS_FROM_3 else "kernel"
+    return "all" if facts.trained_at >= BYPASS_FROM_3 else "kernel"

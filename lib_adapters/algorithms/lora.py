@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lib_adapters.algorithms.base import Facts, Leaves, LowRank, Shape, Shapes, mismatch
-from lib_adapters.algorithms.factored import Factored, check_pair, factor, fits_columns
+from lib_adapters.algorithms.base import LowRankFactors, Shape, Shapes, Tensors, TrainingInfo, shape_mismatch
+from lib_adapters.algorithms.low_rank import AdditiveAlgorithm, check_factors, input_matches, total_scale
 from lib_adapters.errors import ShapeMismatch
-from lib_adapters.ops.product import Matmul, Product, Residual, Sparse
-from lib_adapters.ops.tucker import fold
+from lib_adapters.ops.lazy_delta import LazyDelta, Matmul, WithDense, WithSparse
+from lib_adapters.ops.tucker import fold_core
 
 LEAVES = {"lora_up.weight", "lora_down.weight"}
 
 
 @dataclass(frozen=True, eq=False)
-class Lora(Factored):
+class Lora(AdditiveAlgorithm):
     """Fits W [o, i, ...]. `dense` and `values` are scaled as up @ down is, `diff_bias` is not."""
 
     label: ClassVar[str] = "LoRA"
@@ -46,49 +46,49 @@ class Lora(Factored):
         return shapes.keys() >= LEAVES and not shapes.keys() & {"dora_scale", "diff", "lora_E"}
 
     @classmethod
-    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
-        up, down, mid = leaves["lora_up.weight"], leaves["lora_down.weight"], leaves.get("lora_mid.weight")
+    def from_tensors(cls, tensors: Tensors, info: TrainingInfo) -> Self:
+        up, down, mid = tensors["lora_up.weight"], tensors["lora_down.weight"], tensors.get("lora_mid.weight")
         _check(up, down, mid)
-        dylora = _dylora(facts)
-        scale = factor(leaves, len(down), facts)
-        if "scale" not in leaves and facts.given_scale is None:
-            scale *= facts.block_size if dylora == "lycoris" else _parts(up, facts)
-        biases = leaves.get("lora_up.bias"), leaves.get("lora_down.bias"), leaves.get("diff_b")
+        dylora = _dylora(info)
+        scale = total_scale(tensors, len(down), info)
+        if "scale" not in tensors and info.scale_override is None:
+            scale *= info.block_size if dylora == "lycoris" else _parts(up, info)
+        biases = tensors.get("lora_up.bias"), tensors.get("lora_down.bias"), tensors.get("diff_b")
         _check_biases(biases, (len(up), len(down), len(up)))
-        return cls(up, down, mid, scale, dylora, leaves.get("bias"), *_sparse(leaves), *biases)
+        return cls(up, down, mid, scale, dylora, tensors.get("bias"), *_sparse(tensors), *biases)
 
-    def check(self, shape: Shape) -> None:
+    def check_shape(self, shape: Shape) -> None:
         kernel = self.down.shape[2:] if self.mid is None else self.mid.shape[2:]
         mine = (len(self.up), self.down.shape[1], *kernel)
-        if not shape or mine[0] != shape[0] or not fits_columns(mine, shape):
-            raise mismatch(mine, shape)
+        if not shape or mine[0] != shape[0] or not input_matches(mine, shape):
+            raise shape_mismatch(mine, shape)
         flat = (shape[0], math.prod(shape[1:]))
         if self.dense is not None and self.dense.shape not in (shape, flat):
-            raise mismatch(self.dense.shape, shape)
+            raise shape_mismatch(self.dense.shape, shape)
         if self.places is not None and self.matrix != flat:
-            raise mismatch(self.matrix, shape)
+            raise shape_mismatch(self.matrix, shape)
 
-    def product(self, shape: Shape) -> Product:
-        product: Product = Matmul(self.up.flatten(1), self._columns(), self.scale)
+    def lazy_delta(self, shape: Shape) -> LazyDelta:
+        product: LazyDelta = Matmul(self.up.flatten(1), self._columns(), self.scale)
         if self.dense is not None:
-            product = Residual(product, self.dense.view(shape), self.scale)
+            product = WithDense(product, self.dense.view(shape), self.scale)
         if self.places is not None and self.values is not None:
-            product = Sparse(product, self.places, self.values, self.scale)
+            product = WithSparse(product, self.places, self.values, self.scale)
         return product
 
-    def low_rank(self, base: Tensor) -> LowRank | None:
+    def as_low_rank(self, weight: Tensor) -> LowRankFactors | None:
         if self.dense is not None or self.places is not None:
             return None
-        return LowRank(self.up.flatten(1), self._columns(), self.scale)
+        return LowRankFactors(self.up.flatten(1), self._columns(), self.scale)
 
     def _columns(self) -> Tensor:
-        return self.down.flatten(1) if self.mid is None else fold(self.mid, self.down.flatten(1))
+        return self.down.flatten(1) if self.mid is None else fold_core(self.mid, self.down.flatten(1))
 
     @property
     def rank(self) -> int:
         return len(self.down)
 
-    def truncated(self, rank: int) -> Self:
+    def truncate(self, rank: int) -> Self:
         """kohya trained d of r components at s·sqrt(r/d), LyCORIS at alpha per block; plain LoRA keeps alpha/r."""
         if not 0 < rank < self.rank:
             return self
@@ -122,8 +122,8 @@ class Lora(Factored):
 
 def _check(up: Tensor, down: Tensor, mid: Tensor | None) -> None:
     if mid is None:
-        return check_pair(up, down, "lora_up and lora_down")
-    check_pair(up, mid, "lora_up and lora_mid")
+        return check_factors(up, down, "lora_up and lora_down")
+    check_factors(up, mid, "lora_up and lora_mid")
     if down.ndim < 2 or mid.shape[1] != len(down) or any(k != 1 for k in down.shape[2:]):
         raise ShapeMismatch(f"lora_mid of {list(mid.shape)} and lora_down of {list(down.shape)} do not fit each other")
 
@@ -134,13 +134,13 @@ def _check_biases(biases: tuple[Tensor | None, ...], sizes: Shape) -> None:
             raise ShapeMismatch(f"a bias of {list(bias.shape)} does not fit a factor of {size} rows")
 
 
-def _dylora(facts: Facts) -> str:
+def _dylora(facts: TrainingInfo) -> str:
     if facts.algo != "dylora":
         return ""
     return "kohya" if facts.producer == "kohya" else "lycoris"
 
 
-def _parts(up: Tensor, facts: Facts) -> int:
+def _parts(up: Tensor, facts: TrainingInfo) -> int:
     """How many LoRAs kohya's split_qkv saved as one block-diagonal pair, whose alpha is still that of one."""
     if not facts.split_qkv:
         return 1
@@ -154,7 +154,7 @@ def _block_diagonal(used: Tensor, parts: int) -> bool:
     return bool((shares.sum(dim=0) <= 1).all()) and bool(shares.any(dim=1).sum() > 1)
 
 
-def _sparse(leaves: Leaves) -> tuple[Tensor | None, Tensor | None, Shape]:
+def _sparse(leaves: Tensors) -> tuple[Tensor | None, Tensor | None, Shape]:
     """LyCORIS' extraction can keep the largest leftovers of W: places, values and the shape they lie in."""
     if "bias_indices" not in leaves:
         return None, None, ()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lib_adapters.algorithms.base import Algorithm, Facts, Leaves, Shape, Shapes, same_layer
+from lib_adapters.algorithms.base import Algorithm, Shape, Shapes, Tensors, TrainingInfo, same_up_to_1x1
 from lib_adapters.errors import ShapeMismatch
 
 
@@ -24,7 +24,7 @@ class Miss(Algorithm):
     """Fits linear layers and 1x1 convolutions of o rows (a multiple of m with `mini`) and at least r columns."""
 
     label: ClassVar[str] = "MiSS"
-    reads_base: ClassVar[bool] = False
+    needs_weight: ClassVar[bool] = False
 
     block: Tensor  # [r, o], or [r, m] with `mini`
     mini: bool
@@ -34,24 +34,24 @@ class Miss(Algorithm):
         return shapes.keys() == {"miss_block"} and len(shapes["miss_block"]) != 3
 
     @classmethod
-    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
-        block = leaves["miss_block"]
+    def from_tensors(cls, tensors: Tensors, info: TrainingInfo) -> Self:
+        block = tensors["miss_block"]
         if block.ndim != 2:
             raise ShapeMismatch(f"miss_block needs two or three axes, not {list(block.shape)}")
-        return cls(block, bool((facts.overrides or {}).get("miss_mini")))
+        return cls(block, bool((info.overrides or {}).get("miss_mini")))
 
-    def check(self, shape: Shape) -> None:
+    def check_shape(self, shape: Shape) -> None:
         rank, rows = self.block.shape
-        plain = len(shape) >= 2 and same_layer(shape[:2], shape) and rank <= shape[1]
+        plain = len(shape) >= 2 and same_up_to_1x1(shape[:2], shape) and rank <= shape[1]
         if not plain or (shape[0] % rows if self.mini else shape[0] != rows):
             hint = "" if self.mini else "; if it was trained with init_weights 'mini', add its adapter_config.json"
             raise ShapeMismatch(f"a repeated block of {[rows, rank]} does not fit a weight of {list(shape)}{hint}")
 
-    def delta(self, base: Tensor) -> Tensor:
+    def delta(self, weight: Tensor) -> Tensor:
         rank, rows = self.block.shape
-        row = torch.arange(base.shape[0], device=self.block.device) % rows
-        column = torch.arange(base.shape[1], device=self.block.device) % rank
-        return self.block.float().T[row][:, column].view(base.shape)
+        row = torch.arange(weight.shape[0], device=self.block.device) % rows
+        column = torch.arange(weight.shape[1], device=self.block.device) % rank
+        return self.block.float().T[row][:, column].view(weight.shape)
 
     @property
     def rank(self) -> int:
@@ -71,15 +71,15 @@ class MissBat(Algorithm):
         return shapes.keys() == {"miss_block"} and len(shapes["miss_block"]) == 3
 
     @classmethod
-    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
-        blocks = leaves["miss_block"]
+    def from_tensors(cls, tensors: Tensors, info: TrainingInfo) -> Self:
+        blocks = tensors["miss_block"]
         if blocks.shape[1] != blocks.shape[2]:
             raise ShapeMismatch(f"miss_block needs square blocks, not {list(blocks.shape)}")
         return cls(blocks)
 
-    def check(self, shape: Shape) -> None:
+    def check_shape(self, shape: Shape) -> None:
         rows = len(self.blocks) * self.rank
-        if len(shape) < 2 or not same_layer(shape[:2], shape) or rows != shape[0] or shape[1] % self.rank:
+        if len(shape) < 2 or not same_up_to_1x1(shape[:2], shape) or rows != shape[0] or shape[1] % self.rank:
             raise ShapeMismatch(f"blocks of {list(self.blocks.shape)} do not fit a weight of {list(shape)}")
 
     def delta(self, base: Tensor) -> Tensor:

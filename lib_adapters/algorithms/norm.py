@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from typing_extensions import Self
 
-from lib_adapters.algorithms.base import Facts, Leaves, Shapes
+from lib_adapters.algorithms.base import Shapes, Tensors, TrainingInfo
 from lib_adapters.algorithms.full import Full
 
 
@@ -22,5 +22,5 @@ class Norm(Full):
         return "w_norm" in shapes or "b_norm" in shapes
 
     @classmethod
-    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
-        return cls(leaves.get("w_norm"), leaves.get("b_norm"))
+    def from_tensors(cls, tensors: Tensors, info: TrainingInfo) -> Self:
+        return cls(tensors.get("w_norm"), tensors.get("b_norm"))

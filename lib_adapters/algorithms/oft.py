@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lib_adapters.algorithms.base import Algorithm, Facts, Leaves, Shape, Shapes, mismatch, number
+from lib_adapters.algorithms.base import Algorithm, Shape, Shapes, Tensors, TrainingInfo, shape_mismatch, to_scalar
 from lib_adapters.errors import ShapeMismatch
-from lib_adapters.ops.orthogonal import bounded, bounded_smoothly, cayley_turn, skew, turn_rows
+from lib_adapters.ops.orthogonal import cayley_delta, clip_norm, clip_norm_kohya, rotate_rows_, skew
 
 WEIGHT_ONLY_SINCE = 1726185600.0  # 2024-09-13: until then kohya turned the layer's output, its bias included
 
@@ -31,17 +31,17 @@ class RowRotation(Algorithm):
     def turn(self) -> Tensor:
         """Rᵀ − I, [n, b, b]."""
 
-    def check(self, shape: Shape) -> None:
+    def check_shape(self, shape: Shape) -> None:
         if len(shape) < 2 or shape[0] != self.out:
-            raise mismatch((self.out, *shape[1:]), shape)
+            raise shape_mismatch((self.out, *shape[1:]), shape)
 
-    def delta(self, base: Tensor) -> Tensor:
-        out = base.new_zeros(base.shape)
-        turn_rows(out, base, self.turn(), 1.0)
+    def delta(self, weight: Tensor) -> Tensor:
+        out = weight.new_zeros(weight.shape)
+        rotate_rows_(out, weight, self.turn(), 1.0)
         return out
 
-    def add(self, out: Tensor, base: Tensor, strength: float) -> None:
-        turn_rows(out, base, self.turn(), strength)
+    def add_delta_(self, out: Tensor, weight: Tensor, strength: float) -> None:
+        rotate_rows_(out, weight, self.turn(), strength)
 
     @property
     def out(self) -> int:
@@ -68,39 +68,39 @@ class Oft(RowRotation):
         return len(shapes.get("oft_blocks", ())) == 3 and shapes.keys() <= {"oft_blocks", "alpha", "rescale"}
 
     @classmethod
-    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
-        blocks, rescale = leaves["oft_blocks"], leaves.get("rescale")
+    def from_tensors(cls, tensors: Tensors, info: TrainingInfo) -> Self:
+        blocks, rescale = tensors["oft_blocks"], tensors.get("rescale")
         check_square(blocks)
         out = blocks.shape[0] * blocks.shape[1]
         check_rescale(rescale, out)
-        kohya = facts.constraint_is_bound
-        turns_bias = 0 < facts.started < WEIGHT_ONLY_SINCE if kohya else facts.bypass_mode
-        return cls(blocks, bound_of(leaves, out, always=kohya), rescale, kohya, turns_bias)
+        kohya = info.constraint_is_bound
+        turns_bias = 0 < info.trained_at < WEIGHT_ONLY_SINCE if kohya else info.bypass_mode
+        return cls(blocks, bound_of(tensors, out, always=kohya), rescale, kohya, turns_bias)
 
-    def check(self, shape: Shape) -> None:
-        super().check(shape)
+    def check_shape(self, shape: Shape) -> None:
+        super().check_shape(shape)
         if self._by_column and shape != (self.out, self.out):
             raise ShapeMismatch(f"a rescale of {[self.out]} was trained on square layers only, not on {list(shape)}")
 
     def turn(self) -> Tensor:
-        bound = bounded_smoothly if self.smooth else bounded
-        turn = cayley_turn(-bound(skew(self.blocks), self.bound))
+        bound = clip_norm_kohya if self.smooth else clip_norm
+        turn = cayley_delta(-bound(skew(self.blocks), self.bound))
         if self.rescale is None or self._by_column:
             return turn
         rows = self.rescale.float().reshape(*turn.shape[:2], 1)
         return turn * rows + torch.diag_embed(rows.squeeze(-1) - 1.0)
 
-    def delta(self, base: Tensor) -> Tensor:
-        turned = super().delta(base)
+    def delta(self, weight: Tensor) -> Tensor:
+        turned = super().delta(weight)
         if self.rescale is None or not self._by_column:
             return turned
-        return turned.add_(base).mul_(self.rescale.float()).sub_(base)
+        return turned.add_(weight).mul_(self.rescale.float()).sub_(weight)
 
-    def add(self, out: Tensor, base: Tensor, strength: float) -> None:
+    def add_delta_(self, out: Tensor, weight: Tensor, strength: float) -> None:
         if self._by_column:
-            out.add_(self.delta(base), alpha=strength)
+            out.add_(self.delta(weight), alpha=strength)
         else:
-            super().add(out, base, strength)
+            super().add_delta_(out, weight, strength)
 
     @property
     def has_bias(self) -> bool:
@@ -110,7 +110,7 @@ class Oft(RowRotation):
         if not self.turns_bias:
             return None
         delta = torch.zeros_like(bias)
-        turn_rows(delta.unsqueeze(1), bias.unsqueeze(1), self.turn(), 1.0)
+        rotate_rows_(delta.unsqueeze(1), bias.unsqueeze(1), self.turn(), 1.0)
         return delta
 
     @property
@@ -130,8 +130,8 @@ class OftDiag(RowRotation):
         return len(shapes.get("oft_diag", ())) == 3 and shapes.keys() <= {"oft_diag", "alpha"}
 
     @classmethod
-    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
-        blocks = leaves["oft_diag"]
+    def from_tensors(cls, tensors: Tensors, info: TrainingInfo) -> Self:
+        blocks = tensors["oft_diag"]
         check_square(blocks)
         return cls(blocks, is_offset=not _rows_are_orthogonal(blocks.float()))
 
@@ -160,9 +160,9 @@ def check_rescale(rescale: Tensor | None, out: int) -> None:
         raise ShapeMismatch(f"a rescale of {list(rescale.shape)} does not fit rotations of {out} rows")
 
 
-def bound_of(leaves: Leaves, out: int, always: bool = False) -> float:
+def bound_of(leaves: Tensors, out: int, always: bool = False) -> float:
     """The stored constraint times the rows; no constraint where none or 0 is stored, unless 0 means 0 (kohya)."""
     if "alpha" not in leaves:
         return math.inf
-    constraint = number(leaves["alpha"])
+    constraint = to_scalar(leaves["alpha"])
     return constraint * out if constraint > 0 or always else math.inf

@@ -13,17 +13,26 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lib_adapters.algorithms.base import Facts, Leaves, LowRank, Shape, Shapes, mismatch, same_layer, scale_of
-from lib_adapters.algorithms.factored import Factored
+from lib_adapters.algorithms.base import (
+    LowRankFactors,
+    Shape,
+    Shapes,
+    Tensors,
+    TrainingInfo,
+    same_up_to_1x1,
+    scale_of,
+    shape_mismatch,
+)
+from lib_adapters.algorithms.low_rank import AdditiveAlgorithm
 from lib_adapters.errors import ShapeMismatch
-from lib_adapters.ops.orthogonal import cayley_turn, skew
-from lib_adapters.ops.product import Matmul, Product
+from lib_adapters.ops.lazy_delta import LazyDelta, Matmul
+from lib_adapters.ops.orthogonal import cayley_delta, skew
 
 LEAVES = ("P_basis", "S_p", "lambda_layer", "S_q", "Q_basis")
 
 
 @dataclass(frozen=True, eq=False)
-class OrthoLora(Factored):
+class OrthoLora(AdditiveAlgorithm):
     """Fits linear layers and 1x1 convolutions, W [o, i] or [o, i, 1, 1]."""
 
     label: ClassVar[str] = "OrthoLoRA"
@@ -40,25 +49,25 @@ class OrthoLora(Factored):
         return shapes.keys() >= set(LEAVES) and shapes.keys() <= {*LEAVES, "alpha"}
 
     @classmethod
-    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
+    def from_tensors(cls, leaves: Tensors, info: TrainingInfo) -> Self:
         p, turn_p, weights, turn_q, q = tensors = [leaves[name] for name in LEAVES]
         rank = weights.numel()
         expected = [(*p.shape[:1], rank), (rank, rank), (1, rank), (rank, rank), (rank, *q.shape[-1:])]
         if [t.shape for t in tensors] != expected:
             shapes = ", ".join(str(list(t.shape)) for t in tensors)
             raise ShapeMismatch(f"the OrthoLoRA tensors of {shapes} do not fit each other")
-        return cls(p, turn_p, weights, turn_q, q, scale_of(leaves, rank, facts))
+        return cls(p, turn_p, weights, turn_q, q, scale_of(leaves, rank, info))
 
-    def check(self, shape: Shape) -> None:
+    def check_shape(self, shape: Shape) -> None:
         mine = (len(self.p), self.q.shape[1])
-        if not same_layer(mine, shape):
-            raise mismatch(mine, shape)
+        if not same_up_to_1x1(mine, shape):
+            raise shape_mismatch(mine, shape)
 
-    def product(self, shape: Shape) -> Product:
+    def lazy_delta(self, shape: Shape) -> LazyDelta:
         return Matmul(*self._pair(), self.scale)
 
-    def low_rank(self, base: Tensor) -> LowRank | None:
-        return LowRank(*self._pair(), self.scale)
+    def as_low_rank(self, weight: Tensor) -> LowRankFactors | None:
+        return LowRankFactors(*self._pair(), self.scale)
 
     def _pair(self) -> tuple[Tensor, Tensor]:
         rank = self.rank
@@ -69,11 +78,11 @@ class OrthoLora(Factored):
     def rank(self) -> int:
         return self.weights.shape[1]
 
-    def truncated(self, rank: int) -> Self:
+    def truncate(self, rank: int) -> Self:
         """λ cut after its first values, as the trainer's timestep mask does; alpha/r as it was."""
         return replace(self, weights=self.weights[:, :rank]) if 0 < rank < self.rank else self
 
 
 def _rotation(generator: Tensor) -> Tensor:
     """C(S), [r, r]."""
-    return cayley_turn(-skew(generator)) + torch.eye(len(generator), dtype=torch.float32, device=generator.device)
+    return cayley_delta(-skew(generator)) + torch.eye(len(generator), dtype=torch.float32, device=generator.device)

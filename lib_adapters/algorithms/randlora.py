@@ -19,18 +19,28 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lib_adapters.algorithms.base import Facts, LayerGroup, Leaves, Shape, Shapes, bounded, mismatch, number, seed_of
-from lib_adapters.algorithms.factored import Factored, check_group, drawn, factor
+from lib_adapters.algorithms.base import (
+    LayerGroup,
+    Shape,
+    Shapes,
+    Tensors,
+    TrainingInfo,
+    check_count,
+    rng_seed,
+    shape_mismatch,
+    to_scalar,
+)
+from lib_adapters.algorithms.low_rank import AdditiveAlgorithm, check_group, check_shared_factors, total_scale
 from lib_adapters.errors import ShapeMismatch
-from lib_adapters.ops.product import Matmul, Product
-from lib_adapters.ops.seeded import generator, kaiming_bound, uniform
+from lib_adapters.ops.lazy_delta import LazyDelta, Matmul
+from lib_adapters.ops.seeded_random import generator, kaiming_bound, uniform
 
 TRAINED, PAIR = {"randlora_lambda", "randlora_gamma"}, {"randlora_A", "randlora_B"}
 SEED, SPARSE = "projection_prng_key", "randlora_sparse"  # sparse: 0 dense, 1 a third, 2 a share that shrinks with size
 
 
 @dataclass(frozen=True, eq=False)
-class RandLora(Factored):
+class RandLora(AdditiveAlgorithm):
     """Fits linear layers and 1x1 convolutions, W [o, i] or [o, i, 1, 1]. Its product is of full rank."""
 
     label: ClassVar[str] = "RandLora"
@@ -51,9 +61,9 @@ class RandLora(Factored):
         return TRAINED <= shapes.keys() <= known and scaled and drawn
 
     @classmethod
-    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
-        weights, columns = leaves["randlora_lambda"], leaves["randlora_gamma"]
-        a, b = leaves.get("randlora_A"), leaves.get("randlora_B")
+    def from_tensors(cls, tensors: Tensors, info: TrainingInfo) -> Self:
+        weights, columns = tensors["randlora_lambda"], tensors["randlora_gamma"]
+        a, b = tensors.get("randlora_A"), tensors.get("randlora_B")
         if weights.ndim != 2 or columns.ndim != 2:
             raise ShapeMismatch("randlora_lambda and randlora_gamma should be matrices")
         rank, bases = weights.shape
@@ -61,9 +71,9 @@ class RandLora(Factored):
             raise ShapeMismatch(
                 f"randlora_lambda of {list(weights.shape)} and randlora_gamma of {list(columns.shape)} do not fit"
             )
-        scale = factor(leaves, rank, facts)
+        scale = total_scale(tensors, rank, info)
         if a is None or b is None:
-            return cls(weights, columns, None, None, seed_of(leaves[SEED]), number(leaves[SPARSE]), scale)
+            return cls(weights, columns, None, None, rng_seed(tensors[SEED]), to_scalar(tensors[SPARSE]), scale)
         if a.shape[:-1] != (rank, 1) or a.shape[-1] < columns.shape[1] or not _fits(b, rank, bases):
             raise ShapeMismatch(
                 f"randlora_A of {list(a.shape)} and randlora_B of {list(b.shape)} do not fit "
@@ -71,12 +81,12 @@ class RandLora(Factored):
             )
         return cls(weights, columns, a, b, 0, 0, scale)
 
-    def check(self, shape: Shape) -> None:
+    def check_shape(self, shape: Shape) -> None:
         plain = len(shape) > 1 and all(k == 1 for k in shape[2:])
         if not plain or min(shape[:2]) != self.columns.shape[1] or self.bases != math.ceil(min(shape[:2]) / self.rank):
-            raise mismatch(self.columns.shape, shape)
+            raise shape_mismatch(self.columns.shape, shape)
         if self.b is not None and max(shape[:2]) > len(self.b):
-            raise mismatch((len(self.b), self.columns.shape[1]), shape)
+            raise shape_mismatch((len(self.b), self.columns.shape[1]), shape)
 
     def in_group(self, shape: Shape, group: LayerGroup) -> Self:
         """Return a copy with the pair that PEFT generates for this group of layers and that they share."""
@@ -91,8 +101,8 @@ class RandLora(Factored):
         a, b = _drawn(self.rank, outputs, inputs, self.seed, self.sparse)
         return a.to(self.weights.device), b.to(self.weights.device)
 
-    def product(self, shape: Shape) -> Product:
-        a, b = drawn(self.a, self.b, self.label)
+    def lazy_delta(self, shape: Shape) -> LazyDelta:
+        a, b = check_shared_factors(self.a, self.b, self.label)
         small, large = sorted(shape[:2])
         inner = self.weights.float().unsqueeze(2) * a[:, :, :small].float() * self.columns.float()
         outer = b[:large, : self.bases].flatten(1).float()  # [large, n·r]
@@ -117,7 +127,7 @@ def _drawn(rank: int, outputs: int, inputs: int, seed: int, sparse: float) -> tu
     """Return A [r, 1, small] and B [large, n, r] as `RandLoraModel` generates them for layers up to these sizes."""
     small, large = sorted((outputs, inputs))
     bases, numbers = math.ceil(small / rank), generator(seed)
-    bounded(large * bases * rank, "RandLora's random projections")
+    check_count(large * bases * rank, "RandLora's random projections")
     if sparse:
         every = math.sqrt(small) if sparse > 1 else 3
         sizes = (rank, 1, small), (large, bases, rank)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lib_adapters.algorithms.base import Algorithm, Facts, Leaves, Shape, Shapes, number
+from lib_adapters.algorithms.base import Algorithm, Shape, Shapes, Tensors, TrainingInfo, to_scalar
 from lib_adapters.errors import ShapeMismatch
 
 GROUP = "road_group_size"
@@ -36,8 +36,8 @@ class Road(Algorithm):
         return shapes.keys() == {"road_theta", "road_alpha", GROUP}
 
     @classmethod
-    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
-        angles, lengths, group = leaves["road_theta"], leaves["road_alpha"], number(leaves[GROUP])
+    def from_tensors(cls, tensors: Tensors, info: TrainingInfo) -> Self:
+        angles, lengths, group = tensors["road_theta"], tensors["road_alpha"], to_scalar(tensors[GROUP])
         if angles.ndim != 1 or angles.shape != lengths.shape or group not in range(2, 2 * len(angles) + 1, 2):
             raise ShapeMismatch(
                 f"road_theta of {list(angles.shape)}, road_alpha of {list(lengths.shape)} and groups of {group:g} "
@@ -45,14 +45,14 @@ class Road(Algorithm):
             )
         return cls(angles, lengths, int(group))
 
-    def check(self, shape: Shape) -> None:
+    def check_shape(self, shape: Shape) -> None:
         rows = shape[0] if len(shape) > 1 else 0
         if not rows or rows % self.group or 2 * len(self.angles) not in (rows, 2 * rows, 4 * rows):
             mine = f"RoAd of {list(self.angles.shape)} angles in groups of {self.group}"
             raise ShapeMismatch(f"{mine} does not fit a weight of {list(shape)}")
 
-    def delta(self, base: Tensor) -> Tensor:
-        return self._turned(base)
+    def delta(self, weight: Tensor) -> Tensor:
+        return self._turned(weight)
 
     def _turned(self, rows: Tensor) -> Tensor:
         """Return (R - I)·rows, for rows [o, ...]."""

@@ -15,17 +15,26 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lib_adapters.algorithms.base import Facts, Leaves, LowRank, Shape, Shapes, mismatch, same_layer, scale_of
-from lib_adapters.algorithms.factored import ThinOnBase
+from lib_adapters.algorithms.base import (
+    LowRankFactors,
+    Shape,
+    Shapes,
+    Tensors,
+    TrainingInfo,
+    same_up_to_1x1,
+    scale_of,
+    shape_mismatch,
+)
+from lib_adapters.algorithms.low_rank import LowRankOfWeight
 from lib_adapters.errors import ShapeMismatch
-from lib_adapters.ops.orthogonal import top_part
+from lib_adapters.ops.orthogonal import top_singular_factors
 
 TRIPLE = ("p_layer.weight", "lambda_layer", "q_layer.weight")
 START = ("base_p", "base_lambda", "base_q")
 
 
 @dataclass(frozen=True, eq=False)
-class TLora(ThinOnBase):
+class TLora(LowRankOfWeight):
     """Fits linear layers and 1x1 convolutions, W [o, i] or [o, i, 1, 1]. LyCORIS from 4.0.0 on, and forks."""
 
     label: ClassVar[str] = "T-LoRA"
@@ -43,38 +52,38 @@ class TLora(ThinOnBase):
         return shapes.keys() >= set(TRIPLE) and shapes.keys() <= {*TRIPLE, *START, "alpha"}
 
     @classmethod
-    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
-        triple = [leaves[name] for name in TRIPLE]
+    def from_tensors(cls, tensors: Tensors, info: TrainingInfo) -> Self:
+        triple = [tensors[name] for name in TRIPLE]
         _check_triple(*triple)
-        scale = scale_of(leaves, len(triple[2]), facts)
-        if leaves.keys().isdisjoint(START):
+        scale = scale_of(tensors, len(triple[2]), info)
+        if tensors.keys().isdisjoint(START):
             return cls(triple[0], triple[1], triple[2], scale)
-        start = [leaves[name] for name in START if name in leaves]
+        start = [tensors[name] for name in START if name in tensors]
         if [s.shape for s in start] != [t.shape for t in triple]:
             raise ShapeMismatch("the starting values of T-LoRA are incomplete or of other shapes than the trained ones")
         return cls(triple[0], triple[1], triple[2], scale, *start)
 
-    def check(self, shape: Shape) -> None:
+    def check_shape(self, shape: Shape) -> None:
         if any(k > 1 for k in shape[2:]):
             raise ShapeMismatch(
                 f"T-LoRA of {self._matrix} on a convolution {list(shape)} is no change of its weight: only 1x1 is"
             )
-        if not same_layer(self._matrix, shape):
-            raise mismatch(self._matrix, shape)
+        if not same_up_to_1x1(self._matrix, shape):
+            raise shape_mismatch(self._matrix, shape)
 
-    def low_rank(self, base: Tensor) -> LowRank:
+    def as_low_rank(self, weight: Tensor) -> LowRankFactors:
         if self.start_p is None or self.start_weights is None or self.start_q is None:
-            up, down = top_part(base.flatten(1), self.rank)
+            up, down = top_singular_factors(weight.flatten(1), self.rank)
         else:
             up, down = _pair(self.start_p, self.start_weights, self.start_q)
         mine = _pair(self.p, self.weights, self.q)
-        return LowRank(torch.cat((mine[0], -up), 1), torch.cat((mine[1], down)), self.scale)
+        return LowRankFactors(torch.cat((mine[0], -up), 1), torch.cat((mine[1], down)), self.scale)
 
-    def settled(self, base: Tensor) -> Self:
+    def precompute(self, weight: Tensor) -> Self:
         """The singular triple of W takes a second for a large layer."""
         if self.start_p is not None:
             return self
-        up, down = top_part(base.flatten(1).float(), self.rank)
+        up, down = top_singular_factors(weight.flatten(1).float(), self.rank)
         ones = torch.ones(1, self.rank, dtype=torch.float32, device=up.device)
         return replace(self, start_p=up, start_weights=ones, start_q=down)
 
@@ -82,7 +91,7 @@ class TLora(ThinOnBase):
     def rank(self) -> int:
         return self.weights.shape[1]
 
-    def truncated(self, rank: int) -> Self:
+    def truncate(self, rank: int) -> Self:
         """The trainer's own mask at earlier steps: the first components of both triples, alpha/r as it was."""
         if not 0 < rank < self.rank:
             return self

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lib_adapters.algorithms.base import Facts, Leaves, Shapes, number, scale_of
+from lib_adapters.algorithms.base import Shapes, Tensors, TrainingInfo, scale_of, to_scalar
 from lib_adapters.algorithms.fourierft import SEED, Spectral, spectrum_of
-from lib_adapters.errors import BrokenFile
-from lib_adapters.ops.wavelets import FAMILIES, MAX_ORDER, low_pass, synthesised
+from lib_adapters.errors import CorruptFile
+from lib_adapters.ops.wavelets import FAMILIES, MAX_ORDER, inverse_transform, low_pass
 
 KINDS = {*(f"waveft_{family}" for family in FAMILIES), "waveft_direct"}
 
@@ -39,23 +39,23 @@ class WaveFt(Spectral):
         return common < shapes.keys() <= common | KINDS and len(shapes) == len(common) + 1
 
     @classmethod
-    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
-        (kind,) = KINDS & leaves.keys()
-        family, order = kind.removeprefix("waveft_"), number(leaves[kind])
-        common = *spectrum_of(leaves, "waveft_spectrum"), scale_of(leaves, 1, facts)
+    def from_tensors(cls, tensors: Tensors, info: TrainingInfo) -> Self:
+        (kind,) = KINDS & tensors.keys()
+        family, order = kind.removeprefix("waveft_"), to_scalar(tensors[kind])
+        common = *spectrum_of(tensors, "waveft_spectrum"), scale_of(tensors, 1, info)
         if family == "direct":
             return cls(*common)
         if order not in range(1, MAX_ORDER + 1):
-            raise BrokenFile(f"wavelet {family}{order:g} is not supported; the order must be from 1 to {MAX_ORDER}")
+            raise CorruptFile(f"wavelet {family}{order:g} is not supported; the order must be from 1 to {MAX_ORDER}")
         return cls(*common, None, family, int(order))
 
-    def delta(self, base: Tensor) -> Tensor:
-        places, numbers = self._dense(tuple(base.shape))
+    def delta(self, weight: Tensor) -> Tensor:
+        places, numbers = self._dense(tuple(weight.shape))
         if not self.family:
-            dense = torch.zeros(base.shape[:2], dtype=torch.float32, device=numbers.device)
+            dense = torch.zeros(weight.shape[:2], dtype=torch.float32, device=numbers.device)
             dense[places[0], places[1]] = numbers
-            return dense.mul_(self.scale).view(base.shape)
-        return self._transformed(places, numbers, *base.shape[:2]).mul_(self.scale).reshape(base.shape)
+            return dense.mul_(self.scale).view(weight.shape)
+        return self._transformed(places, numbers, *weight.shape[:2]).mul_(self.scale).reshape(weight.shape)
 
     def _transformed(self, places: Tensor, numbers: Tensor, outputs: int, inputs: int) -> Tensor:
         low = low_pass(self.family, self.order).to(numbers.device)
@@ -67,5 +67,5 @@ class WaveFt(Spectral):
         dense = torch.zeros(sizes, dtype=torch.float32, device=numbers.device)
         # swap PEFT's off-diagonal quarters, so that each half of an axis has one filter
         dense[rows % half_rows + right * half_rows, columns % half_columns + lower * half_columns] = numbers
-        whole = synthesised(synthesised(dense, low).T, low).T
+        whole = inverse_transform(inverse_transform(dense, low).T, low).T
         return whole[:outputs, :inputs]

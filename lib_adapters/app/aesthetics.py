@@ -7,7 +7,7 @@ from typing import Any
 
 from lib_adapters.conditioning.aesthetic import Aesthetic, save_aesthetic
 from lib_adapters.files.families import FAMILY_NAMES
-from lib_adapters.prompt.tags import quoted
+from lib_adapters.prompt.tags import quote_name
 
 
 def summary(found: Aesthetic) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def text(found: Aesthetic) -> list[str]:
         f"  kind       aesthetic embedding, {len(found.vectors)} x {found.width}, {dtype}",
         f"  made for   {FAMILY_NAMES.get(found.family, found.family)}",
         f"  norm       {_norm(found):.3g} (only its direction counts)",
-        f"  write      <aesthetic:{quoted(found.name)}>",
+        f"  write      <aesthetic:{quote_name(found.name)}>",
     ]
     shown = [f"  {key}: {value[:100]}" for key, value in sorted(found.metadata.items())]
     return [*lines, "", "Metadata", *shown] if shown else [*lines, "", "No metadata."]

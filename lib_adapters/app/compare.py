@@ -15,12 +15,11 @@ from lib_adapters.app.progress import bar
 from lib_adapters.app.sheet import Cell, contact_sheet
 from lib_adapters.errors import AdapterError
 from lib_adapters.hosts.diffusers.generator import HYPERNET, Generator, Settings
-from lib_adapters.prompt import aesthetic
-from lib_adapters.prompt.edit import edited
-from lib_adapters.prompt.items import OFF, items_of
-from lib_adapters.prompt.schedule import first_of
-from lib_adapters.prompt.schedule_text import written
-from lib_adapters.prompt.tags import KINDS, Tag, parse, quoted
+from lib_adapters.prompt import aesthetic_tag
+from lib_adapters.prompt.schedule import format_strength, initial_value
+from lib_adapters.prompt.tag_editor import edit_tag
+from lib_adapters.prompt.tag_lexer import OFF_TOKEN, tokenize
+from lib_adapters.prompt.tags import TAG_KINDS, Tag, parse, quote_name
 
 PAIRS_PER_ROW = 3
 
@@ -47,11 +46,11 @@ def run(given: argparse.Namespace) -> int:
 
 def _prompt_rows(prompt: str, settings: Settings, count: int) -> list[list[Shot]]:
     """A column without, one with each adapter that is not off, one with all; a row per seed."""
-    aesthetics = aesthetic.parse(prompt)
-    parsed = parse(aesthetics.text, (*KINDS, HYPERNET))
-    tags = [(_alone(aesthetics.text, parsed.tags, tag), _title(tag)) for tag in parsed.tags if not tag.off]
+    aesthetics = aesthetic_tag.parse(prompt)
+    parsed = parse(aesthetics.text, (*TAG_KINDS, HYPERNET))
+    tags = [(_alone(aesthetics.text, parsed.tags, tag), _title(tag)) for tag in parsed.tags if not tag.disabled]
     tags += [(f"{parsed.text} {tag.text}", f"{tag.name}  {tag.options.weight:g}") for tag in aesthetics.tags]
-    against = [tag for tag in settings.negative_request_tags if not tag.off]
+    against = [tag for tag in settings.negative_request_tags if not tag.disabled]
     if not tags and not against:
         raise AdapterError("--compare needs a tag in the prompt, such as <lyco:name:0.8>, or no prompt at all.")
     without = settings.without_negative_tags()
@@ -66,9 +65,9 @@ def _prompt_rows(prompt: str, settings: Settings, count: int) -> list[list[Shot]
 
 def _alone(prompt: str, tags: Sequence[Tag], one: Tag) -> str:
     """Return the prompt with every other tag switched off in place, because prompt editing around tags matters."""
-    for tag in reversed([tag for tag in tags if tag is not one and not tag.off]):
+    for tag in reversed([tag for tag in tags if tag is not one and not tag.disabled]):
         start, end = tag.span
-        prompt = prompt[:start] + edited(tag, {OFF: OFF}) + prompt[end:]
+        prompt = prompt[:start] + edit_tag(tag, {OFF_TOKEN: OFF_TOKEN}) + prompt[end:]
     return prompt
 
 
@@ -91,7 +90,7 @@ def _bundled_rows(settings: Settings) -> list[list[Shot]]:
 
 
 def _pair(name: str, entry: dict[str, str], settings: Settings) -> tuple[Shot, Shot]:
-    tagged = f"{entry['prompt']} <{entry.get('tag', 'lyco')}:{quoted(name)}:{entry.get('strength', '1')}>"
+    tagged = f"{entry['prompt']} <{entry.get('tag', 'lyco')}:{quote_name(name)}:{entry.get('strength', '1')}>"
     without = Shot(entry["prompt"], settings, "without", entry["prompt"])
     return without, Shot(tagged, settings, f"{name}  ({entry['kind']})", entry["effect"])
 
@@ -116,9 +115,9 @@ def _drawn(studio: Generator, rows: Sequence[Sequence[Shot]]) -> list[list[Cell]
 
 
 def _title(tag: Tag) -> str:
-    unet = written(tag.unet)
-    strength = unet if tag.te == first_of(tag.unet) else f"te {tag.te:g}, unet {unet}"
-    _, items = items_of(tag.text[len(tag.kind) + 2 : -1])
+    unet = format_strength(tag.unet)
+    strength = unet if tag.te == initial_value(tag.unet) else f"te {tag.te:g}, unet {unet}"
+    _, items = tokenize(tag.text[len(tag.kind) + 2 : -1])
     named = [(key, item.partition("=")[2] if "=" in item else item) for key, item in items]
     more = [f"{key}={value.strip()}" for key, value in named if key and key not in ("te", "unet")]
     return "  ".join([tag.name, strength, *more])

@@ -21,7 +21,7 @@ from lib_adapters.app.equivalence import first_difference
 from lib_adapters.app.options import Commands, check_new
 from lib_adapters.conditioning.aesthetic import open_aesthetic
 from lib_adapters.conditioning.hypernetwork import open_hypernetwork, save_hypernetwork
-from lib_adapters.errors import AdapterError, AestheticFile, ForeignFile, HypernetworkFile
+from lib_adapters.errors import AdapterError, AestheticFile, HypernetworkFile, UnsupportedFile
 from lib_adapters.files.adapter import Adapter, open_adapter
 from lib_adapters.files.judge import WHOLE_NUMBERS
 from lib_adapters.files.metadata import read_json
@@ -102,7 +102,7 @@ def _config_file(out: Path, config: Mapping[str, Any]) -> Path | None:
     return path
 
 
-def _other(given: argparse.Namespace, kind: ForeignFile) -> int:
+def _other(given: argparse.Namespace, kind: UnsupportedFile) -> int:
     """A hypernetwork or an aesthetic embedding."""
     if given.to or given.dtype:
         what = "a hypernetwork" if isinstance(kind, HypernetworkFile) else "an aesthetic embedding"

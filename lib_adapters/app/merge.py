@@ -18,7 +18,7 @@ from lib_adapters.hosts.diffusers.load_pipeline import DTYPES, components_of
 from lib_adapters.hosts.diffusers.lora_extraction import extract_lora
 from lib_adapters.hosts.diffusers.tag_resolution import TagRequests, adapter_requests
 from lib_adapters.hosts.diffusers.weight_diff import ParameterDiff, diff_weights, save_merged_model
-from lib_adapters.prompt.blocks import Presets
+from lib_adapters.prompt.block_weights import Presets
 from lib_adapters.prompt.tags import parse
 
 
@@ -54,7 +54,7 @@ def _wanted(tags: str, shelf: FolderResolver, presets: Presets) -> TagRequests:
     parsed = parse(tags)
     wanted = adapter_requests(parsed.tags, shelf, presets)
     moving = [request.adapter.name for request in wanted.requests if request.is_dynamic("unet")]
-    moving += [tag.name for tag in parsed.tags if tag.edits and not tag.off]
+    moving += [tag.name for tag in parsed.tags if tag.edits and not tag.disabled]
     still = [f"{name}: weights that are kept have no steps, so no strength may follow them." for name in moving]
     problems = [*parsed.problems, *wanted.problems, *still]
     if problems or not wanted.requests:

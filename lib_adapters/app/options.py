@@ -13,8 +13,8 @@ import torch
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.platforms import decoded, is_portable
 from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
-from lib_adapters.prompt.blocks import Presets
-from lib_adapters.prompt.presets import BUILT_IN, read_presets, together
+from lib_adapters.prompt.block_presets import BUILT_IN, merge_presets, parse_presets
+from lib_adapters.prompt.block_weights import Presets
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 DEMO = Path(__file__).resolve().parent.parent / "demo"
@@ -60,10 +60,10 @@ def presets_of(file: Path | None) -> Presets:
         return BUILT_IN
     if not file.is_file():
         raise AdapterError(f"{file}: there is no such file of presets.")
-    found, problems = read_presets(decoded(file.read_bytes()))
+    found, problems = parse_presets(decoded(file.read_bytes()))
     if problems:
         raise AdapterError(f"{file}: {problems[0]}")
-    return together(BUILT_IN, found)
+    return merge_presets(BUILT_IN, found)
 
 
 def device_name(word: str) -> str:

@@ -10,8 +10,16 @@ from pathlib import Path
 from lib_adapters.catalogue.atomic import write
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.header import is_text
-from lib_adapters.prompt.blocks import Presets
-from lib_adapters.prompt.presets import BUILT_IN, MOST_BYTES, SECTION, read_presets, together, trouble, written
+from lib_adapters.prompt.block_presets import (
+    BUILT_IN,
+    MAX_BYTES,
+    SECTION,
+    format_presets,
+    merge_presets,
+    parse_presets,
+    preset_error,
+)
+from lib_adapters.prompt.block_weights import Presets
 
 FILE = "lycoris_presets.txt"
 MOST = 1000  # presets of one kind
@@ -78,7 +86,7 @@ class PresetFile:
         problems += [
             f"{source.path.name}, {text}" for source, other in zip(sources, others, strict=True) for text in other[1]
         ]
-        return Listing(together(BUILT_IN, *(found for found, _ in others), own), own, tuple(problems))
+        return Listing(merge_presets(BUILT_IN, *(found for found, _ in others), own), own, tuple(problems))
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
@@ -94,7 +102,7 @@ def _presets(source: Source) -> tuple[Presets, list[str]]:
         text = _text(source.path)
     except AdapterError as error:
         return Presets(), [str(error)]
-    found, problems = read_presets(f"{SECTION}\n{text}" if source.elements else text)
+    found, problems = parse_presets(f"{SECTION}\n{text}" if source.elements else text)
     return found, problems
 
 
@@ -103,7 +111,7 @@ def _text(path: Path) -> str:
     try:
         if not path.exists():
             return ""
-        if path.stat().st_size > MOST_BYTES:
+        if path.stat().st_size > MAX_BYTES:
             raise AdapterError(f"{path.name} is too large to be a file of presets; it is left as it is.")
         return path.read_text("utf-8-sig")
     except OSError as error:
@@ -117,9 +125,9 @@ def _check(name: str, text: str, elements: bool) -> None:
     if not is_text(name + text):
         raise AdapterError(f"{name!r} holds half a letter, which no file can.")
     one = Presets({}, {name: text}) if elements else Presets({name: text})
-    if problem := trouble(name, text, elements):
+    if problem := preset_error(name, text, elements):
         raise AdapterError(problem)
-    back, problems = read_presets(written(one))
+    back, problems = parse_presets(format_presets(one))
     if problems or [*back.blocks, *back.elements] != [name] or (not elements and back.blocks != one.blocks):
         raise AdapterError(f"{name!r} cannot be saved: its name or its text would be read as something else.")
 
@@ -147,10 +155,10 @@ def _merged(before: str, own: Presets) -> str:
 
 def _name_in(entry: str, elements: bool) -> str | None:
     """The preset that a line is; None for empty lines, comments and what cannot be read."""
-    found, _ = read_presets(f"{SECTION}\n{entry}" if elements else entry)
+    found, _ = parse_presets(f"{SECTION}\n{entry}" if elements else entry)
     names: Mapping[str, str] = found.elements if elements else found.blocks
     return next(iter(names), None)
 
 
 def _line(name: str, value: str, elements: bool) -> str:
-    return written(Presets({}, {name: value}) if elements else Presets({name: value})).splitlines()[-1]
+    return format_presets(Presets({}, {name: value}) if elements else Presets({name: value})).splitlines()[-1]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib_adapters.algorithms.base import Algorithm, LowRank, Shape
+from lib_adapters.algorithms.base import Algorithm, LowRankFactors, Shape
 from lib_adapters.algorithms.full import Full
 from lib_adapters.errors import AestheticFile, HypernetworkFile, ShapeMismatch
 from lib_adapters.files.adapter import Adapter, open_adapter
@@ -75,12 +75,12 @@ def blocks_of(adapter: Adapter) -> dict[str, Block]:
 def _norm(algorithm: Algorithm, shape: Shape | None) -> float | None:
     if isinstance(algorithm, Full):
         return norm_of(algorithm.weight) if algorithm.weight is not None else norm_of(algorithm.bias)
-    if shape is None or algorithm.reads_base or math.prod(shape) > LARGEST_WEIGHT:
+    if shape is None or algorithm.needs_weight or math.prod(shape) > LARGEST_WEIGHT:
         return None
     base = torch.zeros((), dtype=torch.float32, device="cpu").expand(shape)
     try:
-        algorithm.check(shape)
-        pair = algorithm.low_rank(base)
+        algorithm.check_shape(shape)
+        pair = algorithm.as_low_rank(base)
         return _of_product(pair) if pair else norm_of(algorithm.delta(base))
     except ShapeMismatch:
         return None
@@ -91,7 +91,7 @@ def norm_of(tensor: Tensor | None) -> float:
     return 0.0 if tensor is None else float(tensor.float().norm())
 
 
-def _of_product(pair: LowRank) -> float:
+def _of_product(pair: LowRankFactors) -> float:
     """‖up @ down‖² = Σ (upᵀup ⊙ down downᵀ): two r x r products instead of an o x i one, where those are smaller."""
     up, down = pair.up.double(), pair.down.double()
     if up.shape[1] ** 2 > up.shape[0] * down.shape[1]:

@@ -15,13 +15,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lib_adapters.errors import AdapterError, BrokenFile, ForeignFile
+from lib_adapters.errors import AdapterError, CorruptFile, UnsupportedFile
 from lib_adapters.files.foreign import AESTHETIC_KEY
 from lib_adapters.files.load import read_blob, view
 from lib_adapters.files.pickles import read_pickle
 from lib_adapters.files.platforms import replace
 from lib_adapters.files.source import SAFETENSORS_NAMES, open_source
-from lib_adapters.ops.modes import ordinary
+from lib_adapters.ops.torch_modes import plain_tensors
 
 FORMAT = "lycoris-aesthetic"
 _LARGEST = 64_000_000  # bytes; a bigger file of this name is a checkpoint, and reading it would only take long
@@ -50,17 +50,17 @@ class Aesthetic:
         return _WIDTHS.get(self.width, "unknown")
 
 
-@ordinary()
+@plain_tensors()
 def open_aesthetic(path: str | os.PathLike[str]) -> Aesthetic:
     """AdapterError (one sentence, with the file's name) if the file cannot be used. Code in a pickle is never run.
 
-    ForeignFile where the tensor is not [d] or [n, d], BrokenFile for NaN, zeros and damage.
+    UnsupportedFile where the tensor is not [d] or [n, d], CorruptFile for NaN, zeros and damage.
     """
     where = Path(path)
     try:
         status = where.stat()
         if status.st_size > _LARGEST:
-            raise ForeignFile(f"is no aesthetic embedding: {status.st_size / 1e6:.0f} MB are far too much for one")
+            raise UnsupportedFile(f"is no aesthetic embedding: {status.st_size / 1e6:.0f} MB are far too much for one")
         read = _from_safetensors if where.suffix.lower() in SAFETENSORS_NAMES else _from_pickle
         vectors, metadata = read(where)
         key = f"{where.resolve()}|{status.st_size}|{status.st_mtime_ns}"
@@ -94,7 +94,7 @@ def _from_pickle(path: Path) -> tuple[object, dict[str, str]]:
 def _from_safetensors(path: Path) -> tuple[object, dict[str, str]]:
     source = open_source(path)
     if list(source.entries) != [AESTHETIC_KEY]:
-        raise ForeignFile("is no aesthetic embedding: those come as .pt, or as `convert` of this bundle saves them")
+        raise UnsupportedFile("is no aesthetic embedding: those come as .pt, or as `convert` of this bundle saves them")
     blob, lowest = read_blob(source)
     metadata = {key: str(value) for key, value in source.metadata.items() if key != "format"}
     return view(blob, lowest, source.entries[AESTHETIC_KEY]), metadata
@@ -102,13 +102,13 @@ def _from_safetensors(path: Path) -> tuple[object, dict[str, str]]:
 
 def _checked(found: object) -> Tensor:
     if not isinstance(found, Tensor):
-        raise ForeignFile("is no aesthetic embedding: it does not hold one bare tensor")
+        raise UnsupportedFile("is no aesthetic embedding: it does not hold one bare tensor")
     shape = list(found.shape)
     if not found.is_floating_point() or found.ndim not in (1, 2) or not 1 < shape[-1] <= _WIDEST or not found.numel():
-        raise ForeignFile(f"is no aesthetic embedding: its tensor is {shape} of {found.dtype}, not [d] or [n, d]")
+        raise UnsupportedFile(f"is no aesthetic embedding: its tensor is {shape} of {found.dtype}, not [d] or [n, d]")
     vectors = found.reshape(-1, shape[-1])
     if not bool(torch.isfinite(vectors.float()).all()):
-        raise BrokenFile("holds NaN or infinity; make it again, or download it again")
+        raise CorruptFile("holds NaN or infinity; make it again, or download it again")
     if not bool(vectors.float().norm(dim=-1).all()):
-        raise BrokenFile("holds a vector of zeros, which points nowhere; make it again")
+        raise CorruptFile("holds a vector of zeros, which points nowhere; make it again")
     return vectors.clone()

@@ -18,8 +18,8 @@ from torch.nn.functional import normalize
 
 from lib_adapters.conditioning.trainable_copy import with_trainable_copies
 from lib_adapters.errors import AdapterError
-from lib_adapters.ops.sphere import slerp
-from lib_adapters.prompt.aesthetic import Options
+from lib_adapters.ops.slerp import slerp
+from lib_adapters.prompt.aesthetic_tag import AestheticOptions
 
 Progress = Callable[[int], None]  # called with the number of steps done; may raise to stop
 _NOT_TRAINED = ("text_projection", "visual", "logit_scale", "logit_bias")  # CLIP's common space stays where it is
@@ -43,7 +43,7 @@ class Steered:
     after: float
 
 
-def target_of(vectors: Tensor, text: Tensor | None, options: Options) -> Tensor:
+def target_of(vectors: Tensor, text: Tensor | None, options: AestheticOptions) -> Tensor:
     """[n, d] -> unit vectors [n, d], turned towards the unit vector of a text's feature [1, d], or away from it."""
     aim = normalize(vectors.float(), dim=-1)
     if text is None:
@@ -54,7 +54,7 @@ def target_of(vectors: Tensor, text: Tensor | None, options: Options) -> Tensor:
     return normalize(slerp(aim, towards, options.angle), dim=-1)
 
 
-def mixed(plain: Tensor, changed: Tensor, options: Options) -> Tensor:
+def mixed(plain: Tensor, changed: Tensor, options: AestheticOptions) -> Tensor:
     """[..., d] each: (1 - w) z + w z', or along the arc between the two of each token; in z's own type.
 
     The web UI's extension took the arc over the tokens' axis, feature by feature. That follows no direction of the text
@@ -74,7 +74,12 @@ class Steerer:
         self._known: OrderedDict[str, Steered] = OrderedDict()
 
     def steer(
-        self, tower: nn.Module, prompt: Prompt, target: Tensor, options: Options, progress: Progress | None = None
+        self,
+        tower: nn.Module,
+        prompt: Prompt,
+        target: Tensor,
+        options: AestheticOptions,
+        progress: Progress | None = None,
     ) -> Steered:
         """As `steer`, from memory where the same was asked."""
         key = f"{options.steps} {options.lr!r} {_digest((*prompt.seen, target))}"
@@ -87,7 +92,7 @@ class Steerer:
 
 
 def steer(
-    tower: nn.Module, prompt: Prompt, target: Tensor, options: Options, progress: Progress | None = None
+    tower: nn.Module, prompt: Prompt, target: Tensor, options: AestheticOptions, progress: Progress | None = None
 ) -> Steered:
     """`target`: unit vectors [n, d]. The tower is bit for bit what it was, whatever happens in between.
 
@@ -114,7 +119,7 @@ def steer(
 
 
 def _train(
-    weights: list[nn.Parameter], cosine: Callable[[], Tensor], options: Options, progress: Progress | None
+    weights: list[nn.Parameter], cosine: Callable[[], Tensor], options: AestheticOptions, progress: Progress | None
 ) -> None:
     adam = torch.optim.Adam(weights, lr=options.lr)
     for step in range(options.steps):

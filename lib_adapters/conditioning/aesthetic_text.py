@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lib_adapters.errors import AdapterError, BrokenModel
+from lib_adapters.errors import AdapterError, InvalidModelFolder
 from lib_adapters.files.load import read_blob, view
 from lib_adapters.files.source import open_source
 from lib_adapters.files.torchscript import torchscript_tensor
-from lib_adapters.ops.modes import ordinary
+from lib_adapters.ops.torch_modes import plain_tensors
 
 PROJECTION = "text_projection"
 _PREFIXES = ("", "text_encoders.clip_l.transformer.")  # the second: in Stable Diffusion 3 checkpoints with encoders
@@ -66,25 +66,26 @@ def own_projection(tower: nn.Module) -> Tensor | None:
     return held.detach().T if isinstance(held, Tensor) else None
 
 
-@ordinary()
+@plain_tensors()
 def projection_in(place: Path) -> Tensor:
     """Return the text projection [d, w] of a CLIP model in a local folder or file.
 
-    Supports files of transformers, OpenCLIP, OpenAI and Stability; reads nothing else. Raise BrokenModel if not found.
+    Supports files of transformers, OpenCLIP, OpenAI and Stability; reads nothing else. Raise InvalidModelFolder if
+    there is none.
     """
     if not place.exists():
-        raise BrokenModel(f"{place}: this CLIP folder or file does not exist.")
+        raise InvalidModelFolder(f"{place}: this CLIP folder or file does not exist.")
     there = [place] if place.is_file() else [place / name for name in _FILES if (place / name).is_file()]
     for file in there:
         try:
             if (found := _projection_of(file)) is not None:
                 return found
         except AdapterError as error:
-            raise BrokenModel(f"{place.parent if place.is_file() else place}: {file.name}: {error}") from error
+            raise InvalidModelFolder(f"{place.parent if place.is_file() else place}: {file.name}: {error}") from error
     where = "contains no CLIP text projection"
     if place.is_dir():
         where = f"contains no CLIP model with a text projection (expected in {_FILES[0]} or {_FILES[-1]}, for example)"
-    raise BrokenModel(f"{place}: {where}.")
+    raise InvalidModelFolder(f"{place}: {where}.")
 
 
 def _projection_of(file: Path) -> Tensor | None:

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lib_adapters.algorithms.base import LARGEST
+from lib_adapters.algorithms.base import MAX_SCALE
 from lib_adapters.conditioning.hypernetwork import Hypernetwork
 from lib_adapters.conditioning.nets import Net
 from lib_adapters.errors import AdapterError, FamilyMismatch, ShapeMismatch
 from lib_adapters.files.families import FAMILY_NAMES
-from lib_adapters.ops.modes import ordinary
+from lib_adapters.ops.torch_modes import plain_tensors
 from lib_adapters.patching.hooks import HookSet
 from lib_adapters.patching.report import AdapterReport
 
@@ -38,7 +38,7 @@ class Steering:
     strength: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.strength) and abs(self.strength) <= LARGEST):
+        if not (math.isfinite(self.strength) and abs(self.strength) <= MAX_SCALE):
             raise AdapterError(f"{self.hypernetwork.name}: a strength must be a finite number, not {self.strength}.")
 
     @property
@@ -116,7 +116,7 @@ class Hypernetworks:
         if not inputs or (chain := chains.get(id(layer))) is None:
             return None
         if chain[0][0].device != inputs[0].device:  # a host short of memory moves layers while it draws
-            with ordinary():
+            with plain_tensors():
                 chain = chains[id(layer)] = [(net.on(inputs[0].device), strength) for net, strength in chain]
         return (_steered(inputs[0], chain), *inputs[1:]), named
 

@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lib_adapters.files.adapter import Adapter
 from lib_adapters.files.load import read_blob, view
-from lib_adapters.ops.modes import ordinary
+from lib_adapters.ops.torch_modes import plain_tensors
 
 SINGLE = "string_to_param.*"  # for the only text encoder of Stable Diffusion 1 and 2
 ENCODERS = ("clip_l", "clip_g")  # of SDXL, in the pipeline's order
@@ -56,7 +56,7 @@ def tensors_of(adapter: Adapter, name: str) -> Iterator[tuple[str, Tensor]]:
             yield leaf, view(blob, lowest, entry).clone()
 
 
-@ordinary()
+@plain_tensors()
 def words_of(adapter: Adapter) -> list[Word]:
     """All embeddings in an adapter's file, float32 [n, width]. AdapterError if the file changed or vanished."""
     found = []
@@ -101,7 +101,7 @@ class Learned:
     notes: list[str]
 
 
-@ordinary()
+@plain_tensors()
 def learn(
     tokenizer: Tokenizer, encoder: nn.Module, words: Iterable[tuple[str, Word]], place: tuple[int, int]
 ) -> Learned:

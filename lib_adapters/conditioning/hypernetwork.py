@@ -19,11 +19,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lib_adapters.conditioning.nets import Net, make_net
-from lib_adapters.errors import AdapterError, BrokenFile, ForeignFile
+from lib_adapters.errors import AdapterError, CorruptFile, UnsupportedFile
 from lib_adapters.files.load import read_blob, view
 from lib_adapters.files.pickles import read_pickle
 from lib_adapters.files.source import SAFETENSORS_NAMES, open_source
-from lib_adapters.ops.modes import ordinary
+from lib_adapters.ops.torch_modes import plain_tensors
 
 FORMAT = "lycoris-hypernetwork"
 _CROSS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}  # the width of a text encoder's output tells the base
@@ -72,11 +72,11 @@ class Hypernetwork:
         return "-".join(f"{size / width:g}" for size in (width, *sizes))
 
 
-@ordinary()
+@plain_tensors()
 def open_hypernetwork(path: str | os.PathLike[str]) -> Hypernetwork:
     """AdapterError (one sentence, with the file's name) if the file cannot be used. Code in a pickle is never run.
 
-    ForeignFile for what is no hypernetwork, ShapeMismatch and BrokenFile for one that nobody can compute with.
+    UnsupportedFile for what is no hypernetwork, ShapeMismatch and CorruptFile for one that nobody can compute with.
     """
     where = Path(path)
     try:
@@ -111,7 +111,7 @@ def save_hypernetwork(found: Hypernetwork, path: Path) -> None:
 def _from_pickle(path: Path) -> tuple[dict[str, Any], States]:
     root = read_pickle(path)
     if not isinstance(root, dict) or not any(isinstance(key, int) for key in root):
-        raise ForeignFile("is not a hypernetwork: it has no nets by width")
+        raise UnsupportedFile("is not a hypernetwork: it has no nets by width")
     states = {key: value for key, value in root.items() if isinstance(key, int)}
     return _fields(root), _checked(states)
 
@@ -119,18 +119,20 @@ def _from_pickle(path: Path) -> tuple[dict[str, Any], States]:
 def _from_safetensors(path: Path) -> tuple[dict[str, Any], States]:
     source = open_source(path)
     if source.metadata.get("format") != FORMAT:
-        raise ForeignFile("is not a hypernetwork: hypernetworks come as .pt, or as `convert` of this bundle saves them")
+        raise UnsupportedFile(
+            "is not a hypernetwork: hypernetworks come as .pt, or as `convert` of this bundle saves them"
+        )
     blob, lowest = read_blob(source)
     states: dict[int, tuple[dict[str, Tensor], dict[str, Tensor]]] = {}
     for key, entry in source.entries.items():
         width, letter, name = (*key.split(".", 2), "", "")[:3]
         if not width.isdecimal() or letter not in ("k", "v"):
-            raise BrokenFile(f"holds {key[:60]!r}, which is no part of a hypernetwork")
+            raise CorruptFile(f"holds {key[:60]!r}, which is no part of a hypernetwork")
         states.setdefault(int(width), ({}, {}))["kv".index(letter)][name] = view(blob, lowest, entry)
     try:
         fields = json.loads(source.metadata.get("hypernetwork", "{}"))
     except ValueError as error:
-        raise BrokenFile("has damaged metadata, so nobody knows its activation; convert the original again") from error
+        raise CorruptFile("has damaged metadata, so nobody knows its activation; convert the original again") from error
     return _fields(fields if isinstance(fields, dict) else {}), _checked(states)
 
 
@@ -142,10 +144,10 @@ def _checked(states: Mapping[int, Any]) -> States:
     checked: States = {}
     for width, pair in states.items():
         if not (isinstance(pair, (tuple, list)) and len(pair) == 2 and all(_is_state(state) for state in pair)):
-            raise BrokenFile(f"has no pair of nets for width {width}")
+            raise CorruptFile(f"has no pair of nets for width {width}")
         checked[width] = (dict(pair[0]), dict(pair[1]))
     if not 0 < len(checked) <= _MOST_WIDTHS or min(checked) < 1:
-        raise BrokenFile("has nets for impossible widths")
+        raise CorruptFile("has nets for impossible widths")
     return checked
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import activation as activations
 
-from lib_adapters.errors import BrokenFile, ShapeMismatch
+from lib_adapters.errors import CorruptFile, ShapeMismatch
 
 Activation = Callable[[Tensor], Tensor]
 _NAME = re.compile(r"linear\.?(\d+)\.(weight|bias)")
@@ -66,7 +66,7 @@ class Net:
 def activation_named(name: object) -> Activation | None:
     """By the names that the web UI's trainer offered, in any case: every class of torch.nn's activations.
 
-    None for no activation; BrokenFile for a name that nobody knows.
+    None for no activation; CorruptFile for a name that nobody knows.
     """
     text = "" if name is None else str(name).strip().lower()
     if text in _NO_ACTIVATION:
@@ -75,7 +75,7 @@ def activation_named(name: object) -> Activation | None:
     try:
         module: nn.Module = known[text]().eval()
     except (KeyError, TypeError):
-        raise BrokenFile(f"uses the activation {str(name)[:40]!r}, which nobody knows") from None
+        raise CorruptFile(f"uses the activation {str(name)[:40]!r}, which nobody knows") from None
     return module
 
 
@@ -83,13 +83,13 @@ def make_net(tensors: Mapping[str, Tensor], width: int, activation: object, last
     """`tensors`: `linear.K.weight` and `.bias`; a matrix is a linear layer, a vector the layer norm behind it.
 
     `last_too`: the activation follows the last linear layer as well. ShapeMismatch where widths do not meet,
-    BrokenFile for NaN, unknown names and incomplete layers.
+    CorruptFile for NaN, unknown names and incomplete layers.
     """
     numbered: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         match = _NAME.fullmatch(_renamed(key))
         if match is None:
-            raise BrokenFile(f"holds {key[:60]!r}, which is no part of a hypernetwork")
+            raise CorruptFile(f"holds {key[:60]!r}, which is no part of a hypernetwork")
         numbered.setdefault(int(match[1]), {})[match[2]] = tensor.float()
     stages = _stages([numbered[number] for number in sorted(numbered)], activation_named(activation), last_too)
     _check(stages, width)
@@ -105,14 +105,14 @@ def _stages(layers: list[dict[str, Tensor]], activation: Activation | None, last
     stages: list[Stage] = []
     for layer in layers:
         if layer.keys() != {"weight", "bias"}:
-            raise BrokenFile("has a layer without its weight or its bias")
+            raise CorruptFile("has a layer without its weight or its bias")
         weight, bias = layer["weight"], layer["bias"]
         if weight.ndim == 2:
             stages.append(Stage(weight, bias, None, activation))
         elif stages and stages[-1].norm is None:
             stages[-1] = replace(stages[-1], norm=(weight, bias))
         else:
-            raise BrokenFile("has a layer norm that belongs to no layer")
+            raise CorruptFile("has a layer norm that belongs to no layer")
     if stages and not last_too:
         stages[-1] = replace(stages[-1], activation=None)
     return stages
@@ -132,7 +132,7 @@ def _check(stages: list[Stage], width: int) -> None:
     if not stages or now != width:
         raise ShapeMismatch(f"the net for inputs of width {width} gives back width {now if stages else 0}")
     if not all(torch.isfinite(tensor).all() for stage in stages for tensor in (stage.weight, stage.bias)):
-        raise BrokenFile(f"holds NaN or infinity in its net for width {width}: its training diverged")
+        raise CorruptFile(f"holds NaN or infinity in its net for width {width}: its training diverged")
 
 
 def _is_module(kind: object) -> bool:

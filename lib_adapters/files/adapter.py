@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from lib_adapters.algorithms.base import Facts
-from lib_adapters.errors import AdapterError, BrokenFile
+from lib_adapters.algorithms.base import TrainingInfo
+from lib_adapters.errors import AdapterError, CorruptFile
 from lib_adapters.files import bundle, families, foreign, full_lokr, load, peft_seeded, peft_tuners, positions, report
 from lib_adapters.files.entries import Source
 from lib_adapters.files.load import Loaded
@@ -49,7 +49,7 @@ class Adapter:
     modules: tuple[Module, ...]
     unusable: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
-    facts: Facts
+    facts: TrainingInfo
     nbytes: int
     bundled: tuple[str, ...]
     source: Source
@@ -62,7 +62,7 @@ class Adapter:
 def open_adapter(path: str | os.PathLike[str]) -> Adapter:
     """Reads the header only. AdapterError (one sentence, with the file's name) if the file cannot be used.
 
-    BrokenFile for a damaged one; ForeignFile, HypernetworkFile, AestheticFile for a sound one that is no adapter.
+    CorruptFile for a damaged one; UnsupportedFile, HypernetworkFile, AestheticFile for a sound one that is no adapter.
     """
     where = Path(path)
     try:
@@ -109,7 +109,7 @@ def _adapter(source: Source) -> Adapter:
     unusable = builder.unusable + report.strangers(groups.strangers) + report.whole_weights(builder.plain)
     if not builder.modules:
         foreign.refuse([*source.entries, *source.numbers], [] if builder.unusable else builder.plain)
-        raise BrokenFile(report.nothing_usable(unusable))
+        raise CorruptFile(report.nothing_usable(unusable))
     unconfigured = [] if config else peft_tuners.notes(leaf for m in builder.modules.values() for leaf in m.leaves)
     family = families.family_of(builder.modules.values(), source.metadata)
     modules, clashes = resolve_text_encoders(builder.modules.values(), family)

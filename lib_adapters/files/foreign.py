@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator
 
-from lib_adapters.errors import AestheticFile, ForeignFile, HypernetworkFile
+from lib_adapters.errors import AestheticFile, HypernetworkFile, UnsupportedFile
 
 Kind = tuple[str, str, str]
 
@@ -80,12 +80,12 @@ _EMBEDDING_KEYS = frozenset({"clip_l", "clip_g", "t5xxl", "clip_l_out", "clip_g_
 
 
 def refuse_whole(keys: Iterable[str]) -> None:
-    """Raise ForeignFile if some keys show that the file's factors are not for the model itself."""
+    """Raise UnsupportedFile if some keys show that the file's factors are not for the model itself."""
     _raise_for("\n".join(keys), _WHOLE_FILE)
 
 
 def refuse(keys: Iterable[str], plain: Collection[str]) -> None:
-    """Raise ForeignFile if the keys of a file without usable layers show what it is and where it belongs.
+    """Raise UnsupportedFile if the keys of a file without usable layers show what it is and where it belongs.
 
     `plain`: the keys that name whole weights of a model.
     """
@@ -96,14 +96,14 @@ def refuse(keys: Iterable[str], plain: Collection[str]) -> None:
     if names == [AESTHETIC_KEY]:
         raise AestheticFile(AESTHETIC)
     if names and all(name in _EMBEDDING_KEYS or re.fullmatch(r"<[^<>]+>", name) for name in names):
-        raise ForeignFile(f"is {_EMBEDDING}")
+        raise UnsupportedFile(f"is {_EMBEDDING}")
     _raise_for(text, _KINDS)
     if tuner := _tuner_in(text):
-        raise ForeignFile(f"is {tuner}")
+        raise UnsupportedFile(f"is {tuner}")
     if plain:
         whole = (sentence for pattern, sentence in _WHOLE if re.search(pattern, "\n".join(plain), re.M))
         other = "contains the full weights of a model, not the changes of an adapter; it is not used"
-        raise ForeignFile(next((f"is {sentence}" for sentence in whole), other))
+        raise UnsupportedFile(next((f"is {sentence}" for sentence in whole), other))
 
 
 def part_of(keys: Iterable[str]) -> str:
@@ -118,7 +118,7 @@ def kind_of(key: str) -> str:
 
 def _raise_for(text: str, kinds: Iterable[Kind]) -> None:
     for _, sentence in _found(text, kinds):
-        raise ForeignFile(f"is {sentence}")
+        raise UnsupportedFile(f"is {sentence}")
 
 
 def _found(text: str, kinds: Iterable[Kind]) -> Iterator[tuple[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from lib_adapters.algorithms.base import LARGEST, Shape
+from lib_adapters.algorithms.base import MAX_SCALE, Shape
 from lib_adapters.files.entries import Source
 from lib_adapters.files.metadata import json_object
 from lib_adapters.files.modules import Module
@@ -66,4 +66,4 @@ def _positive(value: object) -> float:
         number = float(str(value))
     except ValueError:
         return 0.0
-    return number if 0 < number < LARGEST * LARGEST else 0.0
+    return number if 0 < number < MAX_SCALE * MAX_SCALE else 0.0

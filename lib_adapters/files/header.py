@@ -10,7 +10,7 @@ import json
 import struct
 from typing import Any, BinaryIO
 
-from lib_adapters.errors import BrokenFile
+from lib_adapters.errors import CorruptFile
 from lib_adapters.files.entries import ITEM_SIZES, Entry, numel
 
 LARGEST_HEADER = 100_000_000  # the reference reader's own limit
@@ -31,9 +31,9 @@ def header_length(file: BinaryIO, size: int) -> int | None:
 
 
 def read_header(file: BinaryIO, size: int, length: int) -> tuple[dict[str, Entry], dict[str, str]]:
-    """Tensors and metadata; every offset has been checked against the file's size, in bytes. BrokenFile for damage."""
+    """Tensors and metadata; every offset has been checked against the file's size, in bytes. CorruptFile for damage."""
     if length > size - 8:
-        raise BrokenFile(f"is incomplete: {size} of at least {length + 8} bytes; download it again")
+        raise CorruptFile(f"is incomplete: {size} of at least {length + 8} bytes; download it again")
     file.seek(8)
     table, metadata = _parse(file.read(length))
     entries = {name: _entry(name, raw, 8 + length) for name, raw in table.items()}
@@ -58,14 +58,14 @@ def split_metadata(raw: bytes) -> tuple[dict[str, str], str] | None:
 
 def _parse(raw: bytes) -> tuple[dict[str, Any], dict[str, str]]:
     if len(raw) > LARGEST_STRUCTURE and _structure(raw) > LARGEST_STRUCTURE:
-        raise BrokenFile("has an absurdly large header; it is not a usable safetensors file")
+        raise CorruptFile("has an absurdly large header; it is not a usable safetensors file")
     try:
         table = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
         metadata = _metadata(table.pop("__metadata__", None)) if isinstance(table, dict) else {}
     except (ValueError, RecursionError) as error:
-        raise BrokenFile(f"has a damaged safetensors header ({_brief(error)}); download it again") from error
+        raise CorruptFile(f"has a damaged safetensors header ({_brief(error)}); download it again") from error
     if not isinstance(table, dict):
-        raise BrokenFile("has a damaged safetensors header (it is not a table of tensors); download it again")
+        raise CorruptFile("has a damaged safetensors header (it is not a table of tensors); download it again")
     return table, metadata
 
 
@@ -107,18 +107,18 @@ def _metadata(raw: object) -> dict[str, str]:
 
 def _entry(name: str, raw: object, data_start: int) -> Entry:
     if len(name) > LONGEST_NAME or not is_text(name):
-        raise BrokenFile("has a damaged header: a tensor's name is absurdly long, or no text")
+        raise CorruptFile("has a damaged header: a tensor's name is absurdly long, or no text")
     try:
         dtype, shape, (first, last) = raw["dtype"], raw["shape"], raw["data_offsets"]  # type: ignore[index]
     except (TypeError, KeyError, ValueError) as error:
-        raise BrokenFile(f"has a damaged header: the entry of {name[:120]!r} is not a tensor") from error
+        raise CorruptFile(f"has a damaged header: the entry of {name[:120]!r} is not a tensor") from error
     if not (
         type(dtype) is str and type(first) is int and type(last) is int and 0 <= first <= last and _is_shape(shape)
     ):
-        raise BrokenFile(f"has a damaged header: the shape or the offsets of {name[:120]!r} are impossible")
+        raise CorruptFile(f"has a damaged header: the shape or the offsets of {name[:120]!r} are impossible")
     size = ITEM_SIZES.get(dtype)
     if size is not None and numel(tuple(shape)) * size != last - first:
-        raise BrokenFile(f"has a damaged header: {name[:120]!r} needs another number of bytes than it has")
+        raise CorruptFile(f"has a damaged header: {name[:120]!r} needs another number of bytes than it has")
     return Entry(dtype, tuple(shape), data_start + first, data_start + last)
 
 
@@ -138,9 +138,9 @@ def _check_cover(entries: dict[str, Entry], data_start: int, size: int) -> None:
     position = data_start
     for entry in sorted(entries.values(), key=lambda e: (e.start, e.end)):
         if entry.start != position:
-            raise BrokenFile("has a damaged header: the tensors overlap or leave a gap")
+            raise CorruptFile("has a damaged header: the tensors overlap or leave a gap")
         position = entry.end
     if position > size:
-        raise BrokenFile(f"is incomplete: {size} of {position} bytes; download it again")
+        raise CorruptFile(f"is incomplete: {size} of {position} bytes; download it again")
     if position < size:
-        raise BrokenFile(f"has {size - position} bytes too many behind its tensors; download it again")
+        raise CorruptFile(f"has {size - position} bytes too many behind its tensors; download it again")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from lib_adapters.algorithms import choose
+from lib_adapters.algorithms import select_algorithm
 from lib_adapters.algorithms.base import Algorithm, Shape
 from lib_adapters.errors import UnknownAlgorithm
 from lib_adapters.files import combine, peft_seeded
@@ -70,7 +70,7 @@ def _judged(tensors: Mapping[str, Entry | None], scaled: Collection[str]) -> Ver
     if reason:
         return Verdict(shapes, None, reason)
     try:
-        return Verdict(shapes, choose(shapes))
+        return Verdict(shapes, select_algorithm(shapes))
     except UnknownAlgorithm as error:
         return Verdict(shapes, None, str(error))
 

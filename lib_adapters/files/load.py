@@ -10,8 +10,8 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from lib_adapters.algorithms.base import Algorithm, Facts
-from lib_adapters.algorithms.whole import BIAS, Whole, WithBias
+from lib_adapters.algorithms.base import Algorithm, TrainingInfo
+from lib_adapters.algorithms.saved_weights import BIAS, SavedWeight, WithBias
 from lib_adapters.errors import AdapterError, ShapeMismatch
 from lib_adapters.files import combine
 from lib_adapters.files.entries import ITEM_SIZES, Entry, Source, torch_dtype
@@ -21,7 +21,7 @@ from lib_adapters.files.names import Stem
 from lib_adapters.files.peft_seeded import NUMBERS
 from lib_adapters.files.platforms import open_file
 from lib_adapters.files.quantised import dequantised
-from lib_adapters.ops.modes import ordinary
+from lib_adapters.ops.torch_modes import plain_tensors
 
 _ANYWHERE = frozenset({"alpha", "scale", *NUMBERS})  # trainers and configs set them even if the algorithm ignores them
 _FREE = frozenset({"alpha"})  # may be infinite: a full LoKr in float16 overflows it and nobody looks at it
@@ -37,8 +37,8 @@ class Loaded:
     shared: dict[Hashable, object] = field(default_factory=dict)  # tensors generated from a seed, used by many layers
 
 
-@ordinary()
-def load(source: Source, modules: Iterable[Module], facts: Facts, device: torch.device) -> Loaded:
+@plain_tensors()
+def load(source: Source, modules: Iterable[Module], facts: TrainingInfo, device: torch.device) -> Loaded:
     """All tensors on `device`. AdapterError if the file changed or vanished; a bad module is told and left out."""
     blob, lowest = read_blob(source, pinned=device.type == "cuda")
     suspects = set(_not_finite(source, blob, lowest))
@@ -76,19 +76,19 @@ class _Read(Mapping[str, Tensor]):
         return len(self._leaves)
 
 
-def _algorithm(module: Module, leaves: dict[str, Tensor], facts: Facts) -> Algorithm:
+def _algorithm(module: Module, leaves: dict[str, Tensor], facts: TrainingInfo) -> Algorithm:
     """Build the algorithm. Raise ShapeMismatch also for a tensor it does not read, because its effect is unknown."""
     joined = combine.join(leaves)
     known = facts if joined is leaves else replace(facts, split_qkv=False)  # `join` has applied the scale too
-    bias = None if module.algorithm is Whole else joined.pop(BIAS, None)
+    bias = None if module.algorithm is SavedWeight else joined.pop(BIAS, None)
     read = _Read(joined)
-    algorithm = module.algorithm.from_leaves(read, known)
+    algorithm = module.algorithm.from_tensors(read, known)
     if unread := sorted(read.unread - _ANYWHERE):
         raise ShapeMismatch(f"has {', '.join(unread)}, which {module.algorithm.label} does not use")
     return algorithm if bias is None else WithBias(algorithm, bias)
 
 
-@ordinary()
+@plain_tensors()
 def read_blob(source: Source, pinned: bool = False) -> tuple[Tensor, int]:
     """The bytes of all tensors as uint8 [bytes], and at which byte of the file they start. AdapterError if it changed.
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lib_adapters.algorithms.base import LARGEST, Facts
+from lib_adapters.algorithms.base import MAX_SCALE, TrainingInfo
 from lib_adapters.files.platforms import decoded
 
 _BLOCK_SIZE_FOUR = 1714521600.0  # LyCORIS DyLoRA: the default was 1 before May 2024
@@ -16,16 +16,16 @@ _LARGEST_SIDECAR = 4_000_000
 _LARGEST_BLOCK = 4096
 
 
-def read_facts(metadata: Mapping[str, str], keys: Iterable[str], overrides: Mapping[str, float]) -> Facts:
+def read_facts(metadata: Mapping[str, str], keys: Iterable[str], overrides: Mapping[str, float]) -> TrainingInfo:
     """What metadata, keys and the overrides of a user tell of the file as a whole."""
     arguments = json_object(metadata.get("ss_network_args", ""))
     started = _number(metadata.get("ss_training_started_at"))
     marks = _marks(keys)
     module = metadata.get("ss_network_module", "")
-    return Facts(
+    return TrainingInfo(
         producer=_producer(metadata, module, marks),
         algo="dylora" if module == "networks.dylora" else str(arguments.get("algo", "")).lower(),
-        started=started,
+        trained_at=started,
         block_size=_block_size(_number(arguments.get("block_size")), started),
         rs_lora=_true(arguments.get("rs_lora")),
         split_qkv=_true(arguments.get("split_qkv")),
@@ -45,7 +45,7 @@ def sidecar_overrides(path: Path) -> dict[str, float]:
 
 def is_sane(value: object) -> bool:
     """A number that computing with cannot overflow; JSON knows NaN and integers of any length."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < MAX_SCALE
 
 
 def _block_size(said: float, started: float) -> int:

@@ -8,7 +8,7 @@ import pickletools
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
-from lib_adapters.errors import BrokenFile, brief
+from lib_adapters.errors import CorruptFile, shorten
 
 _MOST_INSTRUCTIONS = 1_000_000  # each may make an object of 64 bytes or so; ten thousand tensors need 300,000
 _MOST_COPIED = 2_000_000  # items in all that calls make out of what is there, which a pickle may name again and again
@@ -51,17 +51,17 @@ class Machine:
         self._copied = 0
 
     def run(self, stream: BinaryIO) -> Any:  # a pickle may hold anything plain
-        """The object at the end. BrokenFile for code, damage and absurd size."""
+        """The object at the end. CorruptFile for code, damage and absurd size."""
         try:
             for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
                 if opcode.name == "STOP":
                     return self._stack.pop()
                 if count > _MOST_INSTRUCTIONS:
-                    raise BrokenFile("is an absurdly large pickle; it was not opened")
+                    raise CorruptFile("is an absurdly large pickle; it was not opened")
                 self._step(opcode.name, argument)
         except _DAMAGE as error:
-            raise BrokenFile(f"is a damaged PyTorch file ({brief(error, 100)}); download it again") from error
-        raise BrokenFile("is a damaged PyTorch file (it ends too early); download it again")
+            raise CorruptFile(f"is a damaged PyTorch file ({shorten(error, 100)}); download it again") from error
+        raise CorruptFile("is a damaged PyTorch file (it ends too early); download it again")
 
     def _step(self, name: str, argument: Any) -> None:
         push = self._stack.append
@@ -80,7 +80,7 @@ class Machine:
         elif name not in _NOTHING:
             action = getattr(self, f"_do_{name.lower()}", None)
             if action is None:
-                raise BrokenFile(f"contains code (the instruction {name}); it was not run")
+                raise CorruptFile(f"contains code (the instruction {name}); it was not run")
             action(argument)
 
     def _popped(self, count: int) -> list[Any]:
@@ -151,7 +151,7 @@ class Machine:
     def _do_reduce(self, _: object) -> None:
         target, arguments = self._popped(2)
         if not isinstance(target, Name) or target.make is None or type(arguments) is not tuple:
-            raise BrokenFile("contains code (a call of something that is not a tensor); it was not run")
+            raise CorruptFile("contains code (a call of something that is not a tensor); it was not run")
         made = target.make(*arguments)
         self._count(made)
         self._stack.append(made)
@@ -175,11 +175,11 @@ class Machine:
         if isinstance(made, (str, bytes, tuple, list, dict)):
             self._copied += len(made) // (16 if isinstance(made, (str, bytes)) else 1)
         if self._copied > _MOST_COPIED:
-            raise BrokenFile("is an absurdly large pickle; it was not opened")
+            raise CorruptFile("is an absurdly large pickle; it was not opened")
 
     def _name(self, path: str) -> Name:
         if path not in self._names:
-            raise BrokenFile(f"contains code ({brief(path, 100)}); it was not run")
+            raise CorruptFile(f"contains code ({shorten(path, 100)}); it was not run")
         return Name(path, self._names[path])
 
 

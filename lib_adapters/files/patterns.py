@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
-from lib_adapters.errors import AdapterError, brief
+from lib_adapters.errors import AdapterError, shorten
 
 MAX_PATTERN = 2000  # characters
 MAX_NAME = 1000
@@ -60,7 +60,7 @@ class PatternTable:
                 break
             hit = part is not None and part(_Text(name, self._budget), starts) >> len(name)
             if part is None or self._budget.left < 0:
-                raise UnreadPattern(f"the pattern {brief(key)!r} in its config is not supported or too complex")
+                raise UnreadPattern(f"the pattern {shorten(key)!r} in its config is not supported or too complex")
             if hit:
                 found = index
                 break

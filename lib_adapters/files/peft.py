@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lib_adapters.algorithms.base import Shape
-from lib_adapters.algorithms.oft_r import MAX_TERMS
-from lib_adapters.algorithms.whole import BIAS, WEIGHT
-from lib_adapters.errors import ForeignFile
+from lib_adapters.algorithms.oft_input import MAX_TERMS
+from lib_adapters.algorithms.saved_weights import BIAS, WEIGHT
+from lib_adapters.errors import UnsupportedFile
 from lib_adapters.files import peft_seeded, peft_tuners
 from lib_adapters.files.dialects import path_of, prefix_of
 from lib_adapters.files.metadata import is_sane, json_object, read_json
@@ -54,10 +54,10 @@ class PeftConfig:
         return bool(self._configs)
 
     def refuse(self) -> None:
-        """Raise ForeignFile if the config describes an adapter that is not a change of weights."""
+        """Raise UnsupportedFile if the config describes an adapter that is not a change of weights."""
         for option, sentence in _UNMERGEABLE.items():
             if any(config.get(option) for config in self._configs.values()):
-                raise ForeignFile(f"is {sentence}; this cannot be expressed as a change of weights")
+                raise UnsupportedFile(f"is {sentence}; this cannot be expressed as a change of weights")
 
     def notes(self) -> list[str]:
         """Return notes for the user: that the config is used, and settings that may change the result."""

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from torch import Tensor
 
-from lib_adapters.errors import AdapterError, BrokenFile
+from lib_adapters.errors import AdapterError, CorruptFile
 from lib_adapters.files.entries import ITEM_SIZES, Entry, Source, read_exactly
 from lib_adapters.files.load import read_blob, view
 from lib_adapters.files.opcodes import Machine, Name
@@ -39,14 +39,14 @@ class Tree:
 def read_pickle(path: str | os.PathLike[str]) -> Any:  # whatever the file holds
     """The object in a PyTorch file, with its tensors on the CPU. Plain containers, numbers, text and tensors only.
 
-    BrokenFile for code and damage, AdapterError where the file cannot be read; both begin with its name.
+    CorruptFile for code and damage, AdapterError where the file cannot be read; both begin with its name.
     """
     where = Path(path)
     try:
         with open_file(where) as file:
             status = os.fstat(file.fileno())
             if not is_pickle(file, status.st_size):
-                raise BrokenFile("is not a PyTorch file")
+                raise CorruptFile("is not a PyTorch file")
             tree = read_tree(file, status.st_size)
         return _Reader(tree, where, status.st_size, status.st_mtime_ns).filled(tree.root, 0)
     except OSError as error:
@@ -56,7 +56,7 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:  # whatever the file holds
 
 
 def is_pickle(file: BinaryIO, size: int) -> bool:
-    """A zip with a pickle in it, or a pickle of protocol 2 and later. BrokenFile for a bad zip; read_tree is strict."""
+    """True for a zip with a pickle in it and for a pickle of protocol 2 or later. Raise CorruptFile for a bad zip."""
     members = read_table(file, size)
     if members is not None:
         return any(name.endswith("data.pkl") for name in members)
@@ -65,7 +65,7 @@ def is_pickle(file: BinaryIO, size: int) -> bool:
 
 
 def read_tree(file: BinaryIO, size: int, machine: type[Machine] = Machine) -> Tree:
-    """BrokenFile for code, damage and absurd size; no tensor is read. `machine` for a zip that holds more."""
+    """CorruptFile for code, damage and absurd size; no tensor is read. `machine` for a zip that holds more."""
     members = read_table(file, size)
     if members is None:
         return _old(io.BytesIO(read_exactly(file, 0, _LARGEST_PICKLE)), file, size)
@@ -73,10 +73,10 @@ def read_tree(file: BinaryIO, size: int, machine: type[Machine] = Machine) -> Tr
     folder = pickled[0].removesuffix("data.pkl")
     start, end = members[pickled[0]]
     if len(pickled) != 1 or end - start > _LARGEST_PICKLE:
-        raise BrokenFile("is not a zip that PyTorch wrote; it was not opened")
+        raise CorruptFile("is not a zip that PyTorch wrote; it was not opened")
     order = members.get(f"{folder}byteorder")
     if order and read_exactly(file, order.start, order.end - order.start).strip() != b"little":
-        raise BrokenFile("was written on a big-endian machine; save it again as safetensors")
+        raise CorruptFile("was written on a big-endian machine; save it again as safetensors")
     root = machine(NAMES, persistent).run(io.BytesIO(read_exactly(file, start, end - start)))
     data = f"{folder}data/"
     return Tree(root, {n.removeprefix(data): (m.start, m.end) for n, m in members.items() if n.startswith(data)})
@@ -93,12 +93,12 @@ def _old(stream: io.BytesIO, file: BinaryIO, size: int) -> Tree:
         return found
 
     if _run(stream) != _MAGIC:
-        raise BrokenFile("is a Python pickle, but not one that PyTorch wrote")
+        raise CorruptFile("is a Python pickle, but not one that PyTorch wrote")
     _run(stream), _run(stream)
     root = Machine(NAMES, remember).run(stream)
     keys = _run(stream)
     if type(keys) is not list or not all(isinstance(key, str) for key in keys):
-        raise BrokenFile("is a damaged PyTorch file (its list of data records is missing); download it again")
+        raise CorruptFile("is a damaged PyTorch file (its list of data records is missing); download it again")
     return Tree(root, _old_starts(file, stream.tell(), keys, types, size))
 
 
@@ -115,7 +115,7 @@ def _old_starts(
         length = struct.unpack("<q", raw)[0] if len(raw) == 8 else -1
         end = position + 8 + length * ITEM_SIZES[types.get(key, "U8")]
         if length < 0 or end > size:
-            raise BrokenFile(f"is incomplete: {size} of at least {max(end, position + 8)} bytes; download it again")
+            raise CorruptFile(f"is incomplete: {size} of at least {max(end, position + 8)} bytes; download it again")
         starts[key] = (position + 8, end)
         position = end
     return starts
@@ -135,7 +135,7 @@ class _Reader:
     def filled(self, node: Any, depth: int) -> Any:
         self._nodes += 1
         if depth > _DEEPEST or self._nodes > _MOST_NODES:
-            raise BrokenFile("is nested absurdly deeply; it was not opened")
+            raise CorruptFile("is nested absurdly deeply; it was not opened")
         if isinstance(node, Pickled):
             return self._tensor(node)
         if isinstance(node, dict):

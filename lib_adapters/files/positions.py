@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from lib_adapters.errors import BrokenFile
+from lib_adapters.errors import CorruptFile
 from lib_adapters.files.entries import Source
 from lib_adapters.files.storages import Pickled
 
@@ -24,7 +24,7 @@ _TEXT_LAYERS = {48: 12, 92: 23, 96: 24, 128: 32}  # pairs -> layers of the encod
 def with_names(source: Source) -> Source:
     """Positional keys replaced by the names of the layers; the same source where there are none.
 
-    BrokenFile where no Stable Diffusion 1 model has so many layers.
+    CorruptFile where no Stable Diffusion 1 model has so many layers.
     """
     if not any(_KEY.fullmatch(key) for key in source.entries):
         return source
@@ -51,9 +51,9 @@ def _renamed(keys: Sequence[str], metadata: dict[str, str]) -> dict[str, str]:
 
 
 def named_list(tensors: Sequence[Pickled], length: int) -> dict[str, Pickled]:
-    """The bare list [up0, down0, up1, down1, ...] of the oldest `.pt` files, by name; BrokenFile for any other list."""
+    """Name the list [up0, down0, up1, down1, ...] of the oldest `.pt` files. Raise CorruptFile for another list."""
     if not tensors or len(tensors) != length or length % 2:
-        raise BrokenFile("is a list that holds no pairs of factors; no known trainer writes it")
+        raise CorruptFile("is a list that holds no pairs of factors; no known trainer writes it")
     part = "text_encoder" if length // 2 in _TEXT_LAYERS else "unet"
     layers = _layers(part, length // 2, ())
     halves = ("up", "down")
@@ -82,7 +82,7 @@ def _layers(part: str, count: int, classes: tuple[str, ...]) -> list[str]:
         layers = list(_unet_layers(frozenset(chosen)))
         if len(layers) == count:
             return layers
-    raise BrokenFile(f"names its {count} layers only by position, and no Stable Diffusion 1 model has that many")
+    raise CorruptFile(f"names its {count} layers only by position, and no Stable Diffusion 1 model has that many")
 
 
 def _text_layers(depth: int) -> Iterator[str]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-from lib_adapters.errors import brief
+from lib_adapters.errors import shorten
 from lib_adapters.files import foreign
 
 Value = TypeVar("Value", int, float)
@@ -45,7 +45,7 @@ def nothing_usable(unusable: Sequence[tuple[str, str]]) -> str:
     if not unusable:
         return "holds no tensors of an adapter"
     name, reason = unusable[0]
-    return f"holds nothing that can be used: {brief(name, 120)}: {reason}" + (
+    return f"holds nothing that can be used: {shorten(name, 120)}: {reason}" + (
         f" (and {len(unusable) - 1} more)" if len(unusable) > 1 else ""
     )
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
-from lib_adapters.errors import AdapterError, BrokenFile
+from lib_adapters.errors import AdapterError, CorruptFile
 from lib_adapters.files import header, pickles, state
 from lib_adapters.files.entries import Source, read_exactly
 from lib_adapters.files.platforms import TOO_LONG, is_too_long, open_file
@@ -31,15 +31,15 @@ def open_source(path: Path) -> Source:
 
 def _read(file: BinaryIO, path: Path, size: int, mtime_ns: int) -> Source:
     if size == 0:
-        raise BrokenFile("is empty (zero bytes); download it again")
+        raise CorruptFile("is empty (zero bytes); download it again")
     length = header.header_length(file, size)
     if length is not None:
         entries, metadata = header.read_header(file, size, length)
         return Source(path, size, mtime_ns, entries, metadata)
     if not pickles.is_pickle(file, size):
-        raise BrokenFile(_not_an_adapter(read_exactly(file, 0, 1024), size))
+        raise CorruptFile(_not_an_adapter(read_exactly(file, 0, 1024), size))
     if path.suffix.lower() in SAFETENSORS_NAMES:
-        raise BrokenFile("is a PyTorch pickle under the name of a safetensors file; it was not opened")
+        raise CorruptFile("is a PyTorch pickle under the name of a safetensors file; it was not opened")
     tree = pickles.read_tree(file, size)
     return state.source_of(tree, path, size, mtime_ns)
 

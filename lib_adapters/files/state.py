@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lib_adapters.errors import AestheticFile, BrokenFile, ForeignFile, HypernetworkFile
+from lib_adapters.errors import AestheticFile, CorruptFile, HypernetworkFile, UnsupportedFile
 from lib_adapters.files import positions
 from lib_adapters.files.entries import Entry, Source
 from lib_adapters.files.foreign import AESTHETIC, HYPERNETWORK
@@ -23,13 +23,13 @@ _LARGEST_NUMBER = 1e30
 
 
 def source_of(tree: Tree, path: Path, size: int, mtime_ns: int) -> Source:
-    """HypernetworkFile, AestheticFile or ForeignFile for what is no adapter, BrokenFile for what is damaged."""
+    """HypernetworkFile, AestheticFile or UnsupportedFile for what is no adapter, CorruptFile for what is damaged."""
     root = _unwrapped(tree.root)
     entries: dict[str, Entry] = {}
     numbers: dict[str, float] = {}
     for name, leaf in _leaves(root, "", 0):
         if len(entries) + len(numbers) >= _MOST_TENSORS or len(name) > LONGEST_NAME:
-            raise BrokenFile("holds an absurd number of tensors, or absurd names; it was not opened")
+            raise CorruptFile("holds an absurd number of tensors, or absurd names; it was not opened")
         if isinstance(leaf, Pickled):
             entries[name] = leaf.entry(tree.starts)
         elif isinstance(leaf, (int, float)):
@@ -51,13 +51,13 @@ def _unwrapped(root: Any, depth: int = 0) -> Any:
     if isinstance(root, (list, tuple)):
         return positions.named_list([item for item in root if isinstance(item, Pickled)], len(root))
     if not isinstance(root, dict):
-        raise BrokenFile("is a PyTorch file that holds no tensors")
+        raise CorruptFile("is a PyTorch file that holds no tensors")
     if any(isinstance(key, int) for key in root) or {"layer_structure", "is_layer_norm"} & root.keys():
         raise HypernetworkFile(HYPERNETWORK)
     if "string_to_param" in root:
-        raise ForeignFile("is a textual inversion embedding, not an adapter; put it into the folder 'embeddings'")
+        raise UnsupportedFile("is a textual inversion embedding, not an adapter; put it into the folder 'embeddings'")
     if root and all(isinstance(value, Pickled) and _is_vector(key, value) for key, value in root.items()):
-        raise ForeignFile("holds textual inversion embeddings, not an adapter; put it into the folder 'embeddings'")
+        raise UnsupportedFile("holds textual inversion embeddings, not an adapter; put it into the folder 'embeddings'")
     inner = next((root[word] for word in _WRAPPERS if isinstance(root.get(word), dict)), None)
     return root if inner is None or depth >= _DEEPEST else _unwrapped(inner, depth + 1)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lib_adapters.errors import BrokenFile, brief
+from lib_adapters.errors import CorruptFile, shorten
 from lib_adapters.files.entries import ITEM_SIZES, Entry, numel
 from lib_adapters.files.opcodes import Maker, Name
 
@@ -45,9 +45,9 @@ class Pickled:
     offset: int
 
     def entry(self, starts: Mapping[str, tuple[int, int]]) -> Entry:
-        """Where in the file; `starts`: storage -> (first byte, one past the last). BrokenFile if it lies elsewhere."""
+        """Where in the file; `starts`: storage -> (first byte, one past the last). CorruptFile if it lies elsewhere."""
         if self.storage.key not in starts:
-            raise BrokenFile(f"is a damaged PyTorch file: the data record {brief(self.storage.key, 40)} is missing")
+            raise CorruptFile(f"is a damaged PyTorch file: the data record {shorten(self.storage.key, 40)} is missing")
         low, high = starts[self.storage.key]
         size = ITEM_SIZES[self.dtype]
         start = low + (self.storage.first + self.offset) * size
@@ -55,7 +55,7 @@ class Pickled:
             1 + sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True)) if numel(self.shape) else 0
         )
         if start + reach * size > high:
-            raise BrokenFile("is a damaged PyTorch file: a tensor reaches beyond its data")
+            raise CorruptFile("is a damaged PyTorch file: a tensor reaches beyond its data")
         stride = None if self.stride == _contiguous(self.shape) else self.stride
         return Entry(self.dtype, self.shape, start, start + reach * size, stride)
 
@@ -65,7 +65,7 @@ def persistent(identity: Any) -> Storage | Name:  # whatever the pickle holds
     if type(identity) is tuple and len(identity) > 1 and identity[0] == "module" and isinstance(identity[1], Name):
         return identity[1]
     if type(identity) is not tuple or len(identity) not in (5, 6) or identity[0] != "storage":
-        raise BrokenFile("contains code (an object of an unknown kind); it was not run")
+        raise CorruptFile("contains code (an object of an unknown kind); it was not run")
     _, kind, key, _, length, *rest = identity
     if not isinstance(kind, Name) or not isinstance(key, str) or type(length) is not int or not 0 <= length < _LARGEST:
         raise ValueError("a storage is described wrongly")

@@ -38,7 +38,7 @@ class _Modules(Machine):
 def torchscript_tensor(path: Path, name: str) -> Tensor | None:
     """Return the root module's tensor `name`; None if the file is not an archive or has no such tensor.
 
-    Raise BrokenFile if the archive is damaged, AdapterError if the file cannot be read.
+    Raise CorruptFile if the archive is damaged, AdapterError if the file cannot be read.
     """
     try:
         with path.open("rb") as file:

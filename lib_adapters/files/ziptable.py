@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from typing import BinaryIO, NamedTuple
 
-from lib_adapters.errors import BrokenFile, brief
+from lib_adapters.errors import CorruptFile, shorten
 from lib_adapters.files.entries import read_exactly
 
 _END, _END64, _LOCATOR = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
@@ -26,7 +26,7 @@ class Member(NamedTuple):
 
 
 def read_table(file: BinaryIO, size: int) -> dict[str, Member] | None:
-    """name -> where its bytes are; None if this is no zip file, BrokenFile if torch cannot have written it."""
+    """name -> where its bytes are; None if this is no zip file, CorruptFile if torch cannot have written it."""
     tail_start = max(0, size - 65_557)
     tail = read_exactly(file, tail_start, size - tail_start)
     at = tail.rfind(_END)
@@ -36,17 +36,17 @@ def read_table(file: BinaryIO, size: int) -> dict[str, Member] | None:
     if _ABSENT32 in (length, offset) or struct.unpack("<H", tail[at + 10 : at + 12])[0] == _ABSENT16:
         length, offset = _large(file, tail[max(0, at - 20) : at], size)
     if length > _LARGEST_DIRECTORY or offset + length > size:
-        raise BrokenFile("is a damaged zip file: its table of contents is not where it should be")
+        raise CorruptFile("is a damaged zip file: its table of contents is not where it should be")
     return _members(file, read_exactly(file, offset, length), size)
 
 
 def _large(file: BinaryIO, locator: bytes, size: int) -> tuple[int, int]:
     """zip64: the real numbers are in a record of their own."""
     if len(locator) != 20 or not locator.startswith(_LOCATOR):
-        raise BrokenFile("is a damaged zip file: its end record is incomplete")
+        raise CorruptFile("is a damaged zip file: its end record is incomplete")
     record = read_exactly(file, min(struct.unpack("<Q", locator[8:16])[0], size), 56)
     if len(record) != 56 or not record.startswith(_END64):
-        raise BrokenFile("is a damaged zip file: its end record is incomplete")
+        raise CorruptFile("is a damaged zip file: its end record is incomplete")
     length, offset = struct.unpack("<QQ", record[40:56])
     return length, offset
 
@@ -68,11 +68,11 @@ def _members(file: BinaryIO, directory: bytes, size: int) -> dict[str, Member]:
         if "/code/" in name and method == _DEFLATED:
             continue
         if flags & 1 or method != 0 or packed != plain:
-            raise BrokenFile(
-                f"is a compressed or locked archive ({brief(name)}); PyTorch writes neither, so it was not opened"
+            raise CorruptFile(
+                f"is a compressed or locked archive ({shorten(name)}); PyTorch writes neither, so it was not opened"
             )
         if name in found:
-            raise BrokenFile(f"is a damaged zip file: {brief(name)} is in it twice")
+            raise CorruptFile(f"is a damaged zip file: {shorten(name)} is in it twice")
         found[name] = _member(file, name, offset, plain, size)
     return found
 
@@ -96,9 +96,9 @@ def _wide(extra: bytes, packed: int, plain: int, offset: int) -> tuple[int, int,
 def _member(file: BinaryIO, name: str, offset: int, length: int, size: int) -> Member:
     local = read_exactly(file, min(offset, size), 30)
     if len(local) != 30 or not local.startswith(b"PK\x03\x04"):
-        raise BrokenFile(f"is a damaged zip file: {brief(name)} is not where it should be")
+        raise CorruptFile(f"is a damaged zip file: {shorten(name)} is not where it should be")
     name_length, extra_length = struct.unpack_from("<HH", local, 26)
     start = offset + 30 + name_length + extra_length
     if start + length > size:
-        raise BrokenFile(f"is incomplete: {size} of at least {start + length} bytes; download it again")
+        raise CorruptFile(f"is incomplete: {size} of at least {start + length} bytes; download it again")
     return Member(start, start + length)

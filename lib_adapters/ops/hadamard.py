@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lib_adapters.ops.product import row_step
+from lib_adapters.ops.lazy_delta import rows_per_block
 
 
 class Hadamard:
@@ -20,14 +20,14 @@ class Hadamard:
     def add(self, out: Tensor, strength: float) -> None:
         self._sum(out, out, strength)
 
-    def onto(self, base: Tensor, strength: float, out: Tensor | None = None) -> Tensor:
+    def merged(self, weight: Tensor, strength: float, out: Tensor | None = None) -> Tensor:
         """base + strength · ΔW, each block of rows once through the cache."""
-        out = torch.empty_like(base) if out is None else out
-        self._sum(base, out, strength)
+        out = torch.empty_like(weight) if out is None else out
+        self._sum(weight, out, strength)
         return out
 
     def _sum(self, base: Tensor, out: Tensor, strength: float) -> None:
-        step = min(len(out), row_step(out))
+        step = min(len(out), rows_per_block(out))
         scratch = self.down1.new_empty(2, step, self.down1.shape[1])
         for start in range(0, len(out), step):
             before, block = base[start : start + step], out[start : start + step]

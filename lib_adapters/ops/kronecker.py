@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def split(tensor: Tensor, axis: int, parts: int) -> Tensor:
+def split_axis(tensor: Tensor, axis: int, parts: int) -> Tensor:
     """[..., parts * n, ...] -> [..., parts, n, ...]; unlike a merged axis, a split one is a view for any strides."""
     shape = list(tensor.shape)
     shape[axis : axis + 1] = [parts, shape[axis] // parts]
@@ -22,17 +22,17 @@ class Kron:
     def add(self, out: Tensor, strength: float) -> None:
         self._sum(out, out, strength)
 
-    def onto(self, base: Tensor, strength: float, out: Tensor | None = None) -> Tensor:
+    def merged(self, weight: Tensor, strength: float, out: Tensor | None = None) -> Tensor:
         """base + strength · ΔW, one read and one write."""
-        out = torch.empty_like(base) if out is None else out
-        self._sum(base, out, strength)
+        out = torch.empty_like(weight) if out is None else out
+        self._sum(weight, out, strength)
         return out
 
     def _sum(self, base: Tensor, out: Tensor, strength: float) -> None:
         (a, c), kernel = self.w1.shape, out.shape[2:]
         w1 = self.w1.view(a, 1, c, 1, *(1 for _ in kernel))
         w2 = self.w2.view(1, len(self.w2), 1, out.shape[1] // c, *kernel)
-        before, after = (split(split(tensor, 1, c), 0, a) for tensor in (base, out))
+        before, after = (split_axis(split_axis(tensor, 1, c), 0, a) for tensor in (base, out))
         torch.addcmul(before, w1, w2, value=self.scale * strength, out=after)
 
     def rows(self, start: int, stop: int) -> KronRows:
@@ -50,7 +50,7 @@ class KronRows:
         (n, c), kernel = self.left.shape, out.shape[2:]
         left = self.left.view(n, c, 1, *(1 for _ in kernel))
         right = self.right.view(n, 1, out.shape[1] // c, *kernel)
-        split(out, 1, c).addcmul_(left, right, value=self.scale * strength)
+        split_axis(out, 1, c).addcmul_(left, right, value=self.scale * strength)
 
     def rows(self, start: int, stop: int) -> KronRows:
         return KronRows(self.left[start:stop], self.right[start:stop], self.scale)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lib_adapters.ops.product import as_matrix
+from lib_adapters.ops.lazy_delta import matrix_view
 
 
 def skew(blocks: Tensor) -> Tensor:
@@ -21,7 +21,7 @@ def skew(blocks: Tensor) -> Tensor:
     return blocks - blocks.transpose(-1, -2)
 
 
-def skew_packed(packed: Tensor, size: int) -> Tensor:
+def skew_from_upper(packed: Tensor, size: int) -> Tensor:
     """Q from its upper triangle in rows, [n, b(b−1)/2] -> [n, b, b]."""
     rows, columns = torch.triu_indices(size, size, 1, device=packed.device)
     upper = packed.new_zeros(len(packed), size, size, dtype=torch.float32)
@@ -29,32 +29,32 @@ def skew_packed(packed: Tensor, size: int) -> Tensor:
     return upper - upper.transpose(-1, -2)
 
 
-def bounded(q: Tensor, bound: float) -> Tensor:
+def clip_norm(q: Tensor, bound: float) -> Tensor:
     """Q [..., b, b], its Frobenius norm over all blocks together brought down to `bound` (LyCORIS)."""
     norm: Tensor = torch.linalg.vector_norm(q)
     return q * (bound / (norm + 1e-8)).clamp(max=1.0)
 
 
-def bounded_smoothly(q: Tensor, bound: float) -> Tensor:
+def clip_norm_kohya(q: Tensor, bound: float) -> Tensor:
     """The same with kohya's epsilon in both halves: a bound of 0 leaves no rotation at all."""
     norm: Tensor = torch.linalg.vector_norm(q)
     return q * ((norm.clamp(max=bound) + 1e-8) / (norm + 1e-8))
 
 
-def bounded_each(q: Tensor, bound: float) -> Tensor:
+def clip_norm_per_block(q: Tensor, bound: float) -> Tensor:
     """Return Q [..., b, b] with the Frobenius norm of each block limited to `bound` (PEFT's COFT)."""
     norms: Tensor = torch.linalg.matrix_norm(q, keepdim=True)
     return torch.where(norms <= bound, q, q * (bound / norms))
 
 
-def cayley_turn(q: Tensor) -> Tensor:
+def cayley_delta(q: Tensor) -> Tensor:
     """R − I for R = (I + Q)(I − Q)⁻¹, [..., b, b] -> [..., b, b]; −Q gives the transposed rotation."""
     eye = torch.eye(q.shape[-1], dtype=q.dtype, device=q.device)
     turn: Tensor = torch.linalg.solve_ex(eye - q, 2.0 * q)[0]  # never singular: no check, so no wait for the device
     return turn
 
 
-def neumann_turn(q: Tensor, last: float, highest: int = 4) -> Tensor:
+def neumann_delta(q: Tensor, last: float, highest: int = 4) -> Tensor:
     """R − I for R = I + 2Q + 2Q² + ... + last·Qʰ, the short series of the Cayley form, [n, b, b] -> [n, b, b].
 
     `highest` is h; 0 gives no rotation.
@@ -66,26 +66,26 @@ def neumann_turn(q: Tensor, last: float, highest: int = 4) -> Tensor:
     return turn
 
 
-def turn_rows(out: Tensor, base: Tensor, turn: Tensor, strength: float) -> None:
+def rotate_rows_(out: Tensor, base: Tensor, delta: Tensor, strength: float) -> None:
     """out += strength · blockdiag(turn) @ base over the output rows; out, base [n*b, ...]."""
-    matrix = as_matrix(out)
+    matrix = matrix_view(out)
     if matrix is None:
         fresh = out.new_zeros(out.shape)
-        turn_rows(fresh, base, turn, strength)
+        rotate_rows_(fresh, base, delta, strength)
         out.add_(fresh)
     else:
-        _turn(matrix, base.flatten(1), turn, strength)
+        _turn(matrix, base.flatten(1), delta, strength)
 
 
-def turn_columns(out: Tensor, base: Tensor, turn: Tensor, strength: float) -> None:
+def rotate_columns_(out: Tensor, base: Tensor, delta: Tensor, strength: float) -> None:
     """out += strength · base @ blockdiag(turn) over the flattened input; out, base [o, n*b]."""
-    matrix = as_matrix(out)
+    matrix = matrix_view(out)
     if matrix is None:
         fresh = out.new_zeros(out.shape)
-        turn_columns(fresh, base, turn, strength)
+        rotate_columns_(fresh, base, delta, strength)
         out.add_(fresh)
     else:
-        _turn(matrix.T, base.flatten(1).T, turn.mT, strength)
+        _turn(matrix.T, base.flatten(1).T, delta.mT, strength)
 
 
 def _turn(out: Tensor, base: Tensor, turn: Tensor, strength: float) -> None:
@@ -94,7 +94,7 @@ def _turn(out: Tensor, base: Tensor, turn: Tensor, strength: float) -> None:
     out.view(blocks).baddbmm_(turn, base.view(blocks), alpha=strength)
 
 
-def butterfly(base: Tensor, turns: Sequence[Tensor], strength: float, chunk: int = 1) -> Tensor:
+def butterfly_delta(base: Tensor, deltas: Sequence[Tensor], strength: float, chunk: int = 1) -> Tensor:
     """(Fₘ ⋯ F₁ − I) @ base for the factors F = I + strength · turn of BOFT, base [o, columns], each turn [n, b, b].
 
     Factor i mixes rows that lie 2ⁱ·b/2 apart; two scratch weights serve all factors. Inside a block the two halves
@@ -102,7 +102,7 @@ def butterfly(base: Tensor, turns: Sequence[Tensor], strength: float, chunk: int
     """
     rows, columns = base.shape
     delta, near, moved = base.new_zeros(rows, columns), base.new_empty(rows, columns), base.new_empty(rows, columns)
-    for i, turn in enumerate(turns):
+    for i, turn in enumerate(deltas):
         reach = 2**i * turn.shape[-1] // 2 // chunk
         apart, together = (-1, 2, reach, chunk, columns), (-1, reach, 2, chunk, columns)
         change = delta.view(apart).transpose(1, 2)
@@ -113,7 +113,7 @@ def butterfly(base: Tensor, turns: Sequence[Tensor], strength: float, chunk: int
     return delta
 
 
-def top_part(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+def top_singular_factors(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """The best rank-r approximation of [o, i] as [o, r] @ [r, i], the largest singular value first.
 
     Whatever the signs of singular vectors are.

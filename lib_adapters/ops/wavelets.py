@@ -30,7 +30,7 @@ def low_pass(family: str, order: int) -> Tensor:
     return (taps.real / taps.real.sum() * math.sqrt(2)).float()
 
 
-def synthesised(bands: Tensor, low: Tensor) -> Tensor:
+def inverse_transform(bands: Tensor, low: Tensor) -> Tensor:
     """Return one synthesis level along the rows: bands [2h, w], low-pass bands first, to [2h + 2 - taps, w]."""
     taps, half = len(low), len(bands) // 2
     high = low.flip(0) * low.new_tensor([1.0, -1.0]).repeat(taps // 2)

@@ -12,7 +12,7 @@ from functools import partial
 from lib_adapters.patching.cost import Kind, LatentShape, bypass_seconds, cost_key, estimated_seconds, merge_seconds
 from lib_adapters.patching.patch import ParamPatches
 from lib_adapters.patching.schedule_plan import ApplyMode, SchedulePlan
-from lib_adapters.prompt.schedule import Moment, changes
+from lib_adapters.prompt.schedule import SamplingStep, count_changes
 
 SWITCH_MARGIN = 0.95  # what is merged stays so where it is as good as even
 OBVIOUS_RATIO = 4.0  # times the work: no processor is so much better at the one than at the other
@@ -32,13 +32,13 @@ class ModeSelector:
         self._estimates: dict[Kind, tuple[int, int]] = {}
         self._last_modes: LatentShape | None = None
 
-    def initial_modes(self, plan: SchedulePlan, step: Moment, family: str) -> None:
+    def initial_modes(self, plan: SchedulePlan, step: SamplingStep, family: str) -> None:
         """As for the last picture, or for the usual one: what is merged in vain costs more than most pictures."""
         run = self._last_modes or TYPICAL_LATENT.get(family, INITIAL_STEPS)
         for key, target in plan.has_open_choice.items():
             plan.modes[key] = self._guess(target, step, run, family)
 
-    def select(self, plan: SchedulePlan, step: Moment, latent: LatentShape, family: str) -> bool:
+    def select(self, plan: SchedulePlan, step: SamplingStep, latent: LatentShape, family: str) -> bool:
         """Did any parameter change its way?"""
         self._last_modes = latent
         before = dict(plan.modes)
@@ -49,7 +49,7 @@ class ModeSelector:
             _at_least(ROUGHLY, self._bypass_timings, kind, partial(bypass_seconds, target, ROUGHLY, latent, family))
         return plan.modes != before
 
-    def _guess(self, target: ParamPatches, moment: Moment, run: LatentShape, family: str) -> ApplyMode:
+    def _guess(self, target: ParamPatches, moment: SamplingStep, run: LatentShape, family: str) -> ApplyMode:
         """Without measuring anything now."""
         kind = cost_key(target, run, family)
         runs, renewals = _times(target, moment)
@@ -62,7 +62,7 @@ class ModeSelector:
         merge, beside = self._work(kind, target, run, family)
         return _better(merge * renewals, beside * runs)
 
-    def _measured(self, target: ParamPatches, moment: Moment, run: LatentShape, family: str) -> ApplyMode:
+    def _measured(self, target: ParamPatches, moment: SamplingStep, run: LatentShape, family: str) -> ApplyMode:
         """Of two that are far apart the better one is measured roughly, to be told."""
         kind = cost_key(target, run, family)
         runs, renewals = _times(target, moment)
@@ -108,8 +108,8 @@ def _on_cpu(target: ParamPatches) -> bool:
     return parameter is not None and parameter.device.type == "cpu"
 
 
-def _times(target: ParamPatches, moment: Moment) -> tuple[int, int]:
+def _times(target: ParamPatches, moment: SamplingStep) -> tuple[int, int]:
     """How often the UNet runs, and how often the strength changes, in the whole picture."""
     requests = {id(patch.scheduled): patch.scheduled.request for patch in target.patches if patch.scheduled is not None}
-    often = max(changes(one.unet, one.window, moment.steps) for one in requests.values())
-    return max(moment.runs, moment.steps), often
+    often = max(count_changes(one.unet, one.window, moment.total_steps) for one in requests.values())
+    return max(moment.model_calls, moment.total_steps), often

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lib_adapters.algorithms.base import Algorithm, LowRank
-from lib_adapters.algorithms.factored import Factored
-from lib_adapters.ops.kronecker import Kron, split
-from lib_adapters.ops.modes import exact
+from lib_adapters.algorithms.base import Algorithm, LowRankFactors
+from lib_adapters.algorithms.low_rank import AdditiveAlgorithm
+from lib_adapters.ops.kronecker import Kron, split_axis
+from lib_adapters.ops.torch_modes import float32_math
 
 Strengths = Sequence[float] | Tensor
 MEMORY_PASS = 64  # products in the time in which a number of a large tensor is read and written
@@ -52,16 +52,16 @@ def is_plain(module: nn.Module | None) -> bool:
 
 def bypass_deltas(module: nn.Module, algorithms: Sequence[Algorithm], weight: Tensor) -> list[BypassDelta] | None:
     """All of them in their order, or None where one reads W or has no such form. `base`: for its shape alone."""
-    if not is_plain(module) or any(algorithm.reads_base for algorithm in algorithms):
+    if not is_plain(module) or any(algorithm.needs_weight for algorithm in algorithms):
         return None
     found: list[BypassDelta] = []
-    thin: list[LowRank] = []
+    thin: list[LowRankFactors] = []
     for algorithm in algorithms:
-        low = algorithm.low_rank(weight)
+        low = algorithm.as_low_rank(weight)
         if low is not None:
             thin.append(low)
             continue
-        product = algorithm.product(tuple(weight.shape)) if isinstance(algorithm, Factored) else None
+        product = algorithm.lazy_delta(tuple(weight.shape)) if isinstance(algorithm, AdditiveAlgorithm) else None
         if not isinstance(product, Kron):
             return None
         found += [*_joined(module, thin), KroneckerBypass(product, tuple(weight.shape[2:]))]
@@ -69,7 +69,7 @@ def bypass_deltas(module: nn.Module, algorithms: Sequence[Algorithm], weight: Te
     return [*found, *_joined(module, thin)]
 
 
-def _joined(module: nn.Module, thin: Sequence[LowRank]) -> list[BypassDelta]:
+def _joined(module: nn.Module, thin: Sequence[LowRankFactors]) -> list[BypassDelta]:
     return [LowRankBypass(module, thin)] if thin else []
 
 
@@ -100,7 +100,7 @@ def add_bypass(deltas: Sequence[BypassDelta], module: nn.Module, x: Tensor, y: T
 class LowRankBypass:
     """Low-rank deltas as one pair of thin layers: the ranks concatenated, the scale folded into `up`."""
 
-    def __init__(self, module: nn.Module, factors: Sequence[LowRank]) -> None:
+    def __init__(self, module: nn.Module, factors: Sequence[LowRankFactors]) -> None:
         self.patch_count = len(factors)
         self._ranks = torch.tensor([low.up.shape[1] for low in factors], device="cpu")
         self._up = torch.cat([low.up.float() * low.scale for low in factors], dim=1)  # [o, r]
@@ -130,7 +130,7 @@ class LowRankBypass:
         shared = None if isinstance(strengths, Tensor) else tuple(strengths)
         kind = (y.dtype, y.device, shared)
         if self._cached_factors is None or self._cached_factors[0] != kind:
-            with exact():
+            with float32_math():
                 up = self._up
                 if shared is not None:
                     factors = torch.tensor(shared, dtype=torch.float32, device="cpu")
@@ -167,11 +167,11 @@ class KroneckerBypass:
         left, right = self._factors(y)
         c = left.shape[1]
         if isinstance(module, nn.Conv2d):
-            shares = split(x, 1, c).flatten(0, 1)  # [n*c, i/c, h, w]
+            shares = split_axis(x, 1, c).flatten(0, 1)  # [n*c, i/c, h, w]
             inner = functional.conv2d(shares, right, None, module.stride, module.padding, module.dilation)
             out = torch.matmul(left, inner.view(len(x), c, -1)).view(y.shape)
         else:
-            inner = functional.linear(split(x, x.ndim - 1, c), right)
+            inner = functional.linear(split_axis(x, x.ndim - 1, c), right)
             out = torch.matmul(left, inner).view(y.shape)
         if isinstance(strengths, Tensor):
             y.addcmul_(out, strengths.view(-1, *(1 for _ in y.shape[1:])).to(y))
@@ -181,6 +181,6 @@ class KroneckerBypass:
     def _factors(self, y: Tensor) -> tuple[Tensor, Tensor]:
         kind = (y.dtype, y.device)
         if self._cached_factors is None or self._cached_factors[0] != kind:
-            with exact():
+            with float32_math():
                 self._cached_factors = kind, (self._left.to(y), self._right.to(y))
         return self._cached_factors[1]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from lib_adapters.ops.modes import ordinary
+from lib_adapters.ops.torch_modes import plain_tensors
 from lib_adapters.patching.layers import ParamRef
 from lib_adapters.patching.parameters import current_tensor
 
@@ -73,7 +73,7 @@ COLUMNS = 1024  # words are summed per column: a byte that moves to another colu
 SAMPLE_COUNT = 32
 
 
-@ordinary()
+@plain_tensors()
 def checksum(tensor: Tensor) -> Tensor:
     """One int64 [], on the tensor's own device: integer sums, so their order never matters, and nothing waits."""
     words, rest = _words(tensor)
@@ -93,7 +93,7 @@ def _words(tensor: Tensor) -> tuple[Tensor, Tensor]:
     return body.view(torch.int64), raw[whole:]
 
 
-@ordinary()
+@plain_tensors()
 def sample_values(tensors: Sequence[Tensor]) -> list[Tensor]:
     """A few values out of the middle of each tensor, in its own dtype; one copy per device and dtype."""
     kinds: dict[tuple[torch.device, torch.dtype], list[int]] = {}

@@ -7,14 +7,14 @@ from functools import partial
 
 from torch import Tensor
 
-from lib_adapters.ops.modes import exact
+from lib_adapters.ops.torch_modes import float32_math
 from lib_adapters.patching.apply_mode import ModeSelector
 from lib_adapters.patching.cost import LatentShape
 from lib_adapters.patching.forward_patcher import ForwardPatcher
 from lib_adapters.patching.schedule_plan import SchedulePlan
 from lib_adapters.patching.transaction import Transaction
 from lib_adapters.patching.weight_patcher import WeightPatcher
-from lib_adapters.prompt.schedule import Moment
+from lib_adapters.prompt.schedule import SamplingStep
 
 
 class PatchController:
@@ -35,14 +35,14 @@ class PatchController:
         self._row_offset = 0  # row of the run that comes
         self.rows_unresolved = False  # a run whose rows could not be told apart
 
-    def start(self, plan: SchedulePlan, step: Moment | None, family: str, transaction: Transaction) -> None:
+    def start(self, plan: SchedulePlan, step: SamplingStep | None, family: str, transaction: Transaction) -> None:
         """Exactly this plan. Without a moment, as far as the last one was."""
         rows = None if step is not None else self._batch_rows
         plan.set_step(step or self._plan.step)
         plan.set_rows(rows)
         plan.set_text_row(self._plan.text_row)
         self._mode_selector.initial_modes(plan, plan.step, family)
-        with exact():
+        with float32_math():
             plan.precompute(self._weight_patcher.base_of)
             self._apply(plan, transaction)
         transaction.on_rollback(partial(self._set_state, self._plan, self._family, self._batch_rows, self._script_tags))
@@ -58,11 +58,11 @@ class PatchController:
         return self._plan.is_dynamic
 
     @property
-    def step(self) -> Moment:
+    def step(self) -> SamplingStep:
         """The last one that it was told."""
         return self._plan.step
 
-    def set_step(self, step: Moment, rows: Sequence[int] | None) -> bool:
+    def set_step(self, step: SamplingStep, rows: Sequence[int] | None) -> bool:
         """Are other modules patched now, or is there something else to tell? Without rows a picture begins."""
         self._batch_rows, self._row_offset = None if rows is None else tuple(rows), 0
         self._plan.set_rows(self._batch_rows)
@@ -107,7 +107,7 @@ class PatchController:
         return rows if len(rows) == count else ()
 
     def _remerge(self) -> bool:
-        with exact(), Transaction() as change:
+        with float32_math(), Transaction() as change:
             return self._apply(self._plan, change)
 
     def _apply(self, motion: SchedulePlan, change: Transaction) -> bool:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from lib_adapters.files.blocks import ROWS, weight_block
 from lib_adapters.files.names import Stem
-from lib_adapters.ops.modes import exact
+from lib_adapters.ops.torch_modes import float32_math
 from lib_adapters.patching.bypass import MEMORY_PASS, BypassDelta, add_bypass, bypass_deltas, positions, total_cost
 from lib_adapters.patching.layers import flat
 from lib_adapters.patching.merge import merged_weight
@@ -79,7 +79,7 @@ def merge_seconds(target: ParamPatches, tries: int) -> float:
     """Seconds of one merge at full strength, the quickest of `tries`; the weight is only read."""
     _, base, _ = _parts(target)
     patches = [_full(patch) for patch in target.patches]
-    with exact():
+    with float32_math():
         into = torch.empty_like(base)
         return _timed(lambda: merged_weight(base, patches, into), base, tries)
 
@@ -88,7 +88,7 @@ def bypass_seconds(target: ParamPatches, tries: int, latent: LatentShape, family
     """Seconds of one run beside the layer on an input of its real size, the quickest of `tries`."""
     module, base, besides = _parts(target)
     shape = _shape(module, base, latent.rows, _place(target.ref.path, latent, family))
-    with exact():
+    with float32_math():
         x = torch.ones(shape, dtype=base.dtype, device=base.device)
         y = torch.empty(_output_shape(module, base, shape), dtype=base.dtype, device=base.device)
         return _timed(
@@ -102,7 +102,7 @@ def _parts(target: ParamPatches) -> tuple[nn.Module, Tensor, Sequence[BypassDelt
     assert module is not None
     assert moving is not None
     assert base is not None
-    with exact():
+    with float32_math():
         besides = bypass_deltas(module, [patch.algorithm for patch in moving.patches], base)
     assert besides is not None
     return module, base, besides

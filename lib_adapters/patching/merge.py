@@ -11,13 +11,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lib_adapters.algorithms.base import LowRank
-from lib_adapters.algorithms.factored import Factored
-from lib_adapters.ops.product import Matmul, Product, row_step
+from lib_adapters.algorithms.base import LowRankFactors
+from lib_adapters.algorithms.low_rank import AdditiveAlgorithm
+from lib_adapters.ops.lazy_delta import LazyDelta, Matmul, rows_per_block
 from lib_adapters.patching.layers import WeightView
 from lib_adapters.patching.patch import Patch
 
-Thin = list[tuple[float, LowRank]]
+Thin = list[tuple[float, LowRankFactors]]
 
 
 def merged_weight(original: Tensor, patches: Sequence[Patch], into: Tensor | None = None) -> Tensor:
@@ -45,10 +45,10 @@ def _sum(base: Tensor, patches: Sequence[Patch], free: Tensor | None) -> Tensor:
         out = _with_thin(base, out, (view, free), thin)
         for patch in thick:
             if out is None and view == WeightView():
-                out = patch.algorithm.onto(base, patch.strength, free)
+                out = patch.algorithm.merged(base, patch.strength, free)
                 continue
             out = _copy(base, free) if out is None else out
-            patch.algorithm.add(view.apply(out), view.apply(base), patch.strength)
+            patch.algorithm.add_delta_(view.apply(out), view.apply(base), patch.strength)
     return _copy(base, free) if out is None else out
 
 
@@ -57,7 +57,7 @@ def _copy(base: Tensor, free: Tensor | None) -> Tensor:
 
 
 def _on(patch: Patch, device: torch.device) -> Patch:
-    moved = patch.algorithm.on(device)
+    moved = patch.algorithm.to(device)
     return patch if moved is patch.algorithm else replace(patch, algorithm=moved)
 
 
@@ -65,7 +65,7 @@ def merged_bias(original: Tensor, patches: Sequence[Patch], into: Tensor | None 
     """b + Σ strength · Δb, [o]: with `into` as in `merged_weight`."""
     out = original.float().clone()
     for patch in patches:
-        algorithm = patch.algorithm.on(original.device)
+        algorithm = patch.algorithm.to(original.device)
         rows = patch.view.apply(out)
         if (delta := algorithm.bias_delta(patch.view.apply(original.float()))) is not None:
             rows.add_(delta.reshape(rows.shape), alpha=patch.strength)
@@ -83,7 +83,7 @@ def _split(base: Tensor, group: Sequence[Patch]) -> tuple[Thin, list[Patch]]:
     thin: Thin = []
     thick = []
     for patch in group:
-        if (low := patch.algorithm.low_rank(base)) is not None:
+        if (low := patch.algorithm.as_low_rank(base)) is not None:
             thin.append((patch.strength, low))
         else:
             thick.append(patch)
@@ -123,9 +123,9 @@ def _in_half(pristine: Tensor, patches: Sequence[Patch], into: Tensor | None) ->
     """One low-rank adapter stored like the weight: the GPU multiplies in half, sums in float32, rounds once."""
     if not (pristine.is_cuda and pristine.dtype in (torch.float16, torch.bfloat16)):
         return None
-    if len(patches) != 1 or patches[0].view != WeightView() or patches[0].algorithm.reads_base:
+    if len(patches) != 1 or patches[0].view != WeightView() or patches[0].algorithm.needs_weight:
         return None
-    low = patches[0].algorithm.low_rank(pristine)
+    low = patches[0].algorithm.as_low_rank(pristine)
     if low is None or low.up.dtype != pristine.dtype or low.down.dtype != pristine.dtype:
         return None
     factor = low.scale * patches[0].strength
@@ -140,7 +140,7 @@ def _in_blocks(pristine: Tensor, patches: Sequence[Patch], into: Tensor | None) 
     """Half and less on the CPU: a block of rows is made float32, summed and rounded while the cache has it."""
     if pristine.is_cuda or pristine.dtype == torch.float32 or (products := _products(pristine, patches)) is None:
         return None
-    out, step = torch.empty_like(pristine) if into is None else into, row_step(pristine)
+    out, step = torch.empty_like(pristine) if into is None else into, rows_per_block(pristine)
     for start in range(0, len(pristine), step):
         block = pristine[start : start + step].float()
         for product, strength in products:
@@ -149,13 +149,13 @@ def _in_blocks(pristine: Tensor, patches: Sequence[Patch], into: Tensor | None) 
     return out
 
 
-def _products(pristine: Tensor, patches: Sequence[Patch]) -> list[tuple[Product, float]] | None:
+def _products(pristine: Tensor, patches: Sequence[Patch]) -> list[tuple[LazyDelta, float]] | None:
     """The sums of `merged_weight` in its order, where each of them can be had row by row."""
-    if not all(patch.view == WeightView() and isinstance(patch.algorithm, Factored) for patch in patches):
+    if not all(patch.view == WeightView() and isinstance(patch.algorithm, AdditiveAlgorithm) for patch in patches):
         return None
     thin, thick = _split(pristine, patches)
-    found: list[tuple[Product, float]] = [(Matmul(*_pair(thin), 1.0), 1.0)] if thin else []
+    found: list[tuple[LazyDelta, float]] = [(Matmul(*_pair(thin), 1.0), 1.0)] if thin else []
     for patch in thick:
-        if isinstance(patch.algorithm, Factored):
-            found.append((patch.algorithm.product(tuple(pristine.shape)), patch.strength))
+        if isinstance(patch.algorithm, AdditiveAlgorithm):
+            found.append((patch.algorithm.lazy_delta(tuple(pristine.shape)), patch.strength))
     return found

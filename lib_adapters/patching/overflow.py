@@ -8,14 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lib_adapters.ops.modes import ordinary
-from lib_adapters.ops.product import row_step
+from lib_adapters.ops.lazy_delta import rows_per_block
+from lib_adapters.ops.torch_modes import plain_tensors
 from lib_adapters.patching.checksum import sample_values
 
 _BITS = {1: torch.int8, 2: torch.int16}  # by bytes of an element
 
 
-@ordinary()
+@plain_tensors()
 def overflowing(tensors: Sequence[Tensor]) -> list[bool]:
     """Return for each tensor whether it contains infinity or NaN, with one synchronisation per device.
 
@@ -41,7 +41,7 @@ def _largest(tensor: Tensor) -> Tensor:
         return norm
     bits = _BITS[tensor.element_size()]
     sign = torch.iinfo(bits).max  # masks the sign: without it, bit patterns are ordered like magnitudes
-    step = row_step(tensor) if tensor.ndim else 1
+    step = rows_per_block(tensor) if tensor.ndim else 1
     blocks = torch.split(tensor, step) if tensor.ndim and not tensor.is_cuda else (tensor,)
     highest = torch.stack([(block.contiguous().view(bits) & sign).max() for block in blocks]).max()
     return highest.view(-1).view(tensor.dtype)[0]

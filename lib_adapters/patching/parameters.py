@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lib_adapters.ops.modes import ordinary
+from lib_adapters.ops.torch_modes import plain_tensors
 
 BaseOf = Callable[[nn.Module, str], Tensor | None]  # a more exact form of a weight than the one the module holds
 
@@ -49,7 +49,7 @@ def _moved(tensor: Tensor, device: torch.device) -> Tensor:
     """Return the tensor there. A copy is an ordinary tensor: torch lets no parameter point at an inference one."""
     if tensor.device == device:
         return tensor
-    with ordinary():
+    with plain_tensors():
         return tensor.to(device)
 
 

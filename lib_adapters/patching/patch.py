@@ -10,8 +10,8 @@ from lib_adapters.algorithms.base import Algorithm
 from lib_adapters.files.names import Stem
 from lib_adapters.patching.layers import ParamRef, WeightView
 from lib_adapters.patching.request import Request
-from lib_adapters.prompt.control import TIMESTEP
-from lib_adapters.prompt.schedule import Curve, Moment, strength_at
+from lib_adapters.prompt.schedule import Curve, SamplingStep, strength_at
+from lib_adapters.prompt.tag_options import TIMESTEP
 
 
 @dataclass(eq=False)
@@ -26,14 +26,14 @@ class ScheduledStrength:
     rank: int | None = None
     is_constant: float | None = None  # how much of the noise is gone, where the number of ranks follows it
 
-    def set_step(self, step: Moment) -> None:
+    def set_step(self, step: SamplingStep) -> None:
         """To what holds in this step."""
         request = self.request
         self.strength = strength_at(request.unet, request.window, step) if self.component == "unet" else request.te
         if isinstance(request.dyn, Curve):
-            self.rank = max(1, math.floor(request.dyn.at(step) + 1e-9))
+            self.rank = max(1, math.floor(request.dyn.value_at(step) + 1e-9))
         elif request.dyn == TIMESTEP:
-            self.is_constant = step.clear
+            self.is_constant = step.denoised
         elif isinstance(request.dyn, int):
             self.rank = request.dyn
 
@@ -47,8 +47,8 @@ class ScheduledStrength:
     def truncate(self, algorithm: Algorithm) -> Algorithm:
         """T-LoRA trains ⌊(1 − t/T)·(R − 1)⌋ + 1 ranks at the timestep t (arXiv:2507.05964, its defaults)."""
         if self.is_constant is not None and algorithm.rank is not None:
-            return algorithm.truncated(math.floor(self.is_constant * (algorithm.rank - 1)) + 1)
-        return algorithm if self.rank is None else algorithm.truncated(self.rank)
+            return algorithm.truncate(math.floor(self.is_constant * (algorithm.rank - 1)) + 1)
+        return algorithm if self.rank is None else algorithm.truncate(self.rank)
 
     @property
     def is_dynamic(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lib_adapters.ops.modes import exact, ordinary
+from lib_adapters.ops.torch_modes import float32_math, plain_tensors
 from lib_adapters.patching.batch_rows import RowGroup, RowLayout, RowStrengths, row_strengths_of
 from lib_adapters.patching.bypass import MEMORY_PASS, BypassDelta, add_bypass, bypass_deltas, positions, total_cost
 from lib_adapters.patching.checksum import BaseWeights
@@ -120,7 +120,7 @@ class PatchedForward:
         """Kept while the strengths stay: making it waits for the GPU."""
         now = (len(x), x.device, tuple(patch.scheduled.state for patch in self._patches if patch.scheduled is not None))
         if self._row_layout is None or self._row_layout[0] != now:
-            with ordinary():
+            with plain_tensors():
                 self._row_layout = now, rows.layout(self._patches, len(x), x.device)
         return self._row_layout[1]
 
@@ -180,7 +180,7 @@ class PatchedForward:
         found = []
         for path, target in targets:
             owner = module.get_submodule(path)
-            with exact():
+            with float32_math():
                 found.append((path, target.ref.name, merge_param(owner, target, self._base_of, lend)))
         return found
 
@@ -204,7 +204,7 @@ def _besides(module: nn.Module, targets: Sequence[ParamPatches]) -> list[BypassD
     base = current_tensor(module, target.ref.name)
     if not plain or base is None or any(patch.view != WeightView() or _is_cut(patch) for patch in target.patches):
         return None
-    with exact():
+    with float32_math():
         return bypass_deltas(module, [patch.algorithm for patch in target.patches], base)
 
 

@@ -109,7 +109,7 @@ def _add(result: AdapterMatch, stem: Stem, algorithm: Algorithm, layer: Layer) -
     """A strength of 0 is the absence of the adapter, to the bit."""
     request = result.request
     names = [stem.name.lower(), *result.layer_names.get(_layer_id(layer), ())]
-    factor = 1.0 if request.blocks is ALL_BLOCKS else request.blocks.of(weight_block(stem), names)
+    factor = 1.0 if request.blocks is ALL_BLOCKS else request.blocks.factor_for(weight_block(stem), names)
     result.disabled_by_blocks += not factor
     dial = result.strengths.get("unet" if stem.part == "unet" else "te")
     strength = factor if dial is not None else request.strength(stem.part) * factor
@@ -190,7 +190,7 @@ def _missing_layer_reason(stem: Stem, table: LayerTable) -> str:
 def _fit_to_layer(layer: Layer, algorithm: Algorithm) -> Layer:
     """The layer as the algorithm can meet it; an inpainting model's conv_in by its first four channels."""
     try:
-        algorithm.check(layer.shape)
+        algorithm.check_shape(layer.shape)
     except ShapeMismatch:
         if not _fits_four_channels(layer, algorithm):
             raise
@@ -203,7 +203,7 @@ def _fits_four_channels(layer: Layer, algorithm: Algorithm) -> bool:
     if not layer.path.endswith(("conv_in", "input_blocks.0.0")) or len(shape) != 4 or shape[1] <= 4:
         return False
     with contextlib.suppress(ShapeMismatch):
-        algorithm.check((shape[0], 4, *shape[2:]))
+        algorithm.check_shape((shape[0], 4, *shape[2:]))
         return True
     return False
 
@@ -215,7 +215,7 @@ def _patches(
     request = result.request
     dyn = request.dyn if isinstance(request.dyn, int) and dial is None else None
     if dyn is not None:
-        algorithm = algorithm.truncated(dyn)
+        algorithm = algorithm.truncate(dyn)
 
     def key(kind: str) -> PatchKey:
         """With a dial it must tell apart what the same file is asked for in several ways."""

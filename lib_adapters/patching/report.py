@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from lib_adapters.prompt.schedule import Strength
-from lib_adapters.prompt.schedule_text import written
+from lib_adapters.prompt.schedule import Strength, format_strength
 
 ROWS_UNRESOLVED = (
     "In some runs of the UNet the rows could not be told apart: what is for single parts, sides or pictures "
@@ -54,7 +53,7 @@ class AdapterReport:
             return self.error
         kinds = ", ".join(f"{label} {count}" for label, count in self.algorithms.items())
         text = f"{self.name}: {self.matched} of {self.total} layers ({kinds})"
-        text += f", te {self.te:g}, unet {written(self.unet)}"
+        text += f", te {self.te:g}, unet {format_strength(self.unet)}"
         text += ", live" if "live" in self.mode else ""
         text += f", {self.disabled_by_blocks} at a block weight of 0" if self.disabled_by_blocks else ""
         text += f"; {self.out_of_range} {_OUT_OF_RANGE}" if self.out_of_range else ""

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from lib_adapters.algorithms.base import LARGEST
+from lib_adapters.algorithms.base import MAX_SCALE
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.adapter import Adapter
-from lib_adapters.prompt.blocks import BlockWeights, Presets, resolve
-from lib_adapters.prompt.control import Mode, Ranks
-from lib_adapters.prompt.editing import Timeline, window_of
-from lib_adapters.prompt.schedule import Curve, Moment, Strength, Window
+from lib_adapters.prompt.block_weights import BlockWeights, Presets, resolve_block_weights
+from lib_adapters.prompt.prompt_editing import Timeline, window_of
+from lib_adapters.prompt.schedule import Curve, SamplingStep, Strength, Window
+from lib_adapters.prompt.tag_options import Mode, Ranks
 from lib_adapters.prompt.tags import Tag
 
 ALL_BLOCKS = BlockWeights()
@@ -40,10 +40,10 @@ class Request:
         if isinstance(self.unet, Curve) and len(set(self.unet.values)) == 1:
             object.__setattr__(self, "unet", self.unet.values[0])  # it does not move
         strengths = (self.te, *(self.unet.values if isinstance(self.unet, Curve) else (self.unet,)))
-        if not all(abs(strength) <= LARGEST for strength in strengths):  # NaN is never <=
+        if not all(abs(strength) <= MAX_SCALE for strength in strengths):  # NaN is never <=
             numbers = f"{self.unet} / {self.te}"
             raise AdapterError(
-                f"{self.adapter.name}: a strength must be a finite number, at most {LARGEST:g}, not {numbers}."
+                f"{self.adapter.name}: a strength must be a finite number, at most {MAX_SCALE:g}, not {numbers}."
             )
         if isinstance(self.dyn, int) and self.dyn < 1:
             raise AdapterError(f"{self.adapter.name}: dyn is a number of ranks, at least 1, not {self.dyn}.")
@@ -84,10 +84,10 @@ class ResolvedTag:
 
 def resolve_tag(adapter: Adapter, tag: Tag, presets: Presets, *, hires: bool = False, seed: str = "") -> ResolvedTag:
     """`second`: in the second pass, where the tag may ask for something else. BadTag names the token."""
-    control = tag.of_pass(hires)
-    drawn = resolve(control.wish, presets, f"{seed} {adapter.name}")
+    control = tag.for_pass(hires)
+    drawn = resolve_block_weights(control.spec, presets, f"{seed} {adapter.name}")
     request = Request(adapter, control.unet, control.te, control.dyn, drawn.weights, control.window, tag.mode)
-    return ResolvedTag(request, drawn.text, control.notes)
+    return ResolvedTag(request, drawn.sampled_text, control.notes)
 
 
 def limit_to_editing(resolved: ResolvedTag, tag: Tag, timeline: Timeline) -> ResolvedTag:
@@ -108,7 +108,7 @@ def _within(request: Request, around: Window | None) -> Request:
 
 def _held(window: Window | None, steps: int) -> list[int]:
     """Return the steps inside the window, counted from 1."""
-    return [step + 1 for step in range(steps) if window is None or window.holds(Moment(step, steps))]
+    return [step + 1 for step in range(steps) if window is None or window.contains(SamplingStep(step, steps))]
 
 
 def _acts(steps: Sequence[int], timeline: Timeline) -> str:
@@ -133,6 +133,6 @@ def _text(blocks: BlockWeights) -> str:
     """Equal for equal weights; a set has no order of its own."""
     if blocks == ALL_BLOCKS:
         return ""
-    rules = [(sorted(r.blocks), r.but_blocks, r.kinds, r.but_kinds, r.weight) for r in blocks.rules]
+    rules = [(sorted(r.blocks), r.invert_blocks, r.kinds, r.invert_kinds, r.weight) for r in blocks.rules]
     factors: Mapping[str, float] = dict(blocks.factors)
-    return f"{sorted(factors.items())} {blocks.others} {rules}"
+    return f"{sorted(factors.items())} {blocks.default} {rules}"

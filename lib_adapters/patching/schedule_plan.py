@@ -13,12 +13,12 @@ from typing import Literal
 from torch import Tensor, nn
 
 from lib_adapters.algorithms.base import Algorithm
-from lib_adapters.ops.modes import exact
+from lib_adapters.ops.torch_modes import float32_math
 from lib_adapters.patching.bypass import bypass_deltas
 from lib_adapters.patching.layers import ParamRef, WeightView
 from lib_adapters.patching.parameters import current_tensor
 from lib_adapters.patching.patch import Key, ParamPatches, PatchesByParam, ScheduledStrength
-from lib_adapters.prompt.schedule import Moment
+from lib_adapters.prompt.schedule import SamplingStep
 
 ApplyMode = Literal["merged", "beside", "live"]  # merged anew; W' merged without it and it beside; the whole layer live
 NO_ROW = (-1,)  # no row, no text
@@ -38,7 +38,7 @@ class SchedulePlan:
         self.modes: dict[Key, ApplyMode] = {
             key: self._initial_mode(key, target, bypass_all) for key, target in self.dynamic.items()
         }
-        self.step = Moment(0, 1)
+        self.step = SamplingStep(0, 1)
         self.text_row: int | None = None
 
     def _initial_mode(self, key: Key, target: ParamPatches, live: bool) -> ApplyMode:
@@ -71,13 +71,13 @@ class SchedulePlan:
         """What depends on the weights alone is computed once, not at each change."""
         for target in self.dynamic.values():
             for n, patch in enumerate(target.patches):
-                if patch.scheduled is not None and type(patch.algorithm).settled is not Algorithm.settled:
+                if patch.scheduled is not None and type(patch.algorithm).precompute is not Algorithm.precompute:
                     base = base_of(target.ref)
                     if base is not None:
-                        algorithm = patch.algorithm.on(base.device).settled(patch.view.apply(base))
+                        algorithm = patch.algorithm.to(base.device).precompute(patch.view.apply(base))
                         target.patches[n] = replace(patch, algorithm=algorithm)
 
-    def set_step(self, step: Moment) -> bool:
+    def set_step(self, step: SamplingStep) -> bool:
         """To this step; did any strength change?"""
         before = [dial.state for dial in self.strengths]
         self.step = step
@@ -166,5 +166,5 @@ def _can_run_beside(target: ParamPatches) -> bool:
 
 def _has_form(module: nn.Module, moving: ParamPatches) -> bool:
     base = current_tensor(module, moving.ref.name)
-    with exact():
+    with float32_math():
         return base is not None and bypass_deltas(module, [p.algorithm for p in moving.patches], base) is not None

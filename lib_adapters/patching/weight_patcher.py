@@ -12,7 +12,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from lib_adapters.ops.modes import ordinary
+from lib_adapters.ops.torch_modes import plain_tensors
 from lib_adapters.patching.checksum import OriginalChecksums, sample_values, version_of
 from lib_adapters.patching.layers import ParamRef
 from lib_adapters.patching.memory import MappedAllocator, free_async, is_low_on_vram, to_pinned
@@ -132,7 +132,7 @@ class WeightPatcher:
         self._restore_snapshots([record for key, record in records.items() if key in self._snapshots])
         self._is_complete = self._is_complete and not records
 
-    @ordinary()
+    @plain_tensors()
     def _restore_snapshots(self, records: list[ParameterSnapshot]) -> None:
         with Transaction() as change:
             self._commit(list(self._plan_swaps(records, [], False)), change)

@@ -7,9 +7,9 @@ import re
 
 import pytest
 
-from lib_adapters.prompt.editing import Switch, Timeline
-from lib_adapters.prompt.items import QUOTED, items_of
-from lib_adapters.prompt.schedule import Moment, strength_at
+from lib_adapters.prompt.prompt_editing import Switch, Timeline
+from lib_adapters.prompt.schedule import SamplingStep, strength_at
+from lib_adapters.prompt.tag_lexer import QUOTED_NAME, tokenize
 from lib_adapters.prompt.tags import Tag, _arguments, parse
 from tests.support import random_tags
 from tests.unit.prompt.test_prompt_editing_steps import BOTH, TEN, acts, tagged
@@ -68,9 +68,9 @@ CHANGES: list[dict[str, str | None]] = [
 
 def values_of(text: str) -> tuple[str, dict[str, str]]:
     """The name and the values by key, as the parser sees them before it reads any: they decide all that follows."""
-    inside = re.fullmatch(rf"<(?:lyco|lora):({QUOTED}[^>]*|[^>]*)>", text)
+    inside = re.fullmatch(rf"<(?:lyco|lora):({QUOTED_NAME}[^>]*|[^>]*)>", text)
     assert inside
-    name, items = items_of(inside[1])
+    name, items = tokenize(inside[1])
     return name, _arguments(items, text, [])
 
 
@@ -140,7 +140,9 @@ def test_points_of_a_curve(page, work, given, wanted):
 
 def test_a_schedule_has_the_same_values_in_every_step(page):
     texts = [
-        text for text in random_tags.tags(600, 5) if (tag := only(text)) and tag.control.moves and "s" not in text[5:]
+        text
+        for text in random_tags.tags(600, 5)
+        if (tag := only(text)) and tag.options.is_dynamic and "s" not in text[5:]
     ]
     steps = 12
     code = """([texts, steps]) => texts.map(text => { const [tag] = lycoris.tags(text);
@@ -148,8 +150,8 @@ def test_a_schedule_has_the_same_values_in_every_step(page):
             lycoris.holds(tag.window, step, steps) ? lycoris.valueAt(tag.unet, step, steps) : 0); })"""
     assert len(texts) > 20
     for text, values in zip(texts, page.evaluate(code, [texts, steps]), strict=True):
-        control = parse(text).tags[0].control
-        mine = [strength_at(control.unet, control.window, Moment(step, steps)) for step in range(steps)]
+        control = parse(text).tags[0].options
+        mine = [strength_at(control.unet, control.window, SamplingStep(step, steps)) for step in range(steps)]
         assert values == pytest.approx(mine), text
 
 
@@ -168,7 +170,7 @@ def test_both_read_the_same_brackets_around_tags(page):
         one.count === undefined ? [one.after, one.when, one.share] : [one.place, one.count])))"""
 
     def plain(edit):
-        return [edit.after, edit.when, edit.share] if isinstance(edit, Switch) else [edit.place, edit.count]
+        return [edit.is_removed, edit.when, edit.fraction] if isinstance(edit, Switch) else [edit.place, edit.count]
 
     some = 0
     for text, found in zip(texts, page.evaluate(code, texts), strict=True):

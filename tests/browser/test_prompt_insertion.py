@@ -116,11 +116,11 @@ def test_names_with_every_kind_of_sign(hundred, visit):
 
 @pytest.mark.parametrize("name", ["a:b", 'say "hi"', '"quoted"', "it's a, b", "50% = half"])
 def test_names_that_need_quotes(own, visit, name):
-    from lib_adapters.prompt.tags import parse, quoted
+    from lib_adapters.prompt.tags import parse, quote_name
 
     view = visit(own(lambda folder: browser_library.adapter(folder / f"{name}.safetensors"))).ready()
     view.press(name)
-    assert view.prompt.input_value() == f"<lyco:{quoted(name)}:1>"
+    assert view.prompt.input_value() == f"<lyco:{quote_name(name)}:1>"
     assert parse(view.prompt.input_value()).tags[0].name == name
     view.press(name)
     assert view.prompt.input_value() == ""

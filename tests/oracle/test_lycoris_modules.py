@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from lib_adapters.algorithms import choose
-from lib_adapters.algorithms.base import Algorithm, Facts
+from lib_adapters.algorithms import select_algorithm
+from lib_adapters.algorithms.base import Algorithm, TrainingInfo
 from tests.support import trainer_oracles
 
 STRENGTHS = (1.0, 0.5, -1.0, 2.0)
@@ -93,13 +93,13 @@ def trained(case: Case, version: str, base: nn.Module) -> nn.Module:
     return module
 
 
-def read(module: nn.Module, facts: Facts) -> Algorithm:
+def read(module: nn.Module, facts: TrainingInfo) -> Algorithm:
     leaves = {name: value.detach().clone() for name, value in module.state_dict().items()}
-    return choose({name: tuple(leaf.shape) for name, leaf in leaves.items()}).from_leaves(leaves, facts)
+    return select_algorithm({name: tuple(leaf.shape) for name, leaf in leaves.items()}).from_tensors(leaves, facts)
 
 
-def facts_of(version: str, case: Case) -> Facts:
-    return Facts(producer="lycoris", started=trainer_oracles.started(version), **case.facts)
+def facts_of(version: str, case: Case) -> TrainingInfo:
+    return TrainingInfo(producer="lycoris", trained_at=trainer_oracles.started(version), **case.facts)
 
 
 @pytest.mark.parametrize(("name", "version", "kind"), RUNS)
@@ -130,7 +130,9 @@ def test_files_of_half_precision_are_computed_in_float32(name, dtype):
         expected = module(x)
     whole = name == "full"  # a difference of rounded weights is not itself a rounded number
     leaves = {leaf: v if whole or not v.ndim else v.to(dtype) for leaf, v in module.state_dict().items()}
-    adapter = choose({leaf: tuple(v.shape) for leaf, v in leaves.items()}).from_leaves(leaves, facts_of("4.1.3", case))
+    adapter = select_algorithm({leaf: tuple(v.shape) for leaf, v in leaves.items()}).from_tensors(
+        leaves, facts_of("4.1.3", case)
+    )
     trainer_oracles.assert_same(trainer_oracles.with_adapter(adapter, base, x, 1.0), expected)
 
 
@@ -142,7 +144,7 @@ def test_norms(norm, version):
     trainer_oracles.randomise(base)
     x = torch.randn(3, 8)
     module = trained(Case("norms", "NormModule", {"lora_dim": None}), version, copy.deepcopy(base))
-    adapter = read(module, Facts())
+    adapter = read(module, TrainingInfo())
     for strength in STRENGTHS:
         module.multiplier = strength
         with torch.no_grad():
@@ -159,7 +161,7 @@ def test_dylora_at_every_rank_that_was_trained(version, kind, blocks, monkeypatc
     case = Case("dylora", "DyLoraModule", {"lora_dim": 6, "block_size": 2})
     module = trained(case, version, copy.deepcopy(base))
     monkeypatch.setattr("random.randint", lambda low, high: blocks - 1)
-    facts = Facts(producer="lycoris", algo="dylora", block_size=2, started=trainer_oracles.started(version))
-    adapter = read(module, facts).truncated(blocks * 2)
+    facts = TrainingInfo(producer="lycoris", algo="dylora", block_size=2, trained_at=trainer_oracles.started(version))
+    adapter = read(module, facts).truncate(blocks * 2)
     with torch.no_grad():
         trainer_oracles.assert_same(trainer_oracles.with_adapter(adapter, base, x, 1.0), module(x))

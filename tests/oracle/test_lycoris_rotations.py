@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from lib_adapters.algorithms import choose
-from lib_adapters.algorithms.base import Facts
+from lib_adapters.algorithms import select_algorithm
+from lib_adapters.algorithms.base import TrainingInfo
 from lib_adapters.errors import ShapeMismatch
 from tests.support import trainer_oracles
 
@@ -79,9 +79,9 @@ def trained(case: Case, release: str, base: nn.Module) -> nn.Module:
     return module
 
 
-def read(leaves: dict[str, torch.Tensor], facts: Facts):
+def read(leaves: dict[str, torch.Tensor], facts: TrainingInfo):
     leaves = {name: leaf.detach().clone() for name, leaf in leaves.items()}
-    return choose({name: tuple(leaf.shape) for name, leaf in leaves.items()}).from_leaves(leaves, facts)
+    return select_algorithm({name: tuple(leaf.shape) for name, leaf in leaves.items()}).from_tensors(leaves, facts)
 
 
 def saved(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -95,7 +95,7 @@ def test_layer_outputs_are_the_trainers(name, release, form):
     case, base = CASES[name], layer(form)
     x = trainer_oracles.inputs(base)
     module = trained(case, release, copy.deepcopy(base))
-    adapter = read(saved(module), Facts(producer="lycoris", bypass_mode=case.bypass))
+    adapter = read(saved(module), TrainingInfo(producer="lycoris", bypass_mode=case.bypass))
     for strength in case.strengths:
         module.multiplier = strength
         with torch.no_grad():
@@ -116,7 +116,7 @@ def test_half_files_are_what_the_trainer_loads_from_them(name, dtype):
         module.constraint = float(leaves["alpha"]) * 16
     with torch.no_grad():
         expected = module(x)
-    trainer_oracles.assert_same(trainer_oracles.with_adapter(read(leaves, Facts()), base, x, 1.0), expected)
+    trainer_oracles.assert_same(trainer_oracles.with_adapter(read(leaves, TrainingInfo()), base, x, 1.0), expected)
 
 
 @pytest.mark.parametrize("form", ["linear", "conv1x1"])
@@ -126,7 +126,7 @@ def test_tlora_with_its_start_stored_does_not_read_the_weight(form):
     x = trainer_oracles.inputs(base)
     module = trained(CASES["tlora"], "4.1.3", copy.deepcopy(base))
     start = {name: getattr(module, name) for name in ("base_q", "base_p", "base_lambda")}
-    adapter = read({**saved(module), **start}, Facts())
+    adapter = read({**saved(module), **start}, TrainingInfo())
     with torch.no_grad():
         expected = module(x)
         base.weight.mul_(2)
@@ -142,7 +142,7 @@ PEFT_OPTIONS = {
 }
 
 
-def by_peft(form: str, options: dict) -> tuple[nn.Module, nn.Module, Facts]:
+def by_peft(form: str, options: dict) -> tuple[nn.Module, nn.Module, TrainingInfo]:
     trainer_oracles.peft()
     from peft.tuners.oft import layer as oft
 
@@ -150,7 +150,7 @@ def by_peft(form: str, options: dict) -> tuple[nn.Module, nn.Module, Facts]:
     base = layer(form)
     kind = oft.Linear if isinstance(base, nn.Linear) else oft.Conv2d
     module = kind(copy.deepcopy(base), "default", r=0, oft_block_size=4, init_weights=False, **options)
-    facts = Facts(producer="peft", overrides={"use_cayley_neumann": float(options["use_cayley_neumann"])})
+    facts = TrainingInfo(producer="peft", overrides={"use_cayley_neumann": float(options["use_cayley_neumann"])})
     return base, module, facts
 
 
@@ -168,4 +168,4 @@ def test_input_rotations_are_pefts(form, options):
 def test_pefts_rotated_patches_are_refused():
     base, module, facts = by_peft("conv3x3", PEFT_OPTIONS["series"])
     with pytest.raises(ShapeMismatch, match="patches"):
-        read({"oft_R.weight": module.oft_R["default"].weight}, facts).check(tuple(base.weight.shape))
+        read({"oft_R.weight": module.oft_R["default"].weight}, facts).check_shape(tuple(base.weight.shape))

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from lib_adapters.algorithms import choose
-from lib_adapters.algorithms.base import Algorithm, Facts
+from lib_adapters.algorithms import select_algorithm
+from lib_adapters.algorithms.base import Algorithm, TrainingInfo
 from tests.support import trainer_oracles
 
 CANONICAL = {
@@ -47,14 +47,14 @@ def wrapped(base: nn.Module, config: str, options: dict) -> nn.Module:
     return layer
 
 
-def read(layer: nn.Module, alpha: float | None, facts: Facts) -> Algorithm:
+def read(layer: nn.Module, alpha: float | None, facts: TrainingInfo) -> Algorithm:
     """Names as files/ translates them: the adapter's name is dropped."""
     leaves = {} if alpha is None else {"alpha": torch.tensor(alpha)}
     for key, value in layer.state_dict().items():
         if "base_layer" not in key:
             name = key.replace(".default", "").removesuffix(".weight" if "magnitude" in key else "")
             leaves[CANONICAL.get(name, name)] = value.clone()
-    return choose({name: tuple(leaf.shape) for name, leaf in leaves.items()}).from_leaves(leaves, facts)
+    return select_algorithm({name: tuple(leaf.shape) for name, leaf in leaves.items()}).from_tensors(leaves, facts)
 
 
 @pytest.mark.parametrize("kind", trainer_oracles.LAYERS)
@@ -65,7 +65,7 @@ def test_layer_outputs_are_the_trainers(name, kind):
     base = trainer_oracles.layer(kind)
     x = trainer_oracles.inputs(base)
     layer = wrapped(base, config, options)
-    adapter = read(layer, ALPHA, Facts(producer="peft", rs_lora="rs" in name))
+    adapter = read(layer, ALPHA, TrainingInfo(producer="peft", rs_lora="rs" in name))
     for strength in (1.0, 0.5, -1.0, 2.0):
         layer.set_scale("default", strength)
         with torch.no_grad():
@@ -79,7 +79,7 @@ def test_dora(kind, width):
     base = trainer_oracles.layer(kind, i=width)
     x = trainer_oracles.inputs(base)
     layer = wrapped(base, "LoraConfig", {**LORA, "use_dora": True})
-    adapter = read(layer, ALPHA, Facts(producer="peft"))
+    adapter = read(layer, ALPHA, TrainingInfo(producer="peft"))
     with torch.no_grad():
         trainer_oracles.assert_same(trainer_oracles.with_adapter(adapter, base, x, 1.0), layer(x))
 
@@ -91,6 +91,6 @@ def test_ia3(kind, columns):
     base = trainer_oracles.layer(kind)
     x = trainer_oracles.inputs(base)
     layer = wrapped(base, "IA3Config", {"feedforward_modules": ["layer"] if columns else []})
-    adapter = read(layer, None, Facts(producer="peft"))
+    adapter = read(layer, None, TrainingInfo(producer="peft"))
     with torch.no_grad():
         trainer_oracles.assert_same(trainer_oracles.with_adapter(adapter, base, x, 1.0), layer(x))

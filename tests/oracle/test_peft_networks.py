@@ -12,7 +12,7 @@ from safetensors import safe_open
 from torch import nn
 
 from lib_adapters import Request, Session, open_adapter
-from lib_adapters.errors import ForeignFile
+from lib_adapters.errors import UnsupportedFile
 from tests.support import trainer_oracles
 from tests.support.lycoris_networks import assert_same, run_text, run_unet, written
 from tests.support.tiny_models import clip, diffusers_unet
@@ -143,7 +143,7 @@ def test_variants_of_lora_that_no_weight_can_be_are_refused(unet, tmp_path, opti
     )
     table = json.loads((tmp_path / "adapter_config.json").read_text())
     (tmp_path / "adapter_config.json").write_text(json.dumps({**table, option: value}))
-    with pytest.raises(ForeignFile, match="cannot be expressed as a change of weights"):
+    with pytest.raises(UnsupportedFile, match="cannot be expressed as a change of weights"):
         open_adapter(tmp_path / "adapter_model.safetensors")
 
 

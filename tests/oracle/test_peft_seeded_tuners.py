@@ -15,7 +15,7 @@ from torch import nn
 
 from lib_adapters import Request, Session, open_adapter
 from lib_adapters.app.main import main
-from lib_adapters.errors import BrokenFile
+from lib_adapters.errors import CorruptFile
 from lib_adapters.patching.layers import LayerTable
 from lib_adapters.patching.plan import match_adapter
 from tests.support import trainer_oracles
@@ -128,7 +128,7 @@ NEEDED = {
 def test_without_the_config_it_needs_the_file_is_refused_and_says_so(name, tmp_path):
     saved(name, tmp_path)
     (tmp_path / "adapter_config.json").unlink()
-    with pytest.raises(BrokenFile, match=f"{NEEDED[name]}.*adapter_config.json"):
+    with pytest.raises(CorruptFile, match=f"{NEEDED[name]}.*adapter_config.json"):
         open_adapter(tmp_path / "adapter_model.safetensors")
 
 
@@ -146,7 +146,7 @@ def test_another_tuner_s_config_is_not_taken(name, tmp_path):
     saved(name, tmp_path)
     path = tmp_path / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "peft_type": "LORA"}))
-    with pytest.raises(BrokenFile, match=r"adapter_config\.json"):
+    with pytest.raises(CorruptFile, match=r"adapter_config\.json"):
         open_adapter(tmp_path / "adapter_model.safetensors")
 
 
@@ -156,7 +156,7 @@ def test_a_wavelet_that_is_not_computed_is_named(wavelet, tmp_path):
     saved("waveft", tmp_path)
     path = tmp_path / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "wavelet_family": wavelet}))
-    with pytest.raises(BrokenFile, match="db1 to db10 or sym2 to sym10"):
+    with pytest.raises(CorruptFile, match="db1 to db10 or sym2 to sym10"):
         open_adapter(tmp_path / "adapter_model.safetensors")
 
 
@@ -212,7 +212,7 @@ def test_one_file_on_two_models_draws_for_each(tmp_path):
         assert found.unmatched == []
     key, weight = f"{PLACE}.attn1.to_q.weight", ours.get_submodule(PLACE).attn1.to_q.weight
     (patch,) = [patch for slot, patch in found.patches if slot.path.endswith("to_q")]
-    torch.testing.assert_close(patch.algorithm.onto(weight, 1.0).double(), expected.state_dict()[key])
+    torch.testing.assert_close(patch.algorithm.merged(weight, 1.0).double(), expected.state_dict()[key])
 
 
 @by_peft

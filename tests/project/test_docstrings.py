@@ -14,13 +14,13 @@ LAYERS = ("ops", "algorithms", "prompt", "files", "patching", "conditioning")
 FILES = sorted(path for layer in LAYERS for path in (PACKAGE / layer).glob("*.py"))
 INTERFACES = {  # what other programs call: here the methods too
     "algorithms/base.py": "Algorithm",
-    "algorithms/factored.py": "Factored",
+    "algorithms/low_rank.py": "AdditiveAlgorithm",
     "catalogue/catalogue.py": "Catalogue",
     "conditioning/attention.py": "Hypernetworks",
     "files/adapter.py": "Adapter",
     "session.py": "Session",
 }
-INHERITED = {"Factored": {"delta", "add"}}  # told at Algorithm
+INHERITED = {"AdditiveAlgorithm": {"delta", "add_delta_"}}  # told at Algorithm
 SOURCE = re.compile(r"arXiv:\d{4}\.\d{5}|\b(LyCORIS|kohya|PEFT|OneTrainer|ai-toolkit|ComfyUI)\b")
 Named = ast.ClassDef | ast.FunctionDef
 

@@ -13,8 +13,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from lib_adapters import Request, Session
-from lib_adapters.prompt.schedule import Moment
-from lib_adapters.prompt.schedule_text import read_curve
+from lib_adapters.prompt.schedule import SamplingStep, parse_curve
 from tests.support.sample_adapters import MAKERS, adapter_for
 from tests.support.tiny_models import diffusers_unet, seeded
 
@@ -205,16 +204,16 @@ def test_projections_fused_inside_a_picture_follow_the_strength_and_come_back(un
     twin = tiny()
     twin.fuse_qkv_projections()
     own = state(twin)
-    moving = [Request(request_of.adapter, unet=read_curve("0.2@0,1@1"), mode="merged")]
+    moving = [Request(request_of.adapter, unet=parse_curve("0.2@0,1@1"), mode="merged")]
     with Session(unet=twin) as session:
         session.activate([Request(request_of.adapter, unet=1.0)])
         changed = drawn(twin)
     session = Session(unet=unet)
-    session.activate(moving, Moment(0, 3))
+    session.activate(moving, SamplingStep(0, 3))
     drawn(unet)
     unet.fuse_qkv_projections()
     for step in (1, 2):
-        session.set_step(Moment(step, 3))
+        session.set_step(SamplingStep(step, 3))
         last = drawn(unet)
     assert close(last, changed)
     session.deactivate()

@@ -7,7 +7,7 @@ import torch
 
 from lib_adapters import Request, Session
 from lib_adapters.patching import forward_patcher, weight_patcher
-from lib_adapters.prompt.schedule import Moment
+from lib_adapters.prompt.schedule import SamplingStep
 from tests.support.sample_adapters import MAKERS, adapter_for
 from tests.support.tiny_models import ldm_unet
 from tests.unit.patching.test_scheduled_strength import STEPS, moments, request, run_unet
@@ -50,12 +50,12 @@ def test_an_activation_that_fails_changes_nothing_or_restores_the_original(unet,
     module = forward_patcher if place == "PatchedForward" else weight_patcher
     monkeypatch.setattr(module, place, failing(getattr(module, place), [], last))
     with pytest.raises(MemoryError):
-        session.activate(requests_of(unet, tmp_path), Moment(0, STEPS))
+        session.activate(requests_of(unet, tmp_path), SamplingStep(0, STEPS))
     overwritten = place == "merged_weight"
     assert torch.equal(run_unet(unet), plain if overwritten else there)
     assert len(session.active) == (not overwritten)
     monkeypatch.undo()
-    session.activate(requests_of(unet, tmp_path), Moment(0, STEPS))
+    session.activate(requests_of(unet, tmp_path), SamplingStep(0, STEPS))
     assert not torch.equal(run_unet(unet), there)
     session.deactivate()
     assert torch.equal(run_unet(unet), plain)
@@ -65,7 +65,7 @@ def test_an_activation_that_fails_changes_nothing_or_restores_the_original(unet,
 def test_a_step_that_fails_gives_the_model_back(unet, tmp_path, monkeypatch, step):
     plain = run_unet(unet)
     session = Session(unet=unet)
-    session.activate(requests_of(unet, tmp_path), Moment(0, STEPS))
+    session.activate(requests_of(unet, tmp_path), SamplingStep(0, STEPS))
     for moment in moments()[:step]:
         session.set_step(moment, [0, 1])
         run_unet(unet)

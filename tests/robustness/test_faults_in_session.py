@@ -16,15 +16,14 @@ from torch import nn
 
 from lib_adapters import Request, Session
 from lib_adapters.patching.owner import MODEL_LOCK
-from lib_adapters.prompt.schedule import Moment, Position, Window
-from lib_adapters.prompt.schedule_text import read_curve
+from lib_adapters.prompt.schedule import Position, SamplingStep, Window, parse_curve
 from tests.support.fault_injection import faults
 from tests.support.sample_adapters import MAKERS, adapter_for
 
 # what is raised while Python clears something away, it prints and goes on
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 STEPS = 4
-RAMP, UNTIL = read_curve("0@0,1@1"), Window(None, Position(2, "step"))
+RAMP, UNTIL = parse_curve("0@0,1@1"), Window(None, Position(2, "step"))
 
 
 class Small(nn.Module):
@@ -231,13 +230,13 @@ def test_a_step(bench, tried, kinds):
     ramp = [bench.request(kind, **moving), bench.request("IA3", unet=0.5)]
 
     def prepare():
-        bench.session.activate(ramp, Moment(0, STEPS))
-        bench.session.set_step(Moment(1, STEPS))
+        bench.session.activate(ramp, SamplingStep(0, STEPS))
+        bench.session.set_step(SamplingStep(1, STEPS))
 
     def work():
         with around():
-            bench.session.activate(ramp, Moment(1, STEPS))
-            bench.session.set_step(Moment(2, STEPS))
+            bench.session.activate(ramp, SamplingStep(1, STEPS))
+            bench.session.set_step(SamplingStep(2, STEPS))
 
     allowed = [own, *states(bench, prepare, work)]
     prove(bench, tried, prepare, work, allowed)
@@ -250,8 +249,8 @@ def test_a_run_with_rows_and_curves(bench, tried, mode):
     requests = moving(bench)
 
     def prepare():
-        bench.session.activate(requests, Moment(1, STEPS))
-        bench.session.set_step(Moment(1, STEPS), [0, 1])
+        bench.session.activate(requests, SamplingStep(1, STEPS))
+        bench.session.set_step(SamplingStep(1, STEPS), [0, 1])
 
     def work():
         prepare()
@@ -260,7 +259,7 @@ def test_a_run_with_rows_and_curves(bench, tried, mode):
 
     own = bench.state()
     # between the two calls rows are not known yet
-    allowed = [own, *states(bench, lambda: bench.session.activate(requests, Moment(1, STEPS)), work)]
+    allowed = [own, *states(bench, lambda: bench.session.activate(requests, SamplingStep(1, STEPS)), work)]
     prove(bench, tried, prepare, work, allowed)
 
 

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from lib_adapters import Session
 from lib_adapters.conditioning.aesthetic_steering import Prompt, Steerer, target_of
 from lib_adapters.conditioning.attention import Hypernetworks, Steering, attention_inputs
-from lib_adapters.prompt.aesthetic import Options
-from lib_adapters.prompt.schedule import Moment
+from lib_adapters.prompt.aesthetic_tag import AestheticOptions
+from lib_adapters.prompt.schedule import SamplingStep
 from tests.fake_webui.sd_models import FIRST
 from tests.support.resource_usage import MARGIN, Footprint, resident
 from tests.support.state_machines.random_jobs import ELSE, OTHER
@@ -71,12 +71,12 @@ class Switches:
         for other in self.sessions:
             if other is not session:
                 other.deactivate()
-        session.activate([want.request(self.opened[want.file]) for want in wants], Moment(0, 2))
+        session.activate([want.request(self.opened[want.file]) for want in wants], SamplingStep(0, 2))
 
     def draw(self, want: Want) -> None:
         self.put(self.sessions[0], want)
         for step in range(2):
-            self.sessions[0].set_step(Moment(step, 2), (0, 1))
+            self.sessions[0].set_step(SamplingStep(step, 2), (0, 1))
             self.model.draw(noise(2))
 
     def steer(self) -> None:
@@ -87,7 +87,7 @@ class Switches:
     def lead(self) -> None:
         """Another prompt each time: answers are remembered, but not for ever."""
         self.off()
-        tower, options = self.model.te, Options(steps=1, lr=1e-3)
+        tower, options = self.model.te, AestheticOptions(steps=1, lr=1e-3)
         tokens = torch.randint(1, 90, (1, 8))
 
         def states():

@@ -21,7 +21,7 @@ from torch import nn
 
 from lib_adapters import open_adapter
 from lib_adapters.patching import apply_mode
-from lib_adapters.prompt.schedule import Moment
+from lib_adapters.prompt.schedule import SamplingStep
 from tests.support.state_machines.injected_failure import Fault, trapped
 from tests.support.state_machines.machine_runner import run_machine
 from tests.support.state_machines.random_requests import START, Want, wants
@@ -65,9 +65,9 @@ class SessionMachine(RuleBasedStateMachine):
     def activate(self, chosen, steps, around):
         requests, contents = self.asked(chosen)
         with around():
-            report = self.kept.session.activate(requests, Moment(0, steps))
+            report = self.kept.session.activate(requests, SamplingStep(0, steps))
         assert not [one.error for one in report.adapters if one.error]
-        self.kept.wanted(contents, Moment(0, steps))
+        self.kept.wanted(contents, SamplingStep(0, steps))
 
     @rule()
     def deactivate(self):
@@ -89,7 +89,7 @@ class SessionMachine(RuleBasedStateMachine):
     @rule(steps=st.integers(1, 3), rows=ROWS, cut=st.booleans(), around=AROUND)
     def draw(self, steps, rows, cut, around):
         with around():
-            found = [self.kept.draw(Moment(step, steps), rows, cut) for step in range(steps)]
+            found = [self.kept.draw(SamplingStep(step, steps), rows, cut) for step in range(steps)]
         wanted = self.fresh.pictures(self.kept.now, steps, cut)
         assert all(one.equal(other) for one, other in zip(found, wanted, strict=True))
 
@@ -100,7 +100,7 @@ class SessionMachine(RuleBasedStateMachine):
 
         handle = self.kept.model.unet.output_blocks[0].register_forward_pre_hook(stop)
         with pytest.raises(KeyboardInterrupt):
-            self.kept.draw(Moment(0, steps), rows, False)
+            self.kept.draw(SamplingStep(0, steps), rows, False)
         handle.remove()
         self.kept.stale = ()
 
@@ -251,7 +251,7 @@ class SessionMachine(RuleBasedStateMachine):
         try:
             with trapped(point, at):
                 for step in range(3):
-                    self.kept.draw(Moment(step, 3), rows, False)
+                    self.kept.draw(SamplingStep(step, 3), rows, False)
         except Fault:
             self.kept.voice = None
             self.kept.idle()

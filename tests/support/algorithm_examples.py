@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lib_adapters.algorithms.base import Facts
+from lib_adapters.algorithms.base import TrainingInfo
 from tests.support.algorithm_examples_peft import tuners
 from tests.support.algorithm_examples_peft_seeded import seeded
 from tests.support.algorithm_examples_rotation import rotations, thin
@@ -43,7 +43,7 @@ def loras() -> dict[str, Example]:
     flat = {"lora_up.weight": up, "lora_down.weight": wide.flatten(1)}
     one, spatial = pair(up, down), pair(up, wide)
     grown = math.sqrt(2)
-    dylora = Facts(producer="lycoris", algo="dylora", block_size=2)
+    dylora = TrainingInfo(producer="lycoris", algo="dylora", block_size=2)
     return {
         "lora": Example({**line, "alpha": alpha}, LINE, additive(LINE, times(1.5, one))),
         "lora-no-alpha": Example(line, LINE, additive(LINE, one)),
@@ -52,14 +52,17 @@ def loras() -> dict[str, Example]:
         "lora-scale": Example({**line, "scale": torch.tensor(0.7)}, LINE, additive(LINE, times(0.7, one))),
         "lora-scalar": Example({**line, "scalar": torch.tensor(0.7)}, LINE, additive(LINE, times(0.7, one))),
         "lora-override": Example(
-            {**line, "alpha": alpha}, LINE, additive(LINE, times(0.4, one)), Facts(overrides={"scale": 0.4})
+            {**line, "alpha": alpha}, LINE, additive(LINE, times(0.4, one)), TrainingInfo(overrides={"scale": 0.4})
         ),
         "lora-rs-nominal": Example(
             {**line, "alpha": alpha}, LINE, additive(LINE, times(1.5 * grown, one)),
-            Facts(rs_lora=True, started=1.715e9),
+            TrainingInfo(rs_lora=True, trained_at=1.715e9),
         ),
         "lora-rs-corrected": Example(
-            {**line, "alpha": alpha}, LINE, additive(LINE, times(1.5, one)), Facts(rs_lora=True, started=1.73e9)
+            {**line, "alpha": alpha},
+            LINE,
+            additive(LINE, times(1.5, one)),
+            TrainingInfo(rs_lora=True, trained_at=1.73e9)
         ),
         "lora-line-on-point": Example(line, POINT, additive(POINT, lambda o, i, *k: one(o, i))),
         "lora-point-on-line": Example(thin, LINE, additive(LINE, one)),
@@ -72,10 +75,13 @@ def loras() -> dict[str, Example]:
         ),
         "lora-split": Example(
             {"lora_up.weight": split, "lora_down.weight": three, "alpha": torch.tensor(1.0)},
-            LINE, additive(LINE, pair(split, three)), Facts(split_qkv=True),
+            LINE, additive(LINE, pair(split, three)), TrainingInfo(split_qkv=True),
         ),
         "lora-not-split": Example(
-            {**line, "alpha": alpha}, LINE, additive(LINE, times(1.5, one)), Facts(split_qkv=True)
+            {**line, "alpha": alpha},
+            LINE,
+            additive(LINE, times(1.5, one)),
+            TrainingInfo(split_qkv=True)
         ),
         "lora-sparse": Example(
             {**line, "alpha": alpha, "bias_indices": spots, "bias_values": values, "bias_size": torch.tensor([6, 8])},
@@ -91,8 +97,8 @@ def loras() -> dict[str, Example]:
     }  # fmt: skip
 
 
-def dylora_of(producer: str) -> Facts:
-    return Facts(producer=producer, algo="dylora", block_size=2)
+def dylora_of(producer: str) -> TrainingInfo:
+    return TrainingInfo(producer=producer, algo="dylora", block_size=2)
 
 
 def hadamards() -> dict[str, Example]:
@@ -126,14 +132,14 @@ def hadamards() -> dict[str, Example]:
         "loha-deep": Example(deep, CONV, additive(CONV, times(1.5, both(wides)))),
         "loha-tucker": Example(tucker, CONV, additive(CONV, times(1.5, both(downs, tuple(cores))))),
         "loha-tucker-old": Example(
-            tucker, CONV, additive(CONV, times(1.5, both(downs, (cores[0], cores[0])))), Facts(started=1.69e9)
+            tucker, CONV, additive(CONV, times(1.5, both(downs, (cores[0], cores[0])))), TrainingInfo(trained_at=1.69e9)
         ),
         "abba": Example(abba | alpha, LINE, additive(LINE, times(9 / math.sqrt(6), product))),
         "abba-no-alpha": Example(abba, LINE, additive(LINE, product)),
         "abba-override": Example(
-            abba | alpha, LINE, additive(LINE, times(0.4, product)), Facts(overrides={"scale": 0.4})
+            abba | alpha, LINE, additive(LINE, times(0.4, product)), TrainingInfo(overrides={"scale": 0.4})
         ),
-        "abba-other-override": Example(abba, LINE, additive(LINE, product), Facts(overrides={"unknown": 0.4})),
+        "abba-other-override": Example(abba, LINE, additive(LINE, product), TrainingInfo(overrides={"unknown": 0.4})),
         "abba-conv": Example(spatial, CONV, additive(CONV, both(wides))),
     }
 
@@ -146,7 +152,7 @@ def kroneckers() -> dict[str, Example]:
     thin, deep = {"lokr_w1": w1, "lokr_w2_a": a}, torch.einsum("br,rdxy->bdxy", a, bk)
     cored = torch.einsum("pqxy,bp,qd->bdxy", core, a, b)
     days = {"2": 1.71e9, "3": 1.73e9, "4": 1.79e9}
-    bypass = {release: Facts(bypass_mode=True, started=day) for release, day in days.items()}
+    bypass = {release: TrainingInfo(bypass_mode=True, trained_at=day) for release, day in days.items()}
     large = {"alpha": torch.tensor(1e10)}
     return {
         "lokr": Example({"lokr_w1": w1, "lokr_w2": w2, **large}, LINE, additive(LINE, kron(w1, w2))),
@@ -231,18 +237,18 @@ def gloras() -> dict[str, Example]:
         return lambda base, strength: strength * glora(base, a, b, scale)
 
     new, old = leaves(True, a_up, a_down, b_up, b_down), leaves(False, a_up, a_down, b_up, b_down)
-    line, bypass = pair(b_up, b_down), Facts(bypass_mode=True, started=1.73e9)
+    line, bypass = pair(b_up, b_down), TrainingInfo(bypass_mode=True, trained_at=1.73e9)
     thin = {name: leaf if name == "alpha" else leaf[:, :, None, None] for name, leaf in old.items()}
     return {
         "glora": Example(new, LINE, slow(line, 1.5)),
-        "glora-rs": Example(new, LINE, slow(line, 1.5 * math.sqrt(2)), Facts(rs_lora=True, started=1.75e9)),
+        "glora-rs": Example(new, LINE, slow(line, 1.5 * math.sqrt(2)), TrainingInfo(rs_lora=True, trained_at=1.75e9)),
         "glora-bypass": Example(new, LINE, slow(line, 2.25), bypass),
         "glora-conv": Example(leaves(True, a_up, a_down, b_up, wide), CONV, slow(pair(b_up, wide), 1.5)),
         "glora-tucker": Example(
             {**new, "bm.weight": core}, CONV, slow(pair(b_up, b_down, core), 1.5)
         ),
-        "glora-old": Example(old, LINE, slow(line, 1.5), Facts(started=1.69e9)),
-        "glora-old-squared": Example(old, LINE, slow(line, 2.25), Facts(started=1.70e9)),
+        "glora-old": Example(old, LINE, slow(line, 1.5), TrainingInfo(trained_at=1.69e9)),
+        "glora-old-squared": Example(old, LINE, slow(line, 2.25), TrainingInfo(trained_at=1.70e9)),
         "glora-old-point": Example(thin, POINT, slow(lambda o, i, *k: line(o, i), 1.5)),
     }  # fmt: skip
 
@@ -252,16 +258,16 @@ def doras() -> dict[str, Example]:
     rows, columns = torch.rand(6) + 0.5, torch.rand(8) + 0.5
     out: dict[str, Example] = {}
 
-    def add(name: str, inner: str, scale: Tensor, axis: int, facts: Facts = Facts()) -> None:  # noqa: B008
+    def add(name: str, inner: str, scale: Tensor, axis: int, facts: TrainingInfo = TrainingInfo()) -> None:  # noqa: B008
         leaves, shape, slow, _ = kinds[inner]
-        norm = torch.mean if facts.started else torch.linalg.vector_norm
+        norm = torch.mean if facts.trained_at else torch.linalg.vector_norm
         out[name] = Example(leaves | {"dora_scale": scale}, shape, decomposed(slow, scale, axis, norm), facts)
 
     add("dora-rows", "lora", rows.view(6, 1), 0)
     add("dora-vector", "lora", rows, 0)
     add("dora-columns", "lora", columns.view(1, 8), 1)
-    add("dora-peft-conv", "locon", rows.view(1, 6, 1, 1), 0, Facts(producer="peft"))
-    add("dora-mean", "lora", columns.view(1, 8) / 9, 1, Facts(started=1.709e9))
+    add("dora-peft-conv", "locon", rows.view(1, 6, 1, 1), 0, TrainingInfo(producer="peft"))
+    add("dora-mean", "lora", columns.view(1, 8) / 9, 1, TrainingInfo(trained_at=1.709e9))
     add("dora-sparse", "lora-sparse", rows.view(6, 1), 0)
     for name in ("locon", "loha-deep", "lokr-deep", "lokr", "abba"):
         ones = (1,) * (len(kinds[name].shape) - 2)
@@ -269,7 +275,7 @@ def doras() -> dict[str, Example]:
         add(f"{name}-dora-columns", name, columns.view(1, 8, *ones), 1)
     plain = kinds["lora"]
     leaves = plain.leaves | {"dora_scale": rows.view(6, 1)}
-    out["dora-bypass"] = Example(leaves, LINE, plain.slow, Facts(bypass_mode=True, started=1.73e9))
+    out["dora-bypass"] = Example(leaves, LINE, plain.slow, TrainingInfo(bypass_mode=True, trained_at=1.73e9))
     return out
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lib_adapters.algorithms.base import Facts
+from lib_adapters.algorithms.base import TrainingInfo
 from tests.support.reference_math import CONV, LINE, POINT, Example, additive, entries, pair, times
 
 Slow = Callable[[Tensor, float], Tensor]
@@ -24,8 +24,8 @@ def linear(merged: Callable[[Tensor], Tensor]) -> Slow:
     return delta
 
 
-def only(**overrides: float) -> Facts:
-    return Facts(producer="peft", overrides=overrides)
+def only(**overrides: float) -> TrainingInfo:
+    return TrainingInfo(producer="peft", overrides=overrides)
 
 
 def cayley(block: Tensor) -> Tensor:

@@ -9,19 +9,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lib_adapters.algorithms import choose
-from lib_adapters.algorithms.base import Algorithm, Facts
+from lib_adapters.algorithms import select_algorithm
+from lib_adapters.algorithms.base import Algorithm, TrainingInfo
 
 
 class Rotation(NamedTuple):
     leaves: dict[str, Tensor]
     shape: tuple[int, ...]
     slow: Callable[[Tensor, float], Tensor]  # base in float64, strength -> ΔW
-    facts: Facts = Facts()
+    facts: TrainingInfo = TrainingInfo()
 
     def read(self, dtype: torch.dtype = torch.float32) -> Algorithm:
         leaves = {name: leaf.to(dtype) for name, leaf in self.leaves.items()}
-        return choose({name: tuple(leaf.shape) for name, leaf in leaves.items()}).from_leaves(leaves, self.facts)
+        return select_algorithm({name: tuple(leaf.shape) for name, leaf in leaves.items()}).from_tensors(
+            leaves, self.facts
+        )
 
 
 def rotation(block: Tensor, factor: float = 1.0) -> Tensor:
@@ -143,10 +145,10 @@ def turned() -> dict[str, Rotation]:
     stored_factors = torch.stack([torch.stack(f) for f in factors]).float()
     packed, wide = torch.randn(3, 6) * 0.2, torch.randn(27, 6) * 0.2
     few, few_factors = torch.randn(2, 8, 8) * 0.2, torch.randn(2, 2, 8, 8) * 0.2  # not as many as they are large
-    kohya = Facts(producer="kohya", constraint_is_bound=True)
-    onetrainer, peft = Facts(producer="onetrainer"), Facts(producer="peft")
-    exact = Facts(producer="peft", overrides={"use_cayley_neumann": 0.0})
-    early = Facts(producer="peft", overrides={"neumann_last_term": 2.0})
+    kohya = TrainingInfo(producer="kohya", constraint_is_bound=True)
+    onetrainer, peft = TrainingInfo(producer="onetrainer"), TrainingInfo(producer="peft")
+    exact = TrainingInfo(producer="peft", overrides={"use_cayley_neumann": 0.0})
+    early = TrainingInfo(producer="peft", overrides={"neumann_last_term": 2.0})
     squares = [m.T for m in series(packed, 4)]
     return {
         "oft": Rotation({"oft_blocks": b}, line, by_rows(r)),

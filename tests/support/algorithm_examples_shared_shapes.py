@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lib_adapters.algorithms.base import Facts
+from lib_adapters.algorithms.base import TrainingInfo
 from tests.support.algorithm_examples_rotation import by_rows, norm, rotation
 from tests.support.reference_math import LINE, Example, additive, decomposed, entries, glora, kron, pair, times
 
@@ -40,7 +40,7 @@ def with_bias() -> dict[str, Example]:
     (up, down), rows, diff = factors(), torch.randn(16), torch.randn(WIDE)
     narrow = torch.randn(6, 2), torch.randn(2, 8)
     blocks, two = torch.randn(4, 4, 4) * 0.3, torch.randn(3, 2, 2) * 0.3
-    early = Facts(producer="kohya", constraint_is_bound=True, started=1.7e9)
+    early = TrainingInfo(producer="kohya", constraint_is_bound=True, trained_at=1.7e9)
 
     def lora(up: Tensor, down: Tensor) -> dict[str, Tensor]:
         inner = {"lora_up.weight": up, "lora_down.weight": down, "lora_down.bias": torch.randn(len(down))}

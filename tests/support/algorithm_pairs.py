@@ -128,7 +128,7 @@ def fitting(found: list[Example], one: nn.Module) -> Example | None:
 
 def _fits(algorithm: Algorithm, shape: Shape) -> bool:
     try:
-        algorithm.check(shape)
+        algorithm.check_shape(shape)
     except ShapeMismatch:
         return False
     return True

@@ -21,7 +21,7 @@ from pathlib import Path
 from lib_adapters.catalogue import Catalogue, indexer
 from lib_adapters.catalogue.opening import NAME
 from lib_adapters.catalogue.presets import PresetFile
-from lib_adapters.prompt.blocks import Presets
+from lib_adapters.prompt.block_weights import Presets
 from tests.support.crash_checks import findings
 from tests.support.sample_library import adapter, cards, picture, scan, sidecar
 

@@ -9,13 +9,12 @@ from dataclasses import replace
 from typing import TypeVar
 
 from lib_adapters.errors import BadTag
-from lib_adapters.prompt.aesthetic import Parsed as AestheticParsed
-from lib_adapters.prompt.blocks import Wish, resolve
-from lib_adapters.prompt.editing import NONE, Timeline, window_of
-from lib_adapters.prompt.presets import BUILT_IN
-from lib_adapters.prompt.schedule import Moment, changes, strength_at
-from lib_adapters.prompt.schedule_text import read_strength, written
-from lib_adapters.prompt.tags import NO_COMMAND, Parsed, Tag, parse
+from lib_adapters.prompt.aesthetic_tag import ParsedAesthetics as AestheticParsed
+from lib_adapters.prompt.block_presets import BUILT_IN
+from lib_adapters.prompt.block_weights import BlockWeightSpec, resolve_block_weights
+from lib_adapters.prompt.prompt_editing import NO_EDITS, Timeline, window_of
+from lib_adapters.prompt.schedule import SamplingStep, count_changes, format_strength, parse_strength, strength_at
+from lib_adapters.prompt.tags import NO_COMMAND, ParsedPrompt, Tag, parse
 
 Read = TypeVar("Read")
 _LITERAL = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
@@ -54,19 +53,19 @@ def check_prompt(prompt: str) -> None:
     check_problems(prompt, parsed)
     for tag in parsed.tags:
         assert prompt[slice(*tag.span)] == tag.text
-        assert [again.meaning for again in parse(tag.text).tags] == [replace(tag, edits=NONE).meaning]
-        for control in (tag.of_pass(False), tag.of_pass(True)):
+        assert [again.identity for again in parse(tag.text).tags] == [replace(tag, edits=NO_EDITS).identity]
+        for control in (tag.for_pass(False), tag.for_pass(True)):
             for step in range(3):
-                assert isinstance(strength_at(control.unet, control.window, Moment(step, 3, 5.0 - step)), float)
-            assert 0 <= changes(control.unet, control.window, 3) <= 2
-            assert read_strength(written(control.unet)) == control.unet
-            check_resolved(control.wish)
+                assert isinstance(strength_at(control.unet, control.window, SamplingStep(step, 3, 5.0 - step)), float)
+            assert 0 <= count_changes(control.unet, control.window, 3) <= 2
+            assert parse_strength(format_strength(control.unet)) == control.unet
+            check_resolved(control.spec)
         for timeline in (Timeline(3), Timeline(2, 3), Timeline(2, 3, True)):
             window = window_of(tag.edits, timeline)
-            assert window is None or isinstance(window.holds(Moment(1, 3)), bool)
+            assert window is None or isinstance(window.contains(SamplingStep(1, 3)), bool)
 
 
-def check_problems(prompt: str, parsed: Parsed | AestheticParsed) -> None:
+def check_problems(prompt: str, parsed: ParsedPrompt | AestheticParsed) -> None:
     """Each sentence begins with what was written, or the beginning of it, and then names the piece that is wrong."""
     for problem in parsed.problems:
         start = problem.partition(">: ")[0]
@@ -78,9 +77,9 @@ def check_problems(prompt: str, parsed: Parsed | AestheticParsed) -> None:
     assert len(parsed.problems) <= 64 * (prompt.count("<") + 1)
 
 
-def check_resolved(wish: Wish) -> None:
-    found = read_or_named(lambda: resolve(wish, BUILT_IN, "7"), f"{wish.blocks} {wish.elements}")
+def check_resolved(wish: BlockWeightSpec) -> None:
+    found = read_or_named(lambda: resolve_block_weights(wish, BUILT_IN, "7"), f"{wish.blocks} {wish.elements}")
     if found is not None:
-        assert resolve(wish, BUILT_IN, "7") == found
-        assert isinstance(found.weights.of("IN05", ["attn"]), float)
+        assert resolve_block_weights(wish, BUILT_IN, "7") == found
+        assert isinstance(found.weights.factor_for("IN05", ["attn"]), float)
         hash(found)

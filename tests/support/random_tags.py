@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from lib_adapters.prompt.control import Control
 from lib_adapters.prompt.schedule import Curve, Position, Strength
+from lib_adapters.prompt.tag_options import TagOptions
 from lib_adapters.prompt.tags import PASS_KEYS, Tag
 
 NAMES = [
@@ -81,14 +81,14 @@ def strength(value: Strength) -> Any:
     return {"unit": value.unit, "points": [list(point) for point in value.points]}
 
 
-def _pass(control: Control) -> dict[str, Any]:
+def _pass(control: TagOptions) -> dict[str, Any]:
     window = control.window
     return {
         "te": control.te,
         "unet": strength(control.unet),
         "dyn": strength(control.dyn) if isinstance(control.dyn, Curve) else control.dyn,
         "window": window and {"start": _end(window.start), "stop": _end(window.stop)},
-        "x": control.wish.x,
+        "x": control.spec.x,
     }
 
 
@@ -101,12 +101,12 @@ def told(tag: Tag) -> dict[str, Any]:
     return {
         "kind": tag.kind,
         "name": tag.name,
-        "lbw": tag.control.wish.blocks,
-        "lbwe": tag.control.wish.elements,
-        "first": _pass(tag.control),
-        "second": _pass(tag.second) if tag.second else None,
+        "lbw": tag.options.spec.blocks,
+        "lbwe": tag.options.spec.elements,
+        "first": _pass(tag.options),
+        "second": _pass(tag.hires) if tag.hires else None,
         "mode": tag.mode,
-        "off": tag.off,
+        "off": tag.disabled,
     }
 
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lib_adapters.algorithms import choose
-from lib_adapters.algorithms.base import Algorithm, Facts, LayerGroup
+from lib_adapters.algorithms import select_algorithm
+from lib_adapters.algorithms.base import Algorithm, LayerGroup, TrainingInfo
 
 Shape = tuple[int, ...]
 LINE, CONV, POINT = (6, 8), (6, 8, 3, 2), (6, 8, 1, 1)
@@ -21,11 +21,13 @@ class Example(NamedTuple):
     leaves: dict[str, Tensor]
     shape: Shape
     slow: Callable[[Tensor, float], Tensor]  # base in float64, strength -> ΔW
-    facts: Facts = Facts()
+    facts: TrainingInfo = TrainingInfo()
 
     def read(self, dtype: torch.dtype | None = None) -> Algorithm:
         leaves = {n: leaf if dtype is None or leaf.numel() == 1 else leaf.to(dtype) for n, leaf in self.leaves.items()}
-        alone = choose({name: tuple(leaf.shape) for name, leaf in leaves.items()}).from_leaves(leaves, self.facts)
+        alone = select_algorithm({name: tuple(leaf.shape) for name, leaf in leaves.items()}).from_tensors(
+            leaves, self.facts
+        )
         return alone.in_group(self.shape, LayerGroup((self.shape,)))
 
 

@@ -88,9 +88,9 @@ def randomise(module: nn.Module) -> None:
 @torch.no_grad()
 def with_adapter(adapter, base: nn.Module, x: Tensor, strength: float) -> Tensor:
     """The layer's output with our ΔW and Δb added to its pristine parameters."""
-    adapter.check(tuple(base.weight.shape))
+    adapter.check_shape(tuple(base.weight.shape))
     weight = base.weight.detach().clone().float()
-    adapter.add(weight, base.weight.detach().float(), strength)
+    adapter.add_delta_(weight, base.weight.detach().float(), strength)
     bias = None if base.bias is None else base.bias.detach().float()
     change = adapter.bias_delta(torch.zeros(len(weight)) if bias is None else bias)
     if change is not None:

@@ -16,9 +16,9 @@ from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
 from lib_adapters.hosts.diffusers.generator import HYPERNET, GeneratedImage, Generator, Settings
 from lib_adapters.hosts.tab.told import report_of
 from lib_adapters.patching.report import Report
-from lib_adapters.prompt.tags import KINDS, parse
+from lib_adapters.prompt.tags import TAG_KINDS, parse
 
-TAGS = (*KINDS, HYPERNET)
+TAGS = (*TAG_KINDS, HYPERNET)
 
 Reached = Callable[[int, int], None]  # steps done, of how many
 

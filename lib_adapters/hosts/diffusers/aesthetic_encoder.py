@@ -20,7 +20,7 @@ from lib_adapters.errors import AdapterError
 from lib_adapters.hosts.diffusers.clip_projection import EncoderMatch, EncoderMatcher, text_encoders_of
 from lib_adapters.hosts.diffusers.load_pipeline import Pipeline
 from lib_adapters.patching.report import AdapterReport
-from lib_adapters.prompt.aesthetic import Options
+from lib_adapters.prompt.aesthetic_tag import AestheticOptions
 
 PROMPT_EMBEDS = ("prompt_embeds", "negative_prompt_embeds")
 POOLED_PROMPT_EMBEDS = ("pooled_prompt_embeds", "negative_pooled_prompt_embeds")
@@ -31,7 +31,7 @@ class AestheticRequest:
     """One tag whose file was found."""
 
     aesthetic: Aesthetic
-    options: Options
+    options: AestheticOptions
 
 
 class AestheticReport(AdapterReport):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lib_adapters.conditioning.aesthetic import Aesthetic
 from lib_adapters.conditioning.aesthetic_text import own_projection, projection_in
-from lib_adapters.errors import AdapterError, BrokenModel, FamilyMismatch
+from lib_adapters.errors import AdapterError, FamilyMismatch, InvalidModelFolder
 from lib_adapters.hosts.diffusers.clip_vision import read_json
 from lib_adapters.hosts.diffusers.load_pipeline import TEXT_ENCODERS, Pipeline
 from lib_adapters.hosts.diffusers.textual_inversion import TOKENIZERS
@@ -80,7 +80,7 @@ class EncoderMatcher:
                 f"{name}: the CLIP model in {self._clip_folder} belongs to another text encoder than this model's; "
                 "name the folder of the one that fits with --clip."
             )
-        return BrokenModel(
+        return InvalidModelFolder(
             f"{name} needs CLIP's text projection, which this model's folder does not hold (nothing is fetched): name "
             f"a local CLIP folder with --clip (for Stable Diffusion 1 it is clip-vit-large-patch14), or put it beside "
             f"the model as {CLIP_FOLDER_NAME!r}."

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from lib_adapters.errors import BrokenModel
+from lib_adapters.errors import InvalidModelFolder
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's own
 
@@ -48,9 +48,9 @@ class ClipImageEncoder:
 
 
 def load_image_encoder(folder: Path, device: torch.device) -> ClipImageEncoder:
-    """A CLIP model, or its image side alone; BrokenModel says what is missing. Nothing is fetched."""
+    """A CLIP model, or its image side alone; InvalidModelFolder says what is missing. Nothing is fetched."""
     if not (folder / "config.json").is_file():
-        raise BrokenModel(
+        raise InvalidModelFolder(
             f"{folder}: there is no CLIP model with its image side in this folder (no config.json); name the folder of "
             "a local one, such as openai/clip-vit-large-patch14."
         )
@@ -78,12 +78,14 @@ def _loaded(folder: Path) -> nn.Module:
         )
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise BrokenModel(f"{folder}: transformers cannot load a CLIP model from this folder ({reason}).") from error
+        raise InvalidModelFolder(
+            f"{folder}: transformers cannot load a CLIP model from this folder ({reason})."
+        ) from error
     finally:
         logging.set_verbosity(before)
     missing = [key for key in found["missing_keys"] if not key.endswith("position_ids")]
     if missing:
-        raise BrokenModel(f"{folder}: this CLIP model has no image side ({sorted(missing)[0]} is missing).")
+        raise InvalidModelFolder(f"{folder}: this CLIP model has no image side ({sorted(missing)[0]} is missing).")
     loaded: nn.Module = model
     return loaded
 
@@ -102,4 +104,4 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
     except (OSError, ValueError, TypeError) as error:
-        raise BrokenModel(f"{file.parent}: its {file.name} cannot be read ({error}).") from error
+        raise InvalidModelFolder(f"{file.parent}: its {file.name} cannot be read ({error}).") from error

@@ -18,7 +18,7 @@ from lib_adapters.conditioning.aesthetic import save_aesthetic
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.platforms import is_portable
 from lib_adapters.hosts.diffusers.clip_vision import ClipImageEncoder, load_image_encoder
-from lib_adapters.prompt.tags import quoted
+from lib_adapters.prompt.tags import quote_name
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 DEFAULT_BATCH_SIZE, MAX_BATCH_SIZE = 16, 256
@@ -57,7 +57,9 @@ class EmbeddingResult:
     skipped: Sequence[tuple[str, str]]  # names and reasons
 
     def summary(self) -> str:
-        return f"{self.out}: {self.image_count} pictures, {self.width} wide; write <aesthetic:{quoted(self.out.stem)}>"
+        return (
+            f"{self.out}: {self.image_count} pictures, {self.width} wide; write <aesthetic:{quote_name(self.out.stem)}>"
+        )
 
     def skipped_messages(self) -> list[str]:
         return [f"left out: {name} ({reason})" for name, reason in self.skipped]

@@ -18,7 +18,7 @@ from lib_adapters.conditioning.hypernetwork import Hypernetwork, open_hypernetwo
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.adapter import Adapter, open_adapter
 from lib_adapters.files.platforms import folded
-from lib_adapters.prompt.tags import quoted
+from lib_adapters.prompt.tags import quote_name
 
 TYPE_LABELS = {"lyco": "adapter", "hypernet": "hypernetwork", "aesthetic": "aesthetic embedding"}
 Opened = TypeVar("Opened")
@@ -72,7 +72,7 @@ class FolderResolver:
     def _ambiguity_notice(self, kind: str, name: str, path: Path, paths: Sequence[Path]) -> list[str]:
         if len({one.resolve() for one in paths}) == 1:  # several links to one file
             return []
-        tags = {one: f"<{kind}:{quoted(self.shortest_name(one))}:1>" for one in paths}
+        tags = {one: f"<{kind}:{quote_name(self.shortest_name(one))}:1>" for one in paths}
         mine, others = tags.pop(path), ", ".join(tags.values())
         return [f"{len(paths)} files are named {name!r}: using {mine}. To use another one, write {others}."]
 

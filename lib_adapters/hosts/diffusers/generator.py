@@ -30,15 +30,15 @@ from lib_adapters.hosts.diffusers.tag_resolution import (
     word_editing_messages,
 )
 from lib_adapters.hosts.diffusers.textual_inversion import BundledEmbeddings
-from lib_adapters.prompt import aesthetic
-from lib_adapters.prompt.blocks import Presets
-from lib_adapters.prompt.presets import BUILT_IN
-from lib_adapters.prompt.schedule import Moment
-from lib_adapters.prompt.tags import KINDS, Tag, parse, unfollowed
+from lib_adapters.prompt import aesthetic_tag
+from lib_adapters.prompt.block_presets import BUILT_IN
+from lib_adapters.prompt.block_weights import Presets
+from lib_adapters.prompt.schedule import SamplingStep
+from lib_adapters.prompt.tags import TAG_KINDS, Tag, parse, unapplied_tag_messages
 from lib_adapters.session import AdapterReport, Report, Session
 
 HYPERNET = "hypernet"
-FIRST_STEP = Moment(0, 1)
+FIRST_STEP = SamplingStep(0, 1)
 NEGATIVE_ROW, POSITIVE_ROW = GUIDED_ROWS
 NEGATIVE_ROWS = frozenset({NEGATIVE_ROW})
 
@@ -58,11 +58,11 @@ class Settings:
     @property
     def negative_request_tags(self) -> tuple[Tag, ...]:
         """The tags that act on the negative prompt's side."""
-        return parse(self.negative, KINDS).tags if self.negative_tags else ()
+        return parse(self.negative, TAG_KINDS).tags if self.negative_tags else ()
 
     def without_negative_tags(self) -> Settings:
         """The same, and no tag on the negative side."""
-        return replace(self, negative=parse(self.negative, KINDS).text) if self.negative_tags else self
+        return replace(self, negative=parse(self.negative, TAG_KINDS).text) if self.negative_tags else self
 
 
 DEFAULTS = Settings()
@@ -127,12 +127,12 @@ class Generator:
 
     def generate(self, prompt: str, settings: Settings, on_step: OnStep | None = None) -> GeneratedImage:
         """Exactly the adapters named in the prompt are active while it is drawn, and stay so until the next call."""
-        parsed = aesthetic.parse(prompt)
+        parsed = aesthetic_tag.parse(prompt)
         steps = SamplingSteps(self.pipe, settings.steps)
         active = self.activate_prompt(parsed.text, settings, steps.sampling_step(0))
         wishes, more = aesthetic_requests(parsed.tags, self.resolver)
         problems = [*parsed.problems, *active.problems, *more]
-        problems += unfollowed(prompt, aesthetic.KIND, "an aesthetic embedding")
+        problems += unapplied_tag_messages(prompt, aesthetic_tag.KIND, "an aesthetic embedding")
         rows = GUIDED_ROWS if self._uses_guidance(settings) else (POSITIVE_ROW,)
         arguments = _arguments(settings) | {"callback_on_step_end": steps.callback(self.session, rows, on_step)}
         self.session.set_step(steps.sampling_step(0), rows)
@@ -149,9 +149,11 @@ class Generator:
         used = replace(settings, negative=active.negative_requests.pin_random(settings.negative))
         return GeneratedImage(result.images[0], report, tuple(problems), active.requests.pin_random(prompt), used)
 
-    def activate_prompt(self, prompt: str, settings: Settings = DEFAULTS, step: Moment = FIRST_STEP) -> ActivePrompt:
+    def activate_prompt(
+        self, prompt: str, settings: Settings = DEFAULTS, step: SamplingStep = FIRST_STEP
+    ) -> ActivePrompt:
         """For the first step; what could not be read or found is told of."""
-        parsed = parse(prompt, (*KINDS, HYPERNET))
+        parsed = parse(prompt, (*TAG_KINDS, HYPERNET))
         drawing = TagContext(str(settings.seed), settings.steps)
         adapters = [tag for tag in parsed.tags if tag.kind != HYPERNET]
         wanted = adapter_requests(adapters, self.resolver, self.presets(), drawing)
@@ -160,7 +162,7 @@ class Generator:
         report = self.session.activate([*wanted.requests, *more.requests], step)
         pairs = zip(self.session.active, report.adapters, strict=True)  # perhaps in an earlier prompt's order
         used = [request.adapter for request, one in pairs if not one.error]
-        problems += unfollowed(prompt, HYPERNET, "a hypernetwork")
+        problems += unapplied_tag_messages(prompt, HYPERNET, "a hypernetwork")
         problems = [*parsed.problems, *word_editing_messages(parsed), *wanted.problems, *more.problems, *problems]
         problems += self.embeddings.sync(used)
         problems += unsupported_schedules(self.session.active, step)
@@ -170,8 +172,8 @@ class Generator:
     def _negative_requests(self, settings: Settings, drawing: TagContext) -> tuple[str, TagRequests]:
         """The negative prompt's text, and what its tags ask for on its side."""
         if not settings.negative_tags:
-            return settings.negative, plain_word_tags(settings.negative, (*KINDS, HYPERNET))
-        parsed = parse(settings.negative, KINDS)
+            return settings.negative, plain_word_tags(settings.negative, (*TAG_KINDS, HYPERNET))
+        parsed = parse(settings.negative, TAG_KINDS)
         if parsed.tags and not self._uses_guidance(settings):
             idle = "without guidance (above 1) nothing is drawn of the negative prompt, so its tags do nothing."
             return parsed.text, TagRequests(problems=[idle])

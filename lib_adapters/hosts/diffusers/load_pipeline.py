@@ -13,7 +13,7 @@ import torch
 from PIL.Image import Image
 from torch import nn
 
-from lib_adapters.errors import BrokenModel
+from lib_adapters.errors import InvalidModelFolder
 from lib_adapters.session import Session
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -45,7 +45,9 @@ def open_pipeline(folder: Path, device: torch.device, dtype: torch.dtype | None 
         pipe = DiffusionPipeline.from_pretrained(str(folder), local_files_only=True, **_options(folder, index))
     except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise BrokenModel(f"{folder}: diffusers cannot load this folder ({type(error).__name__}: {reason}).") from error
+        raise InvalidModelFolder(
+            f"{folder}: diffusers cannot load this folder ({type(error).__name__}: {reason})."
+        ) from error
     pipe.set_progress_bar_config(disable=True)
     moved: Pipeline = pipe.to(device, dtype or (torch.float32 if device.type == "cpu" else torch.float16))
     return moved
@@ -65,21 +67,25 @@ def components_of(pipe: Pipeline) -> dict[str, nn.Module]:
 def read_model_index(folder: Path) -> dict[str, Any]:
     """`model_index.json`, checked for being Stable Diffusion's."""
     if not folder.is_dir():
-        raise BrokenModel(
+        raise InvalidModelFolder(
             f"{folder}: there is no such folder; --model takes a Stable Diffusion folder as diffusers saves it."
         )
     try:
         index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise BrokenModel(f"{folder}: no model_index.json in it, so this is no diffusers model folder.") from None
+        raise InvalidModelFolder(
+            f"{folder}: no model_index.json in it, so this is no diffusers model folder."
+        ) from None
     except (OSError, ValueError) as error:
-        raise BrokenModel(f"{folder}: its model_index.json cannot be read ({error}).") from error
+        raise InvalidModelFolder(f"{folder}: its model_index.json cannot be read ({error}).") from error
     name = index.get("_class_name") if isinstance(index, dict) else None
     if not isinstance(name, str) or "unet" not in index:
-        raise BrokenModel(f"{folder}: {name or 'this'} is no Stable Diffusion 1, 2 or XL pipeline (it has no UNet).")
+        raise InvalidModelFolder(
+            f"{folder}: {name or 'this'} is no Stable Diffusion 1, 2 or XL pipeline (it has no UNet)."
+        )
     for part in _missing(folder, index):
         if part not in OPTIONAL_COMPONENTS:
-            raise BrokenModel(f"{folder}: the folder {part!r} that its model_index.json names is missing.")
+            raise InvalidModelFolder(f"{folder}: the folder {part!r} that its model_index.json names is missing.")
     return dict(index)
 
 

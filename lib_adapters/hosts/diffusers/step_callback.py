@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lib_adapters.hosts.diffusers.load_pipeline import Pipeline
-from lib_adapters.prompt.schedule import Moment
+from lib_adapters.prompt.schedule import SamplingStep
 from lib_adapters.session import Session
 
 OnStep = Callable[[int], None]  # called with the number of steps done
@@ -25,11 +25,11 @@ class SamplingSteps:
         self._timesteps = [float(t) for t in scheduler.timesteps]
         self._sigma = _noise(scheduler)
 
-    def sampling_step(self, model_call: int) -> Moment:
+    def sampling_step(self, model_call: int) -> SamplingStep:
         """Before the run of this number; the last one again behind the end."""
         runs = len(self._timesteps)
         timestep = self._timesteps[min(model_call, runs - 1)]
-        return Moment(
+        return SamplingStep(
             min(model_call, runs - 1) * self._total_steps // runs,
             self._total_steps,
             self._sigma(timestep),

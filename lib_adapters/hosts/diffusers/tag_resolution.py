@@ -12,13 +12,13 @@ from lib_adapters.files.adapter import Adapter
 from lib_adapters.hosts.diffusers.aesthetic_encoder import AestheticRequest
 from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
 from lib_adapters.patching.request import Request, ResolvedTag, limit_to_editing, resolve_tag
-from lib_adapters.prompt import aesthetic
-from lib_adapters.prompt.blocks import Presets
-from lib_adapters.prompt.control import steady
-from lib_adapters.prompt.edit import drawn
-from lib_adapters.prompt.editing import Timeline
-from lib_adapters.prompt.schedule import Moment, uses_noise
-from lib_adapters.prompt.tags import Parsed, Tag, parse
+from lib_adapters.prompt import aesthetic_tag
+from lib_adapters.prompt.block_weights import Presets
+from lib_adapters.prompt.prompt_editing import Timeline
+from lib_adapters.prompt.schedule import SamplingStep, uses_noise
+from lib_adapters.prompt.tag_editor import pin_sampled
+from lib_adapters.prompt.tag_options import constant_strength
+from lib_adapters.prompt.tags import ParsedPrompt, Tag, parse
 
 Found = TypeVar("Found")
 RowSet = frozenset[int]
@@ -61,7 +61,7 @@ def adapter_requests(
 ) -> TagRequests:
     """Return the requests for these tags; tags that cannot be found or read are reported in `problems`."""
     wanted = TagRequests()
-    for tag in (tag for tag in tags if not tag.off):
+    for tag in (tag for tag in tags if not tag.disabled):
         try:
             found = resolver.adapter(tag.name)
             asked = context.resolve(found.adapter, tag, presets)
@@ -73,7 +73,7 @@ def adapter_requests(
         notes = [*asked.notes, *idle, *([found.notice] if found.notice else [])]
         wanted.problems += [f"{tag.text}: {note}" for note in notes]
         if asked.sampled_blocks:
-            wanted.sampled_texts[tag.text] = drawn(tag, asked.sampled_blocks)
+            wanted.sampled_texts[tag.text] = pin_sampled(tag, asked.sampled_blocks)
     return wanted
 
 
@@ -81,24 +81,24 @@ def _idle(request: Request) -> bool:
     return request.window is None and request.unet == request.te == 0
 
 
-def word_editing_messages(parsed: Parsed) -> list[str]:
+def word_editing_messages(parsed: ParsedPrompt) -> list[str]:
     """Return messages about words in prompt editing, because a pipeline encodes them once, including the brackets."""
     return [
         f"{text}: prompt editing of words is not supported here; only the tags in these brackets are switched."
-        for text in parsed.worded
+        for text in parsed.messages
     ]
 
 
 def plain_word_tags(negative: str, kinds: Sequence[str]) -> TagRequests:
     """Nothing is wanted; each tag of these kinds, and each aesthetic one, is told of."""
-    texts = [tag.text for tag in parse(negative, kinds).tags] + [tag.text for tag in aesthetic.parse(negative).tags]
+    texts = [tag.text for tag in parse(negative, kinds).tags] + [tag.text for tag in aesthetic_tag.parse(negative).tags]
     where = "stands in the negative prompt, where such tags are plain words."
     return TagRequests(problems=[f"{text} {where}" for text in texts])
 
 
-def unsupported_schedules(requests: Sequence[Request], step: Moment) -> list[str]:
+def unsupported_schedules(requests: Sequence[Request], step: SamplingStep) -> list[str]:
     """Schedules over noise with a scheduler that tells none."""
-    if step.sigma is not None or not step.runs:
+    if step.sigma is not None or not step.model_calls:
         return []
     names = [request.adapter.name for request in requests if uses_noise(request.unet, request.window)]
     return [f"{name}: this scheduler tells no noise, so what follows it stays as at the start." for name in names]
@@ -109,25 +109,25 @@ def hypernetwork_requests(tags: Sequence[Tag], resolver: FolderResolver) -> tupl
 
     def steering(tag: Tag) -> tuple[Steering, list[str]]:
         found, notice = resolver.hypernetwork(tag.name)
-        strength, note = steady(tag.control, "a hypernetwork")
+        strength, note = constant_strength(tag.options, "a hypernetwork")
         return Steering(found, strength), [text for text in (notice, note) if text]
 
-    return _each([tag for tag in tags if not tag.off], steering)
+    return _each([tag for tag in tags if not tag.disabled], steering)
 
 
 def aesthetic_requests(
-    tags: Sequence[aesthetic.AestheticTag], resolver: FolderResolver
+    tags: Sequence[aesthetic_tag.AestheticTag], resolver: FolderResolver
 ) -> tuple[list[AestheticRequest], list[str]]:
     """The same for `<aesthetic:NAME:weight...>`."""
 
-    def wish(tag: aesthetic.AestheticTag) -> tuple[AestheticRequest, list[str]]:
+    def wish(tag: aesthetic_tag.AestheticTag) -> tuple[AestheticRequest, list[str]]:
         found, notice = resolver.aesthetic(tag.name)
         return AestheticRequest(found, tag.options), [notice] if notice else []
 
     return _each(tags, wish)
 
 
-AnyTag = TypeVar("AnyTag", Tag, aesthetic.AestheticTag)
+AnyTag = TypeVar("AnyTag", Tag, aesthetic_tag.AestheticTag)
 
 
 def _each(

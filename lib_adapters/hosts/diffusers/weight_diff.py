@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lib_adapters.errors import AdapterError, BrokenModel
+from lib_adapters.errors import AdapterError, InvalidModelFolder
 from lib_adapters.files.platforms import replace
 from lib_adapters.hosts.diffusers.generator import Generator
 from lib_adapters.hosts.diffusers.load_pipeline import components_of
@@ -100,7 +100,7 @@ def _rewrite(folder: Path, values: Mapping[str, Tensor]) -> list[str]:
         placed |= _replace(tensors, values)
         torch.save(tensors, file)
     if not placed and values:
-        raise BrokenModel(f"{folder}: no weight file there holds the layers that were changed.")
+        raise InvalidModelFolder(f"{folder}: no weight file there holds the layers that were changed.")
     return sorted(values.keys() - placed)
 
 

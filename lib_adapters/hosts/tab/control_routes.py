@@ -11,8 +11,8 @@ from lib_adapters.catalogue.presets import PresetFile
 from lib_adapters.errors import AdapterError
 from lib_adapters.hosts.tab.bodies import Refused
 from lib_adapters.hosts.tab.tab import Tab
-from lib_adapters.prompt.blocks import Presets
-from lib_adapters.prompt.layouts import LAYOUTS, OFFERED
+from lib_adapters.prompt.block_layouts import EDITOR_ROWS, LAYOUTS
+from lib_adapters.prompt.block_weights import Presets
 
 LONGEST = 20_000  # letters of one preset
 
@@ -38,7 +38,7 @@ def listed(presets: PresetFile) -> dict[str, Any]:
     return {
         "presets": _rows(found.every.blocks, found.own.blocks),
         "elements": _rows(found.every.elements, found.own.elements),
-        "layouts": {family: list(ids) for family, ids in OFFERED.items()},
+        "layouts": {family: list(ids) for family, ids in EDITOR_ROWS.items()},
         "lists": {str(count): list(ids) for count, ids in LAYOUTS.items()},
         "path": str(presets.path),
         "problems": list(found.problems),

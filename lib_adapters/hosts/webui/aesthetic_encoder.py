@@ -18,7 +18,7 @@ from lib_adapters.conditioning.aesthetic_steering import Progress, Prompt, Steer
 from lib_adapters.conditioning.aesthetic_text import clip_feature, open_clip_feature
 from lib_adapters.hosts.webui.model_components import text_encoder_of
 from lib_adapters.patching.hooks import HookSet
-from lib_adapters.prompt.aesthetic import Options
+from lib_adapters.prompt.aesthetic_tag import AestheticOptions
 
 ENCODE_METHOD = "encode_with_transformers"
 
@@ -28,7 +28,7 @@ class AestheticRequest:
     """One tag whose file was found, and the projection of the encoder that it is for."""
 
     aesthetic: Aesthetic
-    options: Options
+    options: AestheticOptions
     projection: Tensor
     tag: str
 

@@ -24,7 +24,7 @@ from lib_adapters.hosts.webui.clip_projection import EncoderMatch, ProjectionLoa
 from lib_adapters.hosts.webui.image_job import BATCH_DIFFERS
 from lib_adapters.hosts.webui.messages import MessageLog
 from lib_adapters.hosts.webui.name_resolver import NameResolver
-from lib_adapters.prompt.aesthetic import KIND, AestheticTag, Parsed, parse
+from lib_adapters.prompt.aesthetic_tag import KIND, AestheticTag, ParsedAesthetics, parse
 
 MAX_CACHED_MESSAGES = 64
 
@@ -85,7 +85,7 @@ class AestheticHandler:
             lead.remove(embedder())
             self._installed.pop()
 
-    def _parsed_tags(self, p: Any, params: Sequence[Any]) -> Parsed:
+    def _parsed_tags(self, p: Any, params: Sequence[Any]) -> ParsedAesthetics:
         text = processing.tag_text(KIND, params)
         return parse(text or next((tag for ref, tag in self._script_tags if ref() is p), ""))
 

@@ -12,8 +12,8 @@ from typing import Any
 from lib_adapters.catalogue.names import carried
 from lib_adapters.hosts.webui import settings, webui_modules
 from lib_adapters.hosts.webui.aesthetic_handler import AestheticHandler
-from lib_adapters.prompt.aesthetic import KIND, Options, parse
-from lib_adapters.prompt.tags import quoted
+from lib_adapters.prompt.aesthetic_tag import KIND, AestheticOptions, parse
+from lib_adapters.prompt.tags import quote_name
 
 TITLE = "Aesthetic embeddings"
 EMBEDDING_INDEX = 4  # its place among the values
@@ -69,7 +69,7 @@ def _tag(values: Sequence[Any]) -> str:
         return ""
     weight, steps, lr, slerp, name, text, angle, negative = values
     numbers = [_number(weight), f"steps={_number(steps)}", f"lr={_number(lr)}", f"angle={_number(angle)}"]
-    items = [quoted(carried(str(name))), *numbers, *(["slerp"] if slerp else [])]
+    items = [quote_name(carried(str(name))), *numbers, *(["slerp"] if slerp else [])]
     if str(text or "").strip():
         items += ['text="' + str(text).strip().replace('"', '""') + '"', *(["negative"] if negative else [])]
     return f"<{KIND}:{':'.join(items)}>"
@@ -90,7 +90,7 @@ def _components(aesthetics: AestheticHandler, elem_id: Callable[[str], str]) -> 
     def choices() -> dict[str, Any]:
         return {"choices": [settings.NONE_CHOICE, *embedding_names(aesthetics)]}
 
-    usual = Options()
+    usual = AestheticOptions()
     with gr.Accordion("Aesthetic gradients", open=False, elem_id=elem_id("aesthetic")):
         with gr.Row():
             name = gr.Dropdown(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lib_adapters.conditioning.aesthetic import Aesthetic
 from lib_adapters.conditioning.aesthetic_text import own_projection, projection_in
-from lib_adapters.errors import AdapterError, BrokenModel, FamilyMismatch
+from lib_adapters.errors import AdapterError, FamilyMismatch, InvalidModelFolder
 from lib_adapters.hosts.webui import settings
 from lib_adapters.hosts.webui.model_components import embedders_of, text_encoder_of
 
@@ -57,7 +57,7 @@ class ProjectionLoader:
             widths.append(str(projection.shape[0]))
         name = aesthetic.path.name
         if lacking:
-            raise BrokenModel(f"{name}: {reason}")
+            raise InvalidModelFolder(f"{name}: {reason}")
         if not widths:
             raise FamilyMismatch(f"{name}: this model has no CLIP text encoder, so aesthetic gradients cannot be used.")
         raise FamilyMismatch(
@@ -76,7 +76,7 @@ class ProjectionLoader:
             found = self._load(named)
             if found.shape[1] == width:
                 return found
-            raise BrokenModel(f"the CLIP model in {named} belongs to another text encoder than this model's.")
+            raise InvalidModelFolder(f"the CLIP model in {named} belongs to another text encoder than this model's.")
         for place in clip_search_paths():
             try:
                 found = self._load(place)
@@ -84,7 +84,7 @@ class ProjectionLoader:
                 continue
             if found.shape[1] == width:
                 return found
-        raise BrokenModel(
+        raise InvalidModelFolder(
             "it needs CLIP's text projection, which checkpoints of this kind lack and which is not downloaded "
             f"automatically. Put model.safetensors of {CLIP_L} (on Hugging Face, 1.7 GB) into "
             f"{settings.default_clip_folder()}, or enter its folder or file in the settings, "

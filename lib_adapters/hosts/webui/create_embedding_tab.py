@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lib_adapters.errors import AdapterError, BrokenModel
+from lib_adapters.errors import AdapterError, InvalidModelFolder
 from lib_adapters.hosts.diffusers.clip_vision import read_json
 from lib_adapters.hosts.diffusers.create_embedding import (
     DEFAULT_BATCH_SIZE,
@@ -91,14 +91,14 @@ def _pressed(created: Callable[[], None], _: str, name: str, pictures: str, clip
 
 
 def resolve_clip_folder(text: str) -> Path:
-    """BrokenModel where none was named and none lies where they usually do."""
+    """InvalidModelFolder where none was named and none lies where they usually do."""
     if text.strip():
         return parse_folder(text, "the CLIP folder")
     if (named := settings.clip_folder()) is not None:
         return named
     found = next((folder for folder in clip_search_folders() if _has_images(folder)), None)
     if found is None:
-        raise BrokenModel(
+        raise InvalidModelFolder(
             "A CLIP model with its image encoder is needed and is not downloaded automatically. Put the files "
             f"model.safetensors, config.json and preprocessor_config.json of {CLIP_L} (on Hugging Face) into "
             f"{settings.default_clip_folder()}, or enter the folder that has them."

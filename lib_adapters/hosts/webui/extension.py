@@ -26,7 +26,7 @@ from lib_adapters.hosts.webui.model_sessions import ModelSessions
 from lib_adapters.hosts.webui.name_resolver import NameResolver
 from lib_adapters.hosts.webui.nested_jobs import NestedJobs
 from lib_adapters.hosts.webui.sampling import SamplingTracker
-from lib_adapters.prompt.aesthetic import KIND as AESTHETIC
+from lib_adapters.prompt.aesthetic_tag import KIND as AESTHETIC
 from lib_adapters.prompt.tags import Tag
 from lib_adapters.session import Report, Request
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from lib_adapters.hosts.webui import settings, webui_modules
 from lib_adapters.hosts.webui.extension import Extension
-from lib_adapters.prompt.aesthetic import KIND as AESTHETIC
+from lib_adapters.prompt.aesthetic_tag import KIND as AESTHETIC
 
 KINDS = ("lyco", "lora", "hypernet", AESTHETIC)
 

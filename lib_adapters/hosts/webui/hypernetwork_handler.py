@@ -22,8 +22,8 @@ from lib_adapters.hosts.webui.image_job import BATCH_DIFFERS, SD_UNET_ACTIVE_HYP
 from lib_adapters.hosts.webui.messages import MessageLog
 from lib_adapters.hosts.webui.model_components import components_of, family_of
 from lib_adapters.hosts.webui.name_resolver import NameResolver
-from lib_adapters.prompt.control import steady
-from lib_adapters.prompt.tags import Tag, parse, quoted
+from lib_adapters.prompt.tag_options import constant_strength
+from lib_adapters.prompt.tags import Tag, parse, quote_name
 from lib_adapters.session import AdapterReport
 
 KIND = "hypernet"
@@ -68,10 +68,10 @@ class HypernetworkHandler:
     def _resolve(self, tags: Sequence[Tag], second: bool, problems: list[str]) -> tuple[list[Steering], list[str]]:
         steerings: list[Steering] = []
         notes: list[str] = []
-        for tag in (tag for tag in tags if not tag.off):
+        for tag in (tag for tag in tags if not tag.disabled):
             try:
                 found = self.resolver.resolve(KIND, tag.name)
-                strength, note = steady(tag.of_pass(second), "a hypernetwork")
+                strength, note = constant_strength(tag.for_pass(second), "a hypernetwork")
                 steerings.append(Steering(found.value, strength))
                 notes += [f"{tag.text}: {note}."] if note else []
             except AdapterError as error:
@@ -101,7 +101,7 @@ def _default(p: Any, tags: Sequence[Tag]) -> list[Tag]:
     if prompts is None or name in ("", settings.NONE_CHOICE) or any(tag.name == name for tag in tags):
         return []
     weight = webui_modules.opt("extra_networks_default_multiplier", 1.0)
-    added = parse(f"<{KIND}:{quoted(carried(name))}:{weight}>", (KIND,)).tags
+    added = parse(f"<{KIND}:{quote_name(carried(name))}:{weight}>", (KIND,)).tags
     if not getattr(p, "is_hr_pass", False):
         for tag in added:
             p.all_prompts = [prompt if tag.text in prompt else prompt + tag.text for prompt in p.all_prompts]

@@ -14,10 +14,10 @@ from lib_adapters.hosts.webui import prompt_rows as sides
 from lib_adapters.hosts.webui.name_resolver import NameResolver
 from lib_adapters.hosts.webui.prompt_rows import PromptRows
 from lib_adapters.patching.request import Request, limit_to_editing, resolve_tag
-from lib_adapters.prompt.blocks import Presets
-from lib_adapters.prompt.edit import drawn
-from lib_adapters.prompt.editing import Timeline
-from lib_adapters.prompt.schedule import Moment
+from lib_adapters.prompt.block_weights import Presets
+from lib_adapters.prompt.prompt_editing import Timeline
+from lib_adapters.prompt.schedule import SamplingStep
+from lib_adapters.prompt.tag_editor import pin_sampled
 from lib_adapters.prompt.tags import Tag, parse
 from lib_adapters.session import Report
 
@@ -53,7 +53,7 @@ class ImageJob:
     prompt_rows: PromptRows | None = None  # where not all rows of the batch ask for the same
     negative_prompts: list[str] | None = None  # the negative prompts without tags, where these count
     sampled_texts: dict[str, str] = field(default_factory=dict)  # tags with a part of chance -> written without it
-    first_step: Moment = field(default_factory=lambda: Moment(0, 1))
+    first_step: SamplingStep = field(default_factory=lambda: SamplingStep(0, 1))
     timeline: Timeline = field(default_factory=lambda: Timeline(1))
     cleaned_prompts: dict[str, str] = field(
         default_factory=dict
@@ -90,7 +90,7 @@ class ImageJobBuilder:
 
     def build(self, p: Any, kinds: Sequence[str], data: Mapping[str, Sequence[Any]]) -> ImageJob:
         second = data is getattr(p, "hr_extra_network_data", None)
-        now = ImageJob(first_step=Moment(0, _steps(p, second)), hires=second, timeline=_timeline(p, second))
+        now = ImageJob(first_step=SamplingStep(0, _steps(p, second)), hires=second, timeline=_timeline(p, second))
         tags = self._tags_with_rows(p, kinds, data, now)
         bypassed = bool(tags) and getattr(webui_modules.import_optional("sd_unet"), "current_unet", None) is not None
         now.notes += [SD_UNET_ACTIVE] if bypassed else []
@@ -119,7 +119,7 @@ class ImageJobBuilder:
 
     def _add_request(self, tag: Tag, scope: RowFilter, now: ImageJob, how: tuple[bool, str]) -> None:
         bypassed, seed = how
-        if tag.off:
+        if tag.disabled:
             return
         if tag.name == settings.NONE_CHOICE and not self.resolver.has(tag.kind, tag.name):
             now.notes.append(f"{tag.text}: {NONE_TAG}")
@@ -145,8 +145,8 @@ class ImageJobBuilder:
         text = tag.text
         for second in (False, True):
             weights = resolve_tag(adapter, tag, self.presets(), hires=second, seed=seed).sampled_blocks
-            if weights and (not second or tag.of_pass(second).wish != tag.control.wish):
-                text = drawn(parse(text, (tag.kind,)).tags[0], weights, "hrlbw" if second else "lbw")
+            if weights and (not second or tag.for_pass(second).spec != tag.options.spec):
+                text = pin_sampled(parse(text, (tag.kind,)).tags[0], weights, "hrlbw" if second else "lbw")
         return {} if text == tag.text else {tag.text: text}
 
 

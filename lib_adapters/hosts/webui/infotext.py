@@ -11,8 +11,8 @@ from lib_adapters.files.adapter import Adapter
 from lib_adapters.files.source import SAFETENSORS_NAMES
 from lib_adapters.hosts.webui import processing, prompt_rows, settings, webui_modules
 from lib_adapters.hosts.webui.name_resolver import NameResolver
-from lib_adapters.prompt.editing import AND
-from lib_adapters.prompt.tags import Tag, opening, parse, quoted
+from lib_adapters.prompt.prompt_editing import AND
+from lib_adapters.prompt.tags import Tag, opening_text, parse, quote_name
 
 HASH_KEYS = {"lyco": "Lyco hashes", "lora": "Lora hashes"}
 OLD_TIMELINES_KEY = "Old prompt editing timelines"  # the web UI's name for its option
@@ -68,7 +68,7 @@ def default_tags(p: Any, kinds: Sequence[str], tag_names: Mapping[str, set[str]]
     weight = webui_modules.opt("extra_networks_default_multiplier", 1.0)
     chosen = [(kind, name) for kind, name in settings.default_adapters() if kind in kinds]
     texts = [
-        f"<{kind}:{quoted(carried(name))}:{weight}>"
+        f"<{kind}:{quote_name(carried(name))}:{weight}>"
         for kind, name in chosen
         if not any(name in names for names in tag_names.values())
     ]
@@ -117,7 +117,7 @@ def _found(prompt: str, parameters: Mapping[str, Any], names: NameResolver[Any],
 
 def _renamed(tag: Tag, name: str) -> str:
     """The tag as written, but for its name."""
-    return f"<{tag.kind}:{quoted(name)}{tag.text[len(opening(tag)) :]}"
+    return f"<{tag.kind}:{quote_name(name)}{tag.text[len(opening_text(tag)) :]}"
 
 
 def _read(text: str) -> dict[str, str]:

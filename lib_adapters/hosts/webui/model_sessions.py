@@ -13,7 +13,7 @@ from lib_adapters.hosts.webui import processing, settings, webui_modules
 from lib_adapters.hosts.webui.builtin_lora import BuiltinLora, backed_up_weight
 from lib_adapters.hosts.webui.image_job import ImageJob
 from lib_adapters.hosts.webui.model_components import CheckpointComponents, components_of, is_dropped
-from lib_adapters.prompt.schedule import Moment
+from lib_adapters.prompt.schedule import SamplingStep
 from lib_adapters.session import FIRST_STEP, Mode, Report, Request, Session
 
 
@@ -92,7 +92,9 @@ class SessionRegistry:
     def __init__(self) -> None:
         self._entries: weakref.WeakKeyDictionary[nn.Module, SessionEntry] = weakref.WeakKeyDictionary()
 
-    def apply(self, model: nn.Module, requests: Sequence[Request], mode: Mode, step: Moment = FIRST_STEP) -> Report:
+    def apply(
+        self, model: nn.Module, requests: Sequence[Request], mode: Mode, step: SamplingStep = FIRST_STEP
+    ) -> Report:
         """Exactly these on this model, and nothing on any other."""
         self._remove_all(other for other in list(self._entries) if other is not model)
         if not requests and model not in self._entries:

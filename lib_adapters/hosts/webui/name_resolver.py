@@ -22,7 +22,7 @@ from lib_adapters.catalogue.names import Folders, Index, carried, is_named, name
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.platforms import folded
 from lib_adapters.files.source import SAFETENSORS_NAMES, open_source
-from lib_adapters.prompt.tags import quoted
+from lib_adapters.prompt.tags import quote_name
 
 FileStamp = tuple[int, int]
 Opened = TypeVar("Opened")
@@ -224,7 +224,7 @@ def _stamp(path: Path) -> FileStamp | None:
 
 
 def _choices(kind: str, paths: Sequence[Path], index: Index) -> str:
-    return ", ".join(f"<{kind}:{quoted(_shortest(path, index))}:1>" for path in paths[:5])
+    return ", ".join(f"<{kind}:{quote_name(_shortest(path, index))}:1>" for path in paths[:5])
 
 
 def _shortest(path: Path, index: Index) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lib_adapters.prompt import tags as grammar
-from lib_adapters.prompt.tags import Parsed, Tag, parse
+from lib_adapters.prompt.tags import ParsedPrompt, Tag, parse
 
 CACHE_KEY = "lycoris-state"  # an entry of ours in the host's data: what the conditioning also depends on
 ADAPTER_KINDS = ("lyco", "lora")
@@ -34,7 +34,7 @@ def all_network_data(p: Any) -> list[NetworkData]:
     return [data for name in order if isinstance(data := getattr(p, name, None), dict)]
 
 
-def parse_params(kind: str, params: Sequence[Any]) -> Parsed:
+def parse_params(kind: str, params: Sequence[Any]) -> ParsedPrompt:
     """The tags as they stood in the prompt, read by the one grammar."""
     return parse(tag_text(kind, params), (kind,))
 
@@ -67,7 +67,7 @@ def set_cache_key(data: NetworkData, state: str, create_params: Callable[[list[s
 
 def prompts_differ(p: Any, kinds: Sequence[str]) -> bool:
     """Do the prompts of this batch name different adapters? The host reads only the first one's tags."""
-    return len({tuple(tag.meaning for tag in parse(text, kinds).tags) for text in batch_prompts(p)}) > 1
+    return len({tuple(tag.identity for tag in parse(text, kinds).tags) for text in batch_prompts(p)}) > 1
 
 
 def batch_prompts(p: Any) -> list[str]:
@@ -99,7 +99,7 @@ def negative_tag_texts(p: Any, kinds: Sequence[str]) -> list[str]:
 def unsupported_editing(p: Any, kind: str, type_label: str) -> list[str]:
     """Return messages about tags of this kind in prompt editing; the web UI passes only those of the first prompt."""
     prompts = batch_prompts_and_negatives(p, bool(getattr(p, "is_hr_pass", False)))[0]
-    return [one for text in prompts[:1] for one in grammar.unfollowed(text, kind, type_label)]
+    return [one for text in prompts[:1] for one in grammar.unapplied_tag_messages(text, kind, type_label)]
 
 
 def tag_names(tags: Sequence[Tag]) -> Mapping[str, set[str]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lib_adapters.hosts.webui import processing, settings
-from lib_adapters.prompt.editing import AND
+from lib_adapters.prompt.prompt_editing import AND
 from lib_adapters.prompt.tags import Tag, parse, without_tags
 
 MAX_NAMED_ROWS = 3
@@ -51,8 +51,8 @@ class PromptRows:
         for number, side in enumerate(self.rows):
             often: Counter[object] = Counter()
             for tag in side.tags:
-                often[tag.meaning] += 1
-                rows = asked.setdefault((tag.meaning, often[tag.meaning]), (tag, set()))[1]
+                often[tag.identity] += 1
+                rows = asked.setdefault((tag.identity, often[tag.identity]), (tag, set()))[1]
                 rows |= {number, *(self._negative_rows(side.image_index) if side.is_whole_prompt else ())}
         everyone = set(range(len(self.rows)))
         return [(tag, None if rows == everyone else frozenset(rows)) for tag, rows in asked.values()]

@@ -20,7 +20,7 @@ from lib_adapters.hosts.webui.model_sessions import ModelSessions, other_loaded_
 from lib_adapters.hosts.webui.nested_jobs import job_start
 from lib_adapters.hosts.webui.prompt_rows import decode_row_mark
 from lib_adapters.patching.report import ROWS_UNRESOLVED
-from lib_adapters.prompt.schedule import Moment
+from lib_adapters.prompt.schedule import SamplingStep
 from lib_adapters.session import Session
 
 OnError = Callable[[Any, Exception], None]
@@ -128,14 +128,14 @@ def _of_picture(texts: Any) -> bool:
 # lags behind. Samplers that count in timesteps (DDIM, PLMS, UniPC) hand over a timestep in the place of the noise.
 
 
-def sampling_step(params: Any, p: Any) -> Moment:
+def sampling_step(params: Any, p: Any) -> SamplingStep:
     """`params`: of the host's callback; `p`: of the job, for releases whose callback has no denoiser."""
     denoiser = getattr(params, "denoiser", None) or getattr(getattr(p, "sampler", None), "model_wrap_cfg", None)
     runs = int(getattr(denoiser, "total_steps", None) or params.total_sampling_steps or 1)
     steps = int(getattr(denoiser, "steps", None) or params.total_sampling_steps or runs)
     run = int(getattr(denoiser, "step", params.sampling_step) or 0)
     sigma, timestep = _noise(params.sigma, denoiser)
-    return Moment(min(run * steps // runs, steps - 1), steps, sigma, timestep, runs)
+    return SamplingStep(min(run * steps // runs, steps - 1), steps, sigma, timestep, runs)
 
 
 def _noise(given: Any, denoiser: Any) -> tuple[float | None, float | None]:

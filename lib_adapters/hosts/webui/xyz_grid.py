@@ -14,11 +14,11 @@ from lib_adapters.catalogue.names import carried
 from lib_adapters.errors import BadTag
 from lib_adapters.hosts.webui import settings, webui_modules
 from lib_adapters.hosts.webui.name_resolver import NameResolver
-from lib_adapters.prompt.blocks import Presets, Wish, block_list, resolve
-from lib_adapters.prompt.control import MODES
-from lib_adapters.prompt.edit import edited
-from lib_adapters.prompt.schedule_text import read_strength, written
-from lib_adapters.prompt.tags import Tag, opening, parse, quoted
+from lib_adapters.prompt.block_weights import BlockWeightSpec, Presets, block_list, resolve_block_weights
+from lib_adapters.prompt.schedule import format_strength, parse_strength
+from lib_adapters.prompt.tag_editor import edit_tag
+from lib_adapters.prompt.tag_options import MODE_CHOICES
+from lib_adapters.prompt.tags import Tag, opening_text, parse, quote_name
 
 AXIS_COST = 0.4  # less than another checkpoint or VAE, more than what changes no weights
 RANDOM_BLOCKS = "R,R,R,R,R,R,R,R,R,R,R,R,R,R,R,R,R"
@@ -26,7 +26,7 @@ TagChange = Callable[[Tag, Any], Mapping[str, str | None]]
 
 AXIS_CHANGES: Mapping[str, tuple[type, TagChange]] = {  # by the axis' label: what its values are, and what they change
     "Weight": (float, lambda tag, value: {"te": f"{value:g}", "unet": None}),
-    "TE weight": (float, lambda tag, value: {"te": f"{value:g}", "unet": written(tag.unet)}),
+    "TE weight": (float, lambda tag, value: {"te": f"{value:g}", "unet": format_strength(tag.unet)}),
     "UNet weight": (float, lambda tag, value: {"unet": f"{value:g}"}),
     "Hires weight": (float, lambda tag, value: {"hr": f"{value:g}"}),
     "Rank": (int, lambda tag, value: {"dyn": str(value)}),
@@ -48,7 +48,7 @@ def add_axes(resolver: NameResolver[Any], choices: Callable[[], list[str]], pres
         return
     offered = {
         "Block preset": lambda: [settings.NONE_CHOICE, *presets().blocks],
-        "Mode": lambda: list(MODES),
+        "Mode": lambda: list(MODE_CHOICES),
     }
     confirmed = {"Schedule": _schedules, "Blocks": _blocks, "Block preset": partial(_presets, presets)}
     there = {option.label for option in grid.axis_options}
@@ -88,7 +88,7 @@ def _position(value: float) -> str:
 
 def _rule_of(tag: Tag) -> tuple[str, str]:
     """`blocks:weight` of a tag whose block weights are one rule; all blocks at 0 elsewhere."""
-    text = tag.control.wish.blocks.replace("*", ":")
+    text = tag.options.spec.blocks.replace("*", ":")
     where, sign, weight = text.partition(":")
     return (where, weight) if sign and "," not in text and ";" not in text else ("BASE-OUT11", "0")
 
@@ -106,21 +106,23 @@ def _blocks_of(tag: Tag) -> str:
 
 def _random(number: int) -> str:
     """The same number gives the same weights, in any cell."""
-    return resolve(Wish(RANDOM_BLOCKS), Presets(), f"axis {number}").text.replace(",", ";")
+    return resolve_block_weights(BlockWeightSpec(RANDOM_BLOCKS), Presets(), f"axis {number}").sampled_text.replace(
+        ",", ";"
+    )
 
 
 def _adapter(p: Any, name: str, _: Sequence[str]) -> None:
     def named(tag: Tag) -> str:
         if name == settings.NONE_CHOICE:
             return ""
-        return f"<{tag.kind}:{quoted(carried(name))}{tag.text[len(opening(tag)) :]}"
+        return f"<{tag.kind}:{quote_name(carried(name))}{tag.text[len(opening_text(tag)) :]}"
 
     _change(p, named)
 
 
 def _apply(change: TagChange) -> Callable[[Any, Any, Sequence[Any]], None]:
     def apply(p: Any, value: Any, _: Sequence[Any]) -> None:
-        _change(p, lambda tag: edited(tag, change(tag, value)))
+        _change(p, lambda tag: edit_tag(tag, change(tag, value)))
 
     return apply
 
@@ -137,7 +139,7 @@ def _known(names: NameResolver[Any]) -> Callable[[Any, Sequence[str]], None]:
 
 
 def _schedules(_: Any, given: Sequence[str]) -> None:
-    _each(given, read_strength)
+    _each(given, parse_strength)
 
 
 def _blocks(_: Any, given: Sequence[str]) -> None:
@@ -145,7 +147,10 @@ def _blocks(_: Any, given: Sequence[str]) -> None:
 
 
 def _presets(presets: Callable[[], Presets], _: Any, given: Sequence[str]) -> None:
-    _each((one for one in given if one != settings.NONE_CHOICE), lambda text: resolve(Wish(text), presets()))
+    _each(
+        (one for one in given if one != settings.NONE_CHOICE),
+        lambda text: resolve_block_weights(BlockWeightSpec(text), presets()),
+    )
 
 
 def _each(given: Any, read: Callable[[str], object]) -> None:

@@ -14,7 +14,7 @@ from lib_adapters.conditioning.aesthetic_text import clip_feature, own_projectio
 from lib_adapters.hosts.diffusers import aesthetic_encoder
 from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
 from lib_adapters.hosts.diffusers.generator import Generator, Settings
-from lib_adapters.prompt.aesthetic import Options
+from lib_adapters.prompt.aesthetic_tag import AestheticOptions
 from tests.support.sample_adapters import adapter_file, layers
 from tests.support.tiny_models import clip
 from tests.support.tiny_pipelines import model_folder
@@ -88,7 +88,7 @@ def truth(studio, options, vectors, encoder, projection):
 
 @pytest.mark.parametrize("slerp", [False, True])
 def test_the_embeds_are_the_mixture_and_the_negative_prompts_are_its_own(studio, folder, slerp):
-    options = Options(weight=0.7, steps=3, lr=0.01, slerp=slerp)
+    options = AestheticOptions(weight=0.7, steps=3, lr=0.01, slerp=slerp)
     ink = studio.resolver.aesthetic("ink")[0]
     embeds, _ = studio.aesthetic_encoder.encode("a cat", "a dog", [aesthetic_encoder.AestheticRequest(ink, options)])
     projection = own_projection(clip(layers=2, projection=True, projection_dim=16))
@@ -108,7 +108,9 @@ def test_an_answer_is_computed_once(studio, monkeypatch):
     for prompt in ("a x <aesthetic:ink:1>", "a x <aesthetic:ink:0.5:slerp>", "a x <lyco:lora:1><aesthetic:ink:1>"):
         ink = studio.resolver.aesthetic("ink")[0]
         studio.activate_prompt(prompt.split("<aesthetic")[0])
-        studio.aesthetic_encoder.encode("a x", "", [aesthetic_encoder.AestheticRequest(ink, Options())], steps.append)
+        studio.aesthetic_encoder.encode(
+            "a x", "", [aesthetic_encoder.AestheticRequest(ink, AestheticOptions())], steps.append
+        )
     assert len(runs) == 3
     assert steps == [1, 2, 3, 4, 5] * 2  # the adapter changes the encoder, so its answer is another
 
@@ -208,7 +210,7 @@ def test_a_text_encoder_without_its_last_layer_is_led_and_that_is_said(folder, t
 
 
 def test_sdxl_takes_the_encoder_that_fits(sdxl_folder, folder):
-    options = Options(weight=0.8, steps=2, lr=0.01)
+    options = AestheticOptions(weight=0.8, steps=2, lr=0.01)
     with Generator.open(sdxl_folder, CPU, FolderResolver([folder]), clip_folder=folder / "clip20") as studio:
         plain, _ = studio.aesthetic_encoder.encode("a cat", "", [])
         for name, number in (("wide", 0), ("ink", 1)):

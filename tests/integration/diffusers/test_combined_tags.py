@@ -14,7 +14,7 @@ from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
 from lib_adapters.hosts.diffusers.generator import Generator, Settings
 from lib_adapters.hosts.diffusers.load_pipeline import components_of, create_session, open_pipeline
 from lib_adapters.hosts.diffusers.step_callback import SamplingSteps
-from lib_adapters.prompt.blocks import Presets
+from lib_adapters.prompt.block_weights import Presets
 from lib_adapters.prompt.tags import parse
 from tests.integration.diffusers.test_negative_prompt_tags import encoded, pixels, recorded
 from tests.integration.diffusers.test_pipeline_schedules import same
@@ -86,7 +86,7 @@ def test_what_chance_chose_is_written_and_drawn_again(studio):
     assert picture.problems == ()
     assert picture.prompt.startswith("a <lyco:LoRA:0.8:lbw=0.")
     assert picture.prompt.endswith(f"> cat {INK} here")
-    assert parse(picture.settings.negative).tags[0].control.wish.blocks.count(";") == 11
+    assert parse(picture.settings.negative).tags[0].options.spec.blocks.count(";") == 11
     text = infotext(picture)
     assert text.startswith(f"{picture.prompt}\nNegative prompt: {picture.settings.negative}\nSteps: 2, ")
     assert text.endswith(", Negative tags: True")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lib_adapters.catalogue.names import carried
-from lib_adapters.errors import AdapterError, BrokenModel
+from lib_adapters.errors import AdapterError, InvalidModelFolder
 from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
 from lib_adapters.hosts.diffusers.generator import Generator, Settings
 from lib_adapters.hosts.diffusers.load_pipeline import open_pipeline
@@ -155,7 +155,7 @@ def test_a_folder_that_cannot_be_used_is_one_sentence(sd1_folder, tmp_path, spoi
     folder = tmp_path / "model"
     shutil.copytree(sd1_folder, folder)
     spoil(folder)
-    with pytest.raises(BrokenModel) as caught:
+    with pytest.raises(InvalidModelFolder) as caught:
         open_pipeline(folder, CPU)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -13,14 +13,14 @@ from lib_adapters.conditioning.aesthetic_text import clip_feature
 from lib_adapters.hosts.webui.aesthetic_encoder import ENCODE_METHOD
 from lib_adapters.hosts.webui.aesthetic_script import INFOTEXT_FIELDS
 from lib_adapters.hosts.webui.clip_projection import CLIP_L
-from lib_adapters.prompt.aesthetic import Options
+from lib_adapters.prompt.aesthetic_tag import AestheticOptions
 from tests.fake_webui import extra_networks
 from tests.fake_webui.checkpoint import checkpoint, other_state
 from tests.fake_webui.sample_files import put_text
 from tests.fake_webui.webui import Job
 
 TAG = "<aesthetic:glow:0.8:steps=3:lr=0.001>"
-LED = Options(weight=0.8, steps=3, lr=0.001)
+LED = AestheticOptions(weight=0.8, steps=3, lr=0.001)
 VALUES = (0.8, 3, "0.001", False, "glow", "", 0.1, False)  # what the accordion gives for the same
 
 
@@ -118,7 +118,7 @@ def test_a_batch_is_led_prompt_by_prompt(webui, glow):
 
 def test_a_text_of_the_tag_turns_the_embedding(webui, glow):
     webui.picture(f"5 6 {TAG[:-1]}:text=11 12:negative:angle=0.5>")
-    options = Options(weight=0.8, steps=3, lr=0.001, negative=True, angle=0.5, text="11 12")
+    options = AestheticOptions(weight=0.8, steps=3, lr=0.001, negative=True, angle=0.5, text="11 12")
     torch.testing.assert_close(cond(webui), expected(webui, glow, 5, 6, options=options, text=(11, 12)))
 
 

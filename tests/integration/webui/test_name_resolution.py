@@ -14,7 +14,7 @@ from lib_adapters.catalogue.names import carried
 from lib_adapters.files.adapter import open_adapter
 from lib_adapters.hosts.webui import processing
 from lib_adapters.hosts.webui.name_resolver import NameResolver
-from lib_adapters.prompt.tags import quoted
+from lib_adapters.prompt.tags import quote_name
 from tests.fake_webui import extra_networks
 from tests.fake_webui.processing import strip_comments
 from tests.fake_webui.sample_files import put
@@ -52,7 +52,7 @@ def test_the_tag_that_a_card_writes_reaches_its_file(webui):
             tried.add(name)
     assert len(tried) > 70
     for path in webui.runtime.resolver.files():
-        text, tag = carried_by_the_host(f"x <lyco:{quoted(webui.runtime.resolver.shortest_name(path))}:0.5>")
+        text, tag = carried_by_the_host(f"x <lyco:{quote_name(webui.runtime.resolver.shortest_name(path))}:0.5>")
         assert (text, tag.te) == ("x ", 0.5)
         assert webui.runtime.resolver.candidates("lyco", tag.name)[0] == path
 

@@ -7,7 +7,7 @@ import torch
 
 from lib_adapters import Request, Session
 from lib_adapters.patching.patched_forward import PatchedForward
-from lib_adapters.prompt.schedule import Moment
+from lib_adapters.prompt.schedule import SamplingStep
 from tests.fake_webui.sample_files import put, put_text
 from tests.integration.webui.test_sampling_with_schedules import is_clean
 from tests.robustness.test_faults_in_session import Small, same
@@ -31,8 +31,8 @@ def drawn(requests):
     """Weights, output and report of a model with these."""
     model = Small()
     session = Session(unet=model)
-    report = session.activate(requests, Moment(0, 3))
-    session.set_step(Moment(1, 3))
+    report = session.activate(requests, SamplingStep(0, 3))
+    session.set_step(SamplingStep(1, 3))
     with torch.no_grad():
         y = model(latent())
     found = tensors(model), y, report, len(session.bypass_layer_count())

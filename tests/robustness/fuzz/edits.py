@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from lib_adapters.prompt.edit import drawn, edited
-from lib_adapters.prompt.items import OFF, items_of
-from lib_adapters.prompt.tags import Tag, parse, quoted
+from lib_adapters.prompt.tag_editor import edit_tag, pin_sampled
+from lib_adapters.prompt.tag_lexer import OFF_TOKEN, tokenize
+from lib_adapters.prompt.tags import Tag, parse, quote_name
 from tests.robustness.fuzz.data_provider import Choices
 from tests.support.input_bounds import Bound
 
@@ -27,7 +27,7 @@ CHANGES = 4
 
 def target(data: bytes) -> None:
     choices = Choices(data)
-    name = quoted(choices.one(["n", 'a:b"', "style/ink", "x>y"]))
+    name = quote_name(choices.one(["n", 'a:b"', "style/ink", "x>y"]))
     tag = only(
         ":".join([f"<{choices.one(['lora', 'lyco'])}:{name}", *choices.some(lambda: choices.one(ITEMS), 7)]) + ">"
     )
@@ -42,16 +42,16 @@ def changed(choices: Choices, tag: Tag) -> Tag | None:
         key: None if choices.chance(3) else choices.one(VALUES[key])
         for key in choices.some(lambda: choices.one([*VALUES]), 2)
     }
-    assert edited(tag, {}) == tag.text
+    assert edit_tag(tag, {}) == tag.text
     values = {key: value for key, value in by_key(tag).items() if key not in wanted}
     values |= {key: value for key, value in wanted.items() if value is not None}
-    named = "".join(f":{OFF}" if key == OFF else f":{key}={value}" for key, value in values.items())
-    expected, found = only(f"<{tag.kind}:{quoted(tag.name)}{named}>"), only(edited(tag, wanted))
+    named = "".join(f":{OFF_TOKEN}" if key == OFF_TOKEN else f":{key}={value}" for key, value in values.items())
+    expected, found = only(f"<{tag.kind}:{quote_name(tag.name)}{named}>"), only(edit_tag(tag, wanted))
     assert (expected is None) == (found is None)
-    assert expected is None or found is None or expected.meaning == found.meaning
+    assert expected is None or found is None or expected.identity == found.identity
     weights = "0.25,1,0,1,0,1,0,1,0,1,0,1"
-    if tag.control.wish.blocks and (again := only(drawn(tag, weights))) is not None:
-        assert again.control.wish.blocks.replace(";", ",") == weights
+    if tag.options.spec.blocks and (again := only(pin_sampled(tag, weights))) is not None:
+        assert again.options.spec.blocks.replace(";", ",") == weights
     return found
 
 
@@ -64,7 +64,7 @@ def only(text: str) -> Tag | None:
 def by_key(tag: Tag) -> dict[str, str]:
     """What a tag says, each value by its key: named ones win."""
     inside = tag.text[len(tag.kind) + 2 : -1]
-    found = sorted(items_of(inside)[1], key=lambda one: "=" in one[1])
+    found = sorted(tokenize(inside)[1], key=lambda one: "=" in one[1])
     return {key: item.partition("=")[2].strip() if "=" in item else item.strip() for key, item in found}
 
 

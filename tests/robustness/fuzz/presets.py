@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from lib_adapters.catalogue.presets import FILE, PresetFile
 from lib_adapters.errors import AdapterError
-from lib_adapters.prompt.blocks import Presets, Wish
-from lib_adapters.prompt.presets import read_presets, written
+from lib_adapters.prompt.block_presets import format_presets, parse_presets
+from lib_adapters.prompt.block_weights import BlockWeightSpec, Presets
 from tests.robustness.fuzz.read_checks import check_sentence
 from tests.robustness.fuzz.work_folder import folder, put
 from tests.support.input_bounds import Bound
@@ -21,11 +21,11 @@ TOKENS = [
 
 def target(data: bytes) -> None:
     text = data.decode("utf-8", "surrogateescape")
-    presets, problems = read_presets(text)
+    presets, problems = parse_presets(text)
     assert len(problems) + len(presets.blocks) + len(presets.elements) <= len(text.splitlines())
-    assert read_presets(written(presets)) == (presets, [])
-    check_resolved(Wish(text[:400], x=0.5))
-    check_resolved(Wish(elements=text[:400]))
+    assert parse_presets(format_presets(presets)) == (presets, [])
+    check_resolved(BlockWeightSpec(text[:400], x=0.5))
+    check_resolved(BlockWeightSpec(elements=text[:400]))
     check_file(data, presets)
 
 

@@ -85,7 +85,7 @@ def compute(algorithm: Algorithm) -> None:
     """What says that it fits must fit."""
     for shape in SHAPES:
         try:
-            algorithm.check(shape)
+            algorithm.check_shape(shape)
         except ShapeMismatch as error:
             check_sentence(str(error))
             continue
@@ -93,7 +93,7 @@ def compute(algorithm: Algorithm) -> None:
         delta = algorithm.delta(base)
         assert delta.shape == base.shape
         assert bool((base == 1).all())
-        for part in (algorithm.truncated(1), algorithm.settled(base)):
+        for part in (algorithm.truncate(1), algorithm.precompute(base)):
             assert part.delta(base).shape == base.shape
         if shape:
             algorithm.bias_delta(torch.zeros(shape[0]))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from lib_adapters.prompt.aesthetic import parse as parse_aesthetic
-from lib_adapters.prompt.tags import KEYS, parse, quoted
+from lib_adapters.prompt.aesthetic_tag import parse as parse_aesthetic
+from lib_adapters.prompt.tags import TAG_KEYS, parse, quote_name
 from tests.support.input_bounds import Bound
 from tests.support.prompt_checks import check_problems, check_prompt
 
@@ -14,7 +14,7 @@ TOKENS = [
     b"<lora:", b"<lyco:", b"<aesthetic:", b">", b":", b"=", b",", b";", b"@", b"~", b"%", b'"', b'""', b"*", b"-",
     b"NOT ", b"IN05", b"MID", b"OUT", b"BASE", b"R", b"U", b"X+0.5", b"off", b"timestep", b"sigma", "σ".encode(),
     b"1e999", "٣".encode(), b"\xed\xa0\x80", b"IN05-OUT03:0.5", b"0@0,1@50%", b"slerp", b"text=", b"angle=",
-    b"negative", b"steps=", *(f":{key}=".encode() for key in KEYS),
+    b"negative", b"steps=", *(f":{key}=".encode() for key in TAG_KEYS),
 ]  # fmt: skip
 
 
@@ -23,7 +23,7 @@ def target(data: bytes) -> None:
     check_prompt(prompt)
     for sign in ("<lora:", "<lyco:", "<aesthetic:"):
         check_aesthetic(prompt.replace(sign, "<aesthetic:"))
-    tags = parse(f"<lora:{quoted(prompt)}:0.5>").tags
+    tags = parse(f"<lora:{quote_name(prompt)}:0.5>").tags
     assert [tag.name for tag in tags] == ([prompt] if prompt.strip() else [])
 
 

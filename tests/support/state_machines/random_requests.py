@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lib_adapters import Adapter, Request
-from lib_adapters.prompt.blocks import BlockWeights, ElementRule
-from lib_adapters.prompt.schedule import Curve, Moment, Position, Window
+from lib_adapters.prompt.block_weights import BlockWeights, ElementRule
+from lib_adapters.prompt.schedule import Curve, Position, SamplingStep, Window
 from tests.support.state_machines.versioned_adapters import LETTERS, Layers, bias_delta, delta
 from tests.support.tiny_model_pair import Weights
 
 STRENGTHS = (1.0, 0.5, -0.7, 0.0, 1.3)
-START = Moment(0, 1)
+START = SamplingStep(0, 1)
 BLOCKS = (
     BlockWeights(),
     BlockWeights((("IN01", 0.5), ("M00", 0.0))),
-    BlockWeights((("OUT01", 1.0), ("BASE", 0.3)), others=0.0),
+    BlockWeights((("OUT01", 1.0), ("BASE", 0.3)), default=0.0),
     BlockWeights(rules=(ElementRule(frozenset(), False, ("attn",), False, 0.25),)),
 )
 
@@ -70,10 +70,10 @@ class Want:
             return 0.0
         return self._in_unet(at.moment) * _factor(self.blocks, name)
 
-    def _in_unet(self, moment: Moment) -> float:
+    def _in_unet(self, moment: SamplingStep) -> float:
         if not self.curved:
             return self.unet
-        share = moment.step / (moment.steps - 1) if moment.steps > 1 else 0.0
+        share = moment.step / (moment.total_steps - 1) if moment.total_steps > 1 else 0.0
         return self.unet[0] + (self.unet[1] - self.unet[0]) * share
 
 
@@ -81,7 +81,7 @@ class Want:
 class At:
     """When, in which row (None: the host tells of none), and for whose text."""
 
-    moment: Moment = START
+    moment: SamplingStep = START
     row: int | None = None
     voice: int | None = None
 

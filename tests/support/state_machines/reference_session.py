@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lib_adapters import Session
-from lib_adapters.prompt.schedule import Moment
+from lib_adapters.prompt.schedule import SamplingStep
 from tests.support.state_machines.random_requests import START, At, Want, plainly
 from tests.support.state_machines.versioned_adapters import Shelf
 from tests.support.tiny_model_pair import Pair, Weights, differing, holding, noise, traces, write
@@ -24,7 +24,7 @@ class Situation:
     weights: Weights
     wants: tuple[Want, ...] = ()
     mode: str = "merged"
-    moment: Moment = START
+    moment: SamplingStep = START
     rows: tuple[int, ...] | None = None
     voice: int | None = None
     measured: bool = False  # has the session seen how large a picture is?
@@ -59,11 +59,11 @@ class Fresh:
         rows, found = now.rows or (None, None), []
         with self._put_on(now) as (model, session):
             for step in range(steps):
-                session.set_step(Moment(step, steps), now.rows)
+                session.set_step(SamplingStep(step, steps), now.rows)
                 found.append(drawn(model, noise(len(rows)), cut))
         for step, together in enumerate(found):
             for n, row in enumerate(rows):
-                alone = self._plain(now, At(Moment(step, steps), row)).draw_at(noise(len(rows))[n : n + 1])
+                alone = self._plain(now, At(SamplingStep(step, steps), row)).draw_at(noise(len(rows))[n : n + 1])
                 _close(together[n : n + 1], alone)
         return found
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from lib_adapters import Session
-from lib_adapters.prompt.schedule import Moment
+from lib_adapters.prompt.schedule import SamplingStep
 from tests.support.state_machines.random_requests import START, Want
 from tests.support.state_machines.reference_session import Fresh, Situation, drawn
 from tests.support.tiny_model_pair import Pair, Weights, differing, noise, traces, weights_of
@@ -30,7 +30,7 @@ class Kept:
         """Nothing is wanted any more."""
         self.wanted((), START)
 
-    def wanted(self, wants: Sequence[Want], moment: Moment) -> None:
+    def wanted(self, wants: Sequence[Want], moment: SamplingStep) -> None:
         self.wants, self.moment = tuple(sorted(wants, key=repr)), moment
         self.rows: tuple[int, ...] | None = None
         self.stale: tuple[str, ...] = ()  # beginnings of what was written over, and has not run since
@@ -45,7 +45,7 @@ class Kept:
         self.weights = {**self.weights, **changes}
         self.stale += (seen,)
 
-    def draw(self, step: Moment, rows: tuple[int, ...] | None, cut: bool) -> Tensor:
+    def draw(self, step: SamplingStep, rows: tuple[int, ...] | None, cut: bool) -> Tensor:
         self.session.set_step(step, rows)
         self.moment, self.rows = step, rows
         found = drawn(self.model, noise(len(rows or (0, 1))), cut)

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lib_adapters.algorithms import choose
-from lib_adapters.algorithms.base import Facts
-from lib_adapters.errors import BrokenFile, ShapeMismatch, UnknownAlgorithm
+from lib_adapters.algorithms import select_algorithm
+from lib_adapters.algorithms.base import TrainingInfo
+from lib_adapters.errors import CorruptFile, ShapeMismatch, UnknownAlgorithm
 from lib_adapters.files.metadata import read_facts
 
 UP, DOWN, WIDE = torch.randn(6, 4), torch.randn(4, 8), torch.randn(4, 8, 3, 3)
@@ -24,28 +24,30 @@ SPARSE = {"bias_values": torch.ones(2), "bias_size": torch.tensor([6, 8])}
 
 
 def read(leaves, facts=None):
-    return choose({name: tuple(leaf.shape) for name, leaf in leaves.items()}).from_leaves(leaves, facts or Facts())
+    return select_algorithm({name: tuple(leaf.shape) for name, leaf in leaves.items()}).from_tensors(
+        leaves, facts or TrainingInfo()
+    )
 
 
 @pytest.mark.parametrize(
     ("facts", "full", "cut"),
     [
-        (Facts(producer="kohya"), 0.5, 0.5),
-        (Facts(producer="kohya", algo="dylora"), 0.5, 0.5 * math.sqrt(4 / 2)),
-        (Facts(producer="lycoris", algo="dylora", block_size=2), 2 * 2.0 / 4, 2.0 / 1),
+        (TrainingInfo(producer="kohya"), 0.5, 0.5),
+        (TrainingInfo(producer="kohya", algo="dylora"), 0.5, 0.5 * math.sqrt(4 / 2)),
+        (TrainingInfo(producer="lycoris", algo="dylora", block_size=2), 2 * 2.0 / 4, 2.0 / 1),
     ],
     ids=["lora", "kohya-dylora", "lycoris-dylora"],
 )
 def test_a_cut_rank_has_the_scale_it_was_trained_with(facts, full, cut):
     adapter, base = read(LORA, facts), torch.zeros(6, 8)
     torch.testing.assert_close(adapter.delta(base), UP @ DOWN * full)
-    torch.testing.assert_close(adapter.truncated(2).delta(base), UP[:, :2] @ DOWN[:2] * cut)
-    assert adapter.truncated(2).rank == 2
+    torch.testing.assert_close(adapter.truncate(2).delta(base), UP[:, :2] @ DOWN[:2] * cut)
+    assert adapter.truncate(2).rank == 2
 
 
 @pytest.mark.parametrize("alpha", [math.inf, -math.inf, math.nan, 4.1e9, -4.1e9])
 def test_an_alpha_that_nobody_trained_is_damage(alpha):
-    with pytest.raises(BrokenFile, match="its alpha is damaged"):
+    with pytest.raises(CorruptFile, match="its alpha is damaged"):
         read(LORA | {"alpha": torch.tensor(alpha)})
     assert read(LORA | {"alpha": torch.tensor(math.copysign(4e9, 0.0 if math.isnan(alpha) else alpha))}).rank == 4
 
@@ -56,14 +58,14 @@ DAYS = {"before": 1712275199.0, "from": 1712275200.0, "last": 1720483199.0, "fix
 @pytest.mark.parametrize(
     ("facts", "grown"),
     [
-        (Facts(rs_lora=True), 1.0),
-        (Facts(rs_lora=True, producer="peft"), 2.0),
-        (Facts(rs_lora=True, started=DAYS["before"]), 1.0),
-        (Facts(rs_lora=True, started=DAYS["from"]), 2.0),
-        (Facts(rs_lora=True, started=DAYS["last"]), 2.0),
-        (Facts(rs_lora=True, started=DAYS["fixed"]), 1.0),
-        (Facts(producer="peft", started=DAYS["from"]), 1.0),
-        (Facts(rs_lora=True, producer="peft", overrides={"neumann_last_term": 2.0}), 2.0),
+        (TrainingInfo(rs_lora=True), 1.0),
+        (TrainingInfo(rs_lora=True, producer="peft"), 2.0),
+        (TrainingInfo(rs_lora=True, trained_at=DAYS["before"]), 1.0),
+        (TrainingInfo(rs_lora=True, trained_at=DAYS["from"]), 2.0),
+        (TrainingInfo(rs_lora=True, trained_at=DAYS["last"]), 2.0),
+        (TrainingInfo(rs_lora=True, trained_at=DAYS["fixed"]), 1.0),
+        (TrainingInfo(producer="peft", trained_at=DAYS["from"]), 1.0),
+        (TrainingInfo(rs_lora=True, producer="peft", overrides={"neumann_last_term": 2.0}), 2.0),
     ],
 )
 def test_rank_stabilised_files_whose_alpha_is_nominal(facts, grown):
@@ -73,20 +75,20 @@ def test_rank_stabilised_files_whose_alpha_is_nominal(facts, grown):
 def test_kohyas_dylora_is_told_by_its_module_and_keeps_its_alpha():
     facts = read_facts({"ss_network_module": "networks.dylora", "ss_network_args": '{"unit": "2"}'}, (), {})
     assert read(LORA, facts).scale == 0.5
-    assert read(LORA, facts).truncated(1).scale == 1.0
+    assert read(LORA, facts).truncate(1).scale == 1.0
 
 
 def test_a_scale_that_is_given_is_the_whole_factor():
     """Neither the blocks of a DyLoRA nor the parts of a split matrix multiply it."""
     thirds = {"lora_up.weight": torch.eye(6, 3), "lora_down.weight": torch.ones(3, 8), "alpha": torch.tensor(2.0)}
-    for leaves, facts in ((LORA, Facts(algo="dylora", block_size=2)), (thirds, Facts(split_qkv=True))):
+    for leaves, facts in ((LORA, TrainingInfo(algo="dylora", block_size=2)), (thirds, TrainingInfo(split_qkv=True))):
         assert read(leaves | {"scale": torch.tensor(0.25)}, facts).scale == 0.25
         assert read(leaves, replace(facts, overrides={"scale": 0.25})).scale == 0.25
 
 
 def test_a_cut_core_is_cut_on_both_axes():
     leaves = {"lora_up.weight": UP, "lora_down.weight": DOWN, "lora_mid.weight": CORE}
-    cut = read(leaves).truncated(2).delta(torch.zeros(6, 8, 3, 3))
+    cut = read(leaves).truncate(2).delta(torch.zeros(6, 8, 3, 3))
     torch.testing.assert_close(cut, torch.einsum("op,pqxy,qi->oixy", UP[:, :2], CORE[:2, :2], DOWN[:2]))
 
 
@@ -95,7 +97,7 @@ def test_biases_of_both_factors_are_scaled():
     adapter = read(LORA | {"lora_up.bias": up, "lora_down.bias": down})
     assert adapter.has_bias
     torch.testing.assert_close(adapter.bias_delta(torch.randn(6)), 0.5 * (up + UP @ down))
-    torch.testing.assert_close(adapter.truncated(1).bias_delta(torch.zeros(6)), 0.5 * (up + UP[:, 0] * down[0]))
+    torch.testing.assert_close(adapter.truncate(1).bias_delta(torch.zeros(6)), 0.5 * (up + UP[:, 0] * down[0]))
     assert not read(LORA).has_bias
     assert read(LORA).bias_delta(torch.zeros(6)) is None
 
@@ -130,7 +132,7 @@ def test_the_rank_of_two_products_is_that_of_both():
 
 def test_a_factor_of_one_number_moves_with_the_others():
     factors = {"lokr_w1": torch.ones(1, 1), "lokr_w2": torch.randn(6, 8)}
-    moved = read(factors).on(torch.device("meta"))
+    moved = read(factors).to(torch.device("meta"))
     assert {value.device.type for value in vars(moved).values() if isinstance(value, torch.Tensor)} == {"meta"}
 
 
@@ -139,7 +141,7 @@ def test_a_factor_of_one_number_moves_with_the_others():
     [(0.0, False, True), (1.69e9, False, True), (1.73e9, False, False), (1.73e9, True, True)],
 )
 def test_ia3_scales_the_bias_where_its_trainer_scaled_the_output(started, bypass, scaled):
-    adapter = read({"weight": torch.full((6,), 0.5)}, Facts(started=started, bypass_mode=bypass))
+    adapter = read({"weight": torch.full((6,), 0.5)}, TrainingInfo(trained_at=started, bypass_mode=bypass))
     change = adapter.bias_delta(torch.ones(6))
     assert adapter.has_bias == scaled
     assert change is None if not scaled else torch.equal(change, torch.full((6,), 0.5))
@@ -155,7 +157,7 @@ def test_ia3_on_the_input_has_no_bias_to_scale():
 def test_an_alpha_of_one_part_is_that_of_a_split_matrix(parts):
     up = torch.block_diag(*(torch.randn(2, 2) for _ in range(parts)))
     leaves = {"lora_up.weight": up, "lora_down.weight": torch.randn(2 * parts, 8), "alpha": torch.tensor(1.0)}
-    assert read(leaves, Facts(split_qkv=True)).scale == pytest.approx(1 / 2)
+    assert read(leaves, TrainingInfo(split_qkv=True)).scale == pytest.approx(1 / 2)
     assert read(leaves).scale == pytest.approx(1 / 2 / parts)
 
 
@@ -172,7 +174,7 @@ def test_an_alpha_of_one_part_is_that_of_a_split_matrix(parts):
 )
 def test_the_parts_of_a_split_matrix_have_rows_of_their_own(up, parts):
     leaves = {"lora_up.weight": up, "lora_down.weight": torch.ones(up.shape[1], 8)}
-    assert read(leaves, Facts(split_qkv=True)).scale == parts
+    assert read(leaves, TrainingInfo(split_qkv=True)).scale == parts
 
 
 def test_a_bias_alone_leaves_the_weight():
@@ -180,7 +182,7 @@ def test_a_bias_alone_leaves_the_weight():
     assert (adapter.has_weight, adapter.has_bias) == (False, True)
     assert torch.equal(adapter.bias_delta(torch.zeros(6)), torch.ones(6))
     with pytest.raises(ShapeMismatch, match=r"\[6\].*\[7, 8\]"):
-        adapter.check((7, 8))
+        adapter.check_shape((7, 8))
 
 
 def test_a_norm_has_a_bias_of_its_own():
@@ -218,7 +220,7 @@ def test_weights_larger_than_a_block_are_done_to_the_last_row(name):
     leaves, expected = cases[name]
     adapter = read(leaves)
     torch.testing.assert_close(adapter.delta(base), expected, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(adapter.onto(base, 0.5), base + 0.5 * expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(adapter.merged(base, 0.5), base + 0.5 * expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("started", "new"), [(0.0, True), (1.70e9, False), (1.75e9, True)])
@@ -227,9 +229,9 @@ def test_glora_of_square_factors_is_told_by_its_date(started, new):
     leaves = {"a1.weight": a1, "a2.weight": a2, "b1.weight": b1, "b2.weight": b2}
     base = torch.randn(4, 4)
     expected = b1 @ b2 + base @ a1 @ a2 if new else b2 @ b1 + base @ a2 @ a1
-    torch.testing.assert_close(read(leaves, Facts(started=started)).delta(base), expected)
+    torch.testing.assert_close(read(leaves, TrainingInfo(trained_at=started)).delta(base), expected)
     points = {name: leaf[:, :, None, None] for name, leaf in leaves.items()}
-    torch.testing.assert_close(read(points, Facts(started=started)).delta(base), expected)
+    torch.testing.assert_close(read(points, TrainingInfo(trained_at=started)).delta(base), expected)
 
 
 @pytest.mark.parametrize("started", [0.0, 1.69e9, 1.75e9])
@@ -239,7 +241,7 @@ def test_glora_of_a_square_layer_is_told_by_its_rank(new, started):
     factors = (up, down, up, down) if new else (down, up, down, up)
     leaves = {f"{name}.weight": factor for name, factor in zip(("a1", "a2", "b1", "b2"), factors, strict=True)}
     base = torch.randn(5, 5)
-    torch.testing.assert_close(read(leaves, Facts(started=started)).delta(base), up @ down + base @ up @ down)
+    torch.testing.assert_close(read(leaves, TrainingInfo(trained_at=started)).delta(base), up @ down + base @ up @ down)
 
 
 @pytest.mark.parametrize("kind", ["rows", "columns"])
@@ -259,27 +261,27 @@ def test_a_flat_magnitude_on_a_square_layer_is_along_its_producers_axis(producer
     leaves = {"lora_up.weight": torch.zeros(5, 2), "lora_down.weight": torch.randn(2, 5), "dora_scale": stored}
     base = torch.randn(5, 5)
     expected = base * stored.view((5, 1) if axis == 0 else (1, 5)) / base.norm(dim=1 - axis, keepdim=True)
-    torch.testing.assert_close(base + read(leaves, Facts(producer=producer)).delta(base), expected)
+    torch.testing.assert_close(base + read(leaves, TrainingInfo(producer=producer)).delta(base), expected)
 
 
 def test_a_cut_rank_is_cut_below_a_magnitude_too():
     stored, base = {"dora_scale": torch.rand(6, 1)}, torch.randn(6, 8)
     thin = {"lora_up.weight": UP[:, :2], "lora_down.weight": DOWN[:2], "alpha": torch.tensor(1.0)}
-    torch.testing.assert_close(read(LORA | stored).truncated(2).delta(base), read(thin | stored).delta(base))
+    torch.testing.assert_close(read(LORA | stored).truncate(2).delta(base), read(thin | stored).delta(base))
 
 
 def test_glora_of_which_one_convention_alone_fits_is_that_one_whatever_its_date():
     a1, a2, b1, b2, base = (torch.randn(n, 4) for n in (4, 4, 6, 4, 6))
     leaves = {"a1.weight": a1, "a2.weight": a2, "b1.weight": b1, "b2.weight": b2}
     for started in (0.0, 1.70e9, 1.75e9):
-        found = read(leaves, Facts(started=started)).delta(base)
+        found = read(leaves, TrainingInfo(trained_at=started)).delta(base)
         torch.testing.assert_close(found, b1 @ b2 + base @ a1 @ a2)
 
 
 @pytest.mark.parametrize("leaf", ["lokr_w1", "lokr_w2", "hada_w1_a", "lora_up.weight", "a1.weight", "dora_scale"])
 def test_half_of_an_algorithm_is_none(leaf):
     with pytest.raises(UnknownAlgorithm, match=leaf):
-        choose({leaf: (4, 4)})
+        select_algorithm({leaf: (4, 4)})
 
 
 def test_rows_of_zeros_stay_finite():
@@ -295,4 +297,4 @@ def test_the_norm_of_next_to_nothing_has_the_trainers_epsilon(axis):
     base = torch.full(shape, eps / math.sqrt(8))  # every norm is eps
     expected = base / (2 * eps)
     torch.testing.assert_close(adapter.delta(base), expected)
-    torch.testing.assert_close(adapter.onto(base, 1.0), expected)
+    torch.testing.assert_close(adapter.merged(base, 1.0), expected)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lib_adapters.algorithms.base import Facts
-from lib_adapters.errors import BrokenFile, ShapeMismatch
+from lib_adapters.algorithms.base import TrainingInfo
+from lib_adapters.errors import CorruptFile, ShapeMismatch
 from tests.unit.algorithms.test_algorithm_edge_cases import (
     ABBA,
     CORE,
@@ -124,7 +124,7 @@ def test_tensors_that_contradict_each_other_are_refused_at_once(leaves):
 )
 def test_equal_numbers_of_elements_are_not_enough(leaves, shape):
     with pytest.raises(ShapeMismatch, match=str(list(shape)).replace("[", r"\[")):
-        read(leaves).check(shape)
+        read(leaves).check_shape(shape)
 
 
 @pytest.mark.parametrize(
@@ -136,22 +136,22 @@ def test_equal_numbers_of_elements_are_not_enough(leaves, shape):
 )
 def test_kernels_of_one_axis_fit_too(leaves, shape):
     adapter = read(leaves)
-    adapter.check(shape)
+    adapter.check_shape(shape)
     assert adapter.delta(torch.zeros(shape)).shape == shape
 
 
 @pytest.mark.parametrize("producer", ["peft", "lycoris"])
 def test_a_magnitude_that_fits_one_axis_alone_is_along_it(producer):
     base, columns, rows = torch.randn(6, 8), torch.rand(1, 8), torch.rand(1, 6, 1, 1)
-    zero, facts = {"lora_up.weight": torch.zeros(6, 4)}, Facts(producer=producer)
-    found = read(LORA | zero | {"dora_scale": columns}, facts).onto(base, 1.0)
+    zero, facts = {"lora_up.weight": torch.zeros(6, 4)}, TrainingInfo(producer=producer)
+    found = read(LORA | zero | {"dora_scale": columns}, facts).merged(base, 1.0)
     torch.testing.assert_close(found, base * columns / base.norm(dim=0))
-    found = read(LORA | zero | {"dora_scale": rows}, facts).onto(base, 1.0)
+    found = read(LORA | zero | {"dora_scale": rows}, facts).merged(base, 1.0)
     torch.testing.assert_close(found, base * rows.view(6, 1) / base.norm(dim=1, keepdim=True))
 
 
 def test_reflections_whose_products_would_fill_the_memory_are_refused():
-    with pytest.raises(BrokenFile, match="HRA"):
+    with pytest.raises(CorruptFile, match="HRA"):
         read({"hra_u": torch.zeros(1, 20000)})
 
 
@@ -162,5 +162,5 @@ def test_places_are_refused_where_their_type_rounds_them(dtype, exact):
         if highest == exact:
             assert read(leaves).places[0, 1] == exact
         else:
-            with pytest.raises(BrokenFile, match="rounds places"):
+            with pytest.raises(CorruptFile, match="rounds places"):
                 read(leaves)

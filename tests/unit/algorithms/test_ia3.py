@@ -24,7 +24,7 @@ def test_a_square_layer_is_scaled_along_the_axis_that_was_trained(leaves, axis):
     base, adapter = torch.randn(5, 5), read(leaves)
     vector = next(iter(leaves.values())).flatten() + ("weight" in leaves)
     expected = base * (vector.view(5, 1) if axis == 0 else vector)
-    torch.testing.assert_close(adapter.onto(base, 1.0), expected)
+    torch.testing.assert_close(adapter.merged(base, 1.0), expected)
     assert adapter.has_bias == (axis == 0)
     bias = adapter.bias_delta(torch.ones(5))
     assert bias is None if axis else torch.allclose(bias, vector - 1)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lib_adapters.algorithms import choose
-from lib_adapters.algorithms.base import Facts
+from lib_adapters.algorithms import select_algorithm
+from lib_adapters.algorithms.base import TrainingInfo
 from lib_adapters.errors import UnknownAlgorithm
 from tests.unit.algorithms.test_algorithm_edge_cases import CORE, read
 
@@ -17,8 +17,8 @@ def test_whole_factors_are_taken_as_they_are():
     """Whatever else the file holds: no core belongs to them, and no rank."""
     product = torch.kron(WHOLE["lokr_w1"], WHOLE["lokr_w2"])
     for more, facts in (
-        ({"lokr_t2": CORE}, Facts()),
-        ({"alpha": torch.tensor(3.0)}, Facts(rs_lora=True, producer="peft")),
+        ({"lokr_t2": CORE}, TrainingInfo()),
+        ({"alpha": torch.tensor(3.0)}, TrainingInfo(rs_lora=True, producer="peft")),
     ):
         torch.testing.assert_close(read(WHOLE | more, facts).delta(torch.zeros(6, 8)), product)
 
@@ -39,7 +39,7 @@ def test_bypass_mode_forgot_the_scale_of_some_layers_in_some_releases(started, l
         w2 = torch.einsum("br,rd...->bd...", thin["lokr_w2_a"], down)
         whole = torch.kron(w1.view(2, 2, *(1 for _ in kernel)), w2)
         for overrides, factor in ((None, scale), ({"scale": 0.25}, 0.25)):
-            facts = Facts(bypass_mode=True, started=started, overrides=overrides)
+            facts = TrainingInfo(bypass_mode=True, trained_at=started, overrides=overrides)
             adapter = read(thin | {"lokr_w1": w1, "lokr_w2_b": down}, facts)
             torch.testing.assert_close(adapter.delta(torch.zeros(whole.shape)), factor * whole)
 
@@ -48,4 +48,4 @@ def test_bypass_mode_forgot_the_scale_of_some_layers_in_some_releases(started, l
 def test_half_a_factor_is_none(half):
     other = "lokr_w2" if "w1" in half else "lokr_w1"
     with pytest.raises(UnknownAlgorithm, match="no algorithm"):
-        choose({half: (4, 4), other: (4, 4)})
+        select_algorithm({half: (4, 4), other: (4, 4)})

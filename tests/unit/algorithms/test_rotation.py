@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lib_adapters.algorithms import choose
-from lib_adapters.algorithms.base import Facts
+from lib_adapters.algorithms import select_algorithm
+from lib_adapters.algorithms.base import TrainingInfo
 from lib_adapters.errors import ShapeMismatch, UnknownAlgorithm
-from lib_adapters.ops.orthogonal import bounded, bounded_smoothly, top_part
+from lib_adapters.ops.orthogonal import clip_norm, clip_norm_kohya, top_singular_factors
 from tests.support.algorithm_examples_rotation import rotations
 
 EXAMPLES = rotations()
@@ -28,7 +28,7 @@ def same(ours, slow):
 @pytest.mark.parametrize("strength", STRENGTHS)
 def test_is_its_slow_definition(example, strength):
     adapter, base = example.read(), weight(example.shape)
-    adapter.check(example.shape)
+    adapter.check_shape(example.shape)
     kept = base.clone()
     same(adapter.delta_at(base, strength), example.slow(base.double(), strength))
     assert torch.equal(base, kept)
@@ -46,7 +46,7 @@ def test_adds_to_any_view(example):
     for out in views:
         for read in (base, torch.empty_like(transposed).copy_(base)):
             out.fill_(1.0)
-            adapter.add(out, read, 0.5)
+            adapter.add_delta_(out, read, 0.5)
             torch.testing.assert_close(out - 1.0, expected, rtol=1e-5, atol=1e-5)
     fused[3 : 3 + len(base)] = 1.0
     assert torch.equal(fused, torch.ones_like(fused))
@@ -67,12 +67,12 @@ def test_other_widths_are_refused_with_both_shapes(example):
         if wrong[1:] == example.shape[1:] and "oft_R.weight" in example.leaves:
             continue  # the rows are free there
         with pytest.raises(ShapeMismatch, match=str(list(wrong)).replace("[", r"\[")):
-            adapter.check(wrong)
+            adapter.check_shape(wrong)
 
 
 def test_a_small_rotation_keeps_its_digits():
     blocks, base = torch.randn(4, 4, 4) * 1e-5, weight((16, 12))
-    adapter = choose({"oft_blocks": (4, 4, 4)}).from_leaves({"oft_blocks": blocks}, Facts())
+    adapter = select_algorithm({"oft_blocks": (4, 4, 4)}).from_tensors({"oft_blocks": blocks}, TrainingInfo())
     q = (blocks - blocks.mT).double()
     turn = 2 * -q @ torch.linalg.inv(torch.eye(4).double() + q)
     same(adapter.delta(base), (torch.block_diag(*turn) @ base.double()))
@@ -82,7 +82,7 @@ def test_a_small_rotation_keeps_its_digits():
 def test_the_top_of_a_weight_is_exact_also_where_its_last_values_are_small(shape):
     left, right = (torch.linalg.qr(weight((n, 12), n).double())[0] for n in shape)
     values = 10.0 ** -torch.arange(12).double() * 10
-    up, down = top_part((left * values @ right.T).float(), 4)
+    up, down = top_singular_factors((left * values @ right.T).float(), 4)
     same(up @ down, left[:, :4] * values[:4] @ right.T[:4])
     assert float((left[:, 3] @ (up @ down).double() @ right[:, 3]).item()) == pytest.approx(0.01, rel=1e-3)
 
@@ -91,10 +91,10 @@ def test_next_to_no_rotation_is_bounded_with_the_trainers_epsilon():
     q = torch.zeros(1, 2, 2)
     q[0, 0, 1] = 1e-8
     for ours, trainers in (
-        (bounded(q, 1e-8), q / 2),  # LyCORIS
-        (bounded(q, 1e-9), q / 20),
-        (bounded_smoothly(q, 0.0), q / 2),  # kohya
-        (bounded_smoothly(q, 1e-9), q * 0.55),
+        (clip_norm(q, 1e-8), q / 2),  # LyCORIS
+        (clip_norm(q, 1e-9), q / 20),
+        (clip_norm_kohya(q, 0.0), q / 2),  # kohya
+        (clip_norm_kohya(q, 1e-9), q * 0.55),
     ):
         torch.testing.assert_close(ours, trainers, rtol=1e-5, atol=0)
 
@@ -103,7 +103,7 @@ def test_next_to_no_rotation_is_bounded_with_the_trainers_epsilon():
 def test_each_trainers_rotation_has_its_own_epsilon(kohya, left):
     blocks = torch.tensor([[[0.0, 1e-8], [0.0, 0.0]]])
     leaves = {"oft_blocks": blocks, "alpha": torch.tensor(0.5e-8)}
-    adapter = choose({"oft_blocks": (1, 2, 2)}).from_leaves(leaves, Facts(constraint_is_bound=kohya))
+    adapter = select_algorithm({"oft_blocks": (1, 2, 2)}).from_tensors(leaves, TrainingInfo(constraint_is_bound=kohya))
     expected = 2 * (blocks.mT - blocks) * left / (1 + 2**0.5)
     torch.testing.assert_close(adapter.turn(), expected, rtol=1e-5, atol=1e-15)
 
@@ -139,7 +139,9 @@ def test_each_trainers_rotation_has_its_own_epsilon(kohya, left):
 )
 def test_contradictions_are_refused(shapes):
     with pytest.raises(ShapeMismatch, match=r"\["):
-        choose(shapes).from_leaves({name: torch.ones(shape) for name, shape in shapes.items()}, Facts())
+        select_algorithm(shapes).from_tensors(
+            {name: torch.ones(shape) for name, shape in shapes.items()}, TrainingInfo()
+        )
 
 
 ORTHO = {"P_basis": (16, 3), "S_p": (3, 3), "lambda_layer": (1, 3), "S_q": (3, 3), "Q_basis": (3, 12)}
@@ -162,20 +164,22 @@ START = {"base_p": (16, 3), "base_lambda": (1, 3), "base_q": (3, 12)}
     ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_companions_that_nobody_trained_are_not_claimed(own, companions, label):
-    assert choose(own).label == label
-    assert choose(own | companions).label == label
+    assert select_algorithm(own).label == label
+    assert select_algorithm(own | companions).label == label
     for stranger in ("dora_scale", "lora_mid.weight"):
         with pytest.raises(UnknownAlgorithm, match=stranger):
-            choose(own | {stranger: (16, 1)})
+            select_algorithm(own | {stranger: (16, 1)})
     if len(own) > 1:
         with pytest.raises(UnknownAlgorithm, match="no algorithm"):
-            choose(dict(list(own.items())[1:]))
+            select_algorithm(dict(list(own.items())[1:]))
 
 
 @pytest.mark.parametrize("blocks", [(2, 8, 8), (8, 2, 2), (2, 2, 8, 8), (1, 1, 16, 16)], ids=str)
 def test_a_bound_is_for_all_rows_together_and_a_rescale_has_one_number_for_each(blocks):
     leaves = {"oft_blocks": torch.zeros(blocks), "alpha": torch.tensor(0.5), "rescale": torch.full((16, 1), 3.0)}
-    adapter = choose({name: tuple(leaf.shape) for name, leaf in leaves.items()}).from_leaves(leaves, Facts())
+    adapter = select_algorithm({name: tuple(leaf.shape) for name, leaf in leaves.items()}).from_tensors(
+        leaves, TrainingInfo()
+    )
     assert adapter.bound == 8.0
     torch.testing.assert_close(adapter.delta(weight((16, 12))), 2 * weight((16, 12)))
 
@@ -187,54 +191,56 @@ def test_a_rotation_and_what_it_adds_are_told_apart_in_every_type(size, dtype):
     turns = torch.matrix_exp((q - q.mT) / 10)
     for stored, offset in ((turns, False), (turns - torch.eye(size), True)):
         leaves = {"oft_diag": stored.to(dtype)}
-        assert choose({"oft_diag": stored.shape}).from_leaves(leaves, Facts()).is_offset == offset
+        assert select_algorithm({"oft_diag": stored.shape}).from_tensors(leaves, TrainingInfo()).is_offset == offset
 
 
 def test_a_column_rescale_is_for_square_layers():
-    adapter = choose({"oft_blocks": (4, 4, 4), "rescale": (16,)}).from_leaves(
-        {"oft_blocks": torch.zeros(4, 4, 4), "rescale": torch.ones(16)}, Facts()
+    adapter = select_algorithm({"oft_blocks": (4, 4, 4), "rescale": (16,)}).from_tensors(
+        {"oft_blocks": torch.zeros(4, 4, 4), "rescale": torch.ones(16)}, TrainingInfo()
     )
-    adapter.check((16, 16))
+    adapter.check_shape((16, 16))
     with pytest.raises(ShapeMismatch, match="square"):
-        adapter.check((16, 12))
+        adapter.check_shape((16, 12))
 
 
 def test_input_rotations_are_one_for_all_blocks_or_one_for_each():
     for count, fits in ((1, True), (2, False), (3, True), (4, False)):
-        adapter = choose({"oft_R.weight": (count, 6)}).from_leaves({"oft_R.weight": torch.zeros(count, 6)}, Facts())
+        adapter = select_algorithm({"oft_R.weight": (count, 6)}).from_tensors(
+            {"oft_R.weight": torch.zeros(count, 6)}, TrainingInfo()
+        )
         if fits:
-            adapter.check((16, 12))
+            adapter.check_shape((16, 12))
             continue
         with pytest.raises(ShapeMismatch, match=rf"{count} input rotations of 4 columns .* \[16, 12\]"):
-            adapter.check((16, 12))
+            adapter.check_shape((16, 12))
 
 
 def test_what_depends_on_the_weight_alone_is_computed_once():
     adapter, base = EXAMPLES["tlora"].read(), weight((16, 12))
-    settled = adapter.settled(base)
+    settled = adapter.precompute(base)
     for other in (base, torch.zeros_like(base)):
         torch.testing.assert_close(settled.delta(other), adapter.delta(base), rtol=1e-5, atol=1e-5)
-    assert settled.settled(weight((16, 12), 1)) is settled
+    assert settled.precompute(weight((16, 12), 1)) is settled
     stored = EXAMPLES["tlora-stored"].read()
-    assert stored.settled(base) is stored
+    assert stored.precompute(base) is stored
 
 
 @pytest.mark.parametrize("kernel", [(3, 3), (3, 1), (1, 3), (2, 2)])
 def test_peft_rotates_patches_which_is_no_change_of_a_weight(kernel):
     shared = EXAMPLES["input-shared"]
-    shared.read().check((16, 12, *kernel))
+    shared.read().check_shape((16, 12, *kernel))
     with pytest.raises(ShapeMismatch, match="patches"):
-        shared._replace(facts=Facts(producer="peft")).read().check((16, 12, *kernel))
+        shared._replace(facts=TrainingInfo(producer="peft")).read().check_shape((16, 12, *kernel))
 
 
 @pytest.mark.parametrize(
     ("facts", "turned"),
     [
-        (Facts(constraint_is_bound=True, started=1.72e9), True),
-        (Facts(constraint_is_bound=True, started=1.73e9), False),
-        (Facts(constraint_is_bound=True), False),
-        (Facts(started=1.72e9), False),
-        (Facts(bypass_mode=True), True),
+        (TrainingInfo(constraint_is_bound=True, trained_at=1.72e9), True),
+        (TrainingInfo(constraint_is_bound=True, trained_at=1.73e9), False),
+        (TrainingInfo(constraint_is_bound=True), False),
+        (TrainingInfo(trained_at=1.72e9), False),
+        (TrainingInfo(bypass_mode=True), True),
     ],
 )
 def test_the_bias_turns_where_the_trainer_turned_the_output(facts, turned):
@@ -251,7 +257,7 @@ def test_the_bias_turns_where_the_trainer_turned_the_output(facts, turned):
 @pytest.mark.parametrize("turned", [True, False])
 def test_boft_turns_the_bias_where_the_trainer_turned_the_output(turned):
     example, bias = EXAMPLES["boft"], weight(16)
-    adapter = example._replace(facts=Facts(bypass_mode=turned)).read()
+    adapter = example._replace(facts=TrainingInfo(bypass_mode=turned)).read()
     assert adapter.has_bias is turned
     change = adapter.bias_delta(bias)
     if turned:
@@ -267,7 +273,7 @@ def test_the_rank_of_a_rotation_is_the_size_of_its_blocks():
 @pytest.mark.parametrize("kernel", [(3, 3), (3, 1), (1, 3), (2, 2)])
 def test_tlora_is_no_change_of_a_wider_convolution(kernel):
     with pytest.raises(ShapeMismatch, match="1x1"):
-        EXAMPLES["tlora-conv"].read().check((16, 12, *kernel))
+        EXAMPLES["tlora-conv"].read().check_shape((16, 12, *kernel))
 
 
 def test_tlora_with_half_a_start_is_refused():
@@ -283,7 +289,7 @@ def test_truncation_is_the_trainers_mask(name, rank):
     example, mask = EXAMPLES[name], torch.arange(3) < rank
     masked = {leaf: value * mask if "lambda" in leaf else value for leaf, value in example.leaves.items()}
     base = weight(example.shape)
-    cut = example.read().truncated(rank)
+    cut = example.read().truncate(rank)
     assert cut.rank == rank
     expected = example._replace(leaves=masked).read().delta(base)
     if name == "tlora":  # its λ₀ is not in the file
@@ -296,5 +302,5 @@ def test_truncation_is_the_trainers_mask(name, rank):
 def test_thin_factors_are_the_same_delta(name):
     example = EXAMPLES[name]
     adapter, base = example.read(), weight(example.shape)
-    pair = adapter.low_rank(base)
+    pair = adapter.as_low_rank(base)
     same((pair.scale * pair.up @ pair.down).view(base.shape), example.slow(base.double(), 1.0))

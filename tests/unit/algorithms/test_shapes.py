@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 import torch
 
-from lib_adapters.algorithms import choose
+from lib_adapters.algorithms import select_algorithm
 from lib_adapters.errors import AdapterError
 from tests.support.algorithm_examples import examples
 
@@ -28,11 +28,11 @@ def others(shape: Shape) -> Iterator[Shape]:
 def computed(leaves, example):
     """All that is ever asked of an adapter."""
     shapes = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
-    adapter, base = choose(shapes).from_leaves(leaves, example.facts), torch.ones(example.shape)
-    adapter.check(example.shape)
-    for one in (adapter, adapter.truncated(1)):
-        assert one.delta(base).shape == one.onto(base, 0.5).shape == base.shape
-        one.low_rank(base)
+    adapter, base = select_algorithm(shapes).from_tensors(leaves, example.facts), torch.ones(example.shape)
+    adapter.check_shape(example.shape)
+    for one in (adapter, adapter.truncate(1)):
+        assert one.delta(base).shape == one.merged(base, 0.5).shape == base.shape
+        one.as_low_rank(base)
         change = one.bias_delta(torch.zeros(example.shape[0]))
         assert change is None or change.shape == (example.shape[0],)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lib_adapters.algorithms.base import Facts
+from lib_adapters.algorithms.base import TrainingInfo
 from tests.unit.algorithms.test_algorithm_edge_cases import CORE, GLORA, LORA, TUCKER, read
 
 LINE, CONV, ANY = torch.randn(6, 8), torch.zeros(6, 8, 3, 3), 1e12
@@ -23,7 +23,7 @@ def cores(facts):
 def length(facts):
     """What DoRA called the norm of a column."""
     ones = {"lora_up.weight": torch.zeros(6, 4), "dora_scale": torch.ones(1, 8)}
-    found = read(LORA | ones, facts).onto(LINE, 1.0)
+    found = read(LORA | ones, facts).merged(LINE, 1.0)
     known = {"mean": LINE.mean(dim=0), "norm": LINE.norm(dim=0)}
     return [name for name, by in known.items() if torch.allclose(found, LINE / by, rtol=1e-4)]
 
@@ -68,11 +68,11 @@ def turned(facts):
     ],
 )  # fmt: skip
 def test_the_day_tells(found, facts, days):
-    assert {day: found(Facts(started=day, **facts)) for day in days} == days
+    assert {day: found(TrainingInfo(trained_at=day, **facts)) for day in days} == days
 
 
 @pytest.mark.parametrize("bypass", [False, True])  # which is of later releases
 def test_the_old_glora_was_scaled_twice_from_the_second_release_on(bypass):
     old = {name: GLORA[OLD[name]] for name in GLORA}
     days = {0.0: 1, 1690761599.0: 1, 1690761600.0: 2, ANY: 2}
-    assert {day: power(Facts(started=day, bypass_mode=bypass), old) for day in days} == days
+    assert {day: power(TrainingInfo(trained_at=day, bypass_mode=bypass), old) for day in days} == days

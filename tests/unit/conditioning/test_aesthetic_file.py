@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 
 from lib_adapters.conditioning.aesthetic import open_aesthetic, save_aesthetic
 from lib_adapters.conditioning.aesthetic_text import own_projection, projection_in
-from lib_adapters.errors import AdapterError, AestheticFile, BrokenModel
+from lib_adapters.errors import AdapterError, AestheticFile, InvalidModelFolder
 from lib_adapters.files.adapter import open_adapter
-from lib_adapters.prompt.aesthetic import Options, parse
+from lib_adapters.prompt.aesthetic_tag import AestheticOptions, parse
 from tests.support.tiny_models import clip
 
 REAL = "LIB_ADAPTERS_REAL_FILES"  # a folder of files that nobody here made
@@ -164,7 +164,7 @@ def test_the_projection_of_a_file(tmp_path):
     save_file({name: matrix}, tmp_path / "sd3_medium_incl_clips.safetensors")
     assert torch.equal(projection_in(tmp_path / "sd3_medium_incl_clips.safetensors"), matrix)
     save_file({"text_model.x": matrix}, tmp_path / "clip_g.safetensors")
-    with pytest.raises(BrokenModel, match=r"clip_g.safetensors: contains no CLIP text projection"):
+    with pytest.raises(InvalidModelFolder, match=r"clip_g.safetensors: contains no CLIP text projection"):
         projection_in(tmp_path / "clip_g.safetensors")
 
 
@@ -174,18 +174,18 @@ def test_an_archive_with_other_code_than_modules_is_not_opened(tmp_path):
             return print, ("run",)
 
     torch.save({"text_projection": Code()}, tmp_path / "ViT-L-14.pt")
-    with pytest.raises(BrokenModel, match="contains code"):
+    with pytest.raises(InvalidModelFolder, match="contains code"):
         projection_in(tmp_path / "ViT-L-14.pt")
 
 
 def test_a_folder_without_a_projection_is_said(tmp_path):
-    with pytest.raises(BrokenModel, match="this CLIP folder or file does not exist"):
+    with pytest.raises(InvalidModelFolder, match="this CLIP folder or file does not exist"):
         projection_in(tmp_path / "nobody")
     clip(layers=2).save_pretrained(tmp_path / "plain")
-    with pytest.raises(BrokenModel, match="contains no CLIP model with a text projection"):
+    with pytest.raises(InvalidModelFolder, match="contains no CLIP model with a text projection"):
         projection_in(tmp_path / "plain")
     (tmp_path / "plain" / "model.safetensors").write_bytes(b"nothing")
-    with pytest.raises(BrokenModel, match=r"plain: model.safetensors: is incomplete"):
+    with pytest.raises(InvalidModelFolder, match=r"plain: model.safetensors: is incomplete"):
         projection_in(tmp_path / "plain")
 
 
@@ -208,12 +208,12 @@ def test_tags_say_it_all(tag):
     name, options = TAGS[tag]
     parsed = parse(f"a {tag}house <lyco:x:1>")
     assert (parsed.text, parsed.problems) == ("a house <lyco:x:1>", ())
-    assert [(one.name, one.options, one.text) for one in parsed.tags] == [(name, Options(**options), tag)]
+    assert [(one.name, one.options, one.text) for one in parsed.tags] == [(name, AestheticOptions(**options), tag)]
 
 
 def test_what_a_tag_does_not_say_is_as_in_the_web_uis_extension():
     says = (0.9, 5, 1e-4, False, "", False, 0.1)
-    one = Options()
+    one = AestheticOptions()
     assert (one.weight, one.steps, one.lr, one.slerp, one.text, one.negative, one.angle) == says
 
 

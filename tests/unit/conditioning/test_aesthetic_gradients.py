@@ -11,12 +11,12 @@ from torch.nn.functional import normalize
 from lib_adapters.conditioning.aesthetic_steering import Prompt, Steerer, mixed, steer, target_of
 from lib_adapters.conditioning.aesthetic_text import clip_feature, open_clip_feature, own_projection
 from lib_adapters.errors import AdapterError
-from lib_adapters.ops.sphere import slerp
-from lib_adapters.prompt.aesthetic import Options
+from lib_adapters.ops.slerp import slerp
+from lib_adapters.prompt.aesthetic_tag import AestheticOptions
 from tests.support.tiny_models import clip, open_clip
 
 END = 98
-QUICK = Options(steps=3, lr=1e-3)
+QUICK = AestheticOptions(steps=3, lr=1e-3)
 
 
 def computes(dtype):
@@ -150,7 +150,7 @@ def test_an_interrupt_at_any_step_gives_everything_back(tower, projection, aim, 
 def test_tied_weights_stay_one(tower, projection, aim):
     tower.twin = tower.get_input_embeddings()
     before = weights_of(tower)
-    truth = steer(clip(layers=3), prompt_of(clip(layers=3), projection, tokens_of(1)), aim, Options(steps=0))
+    truth = steer(clip(layers=3), prompt_of(clip(layers=3), projection, tokens_of(1)), aim, AestheticOptions(steps=0))
     assert truth.before == truth.after
     found = steer(tower, prompt_of(tower, projection, tokens_of(1)), aim, QUICK)
     del tower.twin
@@ -168,10 +168,10 @@ def test_answers_are_remembered_until_something_differs(tower, projection, aim):
 
     first = ask()
     assert ask() is first
-    assert ask(options=Options(steps=3, lr=1e-3, weight=0.2, slerp=True)) is first  # mixing comes afterwards
+    assert ask(options=AestheticOptions(steps=3, lr=1e-3, weight=0.2, slerp=True)) is first  # mixing comes afterwards
     assert len(runs) == 1
     ask(words=(2, 1))
-    ask(options=Options(steps=2, lr=1e-3))
+    ask(options=AestheticOptions(steps=2, lr=1e-3))
     assert len(runs) == 3
     assert ask() is first
     with torch.no_grad():
@@ -194,7 +194,7 @@ def test_what_a_prompt_becomes_does_not_depend_on_the_ones_before_it(tower, proj
 def test_what_diverged_is_a_sentence(tower, projection, aim):
     before = weights_of(tower)
     with pytest.raises(AdapterError, match="learning rate below 1e\\+30"):
-        steer(tower, prompt_of(tower, projection, tokens_of(1)), aim, Options(steps=3, lr=1e30))
+        steer(tower, prompt_of(tower, projection, tokens_of(1)), aim, AestheticOptions(steps=3, lr=1e30))
     assert_untouched(tower, before)
 
 
@@ -217,20 +217,24 @@ def test_slerp_of_the_same_direction_is_the_straight_line():
 
 def test_the_mixture_is_taken_in_float32_and_given_in_the_texts_own_type():
     z, changed = torch.randn(1, 4, 8).half(), torch.randn(1, 4, 8)
-    assert torch.equal(mixed(z, changed, Options(weight=0.0)), z)
-    out = mixed(z, changed, Options(weight=0.9))
+    assert torch.equal(mixed(z, changed, AestheticOptions(weight=0.0)), z)
+    out = mixed(z, changed, AestheticOptions(weight=0.9))
     assert torch.equal(out, (0.1 * z.float() + 0.9 * changed).half())
-    assert mixed(z, changed, Options(weight=0.5, slerp=True)).dtype == torch.float16
+    assert mixed(z, changed, AestheticOptions(weight=0.5, slerp=True)).dtype == torch.float16
 
 
 def test_an_embedding_is_turned_towards_a_text_or_away_from_it():
     torch.manual_seed(3)
     vectors, text = torch.randn(2, 16) * 9, torch.randn(1, 16) * 7
-    plain = target_of(vectors, None, Options())
+    plain = target_of(vectors, None, AestheticOptions())
     torch.testing.assert_close(plain.norm(dim=-1), torch.ones(2))
     cosine = lambda aim: aim @ normalize(text, dim=-1).T  # noqa: E731
-    nearer, further = (target_of(vectors, text, Options(angle=0.3, negative=negative)) for negative in (False, True))
+    nearer, further = (
+        target_of(vectors, text, AestheticOptions(angle=0.3, negative=negative)) for negative in (False, True)
+    )
     assert (cosine(nearer) > cosine(plain)).all()
     assert (cosine(further) < cosine(plain)).all()
-    torch.testing.assert_close(target_of(vectors, text, Options(angle=1.0)), normalize(text, dim=-1).expand(2, -1))
+    torch.testing.assert_close(
+        target_of(vectors, text, AestheticOptions(angle=1.0)), normalize(text, dim=-1).expand(2, -1)
+    )
     torch.testing.assert_close(torch.acos(cosine(nearer)), 0.7 * torch.acos(cosine(plain)), rtol=1e-4, atol=1e-4)

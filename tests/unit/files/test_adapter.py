@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lib_adapters.algorithms.base import Facts, LayerGroup
+from lib_adapters.algorithms.base import LayerGroup, TrainingInfo
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.adapter import open_adapter
 from lib_adapters.files.cache import LoadedCache
@@ -189,7 +189,7 @@ ARGUMENTS = {"algo": "DyLoRA", "block_size": "8", "rs_lora": "True", "bypass_mod
 
 def test_facts_are_read_from_what_the_trainer_wrote(tmp_path):
     facts = saved(tmp_path / "x.safetensors", pair(), KOHYA | {"ss_network_args": json.dumps(ARGUMENTS)}).facts
-    assert facts == Facts("lycoris", "dylora", 1715000000.5, 8, rs_lora=True, bypass_mode=True)
+    assert facts == TrainingInfo("lycoris", "dylora", 1715000000.5, 8, rs_lora=True, bypass_mode=True)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"block_size": "many"}', '{"block_size": NaN}', "null"])

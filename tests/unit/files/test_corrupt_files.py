@@ -15,7 +15,7 @@ from safetensors.torch import save, save_file
 
 from lib_adapters.catalogue.layouts import Layouts
 from lib_adapters.conditioning.embeddings import words_of
-from lib_adapters.errors import AdapterError, BrokenFile
+from lib_adapters.errors import AdapterError, CorruptFile
 from lib_adapters.files.adapter import open_adapter
 from tests.support.file_skeletons.trainer_keys import write
 
@@ -245,7 +245,7 @@ WIDE = 1 << 16
 )  # fmt: skip
 def test_parts_that_do_not_belong_together_are_no_module(leaves, tmp_path):
     write(tmp_path / "x.safetensors", {f"{NAME}.{leaf}": shape for leaf, shape in leaves.items()})
-    with pytest.raises(BrokenFile, match="holds nothing that can be used"):
+    with pytest.raises(CorruptFile, match="holds nothing that can be used"):
         open_adapter(tmp_path / "x.safetensors")
 
 

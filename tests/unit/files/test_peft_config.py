@@ -80,11 +80,11 @@ def test_a_bias_of_a_wrapped_layer_belongs_to_it_and_one_of_another_size_is_refu
         save_file(pair(name) | {key: torch.full((size,), 3.0)}, tmp_path / "x.safetensors")
         (algorithm,) = open_adapter(tmp_path / "x.safetensors").load().algorithms.values()
         if size == 8:
-            algorithm.check((8, 8))
+            algorithm.check_shape((8, 8))
             assert torch.equal(algorithm.bias_delta(torch.ones(8)), torch.full((8,), 2.0))
         else:
             with pytest.raises(ShapeMismatch, match="a bias of"):
-                algorithm.check((8, 8))
+                algorithm.check_shape((8, 8))
 
 
 TRAINED = {"conv_norm_out.modules_to_save.default", "time_embedding.modules_to_save.default.linear_1"}

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from lib_adapters.errors import AdapterError, BrokenFile
+from lib_adapters.errors import AdapterError, CorruptFile
 from lib_adapters.files.adapter import open_adapter
 from lib_adapters.files.dialects import stem_of
 from lib_adapters.files.names import split_key
@@ -72,7 +72,7 @@ def test_any_config_beside_a_file_is_survived(tmp_path, config, sidecar, argumen
         save_file(tensors, tmp_path / "adapter_model.safetensors", extra)
         try:
             adapter = open_adapter(tmp_path / "adapter_model.safetensors")
-        except BrokenFile as error:
+        except CorruptFile as error:
             assert "is not supported" in str(error)  # noqa: PT017 - any other is a fault
         else:
             assert len(adapter.load().algorithms) == 1

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lib_adapters.errors import AdapterError, BrokenFile
+from lib_adapters.errors import AdapterError, CorruptFile
 from lib_adapters.files.adapter import open_adapter
 from lib_adapters.files.pickles import read_pickle
 
@@ -122,7 +122,7 @@ def test_code_is_named_and_never_run(payload, form, tmp_path, monkeypatch):
     else:
         torch.save(tree, tmp_path / "x.pt", _use_new_zipfile_serialization=form != "old")
     for read in (open_adapter, read_pickle):
-        with pytest.raises(BrokenFile, match=r"^x\.pt contains code \(\S+\); it was not run$"):
+        with pytest.raises(CorruptFile, match=r"^x\.pt contains code \(\S+\); it was not run$"):
             read(tmp_path / "x.pt")
     assert not (tmp_path / "canary").exists()
 
@@ -166,7 +166,7 @@ def test_hostile_pickles_cost_nothing(name, tmp_path):
 def test_a_compressed_archive_is_not_unpacked(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x/data.pkl", b"\0" * 10_000_000)
-    with pytest.raises(BrokenFile, match="compressed or locked"):
+    with pytest.raises(CorruptFile, match="compressed or locked"):
         open_adapter(tmp_path / "x.pt")
 
 
@@ -185,7 +185,7 @@ def test_a_tensor_that_reaches_beyond_its_data_is_refused(tmp_path):
     stored = zipfile.ZipFile(tmp_path / "x.pt")
     raw = next(stored.read(n) for n in stored.namelist() if n.endswith("data.pkl"))
     path = zipped_pickle(tmp_path / "y.pt", raw, **{"0": b"\0" * 64})
-    with pytest.raises(BrokenFile, match="reaches beyond its data"):
+    with pytest.raises(CorruptFile, match="reaches beyond its data"):
         open_adapter(path)
 
 
@@ -194,7 +194,7 @@ def test_a_cut_off_file_says_so(zipped, tmp_path):
     torch.save(lora(), tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)
     whole = (tmp_path / "x.pt").read_bytes()
     (tmp_path / "x.pt").write_bytes(whole[:-40])
-    with pytest.raises(BrokenFile, match="incomplete"):
+    with pytest.raises(CorruptFile, match="incomplete"):
         open_adapter(tmp_path / "x.pt")
 
 
@@ -232,11 +232,11 @@ def test_a_table_of_numbers_that_are_not_whole_is_no_adapter(tmp_path):
 def test_what_a_file_calls_something_stays_on_one_line(tmp_path):
     texts = []
     for name, content in {"global": b"\x80\x02X\x03\x00\x00\x00a\nbX\x03\x00\x00\x00c\x1cd\x93."}.items():
-        with pytest.raises(BrokenFile) as caught:
+        with pytest.raises(CorruptFile) as caught:
             open_adapter(zipped_pickle(tmp_path / f"{name}.pt", content))
         texts.append(str(caught.value))
     with zipfile.ZipFile(tmp_path / "z.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x\n/data.pkl", b"")
-    with pytest.raises(BrokenFile) as caught:
+    with pytest.raises(CorruptFile) as caught:
         open_adapter(tmp_path / "z.pt")
     assert [len(text.splitlines()) for text in [*texts, str(caught.value)]] == [1, 1]

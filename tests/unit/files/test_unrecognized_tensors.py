@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lib_adapters.errors import AdapterError, ForeignFile
+from lib_adapters.errors import AdapterError, UnsupportedFile
 from lib_adapters.files.adapter import Adapter, open_adapter
 from tests.support.file_skeletons import trainer_keys as by
 from tests.support.file_skeletons.base_model_layers import unet
@@ -78,7 +78,7 @@ def test_a_pickle_obeys_the_same_rule(tmp_path):
 
 def test_a_file_of_which_every_layer_has_one_is_refused_by_its_name(tmp_path):
     keys = {key: shape for key, shape in FORMS["peft"].items() if FIRST["peft"] in key}
-    with pytest.raises(ForeignFile, match="is KaSA, which is not supported"):
+    with pytest.raises(UnsupportedFile, match="is KaSA, which is not supported"):
         opened(tmp_path, keys | {f"{FIRST['peft']}.lora_diag": (4,)})
     with pytest.raises(AdapterError, match="'gate', which no supported algorithm uses"):
         opened(tmp_path, keys | {f"{FIRST['peft']}.gate": (4,)})
@@ -184,7 +184,7 @@ def test_a_layer_of_a_model_may_be_called_like_a_tuner(tmp_path):
 
 @pytest.mark.parametrize("kind", ["controlnet_cond_embedding.conv_in.weight", "internal_xlora_classifier.0.weight"])
 def test_factors_for_something_other_than_the_model_are_refused_with_all_that_is_beside_them(kind, tmp_path):
-    with pytest.raises(ForeignFile):
+    with pytest.raises(UnsupportedFile):
         opened(tmp_path, FORMS["dotted"] | {kind: (4, 4)})
 
 
@@ -221,5 +221,5 @@ NAMES = {
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_not_supported_is_refused_by_its_name(name, tmp_path):
-    with pytest.raises(ForeignFile, match=f"is {name}, which is not supported"):
+    with pytest.raises(UnsupportedFile, match=f"is {name}, which is not supported"):
         opened(tmp_path, {f"base_model.model.{layer}.{NAMES[name]}": (4, 4) for layer in LAYERS})

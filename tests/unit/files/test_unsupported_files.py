@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lib_adapters.errors import AdapterError, ForeignFile
+from lib_adapters.errors import AdapterError, UnsupportedFile
 from lib_adapters.files.adapter import open_adapter
 from lib_adapters.files.families import FAMILY_NAMES
 from tests.support.file_skeletons import trainer_keys as by
@@ -41,7 +41,7 @@ FOREIGN = {
 
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_a_foreign_file_is_named(kind, tmp_path):
-    with pytest.raises(ForeignFile) as caught:
+    with pytest.raises(UnsupportedFile) as caught:
         open_adapter(write(tmp_path / "x.safetensors", dict.fromkeys(FOREIGN[kind], (4, 4))))
     assert kind in str(caught.value)
     assert str(caught.value).startswith("x.safetensors ")
@@ -62,7 +62,7 @@ def test_a_foreign_file_is_named(kind, tmp_path):
 )
 def test_foreign_pickles_are_named(content, kind, tmp_path):
     torch.save(content, tmp_path / "x.pt")
-    with pytest.raises(ForeignFile, match=kind):
+    with pytest.raises(UnsupportedFile, match=kind):
         open_adapter(tmp_path / "x.pt")
 
 

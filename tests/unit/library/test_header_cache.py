@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from lib_adapters import open_adapter
 from lib_adapters.catalogue.layouts import DECIDING, Layouts
-from lib_adapters.errors import BrokenFile
+from lib_adapters.errors import CorruptFile
 from tests.support.sample_adapters import MAKERS, adapter_file
 from tests.support.sample_library import adapter
 
@@ -41,7 +41,7 @@ def test_the_second_of_a_layout_is_not_parsed_but_checked(tmp_path, monkeypatch)
     first, second, short = (adapter(tmp_path / f"{n}.safetensors", ss_output_name=n * 9) for n in "abc")
     layouts.content(first)
     short.write_bytes(short.read_bytes()[:-1])
-    with pytest.raises(BrokenFile, match="incomplete"):
+    with pytest.raises(CorruptFile, match="incomplete"):
         layouts.content(short)
     monkeypatch.setattr("lib_adapters.catalogue.layouts.open_adapter", None)
     assert layouts.content(second).metadata == {"ss_output_name": "b" * 9}
@@ -68,6 +68,6 @@ def test_layouts_are_told_apart_by_all_metadata_that_decides(tmp_path, monkeypat
     monkeypatch.setattr("lib_adapters.files.adapter.read_facts", lambda *given: None)  # decides what a layer computes
     for key in ("lora_te_x.lora_{}.weight", "text_encoder:0:{}", "unet:0:{}"):
         save_file({key.format("up"): torch.ones(4, 2), key.format("down"): torch.ones(2, 4)}, tmp_path / "x")
-        with suppress(BrokenFile):  # one layer by its position in a UNet is not enough
+        with suppress(CorruptFile):  # one layer by its position in a UNet is not enough
             open_adapter(tmp_path / "x")
     assert asked - {"lora_adapter_metadata"} == set(DECIDING)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from lib_adapters.catalogue.presets import PresetFile, Source
 from lib_adapters.errors import AdapterError
-from lib_adapters.prompt.blocks import Presets
-from lib_adapters.prompt.presets import BUILT_IN
+from lib_adapters.prompt.block_presets import BUILT_IN
+from lib_adapters.prompt.block_weights import Presets
 
 LIST = "1,0,0,0,1,1,1,0,0,0,0,0"
 NAMES = st.text(min_size=1, max_size=12).map(str.strip)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from lib_adapters.ops.seeded import generator, random_places, uniform
+from lib_adapters.ops.seeded_random import generator, random_positions, uniform
 
 
 def test_numbers_of_a_seed_are_the_ones_that_were_trained_with():
-    assert random_places(777, 4, 5, 7).tolist() == [[0, 4, 4, 1], [5, 4, 2, 2]]
+    assert random_positions(777, 4, 5, 7).tolist() == [[0, 4, 4, 1], [5, 4, 2, 2]]
     drawn = [0.06984508037567139, -0.602393627166748, 0.31842339038848877, 0.3137805461883545]
     assert uniform((4,), 1.0, generator(7)).tolist() == drawn
     coarse = [0.06982421875, -0.6015625, 0.318359375, 0.314453125]
@@ -17,11 +17,11 @@ def test_numbers_of_a_seed_are_the_ones_that_were_trained_with():
 
 
 def test_the_default_device_and_dtype_change_nothing():
-    expected = uniform((4,), 1.0, generator(7)), random_places(777, 4, 5, 7)
+    expected = uniform((4,), 1.0, generator(7)), random_positions(777, 4, 5, 7)
     torch.set_default_dtype(torch.float64)
     try:
         with torch.device("meta"):
-            found = uniform((4,), 1.0, generator(7)), random_places(777, 4, 5, 7)
+            found = uniform((4,), 1.0, generator(7)), random_positions(777, 4, 5, 7)
     finally:
         torch.set_default_dtype(torch.float32)
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))

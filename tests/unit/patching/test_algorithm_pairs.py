@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from lib_adapters.patching import apply_mode
-from lib_adapters.prompt.schedule import Moment, Position, Window
+from lib_adapters.prompt.schedule import Position, SamplingStep, Window
 from tests.support.algorithm_pairs import LABELS, Shelf, differing, outputs, state
 
-EARLY, LATE = Moment(1, 4), Moment(2, 4)
+EARLY, LATE = SamplingStep(1, 4), SamplingStep(2, 4)
 UNTIL, FROM = Window(None, Position(2, "step")), Window(Position(2, "step"))
 
 
@@ -63,7 +63,7 @@ def test_weights_inside_and_outside_of_a_window_are_those_of_a_new_model(shelf, 
     own = state(model)
     for second in partners(first):
         others = [shelf.request(second)] if second != first else []
-        session.activate([shelf.request(first, window=UNTIL, mode="merged"), *others], Moment(0, 4))
+        session.activate([shelf.request(first, window=UNTIL, mode="merged"), *others], SamplingStep(0, 4))
         for moment in (EARLY, LATE):
             session.set_step(moment)
             labels = {first, second} if moment is EARLY else {second} if others else set()
@@ -98,7 +98,7 @@ def test_layers_inside_and_outside_of_a_window_compute_what_a_new_model_does(she
         session.activate(requests, EARLY)
         for moment in (EARLY, LATE):
             session.set_step(moment)
-            labels = (first, second) if window is None or window.holds(moment) else (second,)
+            labels = (first, second) if window is None or window.contains(moment) else (second,)
             close(shelf, model, labels, shelf.meeting(first, second))
     session.deactivate()
     assert not differing(state(model), own)

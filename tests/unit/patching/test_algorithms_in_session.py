@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lib_adapters import Request, Session, open_adapter
 from lib_adapters.algorithms import ALGORITHMS
 from lib_adapters.patching.patched_forward import PatchedForward
-from lib_adapters.prompt.schedule import Moment
+from lib_adapters.prompt.schedule import SamplingStep
 from tests.support.algorithm_examples import examples
 
 EXAMPLES = examples()
@@ -225,7 +225,7 @@ def test_defaults_of_torch_that_a_user_sets_change_nothing(tmp_path, name, defau
         for mode, scope in cases:
             with Session(unet=model, mode=mode) as session, torch.no_grad():
                 session.activate([Request(adapter, 0.7, rows=scope)])
-                session.set_step(Moment(0, 1), [0, 1])
+                session.set_step(SamplingStep(0, 1), [0, 1])
                 found += [layer.weight.clone(), layer(x)]
         return found
 

@@ -10,12 +10,11 @@ from lib_adapters import Request, open_adapter
 from lib_adapters.patching.layers import LayerTable
 from lib_adapters.patching.match_requests import build_plan
 from lib_adapters.patching.schedule_plan import SchedulePlan
-from lib_adapters.prompt.schedule import Moment
-from lib_adapters.prompt.schedule_text import read_curve
+from lib_adapters.prompt.schedule import SamplingStep, parse_curve
 from tests.support.sample_adapters import MAKERS, adapter_file, adapter_for, full, lora
 from tests.unit.patching.test_algorithms_in_session import EXAMPLES, model_of, opened
 
-RAMP, ONE = read_curve("1@0,0@1"), frozenset({1})
+RAMP, ONE = parse_curve("1@0,0@1"), frozenset({1})
 MOVES, ROWS = {"unet": RAMP}, {"rows": ONE}
 
 
@@ -57,7 +56,7 @@ def sizes(targets):
         ([("OFT", {**MOVES, "mode": "live"})], "live", False),
         ([("LoRA", ROWS)], "beside", False),
         ([("OFT", ROWS)], "live", False),
-        ([("LoRA", {"dyn": read_curve("1@0,2@1")})], "merged", False),
+        ([("LoRA", {"dyn": parse_curve("1@0,2@1")})], "merged", False),
         ([("LoRA", {"dyn": "timestep", "mode": "live"})], "live", False),
         ([("LoRA", MOVES), ("OFT", {})], "merged", True),  # only what moves must have the form
         ([("LoRA", MOVES), ("LoKr", MOVES)], "merged", True),
@@ -84,14 +83,14 @@ def test_what_does_not_move_is_merged_or_all_of_it_live(unet, asked):
 def test_beside_its_layer_what_stays_is_merged(unet, asked):
     motion = motion_of(unet, [asked("OFT"), asked("LoRA", **MOVES), asked("LoKr", **MOVES)])
     (key,) = motion.modes
-    motion.set_step(Moment(1, 3))
+    motion.set_step(SamplingStep(1, 3))
     assert (sizes(motion.merged()), sizes(motion.live()), motion.bypassed) == ([3], [], {})
     motion.modes[key] = "beside"
     assert (sizes(motion.merged()), sizes(motion.live()), list(motion.bypassed)) == ([1], [2], [key])
     motion.modes[key] = "live"
     assert (sizes(motion.merged()), sizes(motion.live()), motion.bypassed) == ([], [3], {})
     motion.modes[key] = "merged"
-    motion.set_step(Moment(2, 3))
+    motion.set_step(SamplingStep(2, 3))
     assert sizes(motion.merged()) == [1]  # at a strength of 0
     alone = motion_of(unet, [asked("LoRA", **MOVES)])
     alone.modes[key] = "beside"
@@ -132,7 +131,7 @@ def test_texts_are_followed_by_themselves(tmp_path):
     adapter = adapter_for(encoder, tmp_path / "te.safetensors", prefix="lora_te_")
     motion = motion_of(None, [Request(adapter, rows=ONE)], encoders=[encoder])
     assert seen(motion) == [("merged", False)]
-    motion.set_step(Moment(0, 1))
+    motion.set_step(SamplingStep(0, 1))
     motion.set_rows([0, 1])  # rows are none of its business
     assert sizes(motion.merged()) == [1]
     changes = [motion.set_text_row(voice) for voice in (1, 1, 0, None, 2, 1)]
@@ -143,9 +142,9 @@ def test_texts_are_followed_by_themselves(tmp_path):
 
 
 def test_a_turn_tells_whether_anything_changed(unet, asked):
-    motion = motion_of(unet, [asked("LoRA", unet=read_curve("0@1,1@2"))])
-    assert [motion.set_step(Moment(step, 4)) for step in range(4)] == [False, False, True, False]
-    assert motion.step == Moment(3, 4)
+    motion = motion_of(unet, [asked("LoRA", unet=parse_curve("0@1,1@2"))])
+    assert [motion.set_step(SamplingStep(step, 4)) for step in range(4)] == [False, False, True, False]
+    assert motion.step == SamplingStep(3, 4)
     assert not motion.set_text_row(1)  # no text encoder
 
 

@@ -13,15 +13,14 @@ from lib_adapters.files.names import Stem
 from lib_adapters.patching.batch_rows import row_strengths_of
 from lib_adapters.patching.layers import WeightView
 from lib_adapters.patching.patch import Patch, ScheduledStrength
-from lib_adapters.prompt.schedule import Moment
-from lib_adapters.prompt.schedule_text import read_curve
+from lib_adapters.prompt.schedule import SamplingStep, parse_curve
 from tests.support.sample_adapters import MAKERS, adapter_file, adapter_for, layers, lora
 from tests.support.tiny_models import clip, ldm_unet
 from tests.unit.patching.test_algorithms_in_session import EXAMPLES, PLACE, inputs, model_of, opened
 from tests.unit.patching.test_scheduled_strength import close, run_unet
 
 FIRST, SECOND, NEGATIVE = 0, 1, 2
-NOW = Moment(0, 4)
+NOW = SamplingStep(0, 4)
 
 
 @pytest.fixture(scope="module")
@@ -134,11 +133,11 @@ def test_rows_of_a_layer_that_are_repeated(unet, tmp_path, kind):
 
 def test_rows_and_schedules_together(unet, tmp_path):
     adapter = adapter_for(unet, tmp_path / "a.safetensors")
-    ramp = Request(adapter, unet=read_curve("0@0,1@1"), rows=frozenset({SECOND}))
+    ramp = Request(adapter, unet=parse_curve("0@0,1@1"), rows=frozenset({SECOND}))
     with Session(unet=unet) as session:
         session.activate([ramp], NOW)
         for step in range(4):
-            session.set_step(Moment(step, 4), [FIRST, SECOND])
+            session.set_step(SamplingStep(step, 4), [FIRST, SECOND])
             found = run_unet(unet)
             there = Request(adapter, unet=step / 3, rows=frozenset({SECOND}))
             close(found, each_by_itself(copy_of(unet, session), [there], [FIRST, SECOND]))

@@ -10,11 +10,10 @@ import torch
 from lib_adapters import Request, Session, open_adapter
 from lib_adapters.files.blocks import weight_block
 from lib_adapters.files.names import Stem
-from lib_adapters.prompt.blocks import Presets, Wish, resolve
-from lib_adapters.prompt.layouts import LAYOUTS, OFFERED
-from lib_adapters.prompt.presets import BUILT_IN
-from lib_adapters.prompt.schedule import Moment
-from lib_adapters.prompt.schedule_text import read_curve
+from lib_adapters.prompt.block_layouts import EDITOR_ROWS, LAYOUTS
+from lib_adapters.prompt.block_presets import BUILT_IN
+from lib_adapters.prompt.block_weights import BlockWeightSpec, Presets, resolve_block_weights
+from lib_adapters.prompt.schedule import SamplingStep, parse_curve
 from tests.support.sample_adapters import MAKERS, adapter_file, layers
 from tests.support.tiny_models import clip, diffusers_unet, ldm_unet
 
@@ -71,7 +70,7 @@ def _diffusers_block(path, places):
 
 
 def blocks(text, elements="", presets=BUILT_IN):
-    return resolve(Wish(text, elements), presets).weights
+    return resolve_block_weights(BlockWeightSpec(text, elements), presets).weights
 
 
 def parameters(model):
@@ -103,7 +102,7 @@ def check(model, adapter, factor, strength=0.8, **asked):
 @pytest.mark.parametrize("kind", list(MAKERS))
 @pytest.mark.parametrize("name", UNETS)
 def test_each_block_has_its_share_of_the_change(name, kind, tmp_path):
-    model, ids = unet_of(name), OFFERED[UNETS[name][1]]
+    model, ids = unet_of(name), EDITOR_ROWS[UNETS[name][1]]
     adapter = open_adapter(adapter_file(tmp_path / "a.safetensors", layers(model), MAKERS[kind]))
     numbers = {block: (n * 7 % 11 - 3) / 4 for n, block in enumerate(ids)}  # some are 0, some below
     asked = blocks(",".join(f"{number:g}" for number in numbers.values()))
@@ -135,7 +134,7 @@ def test_a_block_that_is_named_is_the_only_one(name, tmp_path):
     adapter = open_adapter(adapter_file(tmp_path / "a.safetensors", layers(model)))
     before = parameters(model)
     with Session(unet=model) as session:
-        for block in OFFERED[UNETS[name][1]][1:]:
+        for block in EDITOR_ROWS[UNETS[name][1]][1:]:
             session.activate([Request(adapter, blocks=blocks(block))])
             moved = [path for path, p in model.named_parameters() if p.data_ptr() != before[path][0]]
             there = {path for path in layers(model) if block_of(name)[path] in (block, "", "LAST")}
@@ -161,10 +160,10 @@ PRESETS = {  # what each is for, after its author's table
 def test_presets_name_the_blocks_that_their_author_meant():
     for name, wanted in PRESETS.items():
         weights = blocks(name.lower())
-        ones = [block for block in ("BASE", *IN, "M00", *OUT) if weights.of(block, ()) == 1]
+        ones = [block for block in ("BASE", *IN, "M00", *OUT) if weights.factor_for(block, ()) == 1]
         assert ones == wanted, name
-        assert {weights.of(block, ()) for block in ("BASE", *IN, "M00", *OUT)} <= {0.0, 1.0}
-    assert {blocks("ALL0.5").of(block, ()) for block in PRESETS["ALL"]} == {0.5}
+        assert {weights.factor_for(block, ()) for block in ("BASE", *IN, "M00", *OUT)} <= {0.0, 1.0}
+    assert {blocks("ALL0.5").factor_for(block, ()) for block in PRESETS["ALL"]} == {0.5}
 
 
 @pytest.mark.parametrize("text", ["OUTALL", "MIDD", "OUTALL,MID:0.5,IN00-IN02:-0.25", "IN03-M00:0.25,BASE:0", "MINE"])
@@ -190,10 +189,10 @@ def test_with_a_schedule_and_beside_the_layers_it_is_the_same(tmp_path):
     for kind, maker in MAKERS.items():
         adapter = open_adapter(adapter_file(tmp_path / f"{kind}.safetensors", layers(model), maker))
         pictures = []
-        for unet, mode in ((0.4, "merged"), (0.4, "live"), (read_curve("0@0,0.4@1"), "merged")):
+        for unet, mode in ((0.4, "merged"), (0.4, "live"), (parse_curve("0@0,0.4@1"), "merged")):
             with Session(unet=model, mode=mode) as session:
                 session.activate([Request(adapter, unet=unet, blocks=asked)])
-                session.set_step(Moment(2, 3))
+                session.set_step(SamplingStep(2, 3))
                 pictures.append(model(x, torch.full((2,), 5), context))
         for picture in pictures[1:]:
             torch.testing.assert_close(picture, pictures[0], rtol=1e-4, atol=1e-4)
@@ -219,7 +218,7 @@ def test_blocks_by_name_alone(name, block):
 
 def test_stable_diffusion_3_by_list_and_by_name():
     numbers = blocks(",".join(str(n) for n in range(25)))
-    assert [numbers.of(block, ()) for block in ("BASE", "J00", "J23")] == [0, 1, 24]
-    assert blocks("J03-J05").of("J04", ()) == 1
-    assert blocks("J03-J05").of("J06", ()) == 0
-    assert blocks("", "J03:adaLN:0.5").of("J03", ("joint_blocks_3_x_block_adaln_modulation_1",)) == 0.5
+    assert [numbers.factor_for(block, ()) for block in ("BASE", "J00", "J23")] == [0, 1, 24]
+    assert blocks("J03-J05").factor_for("J04", ()) == 1
+    assert blocks("J03-J05").factor_for("J06", ()) == 0
+    assert blocks("", "J03:adaLN:0.5").factor_for("J03", ("joint_blocks_3_x_block_adaln_modulation_1",)) == 0.5

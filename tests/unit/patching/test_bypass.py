@@ -114,9 +114,9 @@ def test_places_of_an_output():
 def test_the_work_of_both_kinds_counted_by_hand():
     """One product a place and rank for each input and output, and 64 for each number that is read and written."""
     line, lora, kron = nn.Linear(8, 6), EXAMPLES["lora"].read(), EXAMPLES["lokr"].read()
-    thin = LowRankBypass(line, [lora.low_rank(line.weight)] * 2)
+    thin = LowRankBypass(line, [lora.as_low_rank(line.weight)] * 2)
     assert thin.cost == Cost(per_position=4 * (8 + 6) + 64 * 6, per_call=(4 + 64) * 6 * 8, outputs=6)
-    product = kron.product((6, 8))
+    product = kron.lazy_delta((6, 8))
     (a, c), (b, d) = product.w1.shape, product.w2.shape
     assert (a * b, c * d) == (6, 8)
     kronecker = KroneckerBypass(product, ())

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lib_adapters import Session
-from lib_adapters.prompt.schedule import Moment
+from lib_adapters.prompt.schedule import SamplingStep
 from tests.support.state_machines.random_requests import Want
 from tests.support.state_machines.versioned_adapters import Shelf
 from tests.support.tiny_model_pair import Pair, another, noise, weights_of, write
@@ -28,12 +28,12 @@ def shelf(model, tmp_path):
 
 def put_on(model, shelf, want, **options):
     session = Session(model.unet, [model.te], **options)
-    session.activate([want.request(shelf.aside(f"{want.file}0"))], Moment(0, 3))
+    session.activate([want.request(shelf.aside(f"{want.file}0"))], SamplingStep(0, 3))
     return session
 
 
 def drawn(model, session, step):
-    session.set_step(Moment(step, 3), ROWS)
+    session.set_step(SamplingStep(step, 3), ROWS)
     return model.draw(noise(2))
 
 
@@ -104,5 +104,5 @@ def test_cut_ranks_of_tlora_are_the_same_whenever_they_are_cut(shelf):
     (algorithm, *_) = [one for one in shelf.aside("g0").load().algorithms.values() if one.label == "T-LoRA"]
     base = torch.randn(algorithm.p.shape[0], algorithm.q.shape[1])
     for rank in (1, 2, 3):
-        once, anew = algorithm.settled(base).truncated(rank).delta(base), algorithm.truncated(rank).delta(base)
+        once, anew = algorithm.precompute(base).truncate(rank).delta(base), algorithm.truncate(rank).delta(base)
         torch.testing.assert_close(once, anew)

@@ -18,12 +18,11 @@ from lib_adapters.patching.cost import (
     estimated_seconds,
     merge_seconds,
 )
-from lib_adapters.prompt.schedule import Moment
-from lib_adapters.prompt.schedule_text import read_curve
+from lib_adapters.prompt.schedule import SamplingStep, parse_curve
 from tests.support.sample_adapters import MAKERS, adapter_for, lora
 from tests.support.tiny_models import diffusers_unet, ldm_unet
 
-RAMP = read_curve("0@0,1@1")
+RAMP = parse_curve("0@0,1@1")
 RUN = LatentShape(2, 6, 10)
 
 
@@ -79,7 +78,7 @@ def target_of(layer, tmp_path, *makers, still=()):
     adapters = [adapter_for(model, tmp_path / f"{n}.safetensors", m, seed=n) for n, m in enumerate((*makers, *still))]
     asked = [Request(adapter, unet=RAMP if n < len(makers) else 0.5) for n, adapter in enumerate(adapters)]
     session = Session(unet=model)
-    session.activate(asked, Moment(0, 5))
+    session.activate(asked, SamplingStep(0, 5))
     (target,) = session._controller._plan.dynamic.values()
     session.deactivate()
     return target  # it holds the layer weakly

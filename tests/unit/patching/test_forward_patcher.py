@@ -12,8 +12,7 @@ from lib_adapters import Request, Session
 from lib_adapters.patching import patched_forward
 from lib_adapters.patching.forward_patcher import ForwardPatcher
 from lib_adapters.patching.transaction import Transaction
-from lib_adapters.prompt.schedule import Moment
-from lib_adapters.prompt.schedule_text import read_curve
+from lib_adapters.prompt.schedule import SamplingStep, parse_curve
 from tests.support.sample_adapters import MAKERS, adapter_for
 
 X = torch.randn(1, 4, 5, 5, generator=torch.Generator().manual_seed(3))
@@ -102,7 +101,7 @@ def test_a_change_that_fails_puts_all_of_them_back(model, session, asked, monkey
 def test_a_failure_between_two_steps_leaves_none(model, asked, monkeypatch):
     plain = drawn(model)
     session = Session(unet=model)
-    session.activate([asked(unet=read_curve("1@0,0@1"), mode="live")], Moment(0, 3))
+    session.activate([asked(unet=parse_curve("1@0,0@1"), mode="live")], SamplingStep(0, 3))
     assert None not in ours(model)
 
     def broken(*_):
@@ -110,7 +109,7 @@ def test_a_failure_between_two_steps_leaves_none(model, asked, monkeypatch):
 
     monkeypatch.setattr(session._weight_patcher, "apply", broken)
     with pytest.raises(MemoryError):
-        session.set_step(Moment(1, 3))
+        session.set_step(SamplingStep(1, 3))
     assert ours(model) == [None, None]
     assert all(map(torch.equal, drawn(model), plain))
     assert session.bypass_layer_count() == []
@@ -182,14 +181,14 @@ def test_weights_that_are_written_while_rows_differ_are_used(model, asked):
     """W' is kept while strengths stay, but not beyond the weights that it was made of."""
     rows = {"rows": frozenset({1})}
     session = Session(unet=model)
-    session.activate([asked(**rows)], Moment(0, 3))
-    session.set_step(Moment(0, 3), [0, 1])
+    session.activate([asked(**rows)], SamplingStep(0, 3))
+    session.set_step(SamplingStep(0, 3), [0, 1])
     session._controller._plan.set_rows([0, 1])  # a layer alone has no UNet around it that says how many
     x = X.repeat(2, 1, 1, 1)
     model["conv_in"](x)
     with torch.no_grad():
         model["conv_in"].weight.mul_(-1)
-    session.set_step(Moment(0, 3), [0, 1])
+    session.set_step(SamplingStep(0, 3), [0, 1])
     session._controller._plan.set_rows([0, 1])
     found = model["conv_in"](x)
     session.deactivate()
@@ -216,10 +215,10 @@ def test_of_rows_that_differ_each_kind_is_computed_once_while_its_strength_stays
         return original(*given)
 
     monkeypatch.setattr(patched_forward, "merge_param", patched)
-    curve, x = read_curve("0.5@0,0.5@1,1@2"), X.repeat(4, 1, 1, 1)
+    curve, x = parse_curve("0.5@0,0.5@1,1@2"), X.repeat(4, 1, 1, 1)
     with Session(unet=model) as session, torch.no_grad():
         two = [asked(only=["conv_in"], unet=curve, rows=frozenset({n}), seed=n) for n in (1, 2)]
-        session.activate(two, Moment(0, 3))
+        session.activate(two, SamplingStep(0, 3))
         counts = []
         for step, rows in (
             (0, (0, 1, 2, 1)),
@@ -228,7 +227,7 @@ def test_of_rows_that_differ_each_kind_is_computed_once_while_its_strength_stays
             (2, (0, 1, 2, 1)),
             (2, (0, 0, 1, 0)),
         ):
-            session.set_step(Moment(step, 3), rows)
+            session.set_step(SamplingStep(step, 3), rows)
             session._controller._plan.set_rows(rows)
             model["conv_in"](x)
             counts.append(len(made))

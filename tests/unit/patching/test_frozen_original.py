@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from lib_adapters import Request, Session
-from lib_adapters.prompt.schedule import Moment
-from lib_adapters.prompt.schedule_text import read_curve
+from lib_adapters.prompt.schedule import SamplingStep, parse_curve
 from tests.support.sample_adapters import MAKERS, adapter_for
 
 
@@ -42,11 +41,11 @@ def test_strengths_are_followed_inside_one_autocast_block(tmp_path, kind, mode):
     torch.manual_seed(0)
     model = nn.ModuleDict({"conv_in": nn.Conv2d(4, 8, 3, padding=1)})
     layer, adapter = model["conv_in"], adapter_for(model, tmp_path / "x.safetensors", MAKERS[kind])
-    x, ramp = torch.ones(2, 4, 5, 5), Request(adapter, read_curve("0@0,1@1"), mode=mode)
+    x, ramp = torch.ones(2, 4, 5, 5), Request(adapter, parse_curve("0@0,1@1"), mode=mode)
     session = Session(unet=model, mode=mode)
 
     def step(number):
-        session.activate([] if number is None else [ramp], Moment(number or 0, 3))
+        session.activate([] if number is None else [ramp], SamplingStep(number or 0, 3))
         return layer(x)
 
     def inside():

@@ -12,7 +12,7 @@ from lib_adapters import Request
 from lib_adapters.patching import match_requests
 from lib_adapters.patching.layers import LayerTable
 from lib_adapters.patching.match_requests import build_plan
-from lib_adapters.prompt.blocks import BlockWeights
+from lib_adapters.prompt.block_weights import BlockWeights
 from tests.support.sample_adapters import adapter_for, lora
 from tests.unit.patching.test_algorithms_in_session import EXAMPLES, model_of, opened
 

@@ -7,14 +7,13 @@ import torch
 
 from lib_adapters import Request, Session
 from lib_adapters.patching import apply_mode
-from lib_adapters.prompt.schedule import Moment
-from lib_adapters.prompt.schedule_text import read_curve, read_window
+from lib_adapters.prompt.schedule import SamplingStep, parse_curve, parse_window
 from tests.support.sample_adapters import adapter_for
 from tests.support.tiny_models import ldm_unet
 from tests.unit.patching.test_scheduled_strength import run_unet
 
 STEPS = 20
-RAMP, LATE = {"unet": read_curve("0.1@0,1@1")}, {"window": read_window("5", None, None)}
+RAMP, LATE = {"unet": parse_curve("0.1@0,1@1")}, {"window": parse_window("5", None, None)}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +37,7 @@ def ways(session):
 def test_one_change_is_a_merge_without_a_doubt(unet, tmp_path, asked):
     adapter = adapter_for(unet, tmp_path / "a.safetensors", only=("input_blocks.1.1.",))
     with Session(unet=unet) as session, torch.no_grad():
-        session.activate([Request(adapter, **LATE)], Moment(0, STEPS))
+        session.activate([Request(adapter, **LATE)], SamplingStep(0, STEPS))
         run_unet(unet)
         assert ways(session) == {"merged"}
         assert asked["merge"]
@@ -51,7 +50,7 @@ def test_what_is_open_is_measured_well_and_once(unet, tmp_path, asked, monkeypat
     adapter = adapter_for(unet, tmp_path / "a.safetensors", only=("input_blocks.1.1.",))
     with Session(unet=unet) as session, torch.no_grad():
         for _ in range(2):
-            session.activate([Request(adapter, **RAMP)], Moment(0, STEPS))
+            session.activate([Request(adapter, **RAMP)], SamplingStep(0, STEPS))
             run_unet(unet)
             assert ways(session) == {"merged"}  # where both are alike
             session.deactivate()
@@ -65,6 +64,6 @@ def test_before_the_first_run_the_work_tells(unet, tmp_path, asked):
     picture = adapter_for(unet, tmp_path / "p.safetensors", only=("input_blocks.1.1.proj_in",))
     for adapter, way in ((time, "beside"), (picture, "merged")):
         with Session(unet=unet) as session:
-            session.activate([Request(adapter, **RAMP)], Moment(0, STEPS))
+            session.activate([Request(adapter, **RAMP)], SamplingStep(0, STEPS))
             assert ways(session) == {way}
     assert asked == {"merge": [], "beside": []}

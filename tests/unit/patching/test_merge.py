@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lib_adapters.files.names import Stem
-from lib_adapters.ops.modes import exact
+from lib_adapters.ops.torch_modes import float32_math
 from lib_adapters.patching.layers import WeightView
 from lib_adapters.patching.merge import merged_bias, merged_weight
 from lib_adapters.patching.patch import Patch
@@ -209,12 +209,12 @@ def test_biases_are_summed_too(kind, dtype):
 def test_inside_it_maths_is_plain_whatever_surrounds_it():
     one = torch.ones(2, 2, requires_grad=True)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        with exact():
+        with float32_math():
             found = one @ one
             kept = torch.ones(2)
         assert (one @ one).dtype == torch.bfloat16
         assert torch.is_inference_mode_enabled()
     assert (found.dtype, found.requires_grad) == (torch.float32, False)
     assert not kept.is_inference()
-    with torch.enable_grad(), exact():
+    with torch.enable_grad(), float32_math():
         assert not (one @ one).requires_grad

@@ -10,11 +10,10 @@ import torch
 from lib_adapters.patching import apply_mode
 from lib_adapters.patching.apply_mode import ROUGHLY, WELL, ModeSelector
 from lib_adapters.patching.cost import LatentShape
-from lib_adapters.prompt.schedule import Moment
-from lib_adapters.prompt.schedule_text import read_curve
+from lib_adapters.prompt.schedule import SamplingStep, parse_curve
 
-RAMP, LATER = read_curve("0@0,1@1"), read_curve("0@0.7,1@1")  # of 5 steps: 4 changes, 2 changes
-NOW = Moment(0, 5, runs=10)
+RAMP, LATER = parse_curve("0@0,1@1"), parse_curve("0@0.7,1@1")  # of 5 steps: 4 changes, 2 changes
+NOW = SamplingStep(0, 5, model_calls=10)
 RUN = LatentShape(2, 8, 8)
 
 

@@ -12,11 +12,10 @@ from torch import nn
 from lib_adapters import Request, Session
 from lib_adapters.patching import weight_patcher
 from lib_adapters.patching.report import ABANDONED
-from lib_adapters.prompt.schedule import Moment
-from lib_adapters.prompt.schedule_text import read_curve
+from lib_adapters.prompt.schedule import SamplingStep, parse_curve
 from tests.support.sample_adapters import adapter_for, full, lora
 
-RAMP = read_curve("1@0,0@1")
+RAMP = parse_curve("1@0,0@1")
 
 
 def linear(n, **options):
@@ -69,9 +68,9 @@ def test_steps_are_merges_and_at_a_strength_of_zero_nothing_is_left(model, asked
     before, steps = state(model), [(0, 1.0), (1, 0.75), (3, 0.25), (2, 0.5), (4, 0.0), (1, 0.75)]
     wanted = [alone(model, asked(n, unet=strength)) for _, strength in steps]
     session = Session(unet=model)
-    session.activate([asked(n, unet=RAMP, mode="merged")], Moment(0, 5))
+    session.activate([asked(n, unet=RAMP, mode="merged")], SamplingStep(0, 5))
     for (step, _), expected in zip(steps, wanted, strict=True):
-        session.set_step(Moment(step, 5))
+        session.set_step(SamplingStep(step, 5))
         assert same(state(model), expected)
     assert same(wanted[4], before)
     session.deactivate()
@@ -193,9 +192,9 @@ def test_of_a_model_that_is_dropped_the_parts_that_live_on_get_their_own(model, 
 
 def test_weights_that_other_code_put_there_are_not_overwritten(model, asked):
     session, new = Session(unet=model), torch.randn(16, 16)
-    session.activate([asked(0, unet=RAMP, mode="merged")], Moment(0, 5))
+    session.activate([asked(0, unet=RAMP, mode="merged")], SamplingStep(0, 5))
     kept = model["conv_in"].weight.data = new.clone()
-    session.set_step(Moment(1, 5))
+    session.set_step(SamplingStep(1, 5))
     assert torch.equal(kept, new)
     session.deactivate()
     assert torch.equal(model["conv_in"].weight, new)
@@ -203,7 +202,7 @@ def test_weights_that_other_code_put_there_are_not_overwritten(model, asked):
 
 def test_a_step_that_fails_leaves_nothing_half_written(model, asked, monkeypatch):
     before, session = state(model), Session(unet=model)
-    session.activate([asked(0, unet=RAMP, mode="merged")], Moment(0, 5))
+    session.activate([asked(0, unet=RAMP, mode="merged")], SamplingStep(0, 5))
     calls, original = [], weight_patcher.merged_weight
 
     def broken(*given):
@@ -213,7 +212,7 @@ def test_a_step_that_fails_leaves_nothing_half_written(model, asked, monkeypatch
 
     monkeypatch.setattr(weight_patcher, "merged_weight", lambda *given: broken(*given) or calls[-1])
     with pytest.raises(MemoryError):
-        session.set_step(Moment(1, 5))
+        session.set_step(SamplingStep(1, 5))
     assert same(state(model), before)
     assert (session.active, session.report.adapters, session.report.notes) == ((), [], [ABANDONED])
 

@@ -8,8 +8,7 @@ from torch import nn
 
 from lib_adapters import Request, Session
 from lib_adapters.patching.overflow import overflowing
-from lib_adapters.prompt.schedule import Moment
-from lib_adapters.prompt.schedule_text import read_curve
+from lib_adapters.prompt.schedule import SamplingStep, parse_curve
 from tests.fake_webui.sample_files import put
 from tests.fake_webui.webui import Job
 from tests.support.sample_adapters import adapter_for, full, lora
@@ -89,12 +88,12 @@ def test_a_weight_that_was_merged_before_gets_its_original_back(model, adapter):
 
 
 def test_a_step_that_leaves_the_range_is_told_and_the_others_are_drawn(model, adapter):
-    own, ramp = state(model), read_curve(f"0.5@0,{HUGE:.0f}@1,0.5@2")
+    own, ramp = state(model), parse_curve(f"0.5@0,{HUGE:.0f}@1,0.5@2")
     session = Session(unet=model)
-    report = session.activate([Request(adapter, unet=ramp, mode="merged")], Moment(0, 3))
+    report = session.activate([Request(adapter, unet=ramp, mode="merged")], SamplingStep(0, 3))
     first = state(model)
     for step, wanted in enumerate((first, own, first)):
-        session.set_step(Moment(step, 3))
+        session.set_step(SamplingStep(step, 3))
         assert same(state(model), wanted), step
         assert session.report.adapters[0].out_of_range == (4 if step else 0)
     assert report is session.report

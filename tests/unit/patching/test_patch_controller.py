@@ -9,12 +9,11 @@ from torch import nn
 from lib_adapters import Request, Session
 from lib_adapters.patching import apply_mode
 from lib_adapters.patching.report import ROWS_UNRESOLVED
-from lib_adapters.prompt.schedule import Moment
-from lib_adapters.prompt.schedule_text import read_curve
+from lib_adapters.prompt.schedule import SamplingStep, parse_curve
 from tests.support.sample_adapters import MAKERS, adapter_for
 
-NOW = Moment(0, 4)
-RAMP = read_curve("1@0,0@1")
+NOW = SamplingStep(0, 4)
+RAMP = parse_curve("1@0,0@1")
 MINE = frozenset({1})
 
 
@@ -171,7 +170,7 @@ def test_a_picture_goes_on_over_other_weights(net, asked, kind):
     net.load_state_dict(before)
     with Session(unet=net) as session:
         session.activate([asked(kind, unet=RAMP, rows=MINE)], NOW)
-        session.set_step(Moment(3, 5), [0, 1, 1, 0])
+        session.set_step(SamplingStep(3, 5), [0, 1, 1, 0])
         net(None, picture(2))
         net.load_state_dict(after)
         torch.testing.assert_close(net(None, picture(2)), torch.stack(wanted), rtol=1e-4, atol=1e-5)
@@ -182,7 +181,7 @@ def test_another_picture_begins_with_its_own_step_and_all_rows(net, asked, plain
         session.activate([asked(unet=0.5)], NOW)
         half = net(None, picture(1))
     with Session(unet=net) as session:
-        session.activate([asked(unet=RAMP, mode="merged")], Moment(2, 5))
+        session.activate([asked(unet=RAMP, mode="merged")], SamplingStep(2, 5))
         torch.testing.assert_close(net(None, picture(1)), half, rtol=1e-4, atol=1e-5)
         session.activate([asked(rows=MINE)], NOW)
         session.set_step(NOW, [0, 1])
@@ -207,7 +206,7 @@ def test_where_an_activation_fails_the_picture_goes_on_as_it_was(net, asked, mon
             session.activate([asked(unet=1.0)], NOW)
         monkeypatch.undo()
         assert session.is_dynamic
-        session.set_step(Moment(2, 5))
+        session.set_step(SamplingStep(2, 5))
         torch.testing.assert_close(net(None, picture(1)), half, rtol=1e-4, atol=1e-5)
 
 
@@ -251,6 +250,6 @@ def test_whatever_fails_between_two_steps_the_model_has_its_own_weights(net, ask
 
     monkeypatch.setattr(session._weight_patcher, "apply", broken)
     with pytest.raises(MemoryError):
-        session.set_step(Moment(3, 4))  # the first in which nothing is added: one parameter less
+        session.set_step(SamplingStep(3, 4))  # the first in which nothing is added: one parameter less
     assert acts(net, plain, 1) == [0]
     assert session.active == ()

@@ -9,11 +9,10 @@ from torch.nn import functional
 
 from lib_adapters import Request, Session
 from lib_adapters.patching import patched_forward
-from lib_adapters.prompt.schedule import Moment
-from lib_adapters.prompt.schedule_text import read_curve
+from lib_adapters.prompt.schedule import SamplingStep, parse_curve
 from tests.support.sample_adapters import MAKERS, adapter_for
 
-NOW = Moment(0, 2)
+NOW = SamplingStep(0, 2)
 MUCH = 4000  # tokens
 
 
@@ -200,9 +199,9 @@ def test_at_a_strength_of_zero_it_is_the_layer_to_the_bit(model, layer, asked):
     x = tokens(3)
     plain = layer(x)
     with torch.no_grad(), Session(unet=model) as session:
-        session.activate([asked(unet=read_curve("1@0,0@1"), mode="live"), asked(2, unet=0.0)], NOW)
+        session.activate([asked(unet=parse_curve("1@0,0@1"), mode="live"), asked(2, unet=0.0)], NOW)
         assert not torch.equal(layer(x), plain)
-        session.set_step(Moment(1, 2))
+        session.set_step(SamplingStep(1, 2))
         assert torch.equal(layer(x), plain)
 
 

@@ -12,12 +12,11 @@ from lib_adapters import Request, open_adapter
 from lib_adapters.patching.layers import LayerTable, WeightView
 from lib_adapters.patching.patch import ParamPatches, Patch, ScheduledStrength
 from lib_adapters.patching.plan import group_by_parameter, match_adapter, merge_tied
-from lib_adapters.prompt.blocks import BlockWeights
-from lib_adapters.prompt.schedule import Moment
-from lib_adapters.prompt.schedule_text import read_curve
+from lib_adapters.prompt.block_weights import BlockWeights
+from lib_adapters.prompt.schedule import SamplingStep, parse_curve
 from tests.support.sample_adapters import MAKERS, adapter_file, adapter_for, full, lora
 
-RAMP = read_curve("0@0,1@1")
+RAMP = parse_curve("0@0,1@1")
 
 
 def unet(channels=4):
@@ -72,7 +71,7 @@ def test_a_dial_turns_what_moves_and_the_factor_stays(adapter):
         (0.5, found.strengths["unet"]),
         (1.0, found.strengths["unet"]),
     ]
-    found.strengths["unet"].set_step(Moment(1, 5))
+    found.strengths["unet"].set_step(SamplingStep(1, 5))
     assert [patch.resolve().strength for patch in got.values()] == [0.125, 0.25]
     assert [patch.resolve().scheduled for patch in got.values()] == [None, None]
 
@@ -85,7 +84,7 @@ def test_ranks_are_cut_where_they_stand_still(adapter, dyn, rank):
         patch = patches(found)["conv_in", "weight"]
         assert patch.algorithm.rank == (rank if unet_strength == 1.0 else 4)
         for dial in found.strengths.values():
-            dial.set_step(Moment(2, 5))
+            dial.set_step(SamplingStep(2, 5))
         assert patch.resolve().algorithm.rank == rank
         assert patch.resolve().key[3] == (dyn or 0 if unet_strength == 1.0 else 0 if rank == 4 else rank)
 
@@ -144,7 +143,7 @@ def test_a_bias_alone(tmp_path):
 def test_ranks_that_follow_the_noise_are_the_unets_alone(tmp_path):
     text = encoder(6)
     adapter = adapter_for(text, tmp_path / "a", prefix="lora_te_")
-    for dyn in ("timestep", read_curve("1@0,2@1")):
+    for dyn in ("timestep", parse_curve("1@0,2@1")):
         found, _ = fitted(Request(adapter, dyn=dyn), None, [text])
         assert [(patch.algorithm.rank, patch.scheduled) for _, patch in found.patches] == [(2, None)] * 2
 
@@ -153,7 +152,7 @@ def test_keys_tell_apart_what_moves_in_several_ways_and_nothing_else(adapter):
     model = unet()
     found = [
         group_by_parameter([fitted(Request(adapter, **more), model)[0] for more in two])
-        for two in (({"unet": RAMP}, {"unet": read_curve("1@0,0@1")}), ({"te": 0.1}, {"te": 0.9}))
+        for two in (({"unet": RAMP}, {"unet": parse_curve("1@0,0@1")}), ({"te": 0.1}, {"te": 0.9}))
     ]
     assert [[len(set(target.signature)) for target in targets.values()] for targets in found] == [[2, 2], [1, 1]]
 
@@ -237,7 +236,7 @@ def test_what_is_added_in_a_row_at_this_moment(adapter):
     target, dial = ParamPatches(slot, [still, moving, early]), found.strengths["unet"]
     assert target.is_dynamic
     assert not ParamPatches(slot, [still]).is_dynamic
-    dial.set_step(Moment(2, 5))
+    dial.set_step(SamplingStep(2, 5))
     dial.set_rows([0, 1])
     rows = [[(patch.key[0][-1], patch.strength) for patch in target.resolve(row).patches] for row in (0, 1, None)]
     ink = moving.key[0][-1]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from lib_adapters.patching.report import ROWS_UNRESOLVED, AdapterReport, Report
-from lib_adapters.prompt.schedule_text import read_curve
+from lib_adapters.prompt.schedule import parse_curve
 
 
 def test_one_line_says_what_of_it_is_where():
     report = AdapterReport("ink", 0.5, 1.0, matched=7, total=9, algorithms={"LoRA": 5, "LoKr": 2})
     assert report.summary() == "ink: 7 of 9 layers (LoRA 5, LoKr 2), te 1, unet 0.5"
-    report.unet = read_curve("0@0,1@1")
+    report.unet = parse_curve("0@0,1@1")
     assert report.summary() == "ink: 7 of 9 layers (LoRA 5, LoKr 2), te 1, unet 0@0%,1@100%"
     report.disabled_by_blocks = 2
     assert report.summary().endswith(", 2 at a block weight of 0")

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lib_adapters import AdapterError, Request, Session, open_adapter
-from lib_adapters.prompt.blocks import BlockWeights, elements
+from lib_adapters.prompt.block_weights import BlockWeights, element_rules
 from lib_adapters.prompt.schedule import Curve, Position, Window
 from tests.support.sample_adapters import adapter_for, lora
 
@@ -76,8 +76,11 @@ def test_requests_are_told_apart_by_all_that_they_ask_for(adapter):
     blocks = BlockWeights((("IN05", 0.5),))
     asked = [
         {}, {"unet": 0.5}, {"te": 0.5}, {"dyn": 2}, {"mode": "live"}, {"rows": frozenset()}, {"rows": frozenset({1})},
-        {"unet": RISE}, {"window": Window()}, {"blocks": blocks}, {"blocks": replace(blocks, others=0.5)},
-        *({"blocks": BlockWeights(rules=elements(rule))} for rule in ("IN05:attn:0.5", ":attn:0.5", ":NOT attn:0.5")),
+        {"unet": RISE}, {"window": Window()}, {"blocks": blocks}, {"blocks": replace(blocks, default=0.5)},
+        *(
+            {"blocks": BlockWeights(rules=element_rules(rule))}
+            for rule in ("IN05:attn:0.5", ":attn:0.5", ":NOT attn:0.5")
+        ),
     ]  # fmt: skip
     assert len({Request(adapter, **more).key for more in asked}) == len(asked)
     assert all(Request(adapter, **more).key == Request(adapter, **more).key for more in asked)

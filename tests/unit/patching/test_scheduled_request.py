@@ -6,7 +6,7 @@ import pytest
 
 from lib_adapters import Request
 from lib_adapters.patching.patch import ScheduledStrength
-from lib_adapters.prompt.schedule import Curve, Moment, Position, Window
+from lib_adapters.prompt.schedule import Curve, Position, SamplingStep, Window
 from tests.support.sample_adapters import adapter_for, lora
 from tests.unit.patching.test_request_options import layer
 
@@ -20,7 +20,7 @@ def adapter(tmp_path_factory):
 
 def turned(request, part="unet", step=0, timestep=None):
     dial = ScheduledStrength(request, part)
-    dial.set_step(Moment(step, 5, timestep=timestep))
+    dial.set_step(SamplingStep(step, 5, timestep=timestep))
     return dial
 
 

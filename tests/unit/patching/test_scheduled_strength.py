@@ -10,8 +10,7 @@ import torch
 from lib_adapters import Request, Session
 from lib_adapters.algorithms import tlora
 from lib_adapters.patching import apply_mode
-from lib_adapters.prompt.schedule import Moment, strength_at
-from lib_adapters.prompt.schedule_text import read_curve, read_window
+from lib_adapters.prompt.schedule import SamplingStep, parse_curve, parse_window, strength_at
 from tests.support.algorithm_examples import examples
 from tests.support.sample_adapters import MAKERS, adapter_for, lora
 from tests.support.tiny_models import diffusers_unet, ldm_unet
@@ -31,12 +30,14 @@ MODES = ("auto", "merged", "live")
 
 def request(adapter, shape, **more):
     curve, window = SHAPES[shape]
-    unet = 0.7 if curve is None else read_curve(curve)
-    return Request(adapter, unet=unet, window=read_window(*window) if window else None, **more)
+    unet = 0.7 if curve is None else parse_curve(curve)
+    return Request(adapter, unet=unet, window=parse_window(*window) if window else None, **more)
 
 
 def moments():
-    return [Moment(step, STEPS, 14.0 * (1 - step / STEPS) ** 2, 999 * (1 - step / STEPS)) for step in range(STEPS)]
+    return [
+        SamplingStep(step, STEPS, 14.0 * (1 - step / STEPS) ** 2, 999 * (1 - step / STEPS)) for step in range(STEPS)
+    ]
 
 
 def run_unet(unet, rows=2):
@@ -82,7 +83,7 @@ def test_a_schedule_is_a_merge_at_each_step(unet, untouched, tmp_path, kind, mod
     before = {name: p.data_ptr() for name, p in unet.named_parameters()}
     plain = run_unet(unet)
     with Session(unet=unet) as session:
-        session.activate(asked, Moment(0, STEPS))
+        session.activate(asked, SamplingStep(0, STEPS))
         for moment, expected in zip(moments(), wanted, strict=True):
             session.set_step(moment)
             close(run_unet(unet), expected)
@@ -98,11 +99,11 @@ def test_every_shape_of_schedule_in_a_stack_with_what_stays(unet, untouched, tmp
     makers = [MAKERS[kind] for kind in ("LoRA", "LoKr", "OFT")]
     adapters = [adapter_for(unet, tmp_path / f"{n}.safetensors", m, some, seed=n) for n, m in enumerate(makers)]
     still = Request(adapter_for(unet, tmp_path / "s.safetensors", lora, some, seed=9), unet=0.3)
-    other = Request(adapters[1], unet=read_curve("1@0,0@1"), mode=mode)
+    other = Request(adapters[1], unet=parse_curve("1@0,0@1"), mode=mode)
     asked = [request(adapters[0], shape, mode=mode), other, request(adapters[2], shape, mode=mode), still]
     wanted = plainly(untouched, run_unet, asked)
     with Session(unet=unet) as session:
-        session.activate(asked, Moment(0, STEPS))
+        session.activate(asked, SamplingStep(0, STEPS))
         for moment, expected in zip(moments(), wanted, strict=True):
             session.set_step(moment)
             close(run_unet(unet), expected)
@@ -118,7 +119,7 @@ def test_every_algorithm_and_kind_of_layer(tmp_path, name, mode):
     wanted = plainly(twin, lambda m: m[PLACE](x), [asked])
     plain = layer(x)
     with Session(unet=model) as session:
-        session.activate([asked], Moment(0, STEPS))
+        session.activate([asked], SamplingStep(0, STEPS))
         for moment, expected in zip(moments(), wanted, strict=True):
             session.set_step(moment)
             close(layer(x), expected)
@@ -128,9 +129,9 @@ def test_every_algorithm_and_kind_of_layer(tmp_path, name, mode):
 def test_a_constant_schedule_is_the_plain_strength_to_the_bit(unet, tmp_path):
     adapter = adapter_for(unet, tmp_path / "a.safetensors")
     images = []
-    for strength in (0.7, read_curve("0.7@0,0.7@1")):
+    for strength in (0.7, parse_curve("0.7@0,0.7@1")):
         with Session(unet=unet) as session:
-            session.activate([Request(adapter, unet=strength)], Moment(0, STEPS))
+            session.activate([Request(adapter, unet=strength)], SamplingStep(0, STEPS))
             assert not session.is_dynamic
             images.append(run_unet(unet))
     assert torch.equal(*images)
@@ -141,7 +142,7 @@ def test_outside_its_window_an_adapter_is_absent_to_the_bit(unet, tmp_path):
     plain = run_unet(unet)
     for mode in MODES:
         with Session(unet=unet) as session:
-            session.activate([Request(adapter, window=read_window("2", "4", None), mode=mode)], Moment(0, STEPS))
+            session.activate([Request(adapter, window=parse_window("2", "4", None), mode=mode)], SamplingStep(0, STEPS))
             same = []
             for moment in moments():
                 session.set_step(moment)
@@ -161,11 +162,11 @@ def test_ranks_that_follow_the_steps(tmp_path, dyn):
         return model(x, torch.tensor([5]), text).sample
 
     session = Session(unet=unet)
-    ranks = read_curve(dyn) if "@" in dyn else dyn
-    session.activate([Request(adapter, dyn=ranks)], Moment(0, STEPS))
+    ranks = parse_curve(dyn) if "@" in dyn else dyn
+    session.activate([Request(adapter, dyn=ranks)], SamplingStep(0, STEPS))
     for moment in moments():
         session.set_step(moment)
-        rank = int(ranks.at(moment)) if "@" in dyn else int((1000 - moment.timestep) / 1000 * 3) + 1
+        rank = int(ranks.value_at(moment)) if "@" in dyn else int((1000 - moment.timestep) / 1000 * 3) + 1
         with Session(unet=twin) as plain:
             plain.activate([Request(adapter, dyn=rank)])
             close(run(unet), run(twin))
@@ -178,7 +179,7 @@ def test_a_new_picture_begins_at_its_first_step(unet, tmp_path):
     asked = [request(adapter, "ramp")]
     drawn = []
     for _ in range(3):
-        session.activate(asked, Moment(0, STEPS))
+        session.activate(asked, SamplingStep(0, STEPS))
         drawn.append(run_unet(unet))
         session.set_step(moments()[-1])
         run_unet(unet)
@@ -197,12 +198,12 @@ def test_another_checkpoint_in_the_same_tensors_in_the_middle(unet, tmp_path, mo
     for moment in moments():
         twin.load_state_dict(first if moment.step < 3 else second)
         with Session(unet=twin) as plain:
-            plain.activate([Request(adapter, unet=moment.share)])
+            plain.activate([Request(adapter, unet=moment.progress)])
             wanted.append(run_unet(twin))
     session = Session(unet=unet)
     for _ in range(3):
         unet.load_state_dict(first)
-        session.activate([request(adapter, "ramp")], Moment(0, STEPS))
+        session.activate([request(adapter, "ramp")], SamplingStep(0, STEPS))
         for moment, expected in zip(moments(), wanted, strict=True):
             if moment.step == 3:
                 unet.load_state_dict(second)
@@ -217,7 +218,7 @@ def test_another_checkpoint_in_the_same_tensors_in_the_middle(unet, tmp_path, mo
 def test_no_file_is_read_again_and_no_memory_is_taken(unet, tmp_path, monkeypatch):
     adapter = adapter_for(unet, tmp_path / "a.safetensors")
     session = Session(unet=unet)
-    session.activate([request(adapter, "ramp", mode="merged")], Moment(0, STEPS))
+    session.activate([request(adapter, "ramp", mode="merged")], SamplingStep(0, STEPS))
     session.set_step(moments()[1])
     places = {name: p.data_ptr() for name, p in unet.named_parameters()}
     monkeypatch.setattr(type(adapter), "load", lambda *_: pytest.fail("the file is read again"))
@@ -231,10 +232,10 @@ def test_no_file_is_read_again_and_no_memory_is_taken(unet, tmp_path, monkeypatc
 def test_singular_triples_are_taken_once_for_all_steps(tmp_path, monkeypatch):
     name = next(n for n in EXAMPLES if n.startswith("tlora"))
     model, adapter, calls = model_of(EXAMPLES[name].shape), opened(name, tmp_path), []
-    original = tlora.top_part
-    monkeypatch.setattr(tlora, "top_part", lambda *given: calls.append(1) or original(*given))
+    original = tlora.top_singular_factors
+    monkeypatch.setattr(tlora, "top_singular_factors", lambda *given: calls.append(1) or original(*given))
     with Session(unet=model) as session:
-        session.activate([request(adapter, "ramp", mode="merged")], Moment(0, STEPS))
+        session.activate([request(adapter, "ramp", mode="merged")], SamplingStep(0, STEPS))
         for moment in moments():
             session.set_step(moment)
     assert len(calls) <= 1
@@ -244,7 +245,7 @@ def test_a_failure_in_the_middle_gives_the_model_back(unet, tmp_path, monkeypatc
     adapter = adapter_for(unet, tmp_path / "a.safetensors", MAKERS["OFT"])
     plain = run_unet(unet)
     session = Session(unet=unet)
-    session.activate([request(adapter, "ramp")], Moment(0, STEPS))
+    session.activate([request(adapter, "ramp")], SamplingStep(0, STEPS))
     session.set_step(moments()[1])
     calls = []
 
@@ -272,7 +273,7 @@ def test_a_failure_in_the_middle_gives_the_model_back(unet, tmp_path, monkeypatc
 def test_idle_means_no_hook(unet, tmp_path):
     adapter = adapter_for(unet, tmp_path / "a.safetensors")
     with Session(unet=unet) as session:
-        session.activate([request(adapter, "ramp", mode="live")], Moment(0, STEPS))
+        session.activate([request(adapter, "ramp", mode="live")], SamplingStep(0, STEPS))
         session.set_step(moments()[1])
         run_unet(unet)
     assert not any(m._forward_pre_hooks or "forward" in m.__dict__ for m in unet.modules())

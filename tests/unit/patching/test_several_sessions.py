@@ -11,15 +11,14 @@ import torch
 
 from lib_adapters import Request, Session
 from lib_adapters.patching.report import DISPLACED, TAKEN_OVER
-from lib_adapters.prompt.schedule import Moment
-from lib_adapters.prompt.schedule_text import read_curve
+from lib_adapters.prompt.schedule import SamplingStep, parse_curve
 from tests.support.sample_adapters import MAKERS, adapter_for
 from tests.support.tiny_model_pair import traces
 from tests.support.tiny_models import clip, diffusers_unet
 
 SOME = ("mid_block", "down_blocks.0")
 MODES = ("merged", "live")
-RAMP = read_curve("0@0,1@1")
+RAMP = parse_curve("0@0,1@1")
 
 
 @pytest.fixture
@@ -91,7 +90,7 @@ def test_who_was_taken_over_from_is_inactive_and_says_so(unet, requests, mode):
     assert (one.active, one.report.lines()) == ((), [DISPLACED])
     held, picture = state(unet), drawn(unet)
     one.deactivate()
-    one.set_step(Moment(1, 2))
+    one.set_step(SamplingStep(1, 2))
     one.deactivate()
     assert same(state(unet), held)
     assert drawn(unet).equal(picture)
@@ -160,10 +159,10 @@ def test_sessions_on_different_models_leave_each_other_alone(unet, requests, tmp
 def test_one_inside_another_gives_back_once(unet, requests):
     before = state(unet)
     with Session(unet=unet) as outer:
-        outer.activate([Request(requests[0].adapter, unet=RAMP)], Moment(0, 4))
+        outer.activate([Request(requests[0].adapter, unet=RAMP)], SamplingStep(0, 4))
         with Session(unet=unet) as inner:
             inner.activate(requests[1:2])
-            outer.set_step(Moment(3, 4))  # it is not active any more: nothing moves
+            outer.set_step(SamplingStep(3, 4))  # it is not active any more: nothing moves
             drawn(unet)
             assert same(state(unet), alone_of(unet, requests[1], inner))
         assert same(state(unet), before)

@@ -12,14 +12,13 @@ import pytest
 import torch
 
 from lib_adapters import Request, Session
-from lib_adapters.ops.modes import exact
-from lib_adapters.prompt.schedule import Moment, Position, Window
-from lib_adapters.prompt.schedule_text import read_curve
+from lib_adapters.ops.torch_modes import float32_math
+from lib_adapters.prompt.schedule import Position, SamplingStep, Window, parse_curve
 from tests.robustness.test_faults_in_session import Small, same
 from tests.support.sample_adapters import MAKERS, adapter_for
 
 STEPS = 3
-RAMP, UNTIL = read_curve("0@0,1@1"), Window(None, Position(2, "step"))
+RAMP, UNTIL = parse_curve("0@0,1@1"), Window(None, Position(2, "step"))
 MODES = {
     "plain": contextlib.nullcontext,
     "no_grad": torch.no_grad,
@@ -50,17 +49,17 @@ def latent(rows=2):
 
 def draw(session, model, requests, grad=False):
     """What each step gives, and the weights of its beginning."""
-    session.activate(requests, Moment(0, STEPS))
+    session.activate(requests, SamplingStep(0, STEPS))
     found = []
     for step in range(STEPS):
-        session.set_step(Moment(step, STEPS), [0, 1])
+        session.set_step(SamplingStep(step, STEPS), [0, 1])
         x = latent().requires_grad_(grad)
         y = model(x)
         if grad:
             y.float().square().sum().backward()
             assert float(x.grad.abs().sum())
         found.append(y.detach().clone())
-    with exact():
+    with float32_math():
         return found, [value.clone() for value in model.state_dict().values()]
 
 
@@ -109,12 +108,12 @@ def test_a_file_that_was_read_in_inference_mode_is_like_any_other(adapters, mode
 @pytest.mark.parametrize("how", ["step", "strength", "other file"])
 def test_weights_that_the_host_moved_in_inference_mode_are_not_written_into(adapters, how):
     """Such a copy is an inference tensor: writing into it outside of that mode raises."""
-    model, other, ramp = Small(), Small(), Request(adapters["LoRA"], read_curve("0.5@0,1@1"), mode="merged")
+    model, other, ramp = Small(), Small(), Request(adapters["LoRA"], parse_curve("0.5@0,1@1"), mode="merged")
     before = [value.clone() for value in model.state_dict().values()]
     first, second = (ramp, ramp) if how == "step" else (Request(adapters["LoRA"]), Request(adapters["LoRA"], 0.5))
     second = Request(adapters["OFT"]) if how == "other file" else second
-    session, at = Session(unet=model), Moment(2 if how == "step" else 0, STEPS)
-    session.activate([first], Moment(0, STEPS))
+    session, at = Session(unet=model), SamplingStep(2 if how == "step" else 0, STEPS)
+    session.activate([first], SamplingStep(0, STEPS))
     with torch.inference_mode():
         for parameter in model.parameters():
             parameter.data = parameter.data.clone()

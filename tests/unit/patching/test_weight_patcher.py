@@ -13,11 +13,10 @@ from lib_adapters.patching import weight_patcher
 from lib_adapters.patching.checksum import OriginalChecksums
 from lib_adapters.patching.report import ABANDONED
 from lib_adapters.patching.weight_patcher import WeightPatcher
-from lib_adapters.prompt.schedule import Moment
-from lib_adapters.prompt.schedule_text import read_curve, read_window
+from lib_adapters.prompt.schedule import SamplingStep, parse_curve, parse_window
 from tests.support.sample_adapters import adapter_for, full, lora
 
-RAMP = read_curve("0.5@0,1@1")
+RAMP = parse_curve("0.5@0,1@1")
 NAMES = ("conv_in", "conv_out", "time_embed_0")
 
 
@@ -191,16 +190,16 @@ def test_weights_that_their_owner_replaced_are_those_that_the_next_is_added_to(m
 
 
 def test_at_another_step_only_what_changes_is_summed_and_in_its_place(model, asked, events):
-    window = read_window("2", None, None)
+    window = parse_window("2", None, None)
     asks = [asked(only=["conv_in"], unet=RAMP, mode="merged"), asked(seed=2, only=["conv_out"], window=window)]
     with Session(unet=model) as session:
-        session.activate([*asks, asked(seed=3, only=["conv_out"], unet=0.5)], Moment(0, 4))
+        session.activate([*asks, asked(seed=3, only=["conv_out"], unet=0.5)], SamplingStep(0, 4))
         before, places = copies(model), [weight.data_ptr() for weight in weights(model)]
         events.clear()
-        session.set_step(Moment(1, 4))
+        session.set_step(SamplingStep(1, 4))
         assert events == ["sum"]
         assert [torch.equal(*pair) for pair in zip(weights(model), before, strict=True)] == [False, True, True]
-        session.set_step(Moment(2, 4))
+        session.set_step(SamplingStep(2, 4))
         assert events == ["sum"] * 3
         assert [weight.data_ptr() for weight in weights(model)] == places
 
@@ -208,8 +207,8 @@ def test_at_another_step_only_what_changes_is_summed_and_in_its_place(model, ask
 def test_what_was_summed_anew_is_known_again_where_the_host_moves_it(model, asked):
     before = copies(model)
     session = Session(unet=model)
-    session.activate([asked(unet=RAMP, mode="merged")], Moment(0, 4))
-    session.set_step(Moment(2, 4))
+    session.activate([asked(unet=RAMP, mode="merged")], SamplingStep(0, 4))
+    session.set_step(SamplingStep(2, 4))
     for layer in model.values():
         layer.weight.data = layer.weight.data.clone()
     session.deactivate()
@@ -244,9 +243,9 @@ def test_a_more_exact_weight_of_the_hosts_is_what_is_added_to(model, asked, move
     model.bfloat16()
     before = copies(model)
     session = Session(unet=model, base_of=lambda module, name: exact[id(module)] if name == "weight" else None)
-    request = asked(unet=read_curve("0@0,1@1"), mode="merged") if move else asked()
-    session.activate([request], Moment(0, 2))
-    session.set_step(Moment(1, 2))
+    request = asked(unet=parse_curve("0@0,1@1"), mode="merged") if move else asked()
+    session.activate([request], SamplingStep(0, 2))
+    session.set_step(SamplingStep(1, 2))
     assert [weight.dtype for weight in weights(model)] == [torch.bfloat16] * 3
     assert same(weights(model), wanted)
     session.deactivate()

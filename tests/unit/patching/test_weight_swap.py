@@ -8,12 +8,11 @@ from torch import nn
 
 from lib_adapters import Request, Session
 from lib_adapters.patching import patched_forward
-from lib_adapters.prompt.schedule import Moment
-from lib_adapters.prompt.schedule_text import read_curve
+from lib_adapters.prompt.schedule import SamplingStep, parse_curve
 from tests.support.sample_adapters import MAKERS, adapter_for
 
 FIRST, SECOND = 0, 1
-NOW = Moment(1, 3)
+NOW = SamplingStep(1, 3)
 LAYERS = {"linear": lambda: nn.Linear(24, 16), "conv": lambda: nn.Conv2d(24, 16, 3, padding=1, stride=2)}
 SIZES = {"little to look at": 2, "much to look at": 40}
 
@@ -75,9 +74,9 @@ def test_either_way_is_the_sum(model, layer, asked, lent, size, around):  # noqa
     with around():
         plain, wanted = layer(x), plainly(layer, asked(0.5, -0.3), x)
         with Session(unet=model, mode="live") as session:
-            session.activate(asked(read_curve("1@0,0@1"), -0.3), NOW)
+            session.activate(asked(parse_curve("1@0,0@1"), -0.3), NOW)
             close(layer(x), wanted)
-            session.set_step(Moment(2, 3))
+            session.set_step(SamplingStep(2, 3))
             close(layer(x), plainly_twin(layer, asked(0.0, -0.3), x, session))
         assert torch.equal(layer(x), plain)
     assert bool(lent) == (SIZES[size] == 40)

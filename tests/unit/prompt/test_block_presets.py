@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib_adapters.prompt.blocks import Presets, Wish, resolve
-from lib_adapters.prompt.layouts import LAYOUTS
-from lib_adapters.prompt.presets import BUILT_IN, read_presets, together, trouble, written
+from lib_adapters.prompt.block_layouts import LAYOUTS
+from lib_adapters.prompt.block_presets import BUILT_IN, format_presets, merge_presets, parse_presets, preset_error
+from lib_adapters.prompt.block_weights import BlockWeightSpec, Presets, resolve_block_weights
 
 # what lora-block-weight writes into its two files when there are none: in each preset, by its meaning
 LISTS_17 = {
@@ -33,20 +33,24 @@ def their_file() -> str:
 
 
 def test_their_default_files_are_read_with_their_meaning() -> None:
-    presets, problems = read_presets(f"{their_file()}\n[lbwe]\n{ELEMENTS}")
+    presets, problems = parse_presets(f"{their_file()}\n[lbwe]\n{ELEMENTS}")
     assert problems == []
     for name, row in LISTS_17.items():
-        assert resolve(Wish(name), presets) == resolve(Wish(name), BUILT_IN)
-        assert dict(resolve(Wish(name), presets).weights.factors) == {
+        assert resolve_block_weights(BlockWeightSpec(name), presets) == resolve_block_weights(
+            BlockWeightSpec(name), BUILT_IN
+        )
+        assert dict(resolve_block_weights(BlockWeightSpec(name), presets).weights.factors) == {
             block: row.get(place, 0.0) for place, block in enumerate(LAYOUTS[17])
         }
-    assert dict(resolve(Wish("FLUXALL"), presets).weights.factors) == dict.fromkeys(LAYOUTS[61], 1.0)
+    assert dict(resolve_block_weights(BlockWeightSpec("FLUXALL"), presets).weights.factors) == dict.fromkeys(
+        LAYOUTS[61], 1.0
+    )
     assert {name: value for name, value in presets.elements.items() if name != "XYZ"} == BUILT_IN.elements
-    assert resolve(Wish("NONE", "XYZ"), presets).weights.of("OUT11", ["x"]) == 1.0
+    assert resolve_block_weights(BlockWeightSpec("NONE", "XYZ"), presets).weights.factor_for("OUT11", ["x"]) == 1.0
 
 
 def test_the_built_in_ones_are_sound() -> None:
-    assert read_presets(written(BUILT_IN)) == (BUILT_IN, [])
+    assert parse_presets(format_presets(BUILT_IN)) == (BUILT_IN, [])
 
 
 def test_comments_empty_lines_and_spaces() -> None:
@@ -60,7 +64,7 @@ def test_comments_empty_lines_and_spaces() -> None:
         " [LBWE] ",
         " E : MID::0",
     ]
-    assert read_presets("\r\n".join(lines)) == (
+    assert parse_presets("\r\n".join(lines)) == (
         Presets({"Soft face": "IN05:0.5, MID:0", "ONE": "MID"}, {"E": "MID::0"}),
         [],
     )
@@ -83,7 +87,7 @@ def test_comments_empty_lines_and_spaces() -> None:
     ],
 )
 def test_a_line_that_says_nothing_is_told_of_by_its_number(line: str, token: str) -> None:
-    presets, (problem,) = read_presets(f"# first\nGOOD:MID\n{line}\nALSO:BASE")
+    presets, (problem,) = parse_presets(f"# first\nGOOD:MID\n{line}\nALSO:BASE")
     assert presets == Presets({"GOOD": "MID", "ALSO": "BASE"})
     assert problem.startswith("line 3: ")
     assert problem.endswith(".")
@@ -91,7 +95,7 @@ def test_a_line_that_says_nothing_is_told_of_by_its_number(line: str, token: str
 
 
 def test_a_rule_without_its_weight_is_told_of_below_its_heading() -> None:
-    presets, (problem,) = read_presets("A:MID\n[lbwe]\nB:MID:attn\nC:MID:attn:0")
+    presets, (problem,) = parse_presets("A:MID\n[lbwe]\nB:MID:attn\nC:MID:attn:0")
     assert presets == Presets({"A": "MID"}, {"C": "MID:attn:0"})
     assert problem.startswith("line 3: B: 'MID:attn'")
 
@@ -100,24 +104,26 @@ def test_a_rule_without_its_weight_is_told_of_below_its_heading() -> None:
     "name", ["", " A", "A ", "#A", "\ufeffA", "A\nB", "A\rB", "A\x85B", "A\u2028B", "1e3", "a:b", "a>b", "a;b"]
 )
 def test_a_name_that_no_line_can_hold_is_refused(name: str) -> None:
-    assert repr(name) in trouble(name, "MID", False)
-    assert repr(name) in trouble(name, "::1", True)
+    assert repr(name) in preset_error(name, "MID", False)
+    assert repr(name) in preset_error(name, "::1", True)
 
 
 def test_a_list_on_several_lines_is_refused_and_rules_are_brought_onto_one() -> None:
-    assert "more than one line" in trouble("A", "1,\n0", False)
+    assert "more than one line" in preset_error("A", "1,\n0", False)
     mine = Presets({}, {"A": "MID:attn:0\r\n\n IN05::1,\nBASE::2"})
-    again, problems = read_presets(written(mine))
+    again, problems = parse_presets(format_presets(mine))
     assert problems == []
-    assert resolve(Wish(elements="A"), again) == resolve(Wish(elements="A"), mine)
+    assert resolve_block_weights(BlockWeightSpec(elements="A"), again) == resolve_block_weights(
+        BlockWeightSpec(elements="A"), mine
+    )
 
 
 def test_later_presets_win() -> None:
     mine = Presets({"ALL": "MID", "mine": "BASE"}, {"XYZ": "::0"})
-    found = together(BUILT_IN, mine)
+    found = merge_presets(BUILT_IN, mine)
     assert found.blocks == {**BUILT_IN.blocks, **mine.blocks}
     assert found.elements == {**BUILT_IN.elements, **mine.elements}
-    assert together() == Presets()
+    assert merge_presets() == Presets()
 
 
 NAMES = st.text(min_size=1, max_size=8) | st.sampled_from(["MID", "NOT", "[lbwe]", "#x", "R", "off", "インク"])
@@ -135,15 +141,17 @@ ELEMENT = st.sampled_from(
 @given(st.dictionaries(NAMES, BLOCKS), st.dictionaries(NAMES, ELEMENT))
 def test_what_is_written_is_read_as_the_same(blocks: dict[str, str], elements: dict[str, str]) -> None:
     mine = Presets(
-        {name: value for name, value in blocks.items() if not trouble(name, value, False)},
-        {name: value for name, value in elements.items() if not trouble(name, value, True)},
+        {name: value for name, value in blocks.items() if not preset_error(name, value, False)},
+        {name: value for name, value in elements.items() if not preset_error(name, value, True)},
     )
-    again, problems = read_presets(written(mine))
+    again, problems = parse_presets(format_presets(mine))
     assert problems == []
     assert again.blocks == mine.blocks
     assert again.elements.keys() == mine.elements.keys()
     for name in mine.elements:
-        assert resolve(Wish(elements=name), again) == resolve(Wish(elements=name), mine)
+        assert resolve_block_weights(BlockWeightSpec(elements=name), again) == resolve_block_weights(
+            BlockWeightSpec(elements=name), mine
+        )
 
 
 LINES = st.tuples(NAMES, st.sampled_from([":", "", " : ", "::"]), st.text(max_size=9) | BLOCKS | ELEMENT).map("".join)
@@ -151,7 +159,7 @@ LINES = st.tuples(NAMES, st.sampled_from([":", "", " : ", "::"]), st.text(max_si
 
 @given(st.text() | st.lists(LINES | st.just("[lbwe]"), max_size=6).map("\n".join))
 def test_any_text_is_read_and_each_line_kept_or_told_of(text: str) -> None:
-    presets, problems = read_presets(text)
+    presets, problems = parse_presets(text)
     lines = [line.strip() for line in text.removeprefix("\ufeff").splitlines()]
     said = [line for line in lines if line and not line.startswith("#") and line.lower() != "[lbwe]"]
     assert len(presets.blocks) + len(presets.elements) + len(problems) <= len(said)
@@ -161,6 +169,6 @@ def test_any_text_is_read_and_each_line_kept_or_told_of(text: str) -> None:
         name = lines[number - 1].partition(":")[0].strip()
         assert name in problem or repr(name) in problem
     for name in presets.blocks:
-        resolve(Wish(name), presets)
+        resolve_block_weights(BlockWeightSpec(name), presets)
     for name in presets.elements:
-        resolve(Wish(elements=name), presets)
+        resolve_block_weights(BlockWeightSpec(elements=name), presets)

@@ -7,9 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib_adapters.errors import BadTag
-from lib_adapters.prompt.blocks import MOST_TERMS, BlockWeights, Drawn, ElementRule, Presets, Wish, elements, resolve
-from lib_adapters.prompt.layouts import INSIDE, LAYOUTS, OFFERED, block_named, blocks_between
-from lib_adapters.prompt.presets import BUILT_IN
+from lib_adapters.prompt.block_layouts import BLOCKS, EDITOR_ROWS, LAYOUTS, block_range, parse_block
+from lib_adapters.prompt.block_presets import BUILT_IN
+from lib_adapters.prompt.block_weights import (
+    MAX_TERMS,
+    BlockWeights,
+    BlockWeightSpec,
+    ElementRule,
+    Presets,
+    ResolvedBlockWeights,
+    element_rules,
+    resolve_block_weights,
+)
 
 TABLES = {
     12: "BASE IN04 IN05 IN07 IN08 M00 OUT00 OUT01 OUT02 OUT03 OUT04 OUT05",
@@ -27,11 +36,11 @@ EVERY = sorted({block for table in TABLES.values() for block in table.split()})
 
 
 def weights(text: str, presets: Presets = BUILT_IN, x: float = 1.0, seed: str = "") -> BlockWeights:
-    return resolve(Wish(text, x=x), presets, seed).weights
+    return resolve_block_weights(BlockWeightSpec(text, x=x), presets, seed).weights
 
 
 def by_block(found: BlockWeights) -> dict[str, float]:
-    return {block: found.of(block, []) for block in (*EVERY, "TIME", "LAST", "")}
+    return {block: found.factor_for(block, []) for block in (*EVERY, "TIME", "LAST", "")}
 
 
 def only(names: str, value: float = 1.0, others: float = 0.0) -> dict[str, float]:
@@ -48,8 +57,8 @@ def test_a_list_gives_each_block_of_its_table_its_number(length: int) -> None:
     for parting in (",", " , ", ";"):
         assert by_block(weights(parting.join(map(str, numbers)))) == expected
     assert LAYOUTS.keys() == TABLES.keys()
-    assert sorted(INSIDE) == EVERY
-    assert all(" ".join(blocks) in TABLES.values() for blocks in OFFERED.values())
+    assert sorted(BLOCKS) == EVERY
+    assert all(" ".join(blocks) in TABLES.values() for blocks in EDITOR_ROWS.values())
 
 
 @pytest.mark.parametrize(
@@ -99,9 +108,9 @@ def test_a_preset_is_found_as_written_then_in_any_case_if_only_one_is_meant() ->
     ("word", "x", "value"), [("X", 0.7, 0.7), ("X+0.2", 0.7, 0.9), ("X-.5", 0.25, -0.25), ("X", 1, 1)]
 )
 def test_x_is_the_number_of_the_tag(word: str, x: float, value: float) -> None:
-    found = resolve(Wish(f"{word},1" + ",0" * 10, x=x), BUILT_IN)
+    found = resolve_block_weights(BlockWeightSpec(f"{word},1" + ",0" * 10, x=x), BUILT_IN)
     assert by_block(found.weights) == pytest.approx(only("IN04") | {"BASE": value})
-    assert found.text == ""
+    assert found.sampled_text == ""
 
 
 def drawn(word: str, seed: str) -> list[float]:
@@ -131,12 +140,12 @@ RANDOM = st.sampled_from([12, 17, 20, 25, 26, 61]).flatmap(
 def test_the_text_of_what_was_drawn_is_read_as_the_same(values: list[str], x: float, seed: str, more: str) -> None:
     more = more.replace("U2", repr(x))
     presets = Presets({"mine": ",".join(values)})
-    found = resolve(Wish(f"mine,{more}".rstrip(","), x=x), presets, seed)
-    assert bool(found.text) == bool({"R", "U"} & {*values})
-    if found.text:
-        again = resolve(Wish(found.text), Presets())
+    found = resolve_block_weights(BlockWeightSpec(f"mine,{more}".rstrip(","), x=x), presets, seed)
+    assert bool(found.sampled_text) == bool({"R", "U"} & {*values})
+    if found.sampled_text:
+        again = resolve_block_weights(BlockWeightSpec(found.sampled_text), Presets())
         assert by_block(again.weights) == by_block(found.weights)
-        assert again.text == ""
+        assert again.sampled_text == ""
 
 
 KEYS = [
@@ -189,33 +198,39 @@ RULES = st.lists(
 @given(RULES, st.sampled_from(["OUTS", "", "NOT MID:0.3"]))
 def test_rules_for_kinds_of_layers_hold_as_in_lora_block_weight(rules: str, lbw: str) -> None:
     for text in (rules, rules.replace(",", "\n"), rules.replace(":", " * "), rules.replace(",", " ;\r\n, ")):
-        found = resolve(Wish(lbw, text), BUILT_IN).weights
+        found = resolve_block_weights(BlockWeightSpec(lbw, text), BUILT_IN).weights
         for block, key in KEYS:
-            assert found.of(block, [key]) == by_lora_block_weight(rules, block, key, weights(lbw).of(block, [key]))
+            assert found.factor_for(block, [key]) == by_lora_block_weight(
+                rules, block, key, weights(lbw).factor_for(block, [key])
+            )
 
 
 def test_presets_of_rules_and_each_spelling_of_a_layer() -> None:
-    off = resolve(Wish("NONE", "attndeepon"), BUILT_IN).weights
-    assert [off.of(block, [key]) for block, key in KEYS] == [0, 0, 1, 0, 0, 1, 0]
-    assert off.of("IN05", ["mid_block_x", "y_attn1_z"]) == 1.0
-    outside = resolve(Wish("", ":time:0.5,NOT IN00-OUT11:ff:0.25"), BUILT_IN).weights
-    assert [outside.of("TIME", ["time_embed_0"]), outside.of("", ["ff"]), outside.of("M00", ["ff"])] == [0.5, 0.25, 1.0]
+    off = resolve_block_weights(BlockWeightSpec("NONE", "attndeepon"), BUILT_IN).weights
+    assert [off.factor_for(block, [key]) for block, key in KEYS] == [0, 0, 1, 0, 0, 1, 0]
+    assert off.factor_for("IN05", ["mid_block_x", "y_attn1_z"]) == 1.0
+    outside = resolve_block_weights(BlockWeightSpec("", ":time:0.5,NOT IN00-OUT11:ff:0.25"), BUILT_IN).weights
+    assert [
+        outside.factor_for("TIME", ["time_embed_0"]),
+        outside.factor_for("", ["ff"]),
+        outside.factor_for("M00", ["ff"]),
+    ] == [0.5, 0.25, 1.0]
 
 
 def test_the_same_said_otherwise_is_equal_and_nothing_is_nothing() -> None:
-    assert resolve(Wish(), BUILT_IN) == Drawn(BlockWeights(), "")
+    assert resolve_block_weights(BlockWeightSpec(), BUILT_IN) == ResolvedBlockWeights(BlockWeights(), "")
     assert weights("MID,IN05,in05") == weights("IN05 M00")
-    assert not Wish(x=2.0)
-    assert Wish("MID")
-    assert Wish(elements="::0")
+    assert not BlockWeightSpec(x=2.0)
+    assert BlockWeightSpec("MID")
+    assert BlockWeightSpec(elements="::0")
 
 
 def test_names_of_blocks() -> None:
-    assert [block_named(word) for word in ("in5", " IN05 ", "mid", "M0", "OUT", "D7", "IN12", "IN٣", "", "5")] == [
+    assert [parse_block(word) for word in ("in5", " IN05 ", "mid", "M0", "OUT", "D7", "IN12", "IN٣", "", "5")] == [
         "IN05", "IN05", "M00", None, "OUT", "D07", None, None, None, None,
     ]  # fmt: skip
-    assert blocks_between("MID", "in11") == ["IN11", "M00"]
-    assert blocks_between("IN00", "OUT") is None
+    assert block_range("MID", "in11") == ["IN11", "M00"]
+    assert block_range("IN00", "OUT") is None
 
 
 @pytest.mark.parametrize(
@@ -259,7 +274,7 @@ def test_names_of_blocks() -> None:
 )  # fmt: skip
 def test_what_cannot_be_read_is_named(lbw: str, lbwe: str, token: str) -> None:
     with pytest.raises(BadTag) as caught:
-        resolve(Wish(lbw, lbwe), BUILT_IN)
+        resolve_block_weights(BlockWeightSpec(lbw, lbwe), BUILT_IN)
     assert token in str(caught.value)
     assert len(str(caught.value)) < 3 * len(lbw + lbwe) + 200
 
@@ -267,13 +282,16 @@ def test_what_cannot_be_read_is_named(lbw: str, lbwe: str, token: str) -> None:
 def test_a_value_and_the_kinds_are_read_as_they_are_meant() -> None:
     with pytest.raises(BadTag, match=r"^'1' in lbw= is neither"):
         weights("IN05:0.5,MID:0.5,1")  # a list of blocks with a slip, not a list of numbers
-    assert elements("IN05:NOT FF:0.5") == (ElementRule(frozenset({"IN05"}), False, ("ff",), True, 0.5),)
+    assert element_rules("IN05:NOT FF:0.5") == (ElementRule(frozenset({"IN05"}), False, ("ff",), True, 0.5),)
     some = Presets({"A": "1,R,0,0,0,0,0,0,0,0,0,0"})
-    assert resolve(Wish("A,IN05:0.5"), some, "s").text == "NOT TIME LAST:0,BASE:1,IN04:0.189,IN05:0.5"
+    assert (
+        resolve_block_weights(BlockWeightSpec("A,IN05:0.5"), some, "s").sampled_text
+        == "NOT TIME LAST:0,BASE:1,IN04:0.189,IN05:0.5"
+    )
 
 
-@pytest.mark.parametrize(("read", "rule"), [(weights, "IN05:1"), (elements, "IN05:attn:1")])
+@pytest.mark.parametrize(("read", "rule"), [(weights, "IN05:1"), (element_rules, "IN05:attn:1")])
 def test_as_many_rules_as_may_be(read, rule: str) -> None:
-    read(",".join([rule] * MOST_TERMS))
+    read(",".join([rule] * MAX_TERMS))
     with pytest.raises(BadTag, match="too long"):
-        read(",".join([rule] * (MOST_TERMS + 1)))
+        read(",".join([rule] * (MAX_TERMS + 1)))

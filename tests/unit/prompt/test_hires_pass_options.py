@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lib_adapters.prompt.control import steady
-from lib_adapters.prompt.schedule_text import read_strength, read_window
+from lib_adapters.prompt.schedule import parse_strength, parse_window
+from lib_adapters.prompt.tag_options import constant_strength
 from tests.support.prompt_checks import only
 
 RISE = "0.5@0,1@1"
@@ -29,20 +29,20 @@ RISE = "0.5@0,1@1"
 def test_the_second_pass_inherits_as_in_loractl(items: str, te: str, unet: str, hrte: str, hrunet: str) -> None:
     """The text encoder has the first value of a curve."""
     tag = only(f"<lora:loraname:{items}>")
-    first, second = tag.of_pass(False), tag.of_pass(True)
-    assert [first.te, first.unet, second.te, second.unet] == [read_strength(text) for text in (te, unet, hrte, hrunet)]
-    assert (tag.second is None) == ("hr" not in items)
+    first, second = tag.for_pass(False), tag.for_pass(True)
+    assert [first.te, first.unet, second.te, second.unet] == [parse_strength(text) for text in (te, unet, hrte, hrunet)]
+    assert (tag.hires is None) == ("hr" not in items)
 
 
 def test_the_second_pass_has_each_key_of_its_own_and_the_first_ones_otherwise() -> None:
     first = "0.3:0.4:8:lbw=INS:lbwe=::0:x=2:start=3:stop=9"
     for key, value in [("te", "1"), ("unet", "1"), ("dyn", "4"), ("lbw", "MID"), ("lbwe", "::1"), ("x", "5")]:
         tag = only(f"<lora:n:{first}:hr{key}={value}>")
-        assert tag.control == only(f"<lora:n:{first}>").control
-        assert tag.second == only(f"<lora:n:{first}:{key}={value}>").control
+        assert tag.options == only(f"<lora:n:{first}>").options
+        assert tag.hires == only(f"<lora:n:{first}:{key}={value}>").options
     windows = {"hrstart=5": ("5", "9"), "hrstop=5": ("3", "5"), "hrstep=5-": ("5", None), "hrx=5": ("3", "9")}
     for item, (start, stop) in windows.items():
-        assert only(f"<lora:n:{first}:{item}>").of_pass(True).window == read_window(start, stop, None)
+        assert only(f"<lora:n:{first}:{item}>").for_pass(True).window == parse_window(start, stop, None)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_the_second_pass_has_each_key_of_its_own_and_the_first_ones_otherwise() 
 )
 def test_a_curve_that_the_text_encoder_cannot_follow_is_told_of(items: str, first: str, second: str) -> None:
     tag = only(f"<lora:n:{items}>")
-    for control, note in ((tag.control, first), (tag.second, second)):
+    for control, note in ((tag.options, first), (tag.hires, second)):
         notes = control.notes if control else ()
         assert len(notes) == bool(note)
         assert all(note in sentence for sentence in notes)
@@ -75,7 +75,7 @@ def test_a_curve_that_the_text_encoder_cannot_follow_is_told_of(items: str, firs
     ],
 )
 def test_what_changes_while_the_picture_is_drawn(items: str, moves: bool) -> None:
-    assert only(f"<lora:n:1:{items}>" if "@" not in items else f"<lora:n:{items}>").control.moves == moves
+    assert only(f"<lora:n:1:{items}>" if "@" not in items else f"<lora:n:{items}>").options.is_dynamic == moves
 
 
 @pytest.mark.parametrize(
@@ -85,4 +85,4 @@ def test_what_changes_while_the_picture_is_drawn(items: str, moves: bool) -> Non
 )
 def test_what_has_one_strength_says_so_where_another_was_asked_for(keys, value, told):
     sentence = f"n has one strength for all layers and steps; {value:g} is used"
-    assert steady(only(f"<lyco:n:{keys}>").control, "n") == (value, sentence if told else "")
+    assert constant_strength(only(f"<lyco:n:{keys}>").options, "n") == (value, sentence if told else "")

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lib_adapters.prompt.aesthetic import parse as parse_aesthetic
-from lib_adapters.prompt.blocks import Wish
-from lib_adapters.prompt.presets import read_presets
-from lib_adapters.prompt.tags import KEYS, parse, quoted
+from lib_adapters.prompt.aesthetic_tag import parse as parse_aesthetic
+from lib_adapters.prompt.block_presets import parse_presets
+from lib_adapters.prompt.block_weights import BlockWeightSpec
+from lib_adapters.prompt.tags import TAG_KEYS, parse, quote_name
 from tests.support.input_bounds import counted, patience
 from tests.support.prompt_checks import check_problems, check_prompt, check_resolved
 
@@ -24,7 +24,7 @@ VALID = [
 ]
 PIECES = ["<lora:", "<lyco:", ">", ":", "=", ",", ";", "@", "~", "%", '"', "*", "-", "NOT ", "IN05", "MID", "OUT", "R",
           "X+", "off", "[", "[", "]", "|", "(", ":3]", ":0.5]", "\\", "timestep", "sigma", "σ", "1e999",
-          "٣", "\ud800", "\n", "\x00", "9" * 400, *(f":{key}=" for key in KEYS)]  # fmt: skip
+          "٣", "\ud800", "\n", "\x00", "9" * 400, *(f":{key}=" for key in TAG_KEYS)]  # fmt: skip
 CUTS = st.tuples(st.integers(0, 100), st.integers(0, 6), st.sampled_from(PIECES) | st.text(max_size=3))
 
 
@@ -49,19 +49,19 @@ def test_any_tag_is_read_or_named_and_what_is_read_can_be_used(prompt: str) -> N
 
 @given(LBW | WILD, LBW | WILD, st.floats(-9, 9))
 def test_any_weights_are_read_or_named(blocks: str, elements: str, x: float) -> None:
-    check_resolved(Wish(blocks, x=x))
-    check_resolved(Wish(elements=elements))
+    check_resolved(BlockWeightSpec(blocks, x=x))
+    check_resolved(BlockWeightSpec(elements=elements))
 
 
 @given(WILD, st.sampled_from(["1", "IN05:0.5,MID:0", "OUTS", "0@0,1@1"]))
 def test_any_name_that_is_quoted_is_read_back(name: str, item: str) -> None:
-    tags = parse(f"<lora:{quoted(name)}:0.5:{item}>").tags
+    tags = parse(f"<lora:{quote_name(name)}:0.5:{item}>").tags
     assert [tag.name for tag in tags] == ([name] if name.strip() else [])
 
 
 @given(st.lists(LBW | WILD | st.just("[lbwe]"), max_size=5).map("\n".join))
 def test_any_file_of_presets_is_read(text: str) -> None:
-    presets, problems = read_presets(text)
+    presets, problems = parse_presets(text)
     assert len(problems) + len(presets.blocks) + len(presets.elements) <= len(text.splitlines())
 
 
@@ -104,8 +104,8 @@ LONG = {
 
 def everything(prompt: str) -> None:
     for tag in parse(prompt).tags:
-        check_resolved(tag.control.wish)
-    read_presets(f"{prompt}\n{prompt.replace(':', chr(10))}")
+        check_resolved(tag.options.spec)
+    parse_presets(f"{prompt}\n{prompt.replace(':', chr(10))}")
 
 
 @pytest.mark.parametrize("prompt", LONG.values(), ids=LONG)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import pytest
 
-from lib_adapters.prompt.editing import Timeline, window_of
-from lib_adapters.prompt.schedule import Moment
-from lib_adapters.prompt.tags import Tag, parse, unfollowed, without_tags
+from lib_adapters.prompt.prompt_editing import Timeline, window_of
+from lib_adapters.prompt.schedule import SamplingStep
+from lib_adapters.prompt.tags import Tag, parse, unapplied_tag_messages, without_tags
 from tests.support.prompt_checks import only
 
 TEN = [
@@ -87,7 +87,7 @@ def tagged(text: str) -> str:
 
 def acts(tag: Tag, timeline: Timeline, steps: int) -> str:
     window = window_of(tag.edits, timeline)
-    return "".join(str(int(window is None or window.holds(Moment(n, steps)))) for n in range(steps))
+    return "".join(str(int(window is None or window.contains(SamplingStep(n, steps)))) for n in range(steps))
 
 
 @pytest.mark.parametrize(("text", "steps"), TEN)
@@ -142,12 +142,12 @@ def test_commands_of_composable_lora_are_reported():
 
 
 def test_words_beside_tags_in_brackets_are_named():
-    assert parse("[a <lora:x:1>:b:3] [<lora:x:1>:4] [c:d:5]").worded == ("[a :b:3]",)
+    assert parse("[a <lora:x:1>:b:3] [<lora:x:1>:4] [c:d:5]").messages == ("[a :b:3]",)
 
 
 def test_a_tag_in_brackets_means_something_else():
     one, two, three = parse("[<lora:x:1>:3]<lora:x:1>[<lora:x:1>:3.0]").tags
-    assert len({one.meaning, two.meaning, three.meaning}) == 3
+    assert len({one.identity, two.identity, three.identity}) == 3
 
 
 def test_other_tags_are_no_words_of_a_bracket():
@@ -156,5 +156,5 @@ def test_other_tags_are_no_words_of_a_bracket():
 
 
 def test_what_has_one_strength_for_all_steps_says_so():
-    (line,) = unfollowed("<hypernet:a:1> [<hypernet:b:1>:3]", "hypernet", "a hypernetwork")
+    (line,) = unapplied_tag_messages("<hypernet:a:1> [<hypernet:b:1>:3]", "hypernet", "a hypernetwork")
     assert line.startswith("<hypernet:b:1>: a hypernetwork has one strength in all steps")

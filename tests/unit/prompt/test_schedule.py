@@ -12,15 +12,21 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lib_adapters.errors import BadTag
-from lib_adapters.prompt.schedule import Curve, Moment, Position, Window, changes, first_of, strength_at
-from lib_adapters.prompt.schedule_text import (
-    is_curve,
-    read_curve,
-    read_number,
-    read_position,
-    read_strength,
-    read_window,
-    written,
+from lib_adapters.prompt.schedule import (
+    Curve,
+    Position,
+    SamplingStep,
+    Window,
+    count_changes,
+    format_strength,
+    initial_value,
+    looks_like_curve,
+    parse_curve,
+    parse_number,
+    parse_position,
+    parse_strength,
+    parse_window,
+    strength_at,
 )
 from tests.support.prompt_checks import read_or_named
 
@@ -29,13 +35,13 @@ STEPS = st.integers(1, 60)
 SHARES = st.integers(0, 100).map(lambda n: n / 100)
 
 
-def moments(steps: int) -> list[Moment]:
+def moments(steps: int) -> list[SamplingStep]:
     """A run whose noise falls from 14 to almost none."""
-    return [Moment(step, steps, 14.0 * (1 - step / steps)) for step in range(steps)]
+    return [SamplingStep(step, steps, 14.0 * (1 - step / steps)) for step in range(steps)]
 
 
 def run(strength: str, steps: int) -> list[float]:
-    return [strength_at(read_strength(strength), None, moment) for moment in moments(steps)]
+    return [strength_at(parse_strength(strength), None, moment) for moment in moments(steps)]
 
 
 def written_out(points: Sequence[tuple[float, float]], unit: str) -> str:
@@ -60,7 +66,7 @@ def written_out(points: Sequence[tuple[float, float]], unit: str) -> str:
     ],
 )
 def test_a_curve_has_its_points_in_the_order_they_are_passed(text: str, unit: str, points: list[object]) -> None:
-    assert read_curve(text) == Curve(unit, tuple(points))  # type: ignore[arg-type]
+    assert parse_curve(text) == Curve(unit, tuple(points))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -111,10 +117,10 @@ def test_jumps_and_units(text: str, values: list[float]) -> None:
 
 def test_a_single_step_is_the_start_and_noise_that_is_not_known_is_the_first_value() -> None:
     assert run("0.25@0,1@1", 1) == [0.25]
-    assert first_of(read_strength("1@9,0.25@2")) == read_curve("0.25@2,1@9").at(Moment(0, 0)) == 0.25
-    assert first_of(0.5) == 0.5
-    assert read_curve("0@9sigma,1@0sigma").at(Moment(3, 9)) == 0.0
-    assert not Window(Position(3.0, "sigma")).holds(Moment(3, 9))
+    assert initial_value(parse_strength("1@9,0.25@2")) == parse_curve("0.25@2,1@9").value_at(SamplingStep(0, 0)) == 0.25
+    assert initial_value(0.5) == 0.5
+    assert parse_curve("0@9sigma,1@0sigma").value_at(SamplingStep(3, 9)) == 0.0
+    assert not Window(Position(3.0, "sigma")).contains(SamplingStep(3, 9))
 
 
 @pytest.mark.parametrize(
@@ -143,30 +149,30 @@ def test_a_single_step_is_the_start_and_noise_that_is_not_known_is_the_first_val
     ],
 )
 def test_a_window_holds_in_these_steps(start: str | None, stop: str | None, step: str | None, of_ten: range) -> None:
-    window = read_window(start, stop, step)
+    window = parse_window(start, stop, step)
     assert window is not None
-    assert [moment.step for moment in moments(10) if window.holds(moment)] == [*of_ten]
+    assert [moment.step for moment in moments(10) if window.contains(moment)] == [*of_ten]
     assert [strength_at(0.5, window, moment) for moment in moments(10)] == [0.5 * (n in of_ten) for n in range(10)]
 
 
 def test_no_end_is_no_window() -> None:
-    assert read_window(None, None, None) is None
+    assert parse_window(None, None, None) is None
 
 
 @given(st.lists(SHARES.map(repr) | st.integers(0, 60).map(str), max_size=5), STEPS)
 def test_windows_from_each_position_to_the_next_cover_each_step_once(ends: list[str], steps: int) -> None:
     def reached(end: str) -> int:
-        return sum(not read_position(end).passed(moment) for moment in moments(steps))
+        return sum(not parse_position(end).is_reached(moment) for moment in moments(steps))
 
     ends.sort(key=reached)
-    windows = [read_window(start, stop, None) for start, stop in pairwise([None, *ends, None])]
+    windows = [parse_window(start, stop, None) for start, stop in pairwise([None, *ends, None])]
     for moment in moments(steps):
-        assert sum(window is None or window.holds(moment) for window in windows) == 1
+        assert sum(window is None or window.contains(moment) for window in windows) == 1
 
 
 @given(SHARES, STEPS)
 def test_a_share_begins_at_the_first_step_with_so_much_behind_it(share: float, steps: int) -> None:
-    held = [read_position(f"{share:.2f}").passed(moment) for moment in moments(steps)]
+    held = [parse_position(f"{share:.2f}").is_reached(moment) for moment in moments(steps)]
     assert held == [100 * step >= round(100 * share) * steps for step in range(steps)]
 
 
@@ -177,31 +183,35 @@ def test_a_share_begins_at_the_first_step_with_so_much_behind_it(share: float, s
     st.integers(0, 20),
 )
 def test_changes_are_counted(points: list[tuple[int, float]], unit: str, step: str | None, steps: int) -> None:
-    curve, window = read_curve(written_out(points, unit)), read_window(None, None, step)
+    curve, window = parse_curve(written_out(points, unit)), parse_window(None, None, step)
     for strength in (curve, 0.5):
         values = [strength_at(strength, window, moment) for moment in moments(steps)]
-        assert changes(strength, window, steps) == sum(a != b for a, b in pairwise(values))
+        assert count_changes(strength, window, steps) == sum(a != b for a, b in pairwise(values))
 
 
 def test_noise_is_taken_to_change_in_each_step() -> None:
     assert (
-        changes(read_curve("0@9sigma,1@1sigma"), None, 20) == changes(1.0, read_window("3sigma", None, None), 20) == 19
+        count_changes(parse_curve("0@9sigma,1@1sigma"), None, 20)
+        == count_changes(1.0, parse_window("3sigma", None, None), 20)
+        == 19
     )
-    assert changes(read_curve("0@9sigma,1@1sigma"), None, 0) == changes(read_curve("0@0,1@1"), None, 0) == 0
+    assert (
+        count_changes(parse_curve("0@9sigma,1@1sigma"), None, 0) == count_changes(parse_curve("0@0,1@1"), None, 0) == 0
+    )
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e9), st.floats(allow_nan=False, allow_infinity=False)), min_size=1, max_size=5))
 def test_what_is_written_is_read_as_the_same(points: list[tuple[float, float]]) -> None:
     texts = [",".join(f"{v!r}@{p:.30f}{unit}" for p, v in points) for unit in ("", "%", "sigma")]
-    for strength in (*map(read_strength, texts), points[0][1]):
-        assert read_strength(written(strength)) == strength
+    for strength in (*map(parse_strength, texts), points[0][1]):
+        assert parse_strength(format_strength(strength)) == strength
 
 
 @pytest.mark.parametrize(
     ("value", "text"), [("1.0", "1"), ("0.30", "0.3"), ("0@0,1@0.5", "0@0%,1@50%"), ("1@4σ,0@20", "0@20sigma,1@4sigma")]
 )
 def test_what_is_written_is_short(value: str, text: str) -> None:
-    assert written(read_strength(value)) == text
+    assert format_strength(parse_strength(value)) == text
 
 
 @pytest.mark.parametrize(
@@ -236,7 +246,7 @@ def test_what_is_written_is_short(value: str, text: str) -> None:
 )
 def test_a_strength_that_cannot_be_read_names_its_token(bad: str, token: str) -> None:
     with pytest.raises(BadTag) as caught:
-        read_strength(bad)
+        parse_strength(bad)
     assert token in str(caught.value)
 
 
@@ -247,7 +257,7 @@ def test_a_strength_that_cannot_be_read_names_its_token(bad: str, token: str) ->
 def test_a_position_that_cannot_be_read_names_its_token(end: str, token: str) -> None:
     for start, stop in ((end, None), (None, end)):
         with pytest.raises(BadTag) as caught:
-            read_window(start, stop, None)
+            parse_window(start, stop, None)
         assert token in str(caught.value)
 
 
@@ -256,22 +266,28 @@ def test_a_position_that_cannot_be_read_names_its_token(end: str, token: str) ->
 )
 def test_a_range_of_steps_that_cannot_be_read_names_its_token(step: str, token: str) -> None:
     with pytest.raises(BadTag) as caught:
-        read_window("1", "2", step)
+        parse_window("1", "2", step)
     assert token in str(caught.value)
 
 
 @given(st.text() | st.text("0123456789.@~,;%sigmaσeE+- "))
 def test_anything_is_read_or_refused_by_name(text: str) -> None:
-    for read in (read_strength, read_curve, read_number, read_position, lambda step: read_window(None, None, step)):
+    for read in (
+        parse_strength,
+        parse_curve,
+        parse_number,
+        parse_position,
+        lambda step: parse_window(None, None, step),
+    ):
         read_or_named(partial(read, text), text)
-    assert is_curve(text) == ("@" in text or "~" in text)
+    assert looks_like_curve(text) == ("@" in text or "~" in text)
 
 
 def test_how_much_of_a_picture_lies_behind() -> None:
-    assert [Moment(step, 5).share for step in range(6)] == [0, 0.25, 0.5, 0.75, 1, 1]
-    assert [Moment(step, 2).share for step in range(2)] == [0, 1]
-    assert [Moment(0, steps).share for steps in (0, 1)] == [0, 0]
-    assert [Moment(0, 0).done, Moment(2, 5).done] == [0, 0.4]
-    noise = [Moment(1, 4, timestep=noise).clear for noise in (1500.0, 1000.0, 999.0, 250.0, 0.0, -1.0)]
+    assert [SamplingStep(step, 5).progress for step in range(6)] == [0, 0.25, 0.5, 0.75, 1, 1]
+    assert [SamplingStep(step, 2).progress for step in range(2)] == [0, 1]
+    assert [SamplingStep(0, steps).progress for steps in (0, 1)] == [0, 0]
+    assert [SamplingStep(0, 0).steps_done, SamplingStep(2, 5).steps_done] == [0, 0.4]
+    noise = [SamplingStep(1, 4, timestep=noise).denoised for noise in (1500.0, 1000.0, 999.0, 250.0, 0.0, -1.0)]
     assert noise == pytest.approx([0, 0, 0.001, 0.75, 1, 1])
-    assert [Moment(step, 4).clear for step in (0, 1, 4, 5)] == [0, 0.25, 1, 1]
+    assert [SamplingStep(step, 4).denoised for step in (0, 1, 4, 5)] == [0, 0.25, 1, 1]

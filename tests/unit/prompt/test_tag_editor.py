@@ -7,8 +7,8 @@ from itertools import product
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lib_adapters.prompt.edit import drawn, edited
-from lib_adapters.prompt.items import OFF, items_of
+from lib_adapters.prompt.tag_editor import edit_tag, pin_sampled
+from lib_adapters.prompt.tag_lexer import OFF_TOKEN, tokenize
 from lib_adapters.prompt.tags import parse
 from tests.support.prompt_checks import only
 from tests.support.trial_counter import Tried
@@ -26,7 +26,7 @@ VALUES = {  # of the block weights each could be the beginning of a rule
 
 def by_key(items: list[str]) -> dict[str, str]:
     """What a tag says, each value by its key: named ones win."""
-    found = sorted(items_of(":".join(["n", *items]))[1], key=lambda one: "=" in one[1])
+    found = sorted(tokenize(":".join(["n", *items]))[1], key=lambda one: "=" in one[1])
     return {key: item.partition("=")[2].strip() if "=" in item else item.strip() for key, item in found}
 
 
@@ -56,9 +56,9 @@ def check(items: list[str], changes: dict[str, bool]) -> None:
         return
     wanted = {key: None if out else VALUES[key] for key, out in changes.items()}
     expected = {key: value for key, value in (by_key(items) | wanted).items() if value is not None}
-    named = "".join(f":{OFF}" if one == OFF else f":{one}={value}" for one, value in expected.items())
-    found = only(edited(tags.tags[0], wanted))
-    assert found.meaning == only(f"<lora:n{named}>").meaning
+    named = "".join(f":{OFF_TOKEN}" if one == OFF_TOKEN else f":{one}={value}" for one, value in expected.items())
+    found = only(edit_tag(tags.tags[0], wanted))
+    assert found.identity == only(f"<lora:n{named}>").identity
 
 
 def test_a_value_too_many_never_takes_the_place_of_another() -> None:
@@ -67,24 +67,24 @@ def test_a_value_too_many_never_takes_the_place_of_another() -> None:
         ({"te": None}, "<lyco:n:unet=0.2:dyn=4>"),
         ({"dyn": None}, "<lyco:n:0.1:0.2>"),
     ]:
-        assert edited(parse("<lyco:n:0.1:0.2:4:9>").tags[0], change) == written
+        assert edit_tag(parse("<lyco:n:0.1:0.2:4:9>").tags[0], change) == written
 
 
 def test_only_block_weights_have_colons_of_their_own() -> None:
-    assert items_of("n:foo=IN05:0.5") == ("n", [("foo", "foo=IN05"), ("te", "0.5")])
-    assert items_of("n:lbw=IN05:0.5") == ("n", [("lbw", "lbw=IN05:0.5")])
+    assert tokenize("n:foo=IN05:0.5") == ("n", [("foo", "foo=IN05"), ("te", "0.5")])
+    assert tokenize("n:lbw=IN05:0.5") == ("n", [("lbw", "lbw=IN05:0.5")])
 
 
 def test_what_is_not_changed_stays_as_it_was_written() -> None:
     tag = only('<lyco:"a: b" : 0.50 :0.7: MIDD :hr = 1:off>')
-    assert edited(tag, {"unet": "0.25"}) == '<lyco:"a: b" : 0.50 :0.25: MIDD :hr = 1:off>'
-    assert edited(tag, {"hr": "2", "off": None}) == '<lyco:"a: b" : 0.50 :0.7: MIDD :hr =2>'
-    assert edited(tag, {"mode": "live"}) == '<lyco:"a: b" : 0.50 :0.7: MIDD :hr = 1:off:mode=live>'
-    assert edited(tag, {}) == tag.text
-    assert edited(only("<lyco:n:mode=live: 0.5>"), {"mode": None}) == "<lyco:n:te=0.5>"
-    assert edited(only("<lyco:n>"), {"te": "0.5", "unet": "0.7"}) == "<lyco:n:0.5:0.7>"
-    assert edited(only("<lyco:n:1:1:OUTS:lbw=MIDD>"), {"lbw": "MID:0.5"}) == "<lyco:n:1:1:lbw=MID:0.5>"
-    assert edited(only("<lyco:n:1:off>"), {"off": "1"}) == "<lyco:n:1:off>"
+    assert edit_tag(tag, {"unet": "0.25"}) == '<lyco:"a: b" : 0.50 :0.25: MIDD :hr = 1:off>'
+    assert edit_tag(tag, {"hr": "2", "off": None}) == '<lyco:"a: b" : 0.50 :0.7: MIDD :hr =2>'
+    assert edit_tag(tag, {"mode": "live"}) == '<lyco:"a: b" : 0.50 :0.7: MIDD :hr = 1:off:mode=live>'
+    assert edit_tag(tag, {}) == tag.text
+    assert edit_tag(only("<lyco:n:mode=live: 0.5>"), {"mode": None}) == "<lyco:n:te=0.5>"
+    assert edit_tag(only("<lyco:n>"), {"te": "0.5", "unet": "0.7"}) == "<lyco:n:0.5:0.7>"
+    assert edit_tag(only("<lyco:n:1:1:OUTS:lbw=MIDD>"), {"lbw": "MID:0.5"}) == "<lyco:n:1:1:lbw=MID:0.5>"
+    assert edit_tag(only("<lyco:n:1:off>"), {"off": "1"}) == "<lyco:n:1:off>"
 
 
 def test_weights_that_were_drawn_stand_in_the_place_of_chance() -> None:
@@ -95,13 +95,13 @@ def test_weights_that_were_drawn_stand_in_the_place_of_chance() -> None:
         ("<lora:n:lbw=ROUT:hrlbw=RIN:0.7>", "hrlbw", "ROUT", numbers),
         ("<lora:n:lbw=ROUT:hrx=2:0.7>", "hrlbw", "ROUT", numbers),
     ]:
-        tag, before = only(drawn(only(text), numbers, key)), only(text)
+        tag, before = only(pin_sampled(only(text), numbers, key)), only(text)
         assert "," not in tag.text
-        assert drawn(only(text), numbers) == drawn(only(text), numbers, "lbw")
-        assert [tag.of_pass(late).wish.blocks.replace(";", ",") for late in (False, True)] == [first_pass, second_pass]
+        assert pin_sampled(only(text), numbers) == pin_sampled(only(text), numbers, "lbw")
+        assert [tag.for_pass(late).spec.blocks.replace(";", ",") for late in (False, True)] == [first_pass, second_pass]
         assert (tag.te, tag.unet) == (before.te, before.unet)
 
 
 def test_a_value_that_counts_no_more_is_not_read_as_the_end_of_a_rule() -> None:
     tag = parse("<lora:n:stop=0.5:0.7:lbw=INS:stop=0.5:IN02:lbw=IN05>").tags[0]
-    assert only(edited(tag, {"stop": "7", "lbw": "MID"})).meaning == only("<lora:n:0.7:lbw=MID:stop=7>").meaning
+    assert only(edit_tag(tag, {"stop": "7", "lbw": "MID"})).identity == only("<lora:n:0.7:lbw=MID:stop=7>").identity

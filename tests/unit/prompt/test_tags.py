@@ -8,12 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib_adapters.prompt.aesthetic import parse as parse_aesthetic
-from lib_adapters.prompt.blocks import Wish
-from lib_adapters.prompt.control import Control
-from lib_adapters.prompt.schedule import Strength
-from lib_adapters.prompt.schedule_text import read_curve, read_window
-from lib_adapters.prompt.tags import KEYS, parse, quoted
+from lib_adapters.prompt.aesthetic_tag import parse as parse_aesthetic
+from lib_adapters.prompt.block_weights import BlockWeightSpec
+from lib_adapters.prompt.schedule import Strength, parse_curve, parse_window
+from lib_adapters.prompt.tag_options import TagOptions
+from lib_adapters.prompt.tags import TAG_KEYS, parse, quote_name
 from tests.support.prompt_checks import only
 
 NAMES = st.text(st.characters(exclude_categories=("Cs",)), min_size=1).filter(str.strip)
@@ -31,9 +30,9 @@ STRENGTHS = st.floats(allow_nan=False, allow_infinity=False)
         ("<lyco:ink:0.5:0.7:+008>", 0.5, 0.7, 8),
         ("<lyco:ink:0.5:0.7:timestep>", 0.5, 0.7, "timestep"),
         ("<lyco:ink:dyn=timestep>", 1.0, 1.0, "timestep"),
-        ("<lyco:ink:dyn=1@0,8@20>", 1.0, 1.0, read_curve("1@0,8@20")),
-        ("<lyco:ink:te=0.5:0:0@0,1@1>", 0.5, read_curve("0@0,1@1"), None),
-        ("<lyco:ink:0.5:0~3;1~6>", 0.5, read_curve("0@3,1@6"), None),
+        ("<lyco:ink:dyn=1@0,8@20>", 1.0, 1.0, parse_curve("1@0,8@20")),
+        ("<lyco:ink:te=0.5:0:0@0,1@1>", 0.5, parse_curve("0@0,1@1"), None),
+        ("<lyco:ink:0.5:0~3;1~6>", 0.5, parse_curve("0@3,1@6"), None),
         ("<lyco:ink:te=0.5>", 0.5, 0.5, None),  # as in the web UI
         ("<lyco:ink:unet=0.5>", 1.0, 0.5, None),
         ("<lyco:ink:0.9:unet=0.5>", 0.9, 0.5, None),
@@ -86,7 +85,7 @@ def test_quoted_names(written: str, name: str) -> None:
 
 def test_a_name_is_quoted_only_where_it_must_be() -> None:
     names = {"a b": "a b", "a=1": "a=1", 'a"b"': 'a"b"', "": '""', '"a': '"""a"', "a:b": '"a:b"', 'a>"': '"a>"""'}
-    assert {name: quoted(name) for name in names} == names
+    assert {name: quote_name(name) for name in names} == names
 
 
 def test_text_and_spans() -> None:
@@ -194,9 +193,9 @@ def test_what_is_not_known_is_reported_and_the_tag_still_works(item: str, named:
 )
 def test_block_weights(items: str, lbw: str, x: float) -> None:
     tag = only(f"<lora:n:{items}:step=5->")
-    assert (tag.te, tag.unet, tag.dyn, tag.control.wish) == (1.0, 1.0, None, Wish(lbw, x=x))
-    assert tag.control.window == read_window("5", None, None)
-    assert tag.off == items.endswith("off")
+    assert (tag.te, tag.unet, tag.dyn, tag.options.spec) == (1.0, 1.0, None, BlockWeightSpec(lbw, x=x))
+    assert tag.options.window == parse_window("5", None, None)
+    assert tag.disabled == items.endswith("off")
 
 
 @pytest.mark.parametrize(
@@ -205,9 +204,9 @@ def test_block_weights(items: str, lbw: str, x: float) -> None:
 )
 def test_rules_for_kinds_of_layers(lbwe: str) -> None:
     tag = only(f"<lora:n:lbwe={lbwe}:0.5:hrlbwe={lbwe}:0.7:stop=10:off>")
-    assert (tag.te, tag.unet, tag.off) == (0.5, 0.7, True)
-    assert tag.control.wish == tag.of_pass(True).wish == Wish(elements=lbwe)
-    assert tag.control.window == tag.of_pass(True).window == read_window(None, "10", None)
+    assert (tag.te, tag.unet, tag.disabled) == (0.5, 0.7, True)
+    assert tag.options.spec == tag.for_pass(True).spec == BlockWeightSpec(elements=lbwe)
+    assert tag.options.window == tag.for_pass(True).window == parse_window(None, "10", None)
 
 
 @pytest.mark.parametrize("key", ["lbw", "w", "lbwe", "hrlbw", "hrlbwe"])
@@ -215,9 +214,11 @@ def test_a_rule_ends_where_it_is_whole_and_what_follows_is_a_strength(key: str) 
     rule = "IN05:attn:0.5" if key.endswith("e") else "IN05:0.5"
     tag = only(f"<lora:n:0.3:{key}={rule}:0.7>")
     assert (tag.te, tag.unet) == (0.3, 0.7)
-    wish = tag.of_pass(key.startswith("hr")).wish
+    wish = tag.for_pass(key.startswith("hr")).spec
     assert (wish.elements if key.endswith("e") else wish.blocks) == rule
-    assert only(f"<lora:n:0.3:{key}:0.7>").control.wish == Wish(key, x=0.7)  # a preset of that name, and its x
+    assert only(f"<lora:n:0.3:{key}:0.7>").options.spec == BlockWeightSpec(
+        key, x=0.7
+    )  # a preset of that name, and its x
 
 
 @pytest.mark.parametrize(
@@ -225,7 +226,7 @@ def test_a_rule_ends_where_it_is_whole_and_what_follows_is_a_strength(key: str) 
 )
 def test_off_keeps_the_tag_and_its_numbers(items: str, off: bool) -> None:
     tag = only(f"<lora:off:{items}>")
-    assert (tag.name, tag.te, tag.unet, tag.off) == ("off", 0.5, 0.5, off)
+    assert (tag.name, tag.te, tag.unet, tag.disabled) == ("off", 0.5, 0.5, off)
 
 
 def test_a_quoted_name_with_all_keys() -> None:
@@ -233,18 +234,18 @@ def test_a_quoted_name_with_all_keys() -> None:
         "te": "0.1", "unet": "0.2", "dyn": "8", "lbw": "MID:0", "lbwe": "::0", "x": "2", "start": "1", "stop": "9",
         "step": "2-8", "w": "IN05:0.5,MID:0", "mode": "Live", "hr": "0.5",
     }  # fmt: skip
-    text = "".join(f":{key}={values[key if key in values else key[2:]]}" for key in KEYS)
+    text = "".join(f":{key}={values[key if key in values else key[2:]]}" for key in TAG_KEYS)
     tag = only(f'<lyco:"a: ""b"" > c" {text}:off>')
-    wish, window = Wish("IN05:0.5,MID:0", "::0", 2.0), read_window("2", "8", None)
-    assert tag.control == Control(0.1, 0.2, 8, wish, window)
-    assert tag.second == Control(0.1, 0.2, 8, Wish("MID:0", "::0", 2.0), window)
-    assert (tag.name, tag.mode, tag.off) == ('a: "b" > c', "live", True)
+    wish, window = BlockWeightSpec("IN05:0.5,MID:0", "::0", 2.0), parse_window("2", "8", None)
+    assert tag.options == TagOptions(0.1, 0.2, 8, wish, window)
+    assert tag.hires == TagOptions(0.1, 0.2, 8, BlockWeightSpec("MID:0", "::0", 2.0), window)
+    assert (tag.name, tag.mode, tag.disabled) == ('a: "b" > c', "live", True)
 
 
 def test_tags_that_ask_for_the_same_are_told_from_those_that_do_not() -> None:
-    assert only("<lora:n:1:0.5:IN02>").meaning == only('<lora:"n":unet=.5:w=IN02>').meaning
+    assert only("<lora:n:1:0.5:IN02>").identity == only('<lora:"n":unet=.5:w=IN02>').identity
     others = ["", ":0.5", ":hr=1", ":off", ":mode=live", ":IN02", ":start=1", ":dyn=8", ":lbwe=::0"]
-    assert len({only(f"<lora:n:1{more}>").meaning for more in others} | {only("<lyco:n:1>").meaning}) == 10
+    assert len({only(f"<lora:n:1{more}>").identity for more in others} | {only("<lyco:n:1>").identity}) == 10
 
 
 def test_an_open_tag_is_reported_and_stays() -> None:
@@ -267,7 +268,7 @@ def test_never_raises_and_keeps_all_other_text(prompt: str) -> None:
 
 @given(st.lists(st.tuples(PLAIN_TEXT, NAMES, STRENGTHS, STRENGTHS)), PLAIN_TEXT)
 def test_what_is_written_is_read_back(pieces: list[tuple[str, str, float, float]], tail: str) -> None:
-    prompt = "".join(f"{text}<lyco:{quoted(name)}:{te!r}:{unet!r}>" for text, name, te, unet in pieces) + tail
+    prompt = "".join(f"{text}<lyco:{quote_name(name)}:{te!r}:{unet!r}>" for text, name, te, unet in pieces) + tail
     parsed = parse(prompt)
     assert parsed.problems == ()
     assert parsed.text == "".join(text for text, *_ in pieces) + tail

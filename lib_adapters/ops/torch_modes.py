@@ -9,7 +9,7 @@ import torch
 
 
 @contextmanager
-def ordinary() -> Iterator[None]:
+def plain_tensors() -> Iterator[None]:
     """Create normal tensors without an autograd graph. Usable as a context manager and as a decorator.
 
     Needed because a tensor created in the caller's inference mode cannot be modified in place outside of it, nor be
@@ -20,10 +20,10 @@ def ordinary() -> Iterator[None]:
 
 
 @contextmanager
-def exact() -> Iterator[None]:
+def float32_math() -> Iterator[None]:
     """As `ordinary`, and disable the caller's autocast so that float32 is computed in float32."""
     with ExitStack() as stack:
-        stack.enter_context(ordinary())
+        stack.enter_context(plain_tensors())
         for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
             stack.enter_context(torch.autocast(device, enabled=False))
         yield

@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 _STRAIGHT = 1e-4  # below this sine the arc is a point or a half circle, and nobody can tell it from a line
 
 
-def slerp(low: Tensor, high: Tensor, share: float) -> Tensor:
+def slerp(low: Tensor, high: Tensor, fraction: float) -> Tensor:
     """[..., d], [..., d] -> [..., d], `share` 0 for `low` to 1 for `high`.
 
     The angle is the last axis's, the lengths are mixed as they are.
@@ -20,6 +20,6 @@ def slerp(low: Tensor, high: Tensor, share: float) -> Tensor:
     sine = torch.sin(angle)
     line = sine.abs() < _STRAIGHT
     sine = torch.where(line, torch.ones_like(sine), sine)
-    first = torch.where(line, 1.0 - share, torch.sin((1.0 - share) * angle) / sine)
-    second = torch.where(line, share, torch.sin(share * angle) / sine)
+    first = torch.where(line, 1.0 - fraction, torch.sin((1.0 - fraction) * angle) / sine)
+    second = torch.where(line, fraction, torch.sin(fraction * angle) / sine)
     return first * low + second * high

@@ -5,18 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from lib_adapters.prompt.control import TIMESTEP
-from lib_adapters.prompt.layouts import block_named
-from lib_adapters.prompt.schedule_text import NUMBER, is_curve
+from lib_adapters.prompt.block_layouts import parse_block
+from lib_adapters.prompt.schedule import NUMBER, looks_like_curve
+from lib_adapters.prompt.tag_options import TIMESTEP
 
-OFF = "off"
-MOST_ITEMS = 64
-QUOTED = r'"(?:[^"]|"")*"[ \t]*(?=[:>])'
+OFF_TOKEN = "off"
+MAX_ITEMS = 64
+QUOTED_NAME = r'"(?:[^"]|"")*"[ \t]*(?=[:>])'
 _POSITIONAL = ("te", "unet", "dyn")
 _FIELDS = {"lbw": 2, "w": 2, "lbwe": 3, "hrlbw": 2, "hrlbwe": 3}  # how many parts one rule of it has
 
 
-def items_of(inside: str) -> tuple[str, list[tuple[str, str]]]:
+def tokenize(inside: str) -> tuple[str, list[tuple[str, str]]]:
     """The name, and each item behind it with the key that it is for; "" where it is for none."""
     name, items = _split(inside)
     found: list[tuple[str, str]] = []
@@ -25,8 +25,8 @@ def items_of(inside: str) -> tuple[str, list[tuple[str, str]]]:
         key, equals, _ = (part.strip() for part in item.partition("="))
         if equals:
             found.append(("lbw" if key == "w" else key, item))
-        elif item.strip() == OFF:
-            found.append((OFF, item))
+        elif item.strip() == OFF_TOKEN:
+            found.append((OFF_TOKEN, item))
         else:
             found.append((_place(positional, item.strip()), item))
     return name, found
@@ -34,7 +34,7 @@ def items_of(inside: str) -> tuple[str, list[tuple[str, str]]]:
 
 def _split(inside: str) -> tuple[str, list[str]]:
     """The name, and what follows it between colons."""
-    quotes = re.match(QUOTED, inside + ">")
+    quotes = re.match(QUOTED_NAME, inside + ">")
     if quotes:
         return quotes[0].rstrip()[1:-1].replace('""', '"'), inside[quotes.end() :].split(":")[1:]
     name, *items = inside.split(":")
@@ -45,7 +45,7 @@ def _rejoined(items: Sequence[str]) -> list[str]:
     """Rules have colons of their own: `lbw=IN05-OUT03:0.5,MID:0` is one value again."""
     found: list[list[str]] = []
     for item in items:
-        if found and "=" not in item and item.strip() != OFF and _is_open(found[-1]):
+        if found and "=" not in item and item.strip() != OFF_TOKEN and _is_open(found[-1]):
             found[-1].append(item)
         else:
             found.append([item])
@@ -63,7 +63,7 @@ def _is_open(parts: Sequence[str]) -> bool:
     if len(rule) > 1:
         return len(rule) < fields
     words = rule[0].strip().removeprefix("NOT ").split()
-    return block_named(words[0].partition("-")[0]) is not None if words else fields == 3
+    return parse_block(words[0].partition("-")[0]) is not None if words else fields == 3
 
 
 def _place(positional: dict[str, str], token: str) -> str:
@@ -81,4 +81,4 @@ def _place(positional: dict[str, str], token: str) -> str:
 
 
 def _is_preset(token: str) -> bool:
-    return bool(token) and token != TIMESTEP and not is_curve(token) and (token[0].isalpha() or "," in token)
+    return bool(token) and token != TIMESTEP and not looks_like_curve(token) and (token[0].isalpha() or "," in token)

@@ -10,68 +10,68 @@ from torch import Tensor
 
 from lib_adapters.algorithms.base import (
     Algorithm,
-    Facts,
     LayerGroup,
-    Leaves,
-    LowRank,
+    LowRankFactors,
     Shape,
-    computable,
-    number,
+    Tensors,
+    TrainingInfo,
+    check_scale,
     scale_of,
+    to_scalar,
 )
 from lib_adapters.errors import ShapeMismatch
-from lib_adapters.ops.product import Matmul, Product
+from lib_adapters.ops.lazy_delta import LazyDelta, Matmul
 
 
-class Factored(Algorithm):
+class AdditiveAlgorithm(Algorithm):
     """Base of algorithms that define ΔW by `product`, without reading W; implements `delta` and `add`."""
 
-    reads_base: ClassVar[bool] = False
+    needs_weight: ClassVar[bool] = False
 
     @abstractmethod
-    def product(self, shape: Shape) -> Product:
+    def lazy_delta(self, shape: Shape) -> LazyDelta:
         """ΔW at strength 1 for a weight of `shape`, [o, i, ...], unevaluated."""
 
-    def delta(self, base: Tensor) -> Tensor:
-        out = torch.zeros(base.shape, dtype=torch.float32, device=base.device)
-        self.add(out, base, 1.0)
+    def delta(self, weight: Tensor) -> Tensor:
+        out = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+        self.add_delta_(out, weight, 1.0)
         return out
 
-    def add(self, out: Tensor, base: Tensor, strength: float) -> None:
-        self.product(out.shape).add(out, strength)
+    def add_delta_(self, out: Tensor, weight: Tensor, strength: float) -> None:
+        self.lazy_delta(out.shape).add(out, strength)
 
 
-class ThinOnBase(Algorithm):
-    """Base of algorithms whose ΔW is a low-rank pair computed from W (`low_rank`); implements `delta` and `add`."""
+class LowRankOfWeight(Algorithm):
+    """Base of algorithms whose ΔW is a low-rank pair computed from W (`as_low_rank`); implements `delta` and `add`."""
 
     @abstractmethod
-    def low_rank(self, base: Tensor) -> LowRank:
+    def as_low_rank(self, weight: Tensor) -> LowRankFactors:
         """Return ΔW at strength 1 as a low-rank pair, for base [o, i, ...]."""
 
-    def delta(self, base: Tensor) -> Tensor:
-        out = base.new_zeros(base.shape)
-        self.add(out, base, 1.0)
+    def delta(self, weight: Tensor) -> Tensor:
+        out = weight.new_zeros(weight.shape)
+        self.add_delta_(out, weight, 1.0)
         return out
 
-    def add(self, out: Tensor, base: Tensor, strength: float) -> None:
-        pair = self.low_rank(base)
+    def add_delta_(self, out: Tensor, weight: Tensor, strength: float) -> None:
+        pair = self.as_low_rank(weight)
         Matmul(pair.up, pair.down, pair.scale).add(out, strength)
 
 
-def factor(leaves: Leaves, rank: int, facts: Facts) -> float:
+def total_scale(leaves: Tensors, rank: int, facts: TrainingInfo) -> float:
     """The whole factor before ΔW; a `scalar` that was not folded in on saving multiplies it. Raises as `scale_of`."""
-    scalar = number(leaves["scalar"]) if "scalar" in leaves else 1.0
-    return computable(scale_of(leaves, rank, facts) * scalar)
+    scalar = to_scalar(leaves["scalar"]) if "scalar" in leaves else 1.0
+    return check_scale(scale_of(leaves, rank, facts) * scalar)
 
 
-def check_pair(up: Tensor, down: Tensor, what: str) -> None:
+def check_factors(up: Tensor, down: Tensor, what: str) -> None:
     """up [o, r, (1...)] and down [r, ...] must agree on r, else ShapeMismatch; `what` names them in its message."""
     units = all(k == 1 for k in up.shape[2:])
     if up.ndim < 2 or down.ndim < 2 or not units or up.shape[1] != down.shape[0]:
         raise ShapeMismatch(f"the factors {what} of {list(up.shape)} and {list(down.shape)} do not fit each other")
 
 
-def fits_columns(down: Shape, weight: Shape) -> bool:
+def input_matches(down: Shape, weight: Shape) -> bool:
     """Do the columns of down [r, i, ...kernel] fit a weight [o, i, ...]? A flat [r, i*kernel] is LyCORIS' DyLoRA."""
     if len(weight) < 2:
         return False
@@ -95,7 +95,7 @@ def check_group(group: LayerGroup, name: str) -> None:
         )
 
 
-def drawn(a: Tensor | None, b: Tensor | None, name: str) -> tuple[Tensor, Tensor]:
+def check_shared_factors(a: Tensor | None, b: Tensor | None, name: str) -> tuple[Tensor, Tensor]:
     """Return the random projections of `name`. Raise ShapeMismatch if `in_group` has not generated them."""
     if a is None or b is None:
         raise ShapeMismatch(f"the random projections of {name} depend on all layers of the file, which are unknown")

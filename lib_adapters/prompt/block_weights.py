@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lib_adapters.errors import BadTag
-from lib_adapters.prompt.layouts import INSIDE, LAYOUTS, OUTSIDE, block_named, blocks_between
-from lib_adapters.prompt.schedule_text import NUMBER, plain, read_number
+from lib_adapters.prompt.block_layouts import BLOCKS, LAYOUTS, OUTSIDE, block_range, parse_block
+from lib_adapters.prompt.schedule import NUMBER, format_number, parse_number
 
 _INHERITED = re.compile(r"X(?:([+-])([0-9.]+))?")
-MOST_TERMS = 256
+MAX_TERMS = 256
 
 
 @dataclass(frozen=True)
@@ -26,16 +26,16 @@ class ElementRule:
     """In these blocks (none: all) the layers of these kinds (none: all) have this weight; `but_*`: in all but these."""
 
     blocks: frozenset[str]
-    but_blocks: bool
+    invert_blocks: bool
     kinds: tuple[str, ...]
-    but_kinds: bool
+    invert_kinds: bool
     weight: float
 
-    def holds(self, block: str, names: Sequence[str]) -> bool:
+    def matches(self, block: str, names: Sequence[str]) -> bool:
         """Does it say the weight of this layer? `names` as for `BlockWeights.of`."""
-        there = not self.blocks or (block in self.blocks) != self.but_blocks
+        there = not self.blocks or (block in self.blocks) != self.invert_blocks
         alike = any(kind in name for kind in self.kinds for name in names)
-        return there and (not self.kinds or alike != self.but_kinds)
+        return there and (not self.kinds or alike != self.invert_kinds)
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,15 @@ class BlockWeights:
     """The factor of each layer. Hashable, and equal where it says the same."""
 
     factors: tuple[tuple[str, float], ...] = ()  # by block
-    others: float = 1.0  # blocks that `factors` leaves out; what lies outside all blocks stays at 1
+    default: float = 1.0  # blocks that `factors` leaves out; what lies outside all blocks stays at 1
     rules: tuple[ElementRule, ...] = ()  # the last one that holds wins over all else
 
-    def of(self, block: str, names: Sequence[str]) -> float:
+    def factor_for(self, block: str, names: Sequence[str]) -> float:
         """The factor of one layer. `names`: how it is called, in each spelling, with `_` for `.`."""
-        usual = 1.0 if block in ("", *OUTSIDE) else self.others
+        usual = 1.0 if block in ("", *OUTSIDE) else self.default
         found = dict(self.factors).get(block, usual)
         for rule in self.rules:
-            if rule.holds(block, names):
+            if rule.matches(block, names):
                 found = rule.weight
         return found
 
@@ -65,7 +65,7 @@ class Presets:
 
 
 @dataclass(frozen=True)
-class Wish:
+class BlockWeightSpec:
     """`lbw`, `lbwe` and `x` of one tag, not yet looked up."""
 
     blocks: str = ""
@@ -77,29 +77,29 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class ResolvedBlockWeights:
     """The weights, and how to write them so that they are the same again where chance had a part; "" where not."""
 
     weights: BlockWeights
-    text: str = ""
+    sampled_text: str = ""
 
 
-def resolve(wish: Wish, presets: Presets, seed: str = "") -> Drawn:
+def resolve_block_weights(spec: BlockWeightSpec, presets: Presets, seed: str = "") -> ResolvedBlockWeights:
     """BadTag names the token. The same seed draws the same numbers."""
-    text = _found(wish.blocks, presets.blocks)
-    rules = elements(_found(wish.elements, presets.elements))
+    text = _found(spec.blocks, presets.blocks)
+    rules = element_rules(_found(spec.elements, presets.elements))
     if not text:
-        return Drawn(BlockWeights(rules=rules))
+        return ResolvedBlockWeights(BlockWeights(rules=rules))
     values = [value.strip() for value in re.split("[,;]", text)]
-    if len(values) > MOST_TERMS:
+    if len(values) > MAX_TERMS:
         raise BadTag(f"lbw={text[:40]!r} ... is too long")
     if any(_is_value(value) for value in values[:2]):
         chance = random.Random(f"{seed} {text}".encode("utf-8", "surrogatepass"))
-        numbers = _numbers(values, text, wish.x, chance)
+        numbers = _numbers(values, text, spec.x, chance)
         ids = LAYOUTS[len(values)]
-        drawn = ",".join(map(plain, numbers)) if any(v in ("R", "U") for v in values) else ""
-        return Drawn(BlockWeights(tuple(zip(ids, numbers, strict=True)), 0.0, rules), drawn)
-    return _by_name(values, presets if text == wish.blocks else Presets(), wish, rules, seed)  # no preset names another
+        drawn = ",".join(map(format_number, numbers)) if any(v in ("R", "U") for v in values) else ""
+        return ResolvedBlockWeights(BlockWeights(tuple(zip(ids, numbers, strict=True)), 0.0, rules), drawn)
+    return _by_name(values, presets if text == spec.blocks else Presets(), spec, rules, seed)  # no preset names another
 
 
 def _found(word: str, names: Mapping[str, str]) -> str:
@@ -124,33 +124,35 @@ def _number(word: str, x: float, chance: random.Random) -> float:
     if word in ("R", "U"):
         return round(chance.uniform(*((0.0, 1.0) if word == "R" else (-0.5, 1.5))), 3)
     if match := _INHERITED.fullmatch(word):
-        return x + (read_number(f"{match[1]}{match[2]}") if match[1] else 0.0)
-    return read_number(word)
+        return x + (parse_number(f"{match[1]}{match[2]}") if match[1] else 0.0)
+    return parse_number(word)
 
 
-def _by_name(terms: Sequence[str], presets: Presets, wish: Wish, rules: tuple[ElementRule, ...], seed: str) -> Drawn:
+def _by_name(
+    terms: Sequence[str], presets: Presets, wish: BlockWeightSpec, rules: tuple[ElementRule, ...], seed: str
+) -> ResolvedBlockWeights:
     """Blocks and rules, perhaps behind a preset that they change."""
     factors: dict[str, float] = {}
     others, drawn = 1.0, False
     if (first := _found(terms[0], presets.blocks)) != terms[0]:
-        base = resolve(Wish(first, x=wish.x), Presets(), seed)
-        factors, others, terms = dict(base.weights.factors), base.weights.others, terms[1:]
-        drawn = bool(base.text)
+        base = resolve_block_weights(BlockWeightSpec(first, x=wish.x), Presets(), seed)
+        factors, others, terms = dict(base.weights.factors), base.weights.default, terms[1:]
+        drawn = bool(base.sampled_text)
     pairs = [(*_range(term), term) for term in terms]
     if not factors and all(weight is None for _, weight, _ in pairs):
         named = sorted({block for blocks, _, _ in pairs for block in blocks})
-        return Drawn(BlockWeights(tuple((block, 1.0) for block in named), 0.0, rules))
+        return ResolvedBlockWeights(BlockWeights(tuple((block, 1.0) for block in named), 0.0, rules))
     for blocks, weight, term in pairs:
         if weight is None:
             raise BadTag(f"{term!r} in lbw= has no weight: write {term}:0.5")
         factors |= dict.fromkeys(blocks, weight)
     weights = BlockWeights(tuple(sorted(factors.items())), others, rules)
-    return Drawn(weights, _as_rules(weights) if drawn else "")
+    return ResolvedBlockWeights(weights, _as_rules(weights) if drawn else "")
 
 
 def _as_rules(weights: BlockWeights) -> str:
     """A list of numbers that rules have changed: what neither names is at 0."""
-    named = [f"{block}:{plain(factor)}" for block, factor in weights.factors if factor or block in OUTSIDE]
+    named = [f"{block}:{format_number(factor)}" for block, factor in weights.factors if factor or block in OUTSIDE]
     return ",".join([f"NOT {' '.join(OUTSIDE)}:0", *named])
 
 
@@ -159,8 +161,8 @@ def _range(term: str) -> tuple[list[str], float | None]:
     where, sign, weight = (part.strip() for part in term.replace("*", ":").partition(":"))
     blocks, turned = block_list(where, "lbw")
     if turned:
-        blocks = INSIDE - blocks
-    return sorted(blocks), read_number(weight) if sign else None
+        blocks = BLOCKS - blocks
+    return sorted(blocks), parse_number(weight) if sign else None
 
 
 def block_list(text: str, key: str) -> tuple[frozenset[str], bool]:
@@ -170,7 +172,7 @@ def block_list(text: str, key: str) -> tuple[frozenset[str], bool]:
     found: set[str] = set()
     for word in words[turned:]:
         first, dash, last = word.partition("-")
-        blocks = blocks_between(first, last) if dash else ([name] if (name := block_named(word)) else None)
+        blocks = block_range(first, last) if dash else ([name] if (name := parse_block(word)) else None)
         if blocks is None:
             raise BadTag(f"{word!r} in {key}= is neither a preset nor a block (IN05, MID, IN05-OUT03, BASE ...)")
         found.update(blocks)
@@ -179,10 +181,10 @@ def block_list(text: str, key: str) -> tuple[frozenset[str], bool]:
     return frozenset(found), turned
 
 
-def elements(text: str) -> tuple[ElementRule, ...]:
+def element_rules(text: str) -> tuple[ElementRule, ...]:
     """`blocks:kinds:weight`, parted by commas or line ends; BadTag names the rule that cannot be read."""
     rules = [_element(rule.strip()) for line in text.splitlines() for rule in re.split("[,;]", line) if rule.strip()]
-    if len(rules) > MOST_TERMS:
+    if len(rules) > MAX_TERMS:
         raise BadTag(f"lbwe={text[:40]!r} ... is too long")
     return tuple(rules)
 
@@ -194,4 +196,4 @@ def _element(rule: str) -> ElementRule:
     blocks, turned = block_list(parts[0], "lbwe")
     kinds = parts[1].split()
     but = bool(kinds) and kinds[0] == "NOT"
-    return ElementRule(blocks, turned, tuple(kind.lower() for kind in kinds[but:]), but, read_number(parts[2]))
+    return ElementRule(blocks, turned, tuple(kind.lower() for kind in kinds[but:]), but, parse_number(parts[2]))

@@ -12,19 +12,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lib_adapters.errors import BadTag
-from lib_adapters.prompt.items import MOST_ITEMS, QUOTED
-from lib_adapters.prompt.schedule_text import NUMBER
-from lib_adapters.prompt.tags import shown
+from lib_adapters.prompt.schedule import NUMBER
+from lib_adapters.prompt.tag_lexer import MAX_ITEMS, QUOTED_NAME
+from lib_adapters.prompt.tags import truncate
 
 KIND = "aesthetic"
-MOST_STEPS = 1000
-_ITEM = re.compile(rf"(?:[^:>=\"]*=[ \t]*)?{QUOTED}|[^:>]*")
+MAX_STEPS = 1000
+_ITEM = re.compile(rf"(?:[^:>=\"]*=[ \t]*)?{QUOTED_NAME}|[^:>]*")
 _TAG = re.compile(rf"<{KIND}:((?:{_ITEM.pattern})(?::(?:{_ITEM.pattern}))*)>")
 _WORDS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
 @dataclass(frozen=True)
-class Options:
+class AestheticOptions:
     """How far, and how, a text is led: `steps` of Adam at the rate `lr`. The defaults are the web UI extension's."""
 
     weight: float = 0.9  # of the changed text in the mixture; 0 is the tag's absence
@@ -41,12 +41,12 @@ class AestheticTag:
     """One aesthetic embedding as the prompt asks for it."""
 
     name: str
-    options: Options
+    options: AestheticOptions
     text: str  # as written
 
 
 @dataclass(frozen=True)
-class Parsed:
+class ParsedAesthetics:
     """A prompt without these tags, the tags in their order, and what could not be read, one sentence each."""
 
     text: str
@@ -54,7 +54,7 @@ class Parsed:
     problems: tuple[str, ...]
 
 
-def parse(prompt: str) -> Parsed:
+def parse(prompt: str) -> ParsedAesthetics:
     """Never raises: a tag that cannot be read is taken out of the text, reported and skipped."""
     tags: list[AestheticTag] = []
     problems: list[str] = []
@@ -63,21 +63,21 @@ def parse(prompt: str) -> Parsed:
         try:
             tags.append(_tag(match, problems))
         except BadTag as error:
-            problems.append(f"{shown(match[0])}: {shown(str(error))}, so this tag is left out.")
+            problems.append(f"{truncate(match[0])}: {truncate(str(error))}, so this tag is left out.")
     text = _TAG.sub("", prompt[:end]) + prompt[end:]
     apart = _TAG.sub(" ", prompt[:end]) + prompt[end:]  # what tags kept apart is not the start of one
     unclosed = re.finditer(rf"<{KIND}:", apart)
     problems += [f"{rest[0]} ... is never closed with '>', so it stays text." for rest in unclosed]
-    return Parsed(text, tuple(tags), tuple(problems))
+    return ParsedAesthetics(text, tuple(tags), tuple(problems))
 
 
 def _tag(match: re.Match[str], problems: list[str]) -> AestheticTag:
     name, *items = _split(match[1])
     if not name.strip():
         raise BadTag("it names no aesthetic embedding")
-    if len(items) > MOST_ITEMS:
+    if len(items) > MAX_ITEMS:
         raise BadTag(f"it has {len(items)} values")
-    return AestheticTag(_unquoted(name), _options(items, shown(match[0]), problems), match[0])
+    return AestheticTag(_unquoted(name), _options(items, truncate(match[0]), problems), match[0])
 
 
 def _split(inside: str) -> list[str]:
@@ -97,20 +97,22 @@ def _unquoted(text: str) -> str:
     return bare[1:-1].replace('""', '"') if len(bare) > 1 and bare[0] == bare[-1] == '"' else text
 
 
-def _options(items: Sequence[str], tag: str, problems: list[str]) -> Options:
+def _options(items: Sequence[str], tag: str, problems: list[str]) -> AestheticOptions:
     readers: dict[str, Callable[[str], Any]] = {
         "weight": _number, "steps": _steps, "lr": _rate, "slerp": _switch, "text": _unquoted, "negative": _switch,
         "angle": _number,
     }  # fmt: skip
-    options, weighed = Options(), False
+    options, weighed = AestheticOptions(), False
     for item in items:
         key, equals, value = (part.strip() for part in item.partition("="))
         if equals and key not in readers:
-            problems.append(f"{tag}: the key {shown(key)!r} is unknown (known: {', '.join(readers)}) and was ignored.")
+            problems.append(
+                f"{tag}: the key {truncate(key)!r} is unknown (known: {', '.join(readers)}) and was ignored."
+            )
         elif equals or key in ("slerp", "negative"):
             options = replace(options, **{key: readers[key](value)})
         elif weighed:
-            problems.append(f"{tag}: {shown(key)!r} is one value too many and was ignored.")
+            problems.append(f"{tag}: {truncate(key)!r} is one value too many and was ignored.")
         else:
             options, weighed = replace(options, weight=_number(key)), True
     return options
@@ -131,8 +133,8 @@ def _rate(token: str) -> float:
 
 
 def _steps(token: str) -> int:
-    if not re.fullmatch(r"\+?[0-9]{1,6}", token) or int(token) > MOST_STEPS:
-        raise BadTag(f"{token!r} is not a whole number from 0 to {MOST_STEPS}")
+    if not re.fullmatch(r"\+?[0-9]{1,6}", token) or int(token) > MAX_STEPS:
+        raise BadTag(f"{token!r} is not a whole number from 0 to {MAX_STEPS}")
     return int(token)
 
 

@@ -16,14 +16,14 @@ from typing_extensions import Self
 
 from lib_adapters.algorithms.base import (
     Algorithm,
-    Facts,
     LayerGroup,
-    Leaves,
-    LowRank,
+    LowRankFactors,
     Shape,
     Shapes,
-    mismatch,
-    same_layer,
+    Tensors,
+    TrainingInfo,
+    same_up_to_1x1,
+    shape_mismatch,
 )
 from lib_adapters.errors import ShapeMismatch
 
@@ -31,7 +31,7 @@ WEIGHT, BIAS = "set_weight", "set_bias"
 
 
 @dataclass(frozen=True, eq=False)
-class Whole(Algorithm):
+class SavedWeight(Algorithm):
     """W' and b', either of which may be missing; the strength interpolates between the original values and these."""
 
     label: ClassVar[str] = "Whole weight"
@@ -44,25 +44,25 @@ class Whole(Algorithm):
         return bool(shapes) and shapes.keys() <= {WEIGHT, BIAS}
 
     @classmethod
-    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
-        return cls(leaves.get(WEIGHT), leaves.get(BIAS))
+    def from_tensors(cls, tensors: Tensors, info: TrainingInfo) -> Self:
+        return cls(tensors.get(WEIGHT), tensors.get(BIAS))
 
-    def check(self, shape: Shape) -> None:
-        if self.weight is not None and not same_layer(tuple(self.weight.shape), shape):
-            raise mismatch(self.weight.shape, shape)
+    def check_shape(self, shape: Shape) -> None:
+        if self.weight is not None and not same_up_to_1x1(tuple(self.weight.shape), shape):
+            raise shape_mismatch(self.weight.shape, shape)
         check_bias(self.bias, shape)
 
-    def delta(self, base: Tensor) -> Tensor:
+    def delta(self, weight: Tensor) -> Tensor:
         if self.weight is None:
-            return torch.zeros_like(base)
-        return self.weight.float().reshape(base.shape) - base
+            return torch.zeros_like(weight)
+        return self.weight.float().reshape(weight.shape) - weight
 
-    def onto(self, base: Tensor, strength: float, out: Tensor | None = None) -> Tensor:
+    def merged(self, weight: Tensor, strength: float, out: Tensor | None = None) -> Tensor:
         """Interpolate with `lerp`, which returns W' bit for bit at strength 1."""
-        out = torch.empty_like(base) if out is None else out
+        out = torch.empty_like(weight) if out is None else out
         if self.weight is None:
-            return out.copy_(base)
-        return torch.lerp(base, self.weight.float().reshape(base.shape), strength, out=out)
+            return out.copy_(weight)
+        return torch.lerp(weight, self.weight.float().reshape(weight.shape), strength, out=out)
 
     def bias_delta(self, bias: Tensor) -> Tensor | None:
         return None if self.bias is None else self.bias.float() - bias
@@ -83,24 +83,24 @@ class WithBias(Algorithm):
     inner: Algorithm
     bias: Tensor  # [o]
 
-    def check(self, shape: Shape) -> None:
-        self.inner.check(shape)
+    def check_shape(self, shape: Shape) -> None:
+        self.inner.check_shape(shape)
         check_bias(self.bias, shape)
 
-    def delta(self, base: Tensor) -> Tensor:
-        return self.inner.delta(base)
+    def delta(self, weight: Tensor) -> Tensor:
+        return self.inner.delta(weight)
 
-    def delta_at(self, base: Tensor, strength: float) -> Tensor:
-        return self.inner.delta_at(base, strength)
+    def delta_at(self, weight: Tensor, strength: float) -> Tensor:
+        return self.inner.delta_at(weight, strength)
 
-    def add(self, out: Tensor, base: Tensor, strength: float) -> None:
-        self.inner.add(out, base, strength)
+    def add_delta_(self, out: Tensor, weight: Tensor, strength: float) -> None:
+        self.inner.add_delta_(out, weight, strength)
 
-    def onto(self, base: Tensor, strength: float, out: Tensor | None = None) -> Tensor:
-        return self.inner.onto(base, strength, out)
+    def merged(self, weight: Tensor, strength: float, out: Tensor | None = None) -> Tensor:
+        return self.inner.merged(weight, strength, out)
 
-    def low_rank(self, base: Tensor) -> LowRank | None:
-        return self.inner.low_rank(base)
+    def as_low_rank(self, weight: Tensor) -> LowRankFactors | None:
+        return self.inner.as_low_rank(weight)
 
     def bias_delta(self, bias: Tensor) -> Tensor | None:
         """Return b' − b plus the algorithm's own bias delta for b'."""
@@ -113,8 +113,8 @@ class WithBias(Algorithm):
         return self.inner.label
 
     @property
-    def reads_base(self) -> bool:  # type: ignore[override]
-        return self.inner.reads_base
+    def needs_weight(self) -> bool:  # type: ignore[override]
+        return self.inner.needs_weight
 
     @property
     def has_weight(self) -> bool:
@@ -128,16 +128,16 @@ class WithBias(Algorithm):
     def rank(self) -> int | None:
         return self.inner.rank
 
-    def truncated(self, rank: int) -> Self:
-        cut = self.inner.truncated(rank)
+    def truncate(self, rank: int) -> Self:
+        cut = self.inner.truncate(rank)
         return self if cut is self.inner else replace(self, inner=cut)
 
     def in_group(self, shape: Shape, group: LayerGroup) -> Self:
         inner = self.inner.in_group(shape, group)
         return self if inner is self.inner else replace(self, inner=inner)
 
-    def settled(self, base: Tensor) -> Self:
-        settled = self.inner.settled(base)
+    def precompute(self, weight: Tensor) -> Self:
+        settled = self.inner.precompute(weight)
         return self if settled is self.inner else replace(self, inner=settled)
 
     @classmethod
@@ -146,7 +146,7 @@ class WithBias(Algorithm):
         return False
 
     @classmethod
-    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
+    def from_tensors(cls, tensors: Tensors, info: TrainingInfo) -> Self:
         raise NotImplementedError
 
 

@@ -12,10 +12,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from lib_adapters.prompt.schedule import Position, Turn, Window
+from lib_adapters.prompt.schedule import EveryNth, Position, Window
 
 AND = re.compile(r"\bAND\b")  # as in the web UI's prompt_parser
-FOREIGN = "\0"  # replaces each character of a tag that is not ours: not a space, and ignored in a number
+OTHER_SYNTAX = "\0"  # replaces each character of a tag that is not ours: not a space, and ignored in a number
 _TOKEN = re.compile(r"\\.?|[\[\]():|]")  # `.` does not match a line end, as in the web UI's grammar
 _WHEN = re.compile(r"[\s\0]*([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)[\s\0]*")
 _OPENERS = {"]": "[", ")": "("}
@@ -26,14 +26,14 @@ _FURTHEST = 1e9  # steps
 class Switch:
     """One `[before:after:when]` around a tag, and whether the tag is in `before` or in `after`."""
 
-    after: bool
+    is_removed: bool
     when: float
-    share: bool  # `when` has a decimal point: a fraction of all steps
+    fraction: bool  # `when` has a decimal point: a fraction of all steps
 
 
-Edit = Switch | Turn
+Edit = Switch | EveryNth
 Edits = frozenset[Edit]  # a tag acts in the steps in which all of them hold
-NONE: Edits = frozenset()
+NO_EDITS: Edits = frozenset()
 
 
 @dataclass(frozen=True)
@@ -45,48 +45,48 @@ class Timeline:
     """
 
     steps: int
-    before: int | None = None
-    old: bool = False
+    steps_before: int | None = None
+    uses_old_scheduling: bool = False
 
     @property
-    def counted(self) -> int:
+    def step_of(self) -> int:
         """The number of steps of which `when` is a fraction."""
-        return self.before if self.before is not None and self.old else self.steps
+        return self.steps_before if self.steps_before is not None and self.uses_old_scheduling else self.steps
 
-    def switched(self, switch: Switch) -> int:
+    def switch_step(self, switch: Switch) -> int:
         """Return the number of steps before `after` begins; negative if it began in the previous pass."""
         when = max(-_FURTHEST, min(_FURTHEST, switch.when))
-        if self.old:
-            found = when * self.counted if when < 1 else when
-        elif switch.share:
-            found = (when - (self.before is not None)) * self.steps
+        if self.uses_old_scheduling:
+            found = when * self.step_of if when < 1 else when
+        elif switch.fraction:
+            found = (when - (self.steps_before is not None)) * self.steps
         else:
-            found = when - (self.before or 0)
-        return min(self.counted, int(found))
+            found = when - (self.steps_before or 0)
+        return min(self.step_of, int(found))
 
 
 def window_of(edits: Edits, timeline: Timeline) -> Window | None:
     """Return the window of the steps in which all edits hold; None if these are all steps."""
-    starts = [timeline.switched(one) for one in edits if isinstance(one, Switch) and one.after]
-    stops = [timeline.switched(one) for one in edits if isinstance(one, Switch) and not one.after]
-    turns = tuple(sorted(one for one in edits if isinstance(one, Turn)))
-    start, stop = max([0, *starts]), min([timeline.counted, *stops])
+    starts = [timeline.switch_step(one) for one in edits if isinstance(one, Switch) and one.is_removed]
+    stops = [timeline.switch_step(one) for one in edits if isinstance(one, Switch) and not one.is_removed]
+    turns = tuple(sorted(one for one in edits if isinstance(one, EveryNth)))
+    start, stop = max([0, *starts]), min([timeline.step_of, *stops])
     first = Position(float(start), "step") if start else None
-    last = Position(float(max(0, stop)), "step") if stop < timeline.counted else None
+    last = Position(float(max(0, stop)), "step") if stop < timeline.step_of else None
     return Window(first, last, turns) if first or last or turns else None
 
 
 @dataclass(frozen=True)
-class Reading:
+class PromptEdits:
     """The prompt editing around the places in a text from which tags were removed."""
 
     edits: tuple[Edits, ...]  # of each place, in order
-    lost: frozenset[int]  # indexes of places in brackets that look like prompt editing but are plain text
+    unreachable: frozenset[int]  # indexes of places in brackets that look like prompt editing but are plain text
     blanks: tuple[tuple[int, int], ...]  # spans of brackets that contain only such places
-    worded: tuple[tuple[int, int], ...]  # spans of the outermost brackets that also contain words
+    messages: tuple[tuple[int, int], ...]  # spans of the outermost brackets that also contain words
 
 
-def read_editing(text: str, places: Sequence[int]) -> Reading:
+def find_edits(text: str, spans: Sequence[int]) -> PromptEdits:
     """Parse the text. `places`: the offsets at which tags were removed, in ascending order. Never raises."""
     edits: list[Edits] = []
     lost: list[int] = []
@@ -95,18 +95,18 @@ def read_editing(text: str, places: Sequence[int]) -> Reading:
     start = number = 0
     for end in [*(match.start() for match in AND.finditer(text)), len(text)]:
         last = number
-        while last < len(places) and places[last] <= end:
+        while last < len(spans) and spans[last] <= end:
             last += 1
-        scan = _Scan(text, places, start, end)
+        scan = _Scan(text, spans, start, end)
         scan.run(range(number, last))
         walk = _Walk(scan.broken, text)
         walk.run(scan.root)
-        edits += [walk.edits.get(one, NONE) for one in range(number, last)]
+        edits += [walk.edits.get(one, NO_EDITS) for one in range(number, last)]
         lost += walk.lost
         blanks += walk.blanks
         worded += walk.worded
         start, number = end + len("AND"), last
-    return Reading(tuple(edits), frozenset(lost), tuple(blanks), tuple(worded))
+    return PromptEdits(tuple(edits), frozenset(lost), tuple(blanks), tuple(worded))
 
 
 @dataclass
@@ -149,7 +149,7 @@ class _Group:
     def edit(self, segment: int) -> Edit | None:
         """Return the edit for this segment; None for the segment with the step, and for emphasis."""
         if self.kind == "turn":
-            return Turn(segment, len(self.cuts) + 1)
+            return EveryNth(segment, len(self.cuts) + 1)
         if self.kind == "switch" and self.when and segment < len(self.cuts):
             return Switch(segment == len(self.cuts) - 1, float(self.when[1]), "." in self.when[1])
         return None
@@ -244,7 +244,7 @@ class _Walk:
 
     def run(self, root: _Group) -> None:
         """Walk the tree iteratively, because brackets may be nested deeper than Python's recursion limit."""
-        todo: list[tuple[_Group, Edits, str]] = [(root, NONE, "")]
+        todo: list[tuple[_Group, Edits, str]] = [(root, NO_EDITS, "")]
         while todo:
             group, edits, state = todo.pop()
             for segment, one in group.inside:

@@ -17,9 +17,15 @@ from typing import ClassVar
 from torch import Tensor
 from typing_extensions import Self
 
-from lib_adapters.algorithms.base import Algorithm, Facts, Leaves, Shape, Shapes
+from lib_adapters.algorithms.base import Algorithm, Shape, Shapes, Tensors, TrainingInfo
 from lib_adapters.errors import ShapeMismatch
-from lib_adapters.ops.orthogonal import bounded_each, cayley_turn, neumann_turn, skew_packed, turn_columns
+from lib_adapters.ops.orthogonal import (
+    cayley_delta,
+    clip_norm_per_block,
+    neumann_delta,
+    rotate_columns_,
+    skew_from_upper,
+)
 
 MAX_TERMS = 64  # of the series: by then it has converged or it diverges
 
@@ -44,16 +50,16 @@ class OftInput(Algorithm):
         return "oft_R.weight" in shapes and shapes.keys() <= {"oft_R.weight", "oft_R.scaled_oft", "alpha"}
 
     @classmethod
-    def from_leaves(cls, leaves: Leaves, facts: Facts) -> Self:
-        packed, overrides = leaves["oft_R.weight"], facts.overrides or {}
+    def from_tensors(cls, tensors: Tensors, info: TrainingInfo) -> Self:
+        packed, overrides = tensors["oft_R.weight"], info.overrides or {}
         size = _block_size(packed.shape)
-        divisor = 2.0 * math.sqrt(size - 1) if "oft_R.scaled_oft" in leaves else 1.0
+        divisor = 2.0 * math.sqrt(size - 1) if "oft_R.scaled_oft" in tensors else 1.0
         exact = overrides.get("use_cayley_neumann", 1.0) == 0
-        by_peft = facts.producer in ("peft", "diffusers")
+        by_peft = info.producer in ("peft", "diffusers")
         bound = overrides.get("rotation_bound", math.inf) / math.sqrt(len(packed))
         return cls(packed, size, divisor, by_peft, exact, *_series(overrides), bound)
 
-    def check(self, shape: Shape) -> None:
+    def check_shape(self, shape: Shape) -> None:
         columns, rows = math.prod(shape[1:]), len(self.packed)
         if columns % self.size or rows not in {1, columns // self.size}:
             mine = f"{rows} input rotations of {self.size} columns"
@@ -62,22 +68,22 @@ class OftInput(Algorithm):
             what = f"PEFT's OFT {list(self.packed.shape)} on a convolution {list(shape)}"
             raise ShapeMismatch(f"{what} rotates overlapping patches, which no change of the weight can do")
 
-    def delta(self, base: Tensor) -> Tensor:
-        out = base.new_zeros(base.shape)
-        self.add(out, base, 1.0)
+    def delta(self, weight: Tensor) -> Tensor:
+        out = weight.new_zeros(weight.shape)
+        self.add_delta_(out, weight, 1.0)
         return out
 
-    def add(self, out: Tensor, base: Tensor, strength: float) -> None:
-        turn = self._turn(transposed=self.by_peft or base.ndim == 2)
-        blocks = math.prod(base.shape[1:]) // self.size
-        turn_columns(out, base, turn.expand(blocks, -1, -1), strength)
+    def add_delta_(self, out: Tensor, weight: Tensor, strength: float) -> None:
+        turn = self._turn(transposed=self.by_peft or weight.ndim == 2)
+        blocks = math.prod(weight.shape[1:]) // self.size
+        rotate_columns_(out, weight, turn.expand(blocks, -1, -1), strength)
 
     def _turn(self, transposed: bool) -> Tensor:
         """R − I or Rᵀ − I, [n, b, b]: −Q transposes every form."""
-        q = skew_packed(self.packed, self.size) / self.divisor
+        q = skew_from_upper(self.packed, self.size) / self.divisor
         q = -q if transposed != self.exact else q
-        q = bounded_each(q, self.bound) if math.isfinite(self.bound) else q
-        return cayley_turn(q) if self.exact else neumann_turn(q, self.last_term, self.highest)
+        q = clip_norm_per_block(q, self.bound) if math.isfinite(self.bound) else q
+        return cayley_delta(q) if self.exact else neumann_delta(q, self.last_term, self.highest)
 
     @property
     def rank(self) -> int:

@@ -16,7 +16,7 @@ def _run(letter: str, numbers: range | tuple[int, ...]) -> tuple[str, ...]:
     return tuple(f"{letter}{number:02}" for number in numbers)
 
 
-WHOLE = (TEXT, *_run("IN", range(12)), MIDDLE, *_run("OUT", range(12)))
+FULL_LAYOUT = (TEXT, *_run("IN", range(12)), MIDDLE, *_run("OUT", range(12)))
 SD3 = (TEXT, *_run("J", range(24)))
 FLUX = ("CLIP", "T5", "IN", *_run("D", range(19)), *_run("S", range(38)), "OUT")
 
@@ -25,23 +25,23 @@ LAYOUTS: Mapping[int, tuple[str, ...]] = {  # by how many numbers there are
     17: (TEXT, *_run("IN", (1, 2, 4, 5, 7, 8)), MIDDLE, *_run("OUT", range(3, 12))),
     20: (TEXT, *_run("IN", range(9)), MIDDLE, *_run("OUT", range(9))),
     25: SD3,
-    26: WHOLE,
+    26: FULL_LAYOUT,
     61: FLUX,
 }
-_ORDER = (*WHOLE, *SD3[1:], *(name for name in FLUX if name not in ("IN", "OUT")), *OUTSIDE)
+_ORDER = (*FULL_LAYOUT, *SD3[1:], *(name for name in FLUX if name not in ("IN", "OUT")), *OUTSIDE)
 _KNOWN = frozenset({*_ORDER, *FLUX})
-INSIDE = _KNOWN - {*OUTSIDE}
+BLOCKS = _KNOWN - {*OUTSIDE}
 
-OFFERED: Mapping[str, tuple[str, ...]] = {  # the rows of an editor, by the model's family
-    "sd1": WHOLE,
-    "sd2": WHOLE,
+EDITOR_ROWS: Mapping[str, tuple[str, ...]] = {  # the rows of an editor, by the model's family
+    "sd1": FULL_LAYOUT,
+    "sd2": FULL_LAYOUT,
     "sdxl": LAYOUTS[20],
-    "sdxl-refiner": WHOLE,
+    "sdxl-refiner": FULL_LAYOUT,
     "sd3": SD3,
 }
 
 
-def block_named(word: str) -> str | None:
+def parse_block(word: str) -> str | None:
     """The block that a user's word means; None where it means none."""
     name = word.strip().upper()
     name = _ALIASES.get(name, name)
@@ -50,9 +50,9 @@ def block_named(word: str) -> str | None:
     return name if name in _KNOWN else None
 
 
-def blocks_between(first: str, last: str) -> list[str] | None:
+def block_range(first: str, last: str) -> list[str] | None:
     """From one block to the other in the order in which a picture passes them, whichever is named first."""
-    ends = [block_named(word) for word in (first, last)]
+    ends = [parse_block(word) for word in (first, last)]
     if any(end is None or end not in _ORDER for end in ends):
         return None
     low, high = sorted(_ORDER.index(end) for end in ends if end is not None)

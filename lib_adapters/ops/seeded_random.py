@@ -24,7 +24,7 @@ def uniform(
     return torch.empty(shape, dtype=dtype, device="cpu").uniform_(-bound, bound, generator=numbers)
 
 
-def random_places(seed: int, count: int, rows: int, columns: int) -> Tensor:
+def random_positions(seed: int, count: int, rows: int, columns: int) -> Tensor:
     """Return the row and column [2, count] of `count` distinct entries of a matrix in random order."""
     order = torch.randperm(rows * columns, generator=generator(seed), device="cpu")[:count]
     return torch.stack((torch.div(order, columns, rounding_mode="floor"), order % columns))

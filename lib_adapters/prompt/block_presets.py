@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from lib_adapters.errors import BadTag
-from lib_adapters.prompt.blocks import Presets, Wish, resolve
-from lib_adapters.prompt.schedule_text import NUMBER
+from lib_adapters.prompt.block_weights import BlockWeightSpec, Presets, resolve_block_weights
+from lib_adapters.prompt.schedule import NUMBER
 
 BUILT_IN = Presets(
     {
@@ -33,10 +33,10 @@ BUILT_IN = Presets(
 )
 SECTION = "[lbwe]"
 BYTE_ORDER = "\ufeff"  # what some editors put in front
-MOST_BYTES = 1 << 20
+MAX_BYTES = 1 << 20
 
 
-def read_presets(text: str) -> tuple[Presets, list[str]]:
+def parse_presets(text: str) -> tuple[Presets, list[str]]:
     """What a file says, and a sentence for each line that says nothing."""
     found: dict[bool, dict[str, str]] = {False: {}, True: {}}
     problems: list[str] = []
@@ -49,14 +49,14 @@ def read_presets(text: str) -> tuple[Presets, list[str]]:
             elements = True
             continue
         name, _, value = (part.strip() for part in entry.partition(":"))
-        if problem := trouble(name, value, elements):
+        if problem := preset_error(name, value, elements):
             problems.append(f"line {number}: {problem}")
         else:
             found[elements][name] = value
     return Presets(found[False], found[True]), problems
 
 
-def trouble(name: str, value: str, elements: bool) -> str:
+def preset_error(name: str, value: str, elements: bool) -> str:
     """What is wrong with a preset in one sentence; "" where nothing is."""
     odd = name.strip() != name or name.splitlines() != [name] or name.startswith(("#", BYTE_ORDER))
     if odd or set(name) & set(':,;*=<>"') or NUMBER.fullmatch(name):
@@ -64,20 +64,20 @@ def trouble(name: str, value: str, elements: bool) -> str:
     if len(value.splitlines()) > 1 and not elements:
         return f"{name}: {value!r} is more than one line."
     try:
-        resolve(Wish(elements=value) if elements else Wish(value), Presets())
+        resolve_block_weights(BlockWeightSpec(elements=value) if elements else BlockWeightSpec(value), Presets())
     except BadTag as error:
         return f"{name}: {error}."
     return "" if value else f"{name} has no weights."
 
 
-def written(presets: Presets) -> str:
-    """The text of a file that `read_presets` reads as the same."""
+def format_presets(presets: Presets) -> str:
+    """The text of a file that `parse_presets` reads as the same."""
     lines = [f"{name}:{value}" for name, value in presets.blocks.items()]
     rules = [f"{name}:{_one_line(value)}" for name, value in presets.elements.items()]
     return "\n".join([*lines, *([SECTION, *rules] if rules else []), ""])
 
 
-def together(*sources: Presets) -> Presets:
+def merge_presets(*sources: Presets) -> Presets:
     """The later ones win."""
     blocks: Mapping[str, str] = _merged(one.blocks for one in sources)
     return Presets(blocks, _merged(one.elements for one in sources))

@@ -14,17 +14,17 @@ from typing_extensions import Self
 Shape = tuple[int, ...]
 
 
-class Product(Protocol):
+class LazyDelta(Protocol):
     """ΔW [o, i, ...] that need not be built; its own scale is inside, `strength` comes on top."""
 
     def add(self, out: Tensor, strength: float) -> None:
         """out += strength · ΔW, in place; `out` is float32 [o, i, ...]."""
 
-    def rows(self, start: int, stop: int) -> Product:
+    def rows(self, start: int, stop: int) -> LazyDelta:
         """The same for these output rows alone: ΔW[start:stop]."""
 
 
-def row_step(out: Tensor) -> int:
+def rows_per_block(out: Tensor) -> int:
     """Return the rows per block: on the CPU two blocks stay in the shared cache and are worth dividing among threads;
     on CUDA launches are few.
     """
@@ -32,7 +32,7 @@ def row_step(out: Tensor) -> int:
     return max(1, elements * len(out) // max(1, out.numel()))
 
 
-def as_matrix(out: Tensor) -> Tensor | None:
+def matrix_view(out: Tensor) -> Tensor | None:
     """A view [o, i*kernel], where the strides allow one."""
     try:
         return out.view(len(out), -1)
@@ -47,7 +47,7 @@ class Matmul:
         self.up, self.down, self.scale = up.float(), down.float(), scale
 
     def add(self, out: Tensor, strength: float) -> None:
-        matrix = as_matrix(out)
+        matrix = matrix_view(out)
         if matrix is None:
             out.add_(torch.mm(self.up, self.down).view(out.shape), alpha=self.scale * strength)
         else:
@@ -57,29 +57,29 @@ class Matmul:
         return type(self)(self.up[start:stop], self.down, self.scale)
 
 
-class Residual:
+class WithDense:
     """product + scale · rest, rest [o, i*kernel]."""
 
-    def __init__(self, product: Product, rest: Tensor, scale: float) -> None:
-        self.product, self.rest, self.scale = product, rest.float(), scale
+    def __init__(self, product: LazyDelta, rest: Tensor, scale: float) -> None:
+        self.base_delta, self.dense, self.scale = product, rest.float(), scale
 
     def add(self, out: Tensor, strength: float) -> None:
-        self.product.add(out, strength)
-        out.add_(self.rest.view(out.shape), alpha=self.scale * strength)
+        self.base_delta.add(out, strength)
+        out.add_(self.dense.view(out.shape), alpha=self.scale * strength)
 
-    def rows(self, start: int, stop: int) -> Residual:
-        return Residual(self.product.rows(start, stop), self.rest[start:stop], self.scale)
+    def rows(self, start: int, stop: int) -> WithDense:
+        return WithDense(self.base_delta.rows(start, stop), self.dense[start:stop], self.scale)
 
 
-class Sparse:
+class WithSparse:
     """product + scale · values at (row, column): places [2, n] in [o, i*kernel], values [n]."""
 
-    def __init__(self, product: Product, places: Tensor, values: Tensor, scale: float) -> None:
-        self.product, self.places, self.values, self.scale = product, places.long(), values.float(), scale
+    def __init__(self, product: LazyDelta, places: Tensor, values: Tensor, scale: float) -> None:
+        self.base_delta, self.indices, self.values, self.scale = product, places.long(), values.float(), scale
 
     def add(self, out: Tensor, strength: float) -> None:
-        self.product.add(out, strength)
-        rows, columns = self.places
+        self.base_delta.add(out, strength)
+        rows, columns = self.indices
         kernel = out[0, 0].numel()
         index = [rows, columns // kernel]
         for size in out.shape[2:]:
@@ -87,7 +87,7 @@ class Sparse:
             index.append(columns // kernel % size)
         out.index_put_(index, self.values * (self.scale * strength), accumulate=True)
 
-    def rows(self, start: int, stop: int) -> Sparse:
-        mine = (self.places[0] >= start) & (self.places[0] < stop)
-        places = self.places[:, mine] - self.places.new_tensor([[start], [0]])
-        return Sparse(self.product.rows(start, stop), places, self.values[mine], self.scale)
+    def rows(self, start: int, stop: int) -> WithSparse:
+        mine = (self.indices[0] >= start) & (self.indices[0] < stop)
+        places = self.indices[:, mine] - self.indices.new_tensor([[start], [0]])
+        return WithSparse(self.base_delta.rows(start, stop), places, self.values[mine], self.scale)
