@@ -16,7 +16,7 @@ from benchmarks.markdown import table
 from lib_adapters import Request, Session, open_adapter
 
 PARTS = {  # title -> functions whose cumulative time counts, by file and name; none calls another one
-    "open and read the file": (("adapter.py", "open_adapter"), ("load.py", "load")),
+    "open and read the file": (("adapter.py", "open_adapter"), ("loading.py", "load_layers")),
     "find the layers": (
         ("plan.py", "match_adapter"),
         ("plan.py", "group_by_parameter"),

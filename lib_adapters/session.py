@@ -11,7 +11,7 @@ from typing import Literal
 from torch import nn
 from typing_extensions import Self
 
-from lib_adapters.files.cache import DEFAULT_BYTES, LoadedCache
+from lib_adapters.files.cache import DEFAULT_CACHE_BYTES, AdapterCache
 from lib_adapters.ops.torch_modes import plain_tensors
 from lib_adapters.patching.apply_mode import ModeSelector
 from lib_adapters.patching.checksum import OriginalChecksums
@@ -47,7 +47,7 @@ class Session:
         text_encoders: Sequence[nn.Module] = (),
         *,
         mode: Mode = "merged",
-        cache_bytes: int = DEFAULT_BYTES,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
         offload: bool | None = None,
         base_of: BaseOf | None = None,
     ) -> None:
@@ -56,7 +56,7 @@ class Session:
         `base_of`: a host's more exact copy of a weight than the model's. `cache_bytes`: of adapters kept in memory.
         """
         self._mode: Mode = mode
-        self._cache = LoadedCache(cache_bytes)
+        self._cache = AdapterCache(cache_bytes)
         self._checksums = OriginalChecksums()
         self._weight_patcher = WeightPatcher(self._checksums, offload, base_of)
         self._forward_patcher = ForwardPatcher(base_of)

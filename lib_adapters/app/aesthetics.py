@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lib_adapters.conditioning.aesthetic import Aesthetic, save_aesthetic
-from lib_adapters.files.families import FAMILY_NAMES
+from lib_adapters.conditioning.aesthetic_file import AestheticEmbedding, save_aesthetic
+from lib_adapters.files.model_family import FAMILY_NAMES
 from lib_adapters.prompt.tags import quote_name
 
 
-def summary(found: Aesthetic) -> dict[str, Any]:
+def summary(found: AestheticEmbedding) -> dict[str, Any]:
     """The same keys as for an adapter; `algorithms` counts vectors."""
     return {
         "name": found.name,
@@ -24,11 +24,11 @@ def summary(found: Aesthetic) -> dict[str, Any]:
     }
 
 
-def details(found: Aesthetic) -> dict[str, Any]:
+def details(found: AestheticEmbedding) -> dict[str, Any]:
     return {"width": found.width, "norm": _norm(found), "metadata": dict(found.metadata)}
 
 
-def text(found: Aesthetic) -> list[str]:
+def text(found: AestheticEmbedding) -> list[str]:
     dtype = str(found.vectors.dtype).removeprefix("torch.")
     lines = [
         f"{found.path.name}",
@@ -41,10 +41,10 @@ def text(found: Aesthetic) -> list[str]:
     return [*lines, "", "Metadata", *shown] if shown else [*lines, "", "No metadata."]
 
 
-def convert(found: Aesthetic, out: Path) -> str:
+def convert(found: AestheticEmbedding, out: Path) -> str:
     save_aesthetic(found.vectors, out, found.metadata)
     return f"{out}: {len(found.vectors)} x {found.width}"
 
 
-def _norm(found: Aesthetic) -> float:
+def _norm(found: AestheticEmbedding) -> float:
     return float(found.vectors.float().norm(dim=-1).mean())

@@ -19,14 +19,14 @@ from lib_adapters.app import aesthetics
 from lib_adapters.app.dialect import DIALECTS, as_they_are, respelled, with_one_name
 from lib_adapters.app.equivalence import first_difference
 from lib_adapters.app.options import Commands, check_new
-from lib_adapters.conditioning.aesthetic import open_aesthetic
-from lib_adapters.conditioning.hypernetwork import open_hypernetwork, save_hypernetwork
+from lib_adapters.conditioning.aesthetic_file import open_aesthetic
+from lib_adapters.conditioning.hypernetwork_file import open_hypernetwork, save_hypernetwork
 from lib_adapters.errors import AdapterError, AestheticFile, HypernetworkFile, UnsupportedFile
 from lib_adapters.files.adapter import Adapter, open_adapter
-from lib_adapters.files.judge import WHOLE_NUMBERS
-from lib_adapters.files.metadata import read_json
-from lib_adapters.files.names import Stem, split_key
-from lib_adapters.files.peft import NAME
+from lib_adapters.files.adapter_layers import INTEGER_SUFFIXES
+from lib_adapters.files.peft_config import CONFIG_NAME
+from lib_adapters.files.tensor_keys import LayerKey, split_key
+from lib_adapters.files.training_metadata import read_json_file
 from lib_adapters.hosts.diffusers.load_pipeline import DTYPES
 from lib_adapters.hosts.diffusers.meta_models import MetaModel
 
@@ -63,12 +63,12 @@ def run(given: argparse.Namespace) -> int:
 
 
 def _report(given: argparse.Namespace, adapter: Adapter, tensors: int, coarse: Sequence[str]) -> None:
-    print(f"{given.out}: {tensors} tensors of {len(adapter.modules)} layers")
+    print(f"{given.out}: {tensors} tensors of {len(adapter.layers)} layers")
     if coarse:
         print(f"kept in their original dtype, because {given.dtype} cannot represent their values: {_some(coarse)}")
     for note in adapter.notes:
         print(f"Note: {note}")
-    for key, reason in adapter.unusable:
+    for key, reason in adapter.skipped:
         print(f"left out: {key} ({reason})" if given.to else f"kept, but not usable: {key} ({reason})")
 
 
@@ -77,7 +77,7 @@ def _some(names: Sequence[str]) -> str:
     return f"{len(names)} tensors, {', '.join(names[:NAMED])}{more}"
 
 
-def _check(adapter: Adapter, out: Path, places: Mapping[Stem, object]) -> None:
+def _check(adapter: Adapter, out: Path, places: Mapping[LayerKey, object]) -> None:
     """Read the new file back; delete it and raise AdapterError if it changes a layer differently from the source."""
     try:
         different = first_difference(adapter, open_adapter(out), places)
@@ -94,8 +94,8 @@ def _check(adapter: Adapter, out: Path, places: Mapping[Stem, object]) -> None:
 
 def _config_file(out: Path, config: Mapping[str, Any]) -> Path | None:
     """Return the path to which PEFT's `config` must be written; None if PEFT needs none or it already exists."""
-    path = out.with_name(NAME)
-    if not config or out.stem != "adapter_model" or read_json(path) == config:
+    path = out.with_name(CONFIG_NAME)
+    if not config or out.stem != "adapter_model" or read_json_file(path) == config:
         return None
     if path.exists():
         raise AdapterError(f"{path}: PEFT would apply this config to {out.name}; choose another folder or name.")
@@ -112,7 +112,7 @@ def _other(given: argparse.Namespace, kind: UnsupportedFile) -> int:
     if isinstance(kind, HypernetworkFile):
         found = open_hypernetwork(given.file)
         save_hypernetwork(found, given.out)
-        print(f"{given.out}: nets for the widths {', '.join(map(str, sorted(found.pairs)))}")
+        print(f"{given.out}: nets for the widths {', '.join(map(str, sorted(found.nets)))}")
     else:
         print(aesthetics.convert(open_aesthetic(given.file), given.out))
     return 0
@@ -131,7 +131,7 @@ def _cast(tensors: Mapping[str, Tensor], name: str | None) -> tuple[dict[str, Te
 def _is_place(key: str) -> bool:
     """True for positions in a weight, which some trainers store as floats: another place is no rounding."""
     split = split_key(key)
-    return split is not None and split[1].endswith(WHOLE_NUMBERS)
+    return split is not None and split[1].endswith(INTEGER_SUFFIXES)
 
 
 def _holds(cast: Tensor, tensor: Tensor) -> bool:

@@ -21,13 +21,13 @@ from lib_adapters.algorithms.dora import Dora
 from lib_adapters.algorithms.full import Full
 from lib_adapters.algorithms.lora import Lora
 from lib_adapters.errors import AdapterError
-from lib_adapters.files.adapter import Adapter, Module
-from lib_adapters.files.families import FAMILY_NAMES
-from lib_adapters.files.load import read_blob, view
-from lib_adapters.files.names import Stem
-from lib_adapters.files.peft import METADATA_KEY, PeftConfig, packed
-from lib_adapters.files.peft_seeded import NUMBERS
-from lib_adapters.files.quantised import QUANTISED, dequantised, scales_of
+from lib_adapters.files.adapter import Adapter, AdapterLayer
+from lib_adapters.files.loading import read_tensor_bytes, tensor_view
+from lib_adapters.files.model_family import FAMILY_NAMES
+from lib_adapters.files.peft_config import LORA_ADAPTER_METADATA_KEY, PeftConfig, pack_configs
+from lib_adapters.files.peft_tuners import CONFIG_CONSTANTS
+from lib_adapters.files.quantization import QUANTIZED_DTYPES, dequantize, match_scale_keys
+from lib_adapters.files.tensor_keys import LayerKey
 from lib_adapters.hosts.diffusers.kohya_names import kohya_name
 from lib_adapters.hosts.diffusers.meta_models import MetaModel
 
@@ -51,9 +51,9 @@ class Converted:
 def respelled(adapter: Adapter, dialect: str, skeleton: MetaModel) -> Converted:
     """Rename the tensors to `dialect`. Raise AdapterError if a module has no name there, rather than lose it."""
     named, loaded = _places(adapter, skeleton), adapter.load()
-    for module in adapter.modules:
-        if module.stem not in loaded.algorithms:
-            raise AdapterError(f"{adapter.path.name}: {dict(loaded.problems)[module.name]} ({module.name}).")
+    for module in adapter.layers:
+        if module.key not in loaded.algorithms:
+            raise AdapterError(f"{adapter.path.name}: {dict(loaded.skipped)[module.name]} ({module.name}).")
     if dialect == "kohya":
         return _to_kohya(adapter, named, loaded.algorithms, skeleton)
     return _to_dotted(adapter, named, loaded.algorithms, dialect)
@@ -63,13 +63,13 @@ def with_one_name(adapter: Adapter, skeleton: MetaModel) -> Adapter:
     """Return the adapter without modules that name a layer a second time; a model applies only the first."""
     paths, first = skeleton.layer_paths(), dict[Place, str]()
     twice = []
-    for module in adapter.modules:
-        other = first.setdefault(paths[module.stem], module.name) if module.stem in paths else module.name
+    for module in adapter.layers:
+        other = first.setdefault(paths[module.key], module.name) if module.key in paths else module.name
         if other != module.name:
             twice.append((module.name, f"names the same layer as {other}; only that one is used"))
     names = {name for name, _ in twice}
-    kept = tuple(module for module in adapter.modules if module.name not in names)
-    return replace(adapter, modules=kept, unusable=(*adapter.unusable, *twice)) if twice else adapter
+    kept = tuple(module for module in adapter.layers if module.name not in names)
+    return replace(adapter, layers=kept, skipped=(*adapter.skipped, *twice)) if twice else adapter
 
 
 def as_they_are(adapter: Adapter, recast: bool = False) -> Converted:
@@ -77,55 +77,55 @@ def as_they_are(adapter: Adapter, recast: bool = False) -> Converted:
 
     `recast`: dequantise 8-bit tensors, because their dtype is about to change.
     """
-    blob, lowest = read_blob(adapter.source)
-    tensors = {key: view(blob, lowest, entry).clone() for key, entry in adapter.source.entries.items()}
-    tensors |= {key: torch.tensor(number) for key, number in adapter.source.numbers.items()}
-    for key, scale in scales_of(tensors).items() if recast else ():
-        if adapter.source.entries[key].dtype in QUANTISED:
-            tensors[key] = dequantised(tensors[key], tensors.pop(scale), key)
-    config = PeftConfig(adapter.path, adapter.metadata, adapter.source.entries)
-    names = (module.name for module in adapter.modules)
-    return Converted(tensors, {**adapter.metadata, **config.as_metadata(names)}, config.for_folder())
+    blob, lowest = read_tensor_bytes(adapter.tensor_file)
+    tensors = {key: tensor_view(blob, lowest, entry).clone() for key, entry in adapter.tensor_file.entries.items()}
+    tensors |= {key: torch.tensor(number) for key, number in adapter.tensor_file.scalars.items()}
+    for key, scale in match_scale_keys(tensors).items() if recast else ():
+        if adapter.tensor_file.entries[key].dtype in QUANTIZED_DTYPES:
+            tensors[key] = dequantize(tensors[key], tensors.pop(scale), key)
+    config = PeftConfig(adapter.path, adapter.metadata, adapter.tensor_file.entries)
+    names = (module.name for module in adapter.layers)
+    return Converted(tensors, {**adapter.metadata, **config.as_metadata(names)}, config.as_folder_config())
 
 
-def _places(adapter: Adapter, skeleton: MetaModel) -> dict[Stem, Place]:
+def _places(adapter: Adapter, skeleton: MetaModel) -> dict[LayerKey, Place]:
     paths = skeleton.layer_paths()
-    for module in adapter.modules:
-        if module.stem not in paths:
+    for module in adapter.layers:
+        if module.key not in paths:
             raise AdapterError(f"{adapter.path.name}: {module.name} is not a layer of {FAMILY_NAMES[adapter.family]}.")
-    return {module.stem: paths[module.stem] for module in adapter.modules}
+    return {module.key: paths[module.key] for module in adapter.layers}
 
 
 def _refuse_shared(adapter: Adapter) -> None:
     """Raise AdapterError if layers share a tensor, because a copy for each would turn megabytes into gigabytes."""
     owners: dict[str, str] = {}
-    for module in adapter.modules:
-        for leaf, key in module.leaves.items():
+    for module in adapter.layers:
+        for leaf, key in module.tensor_keys.items():
             if owners.setdefault(key, module.name) != module.name:
                 kind = f"{module.algorithm.label}, whose layers share {leaf}"
                 raise AdapterError(f"{adapter.path.name} is {kind}; only PEFT's names support this. Leave out --to.")
 
 
 def _to_kohya(
-    adapter: Adapter, named: Mapping[Stem, Place], algorithms: Mapping[Stem, Algorithm], skeleton: MetaModel
+    adapter: Adapter, named: Mapping[LayerKey, Place], algorithms: Mapping[LayerKey, Algorithm], skeleton: MetaModel
 ) -> Converted:
     _refuse_shared(adapter)
     tensors = as_they_are(adapter).tensors
     ours = all(isinstance(one, Full) or (isinstance(one, Lora) and not one.dylora) for one in algorithms.values())
-    metadata = {key: value for key, value in adapter.metadata.items() if key != METADATA_KEY}
+    metadata = {key: value for key, value in adapter.metadata.items() if key != LORA_ADAPTER_METADATA_KEY}
     found = {
-        f"{kohya_name(*named[module.stem], skeleton.components)}.{leaf}": tensor
-        for module in adapter.modules
-        for leaf, tensor in _kohya(algorithms[module.stem], _raw(tensors, module), ours)
+        f"{kohya_name(*named[module.key], skeleton.components)}.{leaf}": tensor
+        for module in adapter.layers
+        for leaf, tensor in _kohya(algorithms[module.key], _raw(tensors, module), ours)
     }
     return Converted(found, _settled(metadata) if ours else metadata, {})
 
 
-def _raw(tensors: Tensors, module: Module) -> Tensors:
-    whole = {leaf: torch.tensor(int(value)) for leaf, value in module.constants.items() if leaf in NUMBERS}
+def _raw(tensors: Tensors, module: AdapterLayer) -> Tensors:
+    whole = {leaf: torch.tensor(int(value)) for leaf, value in module.constants.items() if leaf in CONFIG_CONSTANTS}
     constants = {leaf: torch.tensor(value) for leaf, value in module.constants.items()} | whole
-    found = {leaf: tensors[key] for leaf, key in module.leaves.items()}
-    scaled = {leaf: dequantised(found[leaf], tensors[key], leaf) for leaf, key in module.scales.items()}
+    found = {leaf: tensors[key] for leaf, key in module.tensor_keys.items()}
+    scaled = {leaf: dequantize(found[leaf], tensors[key], leaf) for leaf, key in module.scale_keys.items()}
     return found | scaled | constants
 
 
@@ -150,20 +150,20 @@ def _is_factor(leaf: str) -> bool:
 
 
 def _to_dotted(
-    adapter: Adapter, named: Mapping[Stem, Place], algorithms: Mapping[Stem, Algorithm], dialect: str
+    adapter: Adapter, named: Mapping[LayerKey, Place], algorithms: Mapping[LayerKey, Algorithm], dialect: str
 ) -> Converted:
     components = sorted({component for component, _ in named.values()})
     several, tensors = len(components) > 1, Tensors()
     ranks: dict[str, dict[str, int]] = {component: {} for component in components}
-    for module in adapter.modules:
-        component, path = named[module.stem]
-        down, up = _pair(module, algorithms[module.stem])
+    for module in adapter.layers:
+        component, path = named[module.key]
+        down, up = _pair(module, algorithms[module.key])
         prefix = f"{_dotted_prefix(component, dialect, several)}{path}"
         tensors |= {f"{prefix}.lora_A.weight": down, f"{prefix}.lora_B.weight": up}
         ranks[component][path] = len(down)
     alone = dialect == "peft" and not several
     configs = {"" if alone else component: _config(found) for component, found in ranks.items()}
-    return Converted(tensors, _settled(adapter.metadata) | packed(configs), configs[""] if alone else {})
+    return Converted(tensors, _settled(adapter.metadata) | pack_configs(configs), configs[""] if alone else {})
 
 
 def _config(ranks: Mapping[str, int]) -> dict[str, Any]:
@@ -182,10 +182,10 @@ def _config(ranks: Mapping[str, int]) -> dict[str, Any]:
     }
 
 
-def _pair(module: Module, algorithm: Algorithm) -> tuple[Tensor, Tensor]:
+def _pair(module: AdapterLayer, algorithm: Algorithm) -> tuple[Tensor, Tensor]:
     """Return A and B, with the scale multiplied into B."""
-    if not isinstance(algorithm, Lora) or algorithm.dylora or module.leaves.keys() - PLAIN:
-        extra = ", ".join(sorted(module.leaves.keys() - PLAIN)) or "trained as DyLoRA"
+    if not isinstance(algorithm, Lora) or algorithm.dylora or module.tensor_keys.keys() - PLAIN:
+        extra = ", ".join(sorted(module.tensor_keys.keys() - PLAIN)) or "trained as DyLoRA"
         kind = f"{algorithm.label} ({extra})"
         raise AdapterError(f"{module.name} is {kind}; this spelling has names for plain LoRA only.")
     return algorithm.down.clone(), (algorithm.up.float() * algorithm.scale).to(algorithm.up.dtype)
@@ -200,7 +200,7 @@ def _dotted_prefix(component: str, dialect: str, several: bool) -> str:
 
 def _settled(metadata: Mapping[str, str]) -> dict[str, str]:
     """Return the metadata without settings that would scale the factors a second time."""
-    kept = {key: value for key, value in metadata.items() if key != METADATA_KEY}
+    kept = {key: value for key, value in metadata.items() if key != LORA_ADAPTER_METADATA_KEY}
     try:
         arguments = json.loads(kept.get("ss_network_args", ""))
     except ValueError:

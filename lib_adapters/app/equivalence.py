@@ -13,19 +13,19 @@ from lib_adapters.algorithms.base import Algorithm
 from lib_adapters.algorithms.dora import Dora
 from lib_adapters.algorithms.lora import Lora
 from lib_adapters.files.adapter import Adapter
-from lib_adapters.files.names import Stem
+from lib_adapters.files.tensor_keys import LayerKey
 
 
-def first_difference(source: Adapter, new: Adapter, places: Mapping[Stem, object]) -> str:
+def first_difference(source: Adapter, new: Adapter, places: Mapping[LayerKey, object]) -> str:
     """Return the name of the first layer of `source` that `new` changes differently; "" if there is none.
 
     `places` maps the layer names of both files to a common identity; a layer that it lacks keeps its name.
     """
     after = {places.get(stem, stem): algorithm for stem, algorithm in new.load().algorithms.items()}
     loaded = source.load().algorithms
-    for module in source.modules:
-        before = loaded.get(module.stem)
-        if before is not None and not are_equivalent(before, after.get(places.get(module.stem, module.stem))):
+    for module in source.layers:
+        before = loaded.get(module.key)
+        if before is not None and not are_equivalent(before, after.get(places.get(module.key, module.key))):
             return f"{module.name} ({before.label})"
     return ""
 

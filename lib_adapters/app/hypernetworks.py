@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lib_adapters.conditioning.hypernetwork import Hypernetwork
-from lib_adapters.files.families import FAMILY_NAMES
+from lib_adapters.conditioning.hypernetwork_file import Hypernetwork
+from lib_adapters.files.model_family import FAMILY_NAMES
 
 
 def summary(found: Hypernetwork) -> dict[str, Any]:
@@ -14,16 +14,18 @@ def summary(found: Hypernetwork) -> dict[str, Any]:
         "name": found.name,
         "path": str(found.path),
         "family": found.family,
-        "algorithms": {f"Hypernetwork {found.structure}": len(found.pairs)},
+        "algorithms": {f"Hypernetwork {found.structure}": len(found.nets)},
         "rank": None,
         "alpha": None,
         "parts": ["unet"],
-        "bytes": sum(tensor.nbytes for pair in found.states.values() for state in pair for tensor in state.values()),
+        "bytes": sum(
+            tensor.nbytes for pair in found.state_dicts.values() for state in pair for tensor in state.values()
+        ),
     }
 
 
 def details(found: Hypernetwork) -> dict[str, Any]:
-    return {"widths": sorted(found.pairs), "metadata": {key: value for key, value in found.fields.items() if value}}
+    return {"widths": sorted(found.nets), "metadata": {key: value for key, value in found.fields.items() if value}}
 
 
 def text(found: Hypernetwork) -> list[str]:
@@ -34,7 +36,7 @@ def text(found: Hypernetwork) -> list[str]:
         f"  activation {found.fields.get('activation_func') or 'none'}"
         f"{'' if last is None or last else ', none behind the last layer'}",
         f"  made for   {FAMILY_NAMES.get(found.family, found.family)}",
-        f"  widths     {', '.join(map(str, sorted(found.pairs)))}",
+        f"  widths     {', '.join(map(str, sorted(found.nets)))}",
         f"  size       {summary(found)['bytes'] / 1e6:.1f} MB of tensors",
         f"  write      <hypernet:{found.name}:1>",
     ]

@@ -14,11 +14,11 @@ from lib_adapters.app.chart import chart
 from lib_adapters.app.options import Commands, device_name, device_of
 from lib_adapters.app.strength import blocks_on
 from lib_adapters.catalogue.strengths import Block, blocks_of
-from lib_adapters.conditioning.aesthetic import open_aesthetic
-from lib_adapters.conditioning.hypernetwork import open_hypernetwork
+from lib_adapters.conditioning.aesthetic_file import open_aesthetic
+from lib_adapters.conditioning.hypernetwork_file import open_hypernetwork
 from lib_adapters.errors import AestheticFile, HypernetworkFile
 from lib_adapters.files.adapter import Adapter, open_adapter
-from lib_adapters.files.families import FAMILY_NAMES
+from lib_adapters.files.model_family import FAMILY_NAMES
 from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
 from lib_adapters.hosts.diffusers.generator import Generator
 
@@ -72,7 +72,7 @@ def summary(adapter: Adapter) -> dict[str, Any]:
         "algorithms": dict(adapter.algorithms),
         "rank": adapter.rank,
         "alpha": adapter.alpha,
-        "parts": list(adapter.parts),
+        "parts": list(adapter.components),
         "bytes": adapter.nbytes,
     }
 
@@ -80,8 +80,8 @@ def summary(adapter: Adapter) -> dict[str, Any]:
 def _details(adapter: Adapter, blocks: dict[str, Block]) -> dict[str, Any]:
     return {
         "blocks": {name: _block(block) for name, block in blocks.items()},
-        "embeddings": list(adapter.bundled),
-        "unusable": [{"key": key, "reason": reason} for key, reason in adapter.unusable],
+        "embeddings": list(adapter.bundled_embeddings),
+        "unusable": [{"key": key, "reason": reason} for key, reason in adapter.skipped],
         "notes": list(adapter.notes),
         "metadata": dict(adapter.metadata),
     }
@@ -100,17 +100,17 @@ def _text(adapter: Adapter, blocks: dict[str, Block]) -> list[str]:
         f"  algorithm  {kinds or 'none'}",
         f"  rank       {adapter.rank or 'none'}, alpha {alpha}",
         f"  made for   {FAMILY_NAMES.get(adapter.family, adapter.family)}",
-        f"  parts      {', '.join(adapter.parts) or 'none'}",
+        f"  parts      {', '.join(adapter.components) or 'none'}",
         f"  size       {adapter.nbytes / 1e6:.1f} MB of tensors",
     ]
-    lines += [f"  embedding  {name}" for name in adapter.bundled]
+    lines += [f"  embedding  {name}" for name in adapter.bundled_embeddings]
     lines += ["", "Strength by block (norm of the change at strength 1)"]
     lines += [f"  {line}" for line in chart({name: _bar(block) for name, block in blocks.items()})]
     if any(block.unknown for block in blocks.values()):
         lines += ["", "What turns or scales the model's own weights has a strength only on a model: --model DIR."]
-    if adapter.unusable:
-        lines += ["", f"Not usable: {len(adapter.unusable)}"]
-        lines += [f"  {key}: {reason}" for key, reason in adapter.unusable[:20]]
+    if adapter.skipped:
+        lines += ["", f"Not usable: {len(adapter.skipped)}"]
+        lines += [f"  {key}: {reason}" for key, reason in adapter.skipped[:20]]
     lines += [f"Note: {note}" for note in adapter.notes]
     return lines + _metadata(adapter)
 

@@ -10,8 +10,8 @@ from typing import Any
 from lib_adapters.app import aesthetics, hypernetworks
 from lib_adapters.app.inspect import summary
 from lib_adapters.app.options import Commands
-from lib_adapters.conditioning.aesthetic import open_aesthetic
-from lib_adapters.conditioning.hypernetwork import open_hypernetwork
+from lib_adapters.conditioning.aesthetic_file import open_aesthetic
+from lib_adapters.conditioning.hypernetwork_file import open_hypernetwork
 from lib_adapters.errors import AdapterError, AestheticFile, HypernetworkFile
 from lib_adapters.files.adapter import open_adapter
 from lib_adapters.hosts.diffusers.folder_resolver import adapter_files

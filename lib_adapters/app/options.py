@@ -11,7 +11,7 @@ from typing import TypeAlias
 import torch
 
 from lib_adapters.errors import AdapterError
-from lib_adapters.files.platforms import decoded, is_portable
+from lib_adapters.filesystem import decode_text, is_portable_name
 from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
 from lib_adapters.prompt.block_presets import BUILT_IN, merge_presets, parse_presets
 from lib_adapters.prompt.block_weights import Presets
@@ -60,7 +60,7 @@ def presets_of(file: Path | None) -> Presets:
         return BUILT_IN
     if not file.is_file():
         raise AdapterError(f"{file}: there is no such file of presets.")
-    found, problems = parse_presets(decoded(file.read_bytes()))
+    found, problems = parse_presets(decode_text(file.read_bytes()))
     if problems:
         raise AdapterError(f"{file}: {problems[0]}")
     return merge_presets(BUILT_IN, found)
@@ -97,7 +97,7 @@ def check_new(out: Path, *endings: str) -> None:
 
 def check_name(out: Path) -> None:
     """What is written can be taken to any other system."""
-    if out.name and not is_portable(out.name):
+    if out.name and not is_portable_name(out.name):
         raise AdapterError(
             f"{out}: not every system can have a file of this name; choose a plain one, none of Windows' devices "
             '(con, aux, nul ...), at most 200 bytes, without < > : " | ? * and without a dot or a space at its end.'

@@ -43,7 +43,7 @@ def _verified(file: Path, session: Session | None) -> bool:
     try:
         adapter = open_adapter(file)
         faults = _faults(adapter)
-        print(f"{file.name}: {f'{len(faults)} faults' if faults else 'sound'}, {len(adapter.modules)} layers")
+        print(f"{file.name}: {f'{len(faults)} faults' if faults else 'sound'}, {len(adapter.layers)} layers")
         for fault in faults:
             print(f"  {fault}")
         return (session is None or _restored(adapter, session)) and not faults
@@ -54,7 +54,7 @@ def _verified(file: Path, session: Session | None) -> bool:
 
 def _faults(adapter: Adapter) -> list[str]:
     loaded = adapter.load()
-    return [f"{key}: {reason}" for key, reason in (*adapter.unusable, *loaded.problems)]
+    return [f"{key}: {reason}" for key, reason in (*adapter.skipped, *loaded.skipped)]
 
 
 def _restored(adapter: Adapter, session: Session) -> bool:

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from lib_adapters.errors import AdapterError
-from lib_adapters.files.platforms import replace
+from lib_adapters.filesystem import replace_with_retry
 
 
 def write(path: Path, content: bytes, *, lasting: bool = True) -> None:
@@ -26,7 +26,7 @@ def write(path: Path, content: bytes, *, lasting: bool = True) -> None:
                 file.flush()
                 os.fsync(file.fileno())
         temporary.chmod(_mode(target))
-        replace(temporary, target)
+        replace_with_retry(temporary, target)
     except OSError as error:
         raise AdapterError(f"{path.name} cannot be written: {error.strerror or error}.") from error
     finally:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lib_adapters.files.metadata import read_json
-from lib_adapters.files.platforms import decoded, folded, open_file
+from lib_adapters.files.training_metadata import read_json_file
+from lib_adapters.filesystem import casefold_name, decode_text, open_regular_file
 
 SIDECAR = ".json"  # the web UI's own, the only one that is ever written
 CIVITAI = (".civitai.info", ".cm-info.json")
@@ -55,10 +55,10 @@ def _suffixes(name: str) -> list[str]:
 
 def odd_stems(listing: Mapping[str, object], stems: Collection[str]) -> set[str]:
     """Of the adapters `stems`: beside which a file may lie that only Windows or macOS takes for theirs (`INK.Png`)."""
-    plain = {key: stem for stem in stems for key in [folded(stem)]}
+    plain = {key: stem for stem in stems for key in [casefold_name(stem)]}
     odd = set()
     for name in listing:
-        low = folded(name)
+        low = casefold_name(name)
         for suffix in _suffixes(low):
             stem = plain.get(low.removesuffix(suffix))
             if stem is not None and name != stem + suffix:
@@ -85,16 +85,16 @@ class Beside:
 
     def table(self, suffix: str) -> dict[str, Any]:
         """The object in a JSON file; {} where there is none."""
-        return read_json(at(self.path, suffix)) if suffix in self._versions() else {}
+        return read_json_file(at(self.path, suffix)) if suffix in self._versions() else {}
 
     def text(self, suffix: str) -> str:
         """The beginning of a text file; "" where it cannot be read."""
         if suffix not in self._versions():
             return ""
         try:
-            with open_file(at(self.path, suffix)) as file:
+            with open_regular_file(at(self.path, suffix)) as file:
                 start = file.read(4 * LONGEST)
-            return decoded(start, whole=len(start) < 4 * LONGEST)[:LONGEST].replace("\r\n", "\n")
+            return decode_text(start, final=len(start) < 4 * LONGEST)[:LONGEST].replace("\r\n", "\n")
         except OSError:
             return ""
 

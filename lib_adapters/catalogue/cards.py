@@ -15,7 +15,7 @@ from lib_adapters.catalogue.beside import DESCRIPTIONS, Beside
 from lib_adapters.catalogue.folders import File
 from lib_adapters.catalogue.layouts import Content, Layouts
 from lib_adapters.errors import AdapterError
-from lib_adapters.files.source import open_source
+from lib_adapters.files.container import open_tensor_file
 
 Told = TypeVar("Told")
 
@@ -88,7 +88,7 @@ def said(path: Path, read: Callable[[Path], Told]) -> tuple[Told | None, str]:
 def metadata_of(path: Path) -> Mapping[str, str]:
     """Also of a file that is no adapter: its name is still asked for."""
     try:
-        return open_source(path).metadata
+        return open_tensor_file(path).metadata
     except Exception:  # noqa: BLE001 - whatever is wrong was said when it was opened
         return {}
 

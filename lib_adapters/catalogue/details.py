@@ -9,11 +9,11 @@ from typing import Any
 
 from lib_adapters.catalogue import cards, sidecars, words
 from lib_adapters.catalogue.beside import Beside
-from lib_adapters.conditioning.aesthetic import Aesthetic, open_aesthetic
-from lib_adapters.conditioning.hypernetwork import Hypernetwork, open_hypernetwork
+from lib_adapters.conditioning.aesthetic_file import AestheticEmbedding, open_aesthetic
+from lib_adapters.conditioning.hypernetwork_file import Hypernetwork, open_hypernetwork
 from lib_adapters.errors import AestheticFile, HypernetworkFile
 from lib_adapters.files.adapter import Adapter, open_adapter
-from lib_adapters.files.families import FAMILY_NAMES
+from lib_adapters.files.model_family import FAMILY_NAMES
 
 MOST_TAGS = 200
 MOST_UNUSABLE = 50
@@ -35,7 +35,7 @@ def details(path: Path, card: Mapping[str, Any], hashes: Mapping[str, str]) -> d
     return sendable
 
 
-def _opened(path: Path) -> Adapter | Hypernetwork | Aesthetic:
+def _opened(path: Path) -> Adapter | Hypernetwork | AestheticEmbedding:
     try:
         return open_adapter(path)
     except HypernetworkFile:
@@ -44,23 +44,23 @@ def _opened(path: Path) -> Adapter | Hypernetwork | Aesthetic:
         return open_aesthetic(path)
 
 
-def _of(found: Adapter | Hypernetwork | Aesthetic) -> dict[str, Any]:
+def _of(found: Adapter | Hypernetwork | AestheticEmbedding) -> dict[str, Any]:
     if isinstance(found, Adapter):
         return _of_adapter(found)
-    if isinstance(found, Aesthetic):
+    if isinstance(found, AestheticEmbedding):
         vectors = {f"vectors of {found.width} numbers": len(found.vectors)}
         return {"family_name": FAMILY_NAMES.get(found.family, found.family), "layers": vectors}
     told = shortened({key: str(value) for key, value in found.fields.items() if value not in (None, "")})
-    nets = {f"Hypernetwork {found.structure}": len(found.pairs)}
+    nets = {f"Hypernetwork {found.structure}": len(found.nets)}
     return {"family_name": FAMILY_NAMES.get(found.family, found.family), "layers": nets, "metadata": told}
 
 
 def _of_adapter(adapter: Adapter) -> dict[str, Any]:
     return {
         "family_name": FAMILY_NAMES.get(adapter.family, adapter.family),
-        "unusable": [list(pair) for pair in adapter.unusable[:MOST_UNUSABLE]],
+        "unusable": [list(pair) for pair in adapter.skipped[:MOST_UNUSABLE]],
         "engine_notes": list(adapter.notes),
-        "embeddings": list(adapter.bundled)[:MOST_EMBEDDINGS],
+        "embeddings": list(adapter.bundled_embeddings)[:MOST_EMBEDDINGS],
         "layers": dict(adapter.algorithms),
     }
 

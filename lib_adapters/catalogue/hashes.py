@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 from lib_adapters.errors import AdapterError
-from lib_adapters.files.header import header_length
-from lib_adapters.files.platforms import open_file
-from lib_adapters.files.source import SAFETENSORS_NAMES
+from lib_adapters.files.container import SAFETENSORS_SUFFIXES
+from lib_adapters.files.safetensors_header import header_length
+from lib_adapters.filesystem import open_regular_file
 
 CHUNK = 1 << 20
 
@@ -22,9 +22,9 @@ def of(path: Path) -> tuple[os.stat_result, dict[str, str]]:
     """
     whole, tensors = hashlib.sha256(), hashlib.sha256()
     try:
-        with open_file(path) as file:
+        with open_regular_file(path) as file:
             status = os.fstat(file.fileno())
-            length = header_length(file, status.st_size) if path.suffix.lower() in SAFETENSORS_NAMES else None
+            length = header_length(file, status.st_size) if path.suffix.lower() in SAFETENSORS_SUFFIXES else None
             file.seek(0)
             if length is not None:
                 whole.update(file.read(8 + length))

@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from lib_adapters.conditioning.aesthetic import Aesthetic, open_aesthetic
-from lib_adapters.conditioning.hypernetwork import Hypernetwork, open_hypernetwork
+from lib_adapters.conditioning.aesthetic_file import AestheticEmbedding, open_aesthetic
+from lib_adapters.conditioning.hypernetwork_file import Hypernetwork, open_hypernetwork
 from lib_adapters.errors import AestheticFile, HypernetworkFile
-from lib_adapters.files import header, report
-from lib_adapters.files.adapter import Adapter, alpha_sample, open_adapter
-from lib_adapters.files.entries import Entry, read_exactly
-from lib_adapters.files.platforms import open_file
-from lib_adapters.files.scalars import decode
+from lib_adapters.files import safetensors_header, unsupported
+from lib_adapters.files.adapter import Adapter, open_adapter, sample_layers
+from lib_adapters.files.loading import decode_scalar
+from lib_adapters.files.tensor_file import TensorEntry, read_at
+from lib_adapters.filesystem import open_regular_file
 
 MOST = 512  # layouts remembered
 LARGEST = 4_000_000  # bytes of a header; larger ones are checked more strictly
@@ -54,7 +54,7 @@ class Layout:
     """What all files of one layout have in common."""
 
     content: Content  # without metadata
-    alphas: tuple[Entry, ...]  # of the layers whose alpha is looked at, counted from where the tensors begin
+    alphas: tuple[TensorEntry, ...]  # of the layers whose alpha is looked at, counted from where the tensors begin
 
 
 class Layouts:
@@ -92,20 +92,20 @@ def of_hypernetwork(found: Hypernetwork) -> Content:
     return Content(found.family, ("Hypernetwork",), None, None, ("unet",), told, "hypernet")
 
 
-def of_aesthetic(found: Aesthetic) -> Content:
+def of_aesthetic(found: AestheticEmbedding) -> Content:
     """A file that names no base is for the one whose text encoder has features of its width."""
     return Content(found.family, ("Aesthetic",), None, None, ("te",), found.metadata, "aesthetic")
 
 
 def _content(adapter: Adapter) -> Content:
     algorithms = tuple(adapter.algorithms)
-    return Content(adapter.family, algorithms, adapter.rank, adapter.alpha, adapter.parts, adapter.metadata)
+    return Content(adapter.family, algorithms, adapter.rank, adapter.alpha, adapter.components, adapter.metadata)
 
 
 def _start(path: Path) -> Start | None:
     """None for what is no safetensors file of the usual kind: it is read as a whole."""
     try:
-        with open_file(path) as file:
+        with open_regular_file(path) as file:
             return _read(file)
     except OSError:
         return None
@@ -113,10 +113,10 @@ def _start(path: Path) -> Start | None:
 
 def _read(file: BinaryIO) -> Start | None:
     size = os.fstat(file.fileno()).st_size
-    length = header.header_length(file, size)
+    length = safetensors_header.header_length(file, size)
     if length is None or length > min(LARGEST, size - 8):
         return None
-    split = header.split_metadata(read_exactly(file, 8, length))
+    split = safetensors_header.split_metadata(read_at(file, 8, length))
     if split is None or "lora_adapter_metadata" in split[0]:
         return None  # what PEFT and diffusers write there stands for numbers in the file
     metadata, rest = split
@@ -125,19 +125,19 @@ def _read(file: BinaryIO) -> Start | None:
     return Start(key, metadata, 8 + length)
 
 
-def _alphas(adapter: Adapter, data: int) -> Iterator[Entry]:
-    for module in alpha_sample(adapter.modules):
-        entry = adapter.source.entries.get(module.leaves.get("alpha", ""))
+def _alphas(adapter: Adapter, data: int) -> Iterator[TensorEntry]:
+    for module in sample_layers(adapter.layers):
+        entry = adapter.tensor_file.entries.get(module.tensor_keys.get("alpha", ""))
         if entry is not None:
             yield entry._replace(start=entry.start - data, end=entry.end - data)
 
 
-def _alpha(path: Path, data: int, entries: Iterable[Entry]) -> float | None:
+def _alpha(path: Path, data: int, entries: Iterable[TensorEntry]) -> float | None:
     """None too where the file went away just now: that will be told at the next round."""
     try:
-        with open_file(path, buffering=0) as file:
-            return report.commonest(
-                decode(entry, read_exactly(file, data + entry.start, entry.end - entry.start)) for entry in entries
+        with open_regular_file(path, buffering=0) as file:
+            return unsupported.most_common(
+                decode_scalar(entry, read_at(file, data + entry.start, entry.end - entry.start)) for entry in entries
             )
     except OSError:
         return None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from lib_adapters.catalogue.folders import is_adapter, listings, real_path
-from lib_adapters.files.platforms import folded, same_form
+from lib_adapters.filesystem import casefold_name, nfc
 
 Folders = Mapping[str, Sequence[Path]]  # by kind of tag
 # The web UI ends a tag at the first ">", even inside quotes, and reads "#" as the start of a comment and "<" as that of
@@ -64,7 +64,7 @@ def read_index(folders: Folders) -> Index:
         seen.add(reals[path])
         for name in names_of(path, files[path]):
             exact.setdefault(name, []).append(path)
-            if path not in (same := alike.setdefault(folded(name), [])):
+            if path not in (same := alike.setdefault(casefold_name(name), [])):
                 same.append(path)
     return Index(files, exact, alike)
 
@@ -128,4 +128,4 @@ def _names(parts: Sequence[str], suffix: str) -> list[str]:
 
 def is_named(name: str, names: Iterable[str]) -> bool:
     """Also where a system or a keyboard takes its letters apart; that is nobody's mistake."""
-    return same_form(name.strip()) in map(same_form, names)
+    return nfc(name.strip()) in map(nfc, names)

@@ -139,7 +139,9 @@ def _prepare(pool: Pool, marks: list[Mark]) -> None:
 def edition() -> int:
     """Of the code that makes cards: after an update, a file that could not be used may be one that can."""
     package = Path(__file__).parent.parent
-    files = sorted(path for folder in DECIDING for path in (package / folder).glob("*.py"))
+    files = sorted(
+        path for folder in DECIDING for path in (package / folder).glob("*.py" if folder == "." else "**/*.py")
+    )
     about = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return zlib.crc32(repr(about).encode()) >> 1  # SQLite keeps it as a signed number
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lib_adapters.catalogue.atomic import write
 from lib_adapters.errors import AdapterError
-from lib_adapters.files.header import is_text
+from lib_adapters.files.safetensors_header import is_encodable
 from lib_adapters.prompt.block_presets import (
     BUILT_IN,
     MAX_BYTES,
@@ -122,7 +122,7 @@ def _text(path: Path) -> str:
 
 def _check(name: str, text: str, elements: bool) -> None:
     """What is written must be read back as the same: a name may look like a comment, a text may have a second line."""
-    if not is_text(name + text):
+    if not is_encodable(name + text):
         raise AdapterError(f"{name!r} holds half a letter, which no file can.")
     one = Presets({}, {name: text}) if elements else Presets({name: text})
     if problem := preset_error(name, text, elements):

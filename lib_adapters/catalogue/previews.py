@@ -14,7 +14,7 @@ from lib_adapters.catalogue.atomic import write
 from lib_adapters.catalogue.cards import COVERS, metadata_of
 from lib_adapters.catalogue.thumbs import Thumbs, stamp_of
 from lib_adapters.errors import AdapterError
-from lib_adapters.files.platforms import open_file
+from lib_adapters.filesystem import open_regular_file
 
 MOST_COVERS = 10  # that are tried
 LARGEST = 32_000_000  # bytes of a picture that is sent, or lies in a header
@@ -80,5 +80,5 @@ def _decoded(text: str) -> bytes:
 
 
 def _content(path: Path) -> bytes:
-    with open_file(path) as file:
+    with open_regular_file(path) as file:
         return file.read() if path.stat().st_size <= 2 * LARGEST else b""

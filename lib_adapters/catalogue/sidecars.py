@@ -11,7 +11,7 @@ from typing import Any
 from lib_adapters.catalogue.atomic import write
 from lib_adapters.catalogue.beside import LONGEST, SIDECAR, Beside, at
 from lib_adapters.errors import AdapterError
-from lib_adapters.files.platforms import open_file
+from lib_adapters.filesystem import open_regular_file
 
 WEIGHT = "preferred weight"
 TEXTS = ("description", "sd version", "activation text", "negative text", "notes")
@@ -64,7 +64,7 @@ def _stored(sidecar: Path) -> dict[str, Any]:
             return {}
         if sidecar.stat().st_size > LARGEST:
             raise AdapterError(f"{sidecar.name} is too large to be a sidecar of the web UI; it is left as it is.")
-        with open_file(sidecar) as file:
+        with open_regular_file(sidecar) as file:
             found = json.loads(file.read().decode("utf-8-sig"))
     except OSError as error:
         raise AdapterError(f"{sidecar.name} cannot be read: {error.strerror or error}.") from error

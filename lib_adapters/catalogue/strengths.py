@@ -19,7 +19,7 @@ from lib_adapters.algorithms.base import Algorithm, LowRankFactors, Shape
 from lib_adapters.algorithms.full import Full
 from lib_adapters.errors import AestheticFile, HypernetworkFile, ShapeMismatch
 from lib_adapters.files.adapter import Adapter, open_adapter
-from lib_adapters.files.blocks import all_blocks, block_of, in_order
+from lib_adapters.files.blocks import block_label, family_blocks, sort_blocks
 
 LARGEST_WEIGHT = 1 << 27  # numbers; no layer has as many, and thin factors of a small file can ask for any
 
@@ -60,16 +60,16 @@ def _finite(number: float | None) -> float | None:
 def blocks_of(adapter: Adapter) -> dict[str, Block]:
     """Every block of the family, touched or not, in the order in which a picture passes through them."""
     loaded = adapter.load()
-    found: dict[str, Block] = {name: Block() for name in all_blocks(adapter.family)}
-    for module in adapter.modules:
-        algorithm = loaded.algorithms.get(module.stem)
+    found: dict[str, Block] = {name: Block() for name in family_blocks(adapter.family)}
+    for module in adapter.layers:
+        algorithm = loaded.algorithms.get(module.key)
         if algorithm is not None:
-            block = found.setdefault(block_of(module.stem), Block())
+            block = found.setdefault(block_label(module.key), Block())
             norm = _norm(algorithm, _weight_shape(module.shapes))
             block.layers += 1
             block.unknown += norm is None
             block.squares += (norm or 0.0) ** 2
-    return {name: found[name] for name in in_order(set(found))}
+    return {name: found[name] for name in sort_blocks(set(found))}
 
 
 def _norm(algorithm: Algorithm, shape: Shape | None) -> float | None:

@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-Place = tuple[nn.Module, str]
+ParamLocation = tuple[nn.Module, str]
 T = TypeVar("T")
 
 
@@ -39,20 +39,22 @@ def with_trainable_copies(
         return train([copy for copy in copies.values() if copy.requires_grad])
     finally:
         try:
-            _give_back(parameters, buffers)
+            _restore(parameters, buffers)
         except BaseException:  # once more: nobody else knows what these were
-            _give_back(parameters, buffers)
+            _restore(parameters, buffers)
             raise
 
 
-def _give_back(parameters: Sequence[tuple[Place, nn.Parameter]], buffers: Sequence[tuple[Place, Tensor]]) -> None:
+def _restore(
+    parameters: Sequence[tuple[ParamLocation, nn.Parameter]], buffers: Sequence[tuple[ParamLocation, Tensor]]
+) -> None:
     for (module, leaf), value in parameters:
         module._parameters[leaf] = value
     for (module, leaf), buffer in buffers:
         module._buffers[leaf] = buffer
 
 
-def _place(root: nn.Module, name: str) -> Place:
+def _place(root: nn.Module, name: str) -> ParamLocation:
     path, _, leaf = name.rpartition(".")
     return root.get_submodule(path), leaf
 

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from lib_adapters.conditioning.aesthetic import save_aesthetic
+from lib_adapters.conditioning.aesthetic_file import save_aesthetic
 from lib_adapters.demo.pictures import Picture, draw, every_caption, random_scene
 from lib_adapters.demo.references import REFERENCES, Reference, distance, pictures_of
 from lib_adapters.demo.schedule import cosine_rate, report

@@ -12,21 +12,27 @@ import torch
 
 from lib_adapters.algorithms.base import TrainingInfo
 from lib_adapters.errors import AdapterError, CorruptFile
-from lib_adapters.files import bundle, families, foreign, full_lokr, load, peft_seeded, peft_tuners, positions, report
-from lib_adapters.files.entries import Source
-from lib_adapters.files.load import Loaded
-from lib_adapters.files.metadata import read_facts, sidecar_overrides
-from lib_adapters.files.modules import Builder, Groups, Module, group, with_whole
-from lib_adapters.files.parts import resolve_text_encoders
-from lib_adapters.files.patterns import UnreadPattern
-from lib_adapters.files.peft import PeftConfig
-from lib_adapters.files.scalars import read_numbers
-from lib_adapters.files.source import open_source
-from lib_adapters.files.widths import rank_of
+from lib_adapters.files import (
+    cloneofsimo,
+    full_lokr,
+    model_family,
+    peft_tuners,
+    unsupported,
+)
+from lib_adapters.files.adapter_layers import AdapterLayer, KeyGroups, LayerCollector, group_keys, rename_to_set_weights
+from lib_adapters.files.bundled_embeddings import split_keys
+from lib_adapters.files.container import open_tensor_file
+from lib_adapters.files.layer_dims import rank_of
+from lib_adapters.files.loading import LoadedAdapter, load_layers, read_scalars
+from lib_adapters.files.model_family import resolve_text_encoders
+from lib_adapters.files.peft_config import PeftConfig
+from lib_adapters.files.peft_patterns import UnsupportedPattern
+from lib_adapters.files.tensor_file import TensorFile
+from lib_adapters.files.training_metadata import read_training_info, sidecar_overrides
 
-SAMPLED = 16
+MAX_SAMPLED_LAYERS = 16
 
-__all__ = ["Adapter", "Loaded", "Module", "open_adapter"]
+__all__ = ["Adapter", "AdapterLayer", "LoadedAdapter", "open_adapter"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,24 +45,24 @@ class Adapter:
 
     path: Path
     name: str
-    key: str  # what it is in caches: path, size and time of change
+    cache_key: str  # what it is in caches: path, size and time of change
     family: str
     algorithms: dict[str, int]
     rank: int | None
     alpha: float | None
-    parts: tuple[str, ...]
+    components: tuple[str, ...]
     metadata: dict[str, str]
-    modules: tuple[Module, ...]
-    unusable: tuple[tuple[str, str], ...]
+    layers: tuple[AdapterLayer, ...]
+    skipped: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
-    facts: TrainingInfo
+    training_info: TrainingInfo
     nbytes: int
-    bundled: tuple[str, ...]
-    source: Source
+    bundled_embeddings: tuple[str, ...]
+    tensor_file: TensorFile
 
-    def load(self, device: torch.device | str = "cpu") -> Loaded:
+    def load(self, device: torch.device | str = "cpu") -> LoadedAdapter:
         """Reads the tensors. AdapterError if the file changed or vanished meanwhile; a bad module is only told."""
-        return load.load(self.source, self.modules, self.facts, torch.device(device))
+        return load_layers(self.tensor_file, self.layers, self.training_info, torch.device(device))
 
 
 def open_adapter(path: str | os.PathLike[str]) -> Adapter:
@@ -66,26 +72,26 @@ def open_adapter(path: str | os.PathLike[str]) -> Adapter:
     """
     where = Path(path)
     try:
-        source = open_source(where)
-        foreign.refuse_whole([*source.entries, *source.numbers])
-        return _adapter(positions.with_names(source))
+        source = open_tensor_file(where)
+        unsupported.reject_unsupported_factors([*source.entries, *source.scalars])
+        return _build_adapter(cloneofsimo.name_positional_keys(source))
     except AdapterError as error:
         raise type(error)(f"{where.name} {error}") from error
 
 
-def _built(source: Source, groups: Groups, config: PeftConfig) -> Builder:
+def _collect_layers(source: TensorFile, groups: KeyGroups, config: PeftConfig) -> LayerCollector:
     """Build the modules of a file; report one as unusable if its alpha comes from an unsupported pattern."""
-    builder, changes_layers = Builder(source, groups), groups.has_factors
-    whole = ("weight", "bias") if not groups.holds_base else ("bias",) if config.trains_biases else ()
-    for name, leaves in groups.in_order():
+    builder, changes_layers = LayerCollector(source, groups), groups.has_factors
+    whole = ("weight", "bias") if not groups.contains_base_model else ("bias",) if config.trains_biases else ()
+    for name, leaves in groups.ordered_layers():
         shapes = {leaf: source.entries[key].shape for leaf, key in leaves.items() if key in source.entries}
         try:
             constants = config.constants(name, leaves, shapes) if config else {}
-        except UnreadPattern as error:
-            builder.unusable.append((name, str(error)))
+        except UnsupportedPattern as error:
+            builder.skipped.append((name, str(error)))
         else:
-            leaves = with_whole(name, leaves, shapes, whole) if changes_layers else leaves
-            builder.add(name, leaves, constants | full_lokr.kronecker_scale(source.metadata, shapes))
+            leaves = rename_to_set_weights(name, leaves, shapes, whole) if changes_layers else leaves
+            builder.add(name, leaves, constants | full_lokr.scale_constant(source.metadata, shapes))
     builder.finish()
     return builder
 
@@ -95,50 +101,62 @@ def _paths(path: Path) -> list[str]:
     return list(dict.fromkeys([str(path.resolve()), str(path.parent.resolve() / path.name)]))
 
 
-def alpha_sample(modules: Sequence[Module]) -> Sequence[Module]:
+def sample_layers(layers: Sequence[AdapterLayer]) -> Sequence[AdapterLayer]:
     """Each number is a place of its own on the disk, and what most layers have, a few will show."""
-    return modules[:: 1 + len(modules) // SAMPLED]
+    return layers[:: 1 + len(layers) // MAX_SAMPLED_LAYERS]
 
 
-def _adapter(source: Source) -> Adapter:
-    embeddings, keys = bundle.split([*source.entries, *source.numbers])
-    groups = group(keys)
+def _build_adapter(source: TensorFile) -> Adapter:
+    embeddings, keys = split_keys([*source.entries, *source.scalars])
+    groups = group_keys(keys)
     config = PeftConfig(source.path, source.metadata, keys)
-    config.refuse()
-    builder = _built(source, groups, config)
-    unusable = builder.unusable + report.strangers(groups.strangers) + report.whole_weights(builder.plain)
-    if not builder.modules:
-        foreign.refuse([*source.entries, *source.numbers], [] if builder.unusable else builder.plain)
-        raise CorruptFile(report.nothing_usable(unusable))
-    unconfigured = [] if config else peft_tuners.notes(leaf for m in builder.modules.values() for leaf in m.leaves)
-    family = families.family_of(builder.modules.values(), source.metadata)
-    modules, clashes = resolve_text_encoders(builder.modules.values(), family)
-    drawn = peft_seeded.notes(module.shapes for module in modules)
+    config.reject_unmergeable()
+    builder = _collect_layers(source, groups, config)
+    unusable = (
+        builder.skipped
+        + unsupported.skipped_unrecognized(groups.unrecognized)
+        + unsupported.skipped_full_weights(builder.full_weight_keys)
+    )
+    if not builder.layers:
+        unsupported.reject_unsupported(
+            [*source.entries, *source.scalars], [] if builder.skipped else builder.full_weight_keys
+        )
+        raise CorruptFile(unsupported.nothing_usable_message(unusable))
+    unconfigured = (
+        []
+        if config
+        else peft_tuners.missing_config_notes(leaf for m in builder.layers.values() for leaf in m.tensor_keys)
+    )
+    family = model_family.family_of(builder.layers.values(), source.metadata)
+    modules, clashes = resolve_text_encoders(builder.layers.values(), family)
+    drawn = peft_tuners.generated_tensor_notes(module.shapes for module in modules)
     return Adapter(
         path=source.path,
         name=source.path.stem,
-        key="|".join([*_paths(source.path), str(source.size), str(source.mtime_ns)]),
+        cache_key="|".join([*_paths(source.path), str(source.size), str(source.mtime_ns)]),
         family=family,
         algorithms=dict(Counter(module.algorithm.label for module in modules).most_common()),
-        rank=report.commonest(rank_of(module.shapes) for module in modules),
-        alpha=report.commonest(read_numbers(source, alpha_sample(modules), "alpha")),
-        parts=tuple(sorted({module.stem.part for module in modules}, key=report.PARTS.index)),
+        rank=unsupported.most_common(rank_of(module.shapes) for module in modules),
+        alpha=unsupported.most_common(read_scalars(source, sample_layers(modules), "alpha")),
+        components=tuple(sorted({module.key.component for module in modules}, key=unsupported.COMPONENTS.index)),
         metadata=source.metadata,
-        modules=modules,
-        unusable=tuple(unusable),
+        layers=modules,
+        skipped=tuple(unusable),
         notes=(
             *source.notes,
             *groups.notes,
             *builder.notes,
             *clashes,
             *config.notes(),
-            *config.lost_biases(modules),
+            *config.missing_bias_notes(modules),
             *unconfigured,
             *drawn,
             *full_lokr.notes(source, modules),
         ),
-        facts=read_facts(source.metadata, source.entries, config.overrides() | sidecar_overrides(source.path)),
+        training_info=read_training_info(
+            source.metadata, source.entries, config.overrides() | sidecar_overrides(source.path)
+        ),
         nbytes=source.nbytes,
-        bundled=embeddings,
-        source=source,
+        bundled_embeddings=embeddings,
+        tensor_file=source,
     )

@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from lib_adapters.files.names import Stem
+from lib_adapters.files.tensor_keys import LayerKey
 
-ROWS = {"sd1": 12, "sd2": 12, "sdxl": 9, "sdxl-refiner": 12}  # input blocks, and as many output blocks
+BLOCK_COUNTS = {"sd1": 12, "sd2": 12, "sdxl": 9, "sdxl-refiner": 12}  # input blocks, and as many output blocks
 
-_UNET: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
+_UNET_PATTERNS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
     (re.compile(r"input_blocks_(\d+)_"), lambda m: f"IN{int(m[1]):02}"),
     (re.compile(r"output_blocks_(\d+)_"), lambda m: f"OUT{int(m[1]):02}"),
     (re.compile(r"down_blocks_(\d+)_downsamplers_"), lambda m: f"IN{3 * int(m[1]) + 3:02}"),
@@ -27,48 +27,48 @@ _UNET: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
     (re.compile(r"((?:[a-z]+_)*?[a-z]*(?:blocks|layers))_(\d+)_"), lambda m: f"{m[1]} {int(m[2]):02}"),
 )
 _TEXT_LAYER = re.compile(r"(?:layers|resblocks|block)_(\d+)_")
-_ORDER = ("TE", "TIME", "IN", "M0", "OUT", "LAST")
+_BLOCK_ORDER = ("TE", "TIME", "IN", "M0", "OUT", "LAST")
 
 
-def block_of(stem: Stem) -> str:
+def block_label(key: LayerKey) -> str:
     """`M00`, `TE1 07`; a name that is no layer in a block is itself a row."""
-    if stem.part != "unet":
-        layer = _TEXT_LAYER.search(stem.name)
-        return f"{stem.part.upper()} {int(layer[1]):02}" if layer else f"{stem.part.upper()} other"
-    for pattern, label in _UNET:
-        if match := pattern.match(stem.name):
+    if key.component != "unet":
+        layer = _TEXT_LAYER.search(key.name)
+        return f"{key.component.upper()} {int(layer[1]):02}" if layer else f"{key.component.upper()} other"
+    for pattern, label in _UNET_PATTERNS:
+        if match := pattern.match(key.name):
             return label(match)
     return "other"
 
 
-def all_blocks(family: str) -> list[str]:
+def family_blocks(family: str) -> list[str]:
     """The rows a chart of this family shows even where the file does not touch them."""
-    count = ROWS.get(family, 0)
+    count = BLOCK_COUNTS.get(family, 0)
     ins, outs = ([f"{side}{n:02}" for n in range(count)] for side in ("IN", "OUT"))
     return [*ins, "M00", *outs] if count else []
 
 
-def in_order(blocks: set[str]) -> list[str]:
+def sort_blocks(blocks: set[str]) -> list[str]:
     """As the picture passes through them: text encoders, then the UNet from its first block to its last."""
 
     def rank(block: str) -> tuple[int, str]:
-        return next((n for n, start in enumerate(_ORDER) if block.startswith(start)), len(_ORDER)), block
+        return next((n for n, start in enumerate(_BLOCK_ORDER) if block.startswith(start)), len(_BLOCK_ORDER)), block
 
     return sorted(blocks, key=rank)
 
 
 _JOINT = re.compile(r"(joint_blocks|transformer_blocks|double_blocks|single_blocks) (\d+)")
-_LETTERS = {"joint_blocks": "J", "transformer_blocks": "J", "double_blocks": "D", "single_blocks": "S"}
+_BLOCK_PREFIXES = {"joint_blocks": "J", "transformer_blocks": "J", "double_blocks": "D", "single_blocks": "S"}
 
 
-def weight_block(stem: Stem) -> str:
+def weight_block(key: LayerKey) -> str:
     """As `block_of`, in the names of block weights (prompt/layouts.py): the text encoders are one block, BASE.
 
     "" for what lies in no block.
     """
-    if stem.part != "unet":
+    if key.component != "unet":
         return "BASE"
-    label = block_of(stem)
+    label = block_label(key)
     if match := _JOINT.fullmatch(label):
-        return f"{_LETTERS[match[1]]}{match[2]}"
+        return f"{_BLOCK_PREFIXES[match[1]]}{match[2]}"
     return label if re.fullmatch(r"IN\d+|OUT\d+|M00|TIME|LAST", label) else ""

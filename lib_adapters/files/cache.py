@@ -10,52 +10,56 @@ from torch import Tensor
 
 from lib_adapters.algorithms.base import Algorithm
 from lib_adapters.files.adapter import Adapter
-from lib_adapters.files.load import Loaded
+from lib_adapters.files.loading import LoadedAdapter
 
-DEFAULT_BYTES = 1 << 29  # what a machine with 16 GB can spare beside a model
-_Where = tuple[str, str]
+DEFAULT_CACHE_BYTES = 1 << 29  # what a machine with 16 GB can spare beside a model
+_CacheKey = tuple[str, str]
 
 
-class LoadedCache:
+class AdapterCache:
     """Least recently used first out; `budget` in bytes of memory.
 
     An adapter may take more memory than its file: factors of 8 bits are kept as float32, and what layers draw from a
     seed is kept with the adapter once a model has asked for it.
     """
 
-    def __init__(self, budget: int) -> None:
-        self._budget = budget
-        self._kept: OrderedDict[_Where, tuple[Loaded, int]] = OrderedDict()  # with the bytes of what was read
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._entries: OrderedDict[_CacheKey, tuple[LoadedAdapter, int]] = (
+            OrderedDict()
+        )  # with the bytes of what was read
 
-    def get(self, adapter: Adapter, device: torch.device | str) -> Loaded:
+    def get(self, adapter: Adapter, device: torch.device | str) -> LoadedAdapter:
         """From memory, or from the file. An adapter larger than the budget is not kept. Raises as its `load`."""
-        where = (adapter.key, str(device))
-        found = self._kept.pop(where, None)
+        where = (adapter.cache_key, str(device))
+        found = self._entries.pop(where, None)
         if found is None:
             loaded = adapter.load(device)
-            found = loaded, bytes_in(loaded.algorithms.values())
-        self._kept[where] = found  # last: the newest
+            found = loaded, unique_nbytes(loaded.algorithms.values())
+        self._entries[where] = found  # last: the newest
         self._evict()
         return found[0]
 
     def clear(self) -> None:
         """Forgets all of them; who still holds one keeps it."""
-        self._kept.clear()
+        self._entries.clear()
 
     def _evict(self) -> None:
-        sizes = {where: read + bytes_in(loaded.shared.values()) for where, (loaded, read) in [*self._kept.items()]}
+        sizes = {
+            where: read + unique_nbytes(loaded.shared.values()) for where, (loaded, read) in [*self._entries.items()]
+        }
         total = sum(sizes.values())
-        large = [where for where, size in sizes.items() if size > self._budget]
+        large = [where for where, size in sizes.items() if size > self._max_bytes]
         for where in [*large, *(where for where in sizes if where not in large)]:
-            if total <= self._budget:
+            if total <= self._max_bytes:
                 return
             total -= sizes[where]
-            self._kept.pop(where, None)  # another thread may have been here
+            self._entries.pop(where, None)  # another thread may have been here
 
 
-def bytes_in(parts: Iterable[object]) -> int:
+def unique_nbytes(values: Iterable[object]) -> int:
     """Return the bytes of memory behind all tensors in these parts; memory that several share counts once."""
-    storages = {storage.data_ptr(): storage.nbytes() for t in _tensors(parts) for storage in (t.untyped_storage(),)}
+    storages = {storage.data_ptr(): storage.nbytes() for t in _tensors(values) for storage in (t.untyped_storage(),)}
     return sum(storages.values())
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lib_adapters.files.blocks import ROWS, weight_block
-from lib_adapters.files.names import Stem
+from lib_adapters.files.blocks import BLOCK_COUNTS, weight_block
+from lib_adapters.files.tensor_keys import LayerKey
 from lib_adapters.ops.torch_modes import float32_math
 from lib_adapters.patching.bypass import MEMORY_PASS, BypassDelta, add_bypass, bypass_deltas, positions, total_cost
 from lib_adapters.patching.layers import flat
@@ -50,13 +50,13 @@ def _place(path: str, run: LatentShape, family: str) -> tuple[int, int]:
         return 1, 1
     if family == "sd3":
         return run.height // 2, run.width // 2
-    level = _level(weight_block(Stem("unet", name)), family)
+    level = _level(weight_block(LayerKey("unet", name)), family)
     return max(1, run.height >> level), max(1, run.width >> level)
 
 
 def _level(block: str, family: str) -> int:
     """How often the picture was halved there."""
-    deepest = ROWS.get(family, 12) // 3 - 1
+    deepest = BLOCK_COUNTS.get(family, 12) // 3 - 1
     if block == "M00":
         return deepest
     match = re.fullmatch(r"(IN|OUT)(\d+)", block)

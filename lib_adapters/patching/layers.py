@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from lib_adapters.algorithms.base import Shape
-from lib_adapters.files.names import Stem
+from lib_adapters.files.tensor_keys import LayerKey
 from lib_adapters.patching import key_maps
 from lib_adapters.patching.base_model import family_of
 from lib_adapters.patching.fused import with_fused_copies
@@ -102,11 +102,11 @@ class LayerTable:
         encoders = tuple(dict(_text_names(encoder)) for encoder in text_encoders)
         return cls(denoiser, encoders, family_of(denoiser, encoders))
 
-    def lookup(self, key: Stem) -> list[Layer]:
+    def lookup(self, key: LayerKey) -> list[Layer]:
         """The layers a stem may mean, best first; the first whose shape fits is the one."""
-        if key.part == "unet":
+        if key.component == "unet":
             return [self.unet[key.name]] if key.name in self.unet else []
-        return [names[key.name] for names in self._encoders(key.part) if key.name in names]
+        return [names[key.name] for names in self._encoders(key.component) if key.name in names]
 
     def _encoders(self, part: str) -> tuple[Mapping[str, Layer], ...]:
         """`te` of a file for two encoders says nothing about which; the refiner's only encoder is called te2."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from lib_adapters.algorithms.tlora import TLora
 from lib_adapters.errors import AdapterError, FamilyMismatch
-from lib_adapters.files.adapter import Adapter, Loaded
-from lib_adapters.files.families import FAMILY_NAMES
+from lib_adapters.files.adapter import Adapter, LoadedAdapter
+from lib_adapters.files.model_family import FAMILY_NAMES
 from lib_adapters.patching.layers import LayerTable
 from lib_adapters.patching.patch import PatchesByParam, ScheduledStrength
 from lib_adapters.patching.plan import AdapterMatch, group_by_parameter, match_adapter
@@ -31,7 +31,7 @@ class PatchPlan:
     strengths: list[ScheduledStrength] = field(default_factory=list)
 
 
-def build_plan(requests: Sequence[Request], table: LayerTable, load: Callable[[Adapter], Loaded]) -> PatchPlan:
+def build_plan(requests: Sequence[Request], table: LayerTable, load: Callable[[Adapter], LoadedAdapter]) -> PatchPlan:
     """Raises no AdapterError: that of a file stands in its report, and nothing of it is applied."""
     pairs = [_fit(request, table, load) for request in requests]
     fits = [found for _, found in pairs if found]
@@ -40,11 +40,11 @@ def build_plan(requests: Sequence[Request], table: LayerTable, load: Callable[[A
 
 
 def _fit(
-    request: Request, table: LayerTable, load: Callable[[Adapter], Loaded]
+    request: Request, table: LayerTable, load: Callable[[Adapter], LoadedAdapter]
 ) -> tuple[AdapterReport, AdapterMatch | None]:
     started = time.perf_counter()
     adapter = request.adapter
-    report = AdapterReport(adapter.name, request.unet, request.te, total=len(adapter.modules))
+    report = AdapterReport(adapter.name, request.unet, request.te, total=len(adapter.layers))
     report.notes = [*adapter.notes, *_words(adapter)]
     try:
         found = match_adapter(request, load(adapter), table)
@@ -62,9 +62,11 @@ def _fit(
 
 
 def _words(adapter: Adapter) -> Iterable[str]:
-    named = ", ".join(repr(name) for name in adapter.bundled[:MAX_EMBEDDING_NAMES])
+    named = ", ".join(repr(name) for name in adapter.bundled_embeddings[:MAX_EMBEDDING_NAMES])
     more = (
-        f" and {len(adapter.bundled) - MAX_EMBEDDING_NAMES} more" if len(adapter.bundled) > MAX_EMBEDDING_NAMES else ""
+        f" and {len(adapter.bundled_embeddings) - MAX_EMBEDDING_NAMES} more"
+        if len(adapter.bundled_embeddings) > MAX_EMBEDDING_NAMES
+        else ""
     )
     return [f"brings embeddings for {named}{more}"] if named else []
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lib_adapters.algorithms.base import Algorithm
-from lib_adapters.files.names import Stem
+from lib_adapters.files.tensor_keys import LayerKey
 from lib_adapters.patching.layers import ParamRef, WeightView
 from lib_adapters.patching.request import Request
 from lib_adapters.prompt.schedule import Curve, SamplingStep, strength_at
@@ -69,7 +69,7 @@ class ScheduledStrength:
 # One adapter's contribution to one parameter, and everything that is added to one parameter.
 
 
-PatchKey = tuple[str, Stem, float, int, str]
+PatchKey = tuple[str, LayerKey, float, int, str]
 Key = tuple[int, str]
 
 

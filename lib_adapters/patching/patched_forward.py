@@ -40,7 +40,7 @@ class PatchedForward:
         self._base_of, self._buffers = base_of, scratch
         self.is_disabled = False
         self.signature = patch_signature(targets)
-        self._targets = [(_path_below(module, target), target) for target in targets]
+        self._quantized_candidates = [(_path_below(module, target), target) for target in targets]
         self._patches = [patch for target in targets for patch in target.patches]
         self._deltas = _besides(module, targets)
         self._cost = total_cost(self._deltas or ())
@@ -111,7 +111,7 @@ class PatchedForward:
 
     def _can_hold(self, module: nn.Module, x: Tensor) -> bool:
         """May W' be in its weight's place, and is the sum then what it is beside?"""
-        ((_, target),) = self._targets
+        ((_, target),) = self._quantized_candidates
         if self.original_forward is not None or not fits_dtype(current_tensor(module, target.ref.name), x):
             return False
         return self._base_of is None or self._base_of(module, target.ref.name) is None
@@ -158,7 +158,9 @@ class PatchedForward:
         return used[key]
 
     def _resolve(self, row: int | None) -> list[tuple[str, ParamPatches]]:
-        return [(path, found) for path, target in self._targets if (found := target.resolve(row)) is not None]
+        return [
+            (path, found) for path, target in self._quantized_candidates if (found := target.resolve(row)) is not None
+        ]
 
     def _forward_merged(
         self,

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 
 from lib_adapters.algorithms.base import Algorithm, LayerGroup, Shape
 from lib_adapters.errors import AdapterError, ShapeMismatch
-from lib_adapters.files.adapter import Loaded
+from lib_adapters.files.adapter import LoadedAdapter
 from lib_adapters.files.blocks import weight_block
-from lib_adapters.files.names import Stem
+from lib_adapters.files.tensor_keys import LayerKey
 from lib_adapters.patching.layers import Layer, LayerTable, ParamRef, WeightView
 from lib_adapters.patching.patch import Key, ParamPatches, Patch, PatchesByParam, PatchKey, ScheduledStrength
 from lib_adapters.patching.request import ALL_BLOCKS, Request
@@ -40,13 +40,13 @@ class AdapterMatch:
     unmatched_count: int = 0  # modules that are no layer of this model, or have another shape
 
 
-def match_adapter(request: Request, loaded: Loaded, table: LayerTable) -> AdapterMatch:
+def match_adapter(request: Request, loaded: LoadedAdapter, table: LayerTable) -> AdapterMatch:
     """Find the layer of every module of the file; what has none is named with its reason."""
-    result = AdapterMatch(request, unmatched=[*request.adapter.unusable, *loaded.problems])
+    result = AdapterMatch(request, unmatched=[*request.adapter.skipped, *loaded.skipped])
     dialled = [part for part in ("unet", "te") if request.is_dynamic(part) or request.is_bypass(part)]
     result.strengths = {part: ScheduledStrength(request, part) for part in dialled}
     result.layer_names = _spellings(table) if request.blocks.rules else {}
-    names = {module.stem: module.name for module in request.adapter.modules}
+    names = {module.key: module.name for module in request.adapter.layers}
     places = {stem: _find_layer(stem, algorithm, table) for stem, algorithm in loaded.algorithms.items()}
     groups = _groups(request, loaded, places)
     taken: dict[Key, list[tuple[range, str]]] = {}
@@ -80,10 +80,10 @@ def _take(taken: dict[Key, list[tuple[range, str]]], name: str, algorithm: Algor
     return ""
 
 
-def _groups(request: Request, loaded: Loaded, places: Mapping[Stem, _Placed]) -> dict[Stem, LayerGroup]:
+def _groups(request: Request, loaded: LoadedAdapter, places: Mapping[LayerKey, _Placed]) -> dict[LayerKey, LayerGroup]:
     """Return for each module the group of layers with the same algorithm and component, and how many are missing."""
-    kinds = {module.stem: (module.stem.part, module.algorithm) for module in request.adapter.modules}
-    of_file, unread = Counter(kinds.values()), len(request.adapter.unusable)
+    kinds = {module.key: (module.key.component, module.algorithm) for module in request.adapter.layers}
+    of_file, unread = Counter(kinds.values()), len(request.adapter.skipped)
     shapes: dict[_Kind, list[Shape]] = {kind: [] for kind in of_file}
     for stem, (layer, _) in places.items():
         shapes[kinds[stem]].extend([] if layer is None else [layer.shape])
@@ -105,14 +105,14 @@ def _grouped(algorithm: Algorithm, place: _Placed, group: LayerGroup) -> tuple[A
         return algorithm, None, f"{layer.path}: {error}"
 
 
-def _add(result: AdapterMatch, stem: Stem, algorithm: Algorithm, layer: Layer) -> None:
+def _add(result: AdapterMatch, stem: LayerKey, algorithm: Algorithm, layer: Layer) -> None:
     """A strength of 0 is the absence of the adapter, to the bit."""
     request = result.request
     names = [stem.name.lower(), *result.layer_names.get(_layer_id(layer), ())]
     factor = 1.0 if request.blocks is ALL_BLOCKS else request.blocks.factor_for(weight_block(stem), names)
     result.disabled_by_blocks += not factor
-    dial = result.strengths.get("unet" if stem.part == "unet" else "te")
-    strength = factor if dial is not None else request.strength(stem.part) * factor
+    dial = result.strengths.get("unet" if stem.component == "unet" else "te")
+    strength = factor if dial is not None else request.strength(stem.component) * factor
     if strength:
         result.matched[algorithm.label] += 1
         result.patches.extend(_patches(result, (stem, algorithm, layer), strength, dial))
@@ -153,7 +153,7 @@ def merge_tied(targets: Mapping[tuple[int, str], ParamPatches]) -> Mapping[tuple
     return found
 
 
-def _find_layer(stem: Stem, algorithm: Algorithm, table: LayerTable) -> _Placed:
+def _find_layer(stem: LayerKey, algorithm: Algorithm, table: LayerTable) -> _Placed:
     candidates = table.lookup(stem)
     if not candidates:
         return None, _missing_layer_reason(stem, table)
@@ -179,10 +179,10 @@ def _unsupported_weight(layer: Layer) -> str:
     return f"its weight is stored as {weight.dtype}, and only floating-point weights can be changed"
 
 
-def _missing_layer_reason(stem: Stem, table: LayerTable) -> str:
-    if stem.part != "unet" and not table.text_encoders:
+def _missing_layer_reason(stem: LayerKey, table: LayerTable) -> str:
+    if stem.component != "unet" and not table.text_encoders:
         return "no text encoder was given"
-    if stem.part == "unet" and not table.unet:
+    if stem.component == "unet" and not table.unet:
         return "no UNet was given"
     return "this model has no such layer"
 
@@ -209,7 +209,7 @@ def _fits_four_channels(layer: Layer, algorithm: Algorithm) -> bool:
 
 
 def _patches(
-    result: AdapterMatch, place: tuple[Stem, Algorithm, Layer], strength: float, dial: ScheduledStrength | None
+    result: AdapterMatch, place: tuple[LayerKey, Algorithm, Layer], strength: float, dial: ScheduledStrength | None
 ) -> Iterator[tuple[ParamRef, Patch]]:
     stem, algorithm, layer = place
     request = result.request

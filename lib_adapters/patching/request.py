@@ -52,7 +52,7 @@ class Request:
     def key(self) -> tuple[str, str]:
         """Sorts and compares requests without looking into the file."""
         rest = (self.unet, self.te, self.dyn, self.window, self.mode, sorted(self.rows or ()), self.rows is None)
-        return self.adapter.key, f"{rest} {_text(self.blocks)}"
+        return self.adapter.cache_key, f"{rest} {_text(self.blocks)}"
 
     def is_dynamic(self, component: str) -> bool:
         """Does the strength in this part depend on the step, the row, or the text that is encoded?"""

@@ -96,7 +96,7 @@ def test_a_whole_network_draws_what_its_trainer_drew(pair, tmp_path, name):
     theirs, made, stored = in_training(pair, case)
     adapter = open_adapter(saved(made, tmp_path / "net.safetensors", **stored))
     assert adapter.family == "sd1"
-    assert adapter.parts == ("unet", "te")
+    assert adapter.components == ("unet", "te")
     for strength in case.strengths:
         at_strength(made, strength)
         with Session(unet=pair.unet, text_encoders=[pair.encoder]) as session:

@@ -259,7 +259,7 @@ def test_two_components_in_one_file_share_nothing(tmp_path):
     both = {f"unet.{key}": tensor for key, tensor in tensors.items()} | other
     save_file(both, tmp_path / "both.safetensors")
     adapter = open_adapter(tmp_path / "both.safetensors")
-    keys = {module.leaves["vera_A"] for module in adapter.modules}
+    keys = {module.tensor_keys["vera_A"] for module in adapter.layers}
     assert keys == {"unet.base_model.vera_A", "text_encoder.base_model.vera_A"}
     ours = model()
     with Session(unet=ours) as session:

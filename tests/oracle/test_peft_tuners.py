@@ -159,7 +159,7 @@ def test_merged_weights_and_outputs_are_pefts(name, plain, tmp_path):
     with Session(unet=ours) as session:
         (report,) = session.activate([Request(adapter)]).adapters
         assert (report.error, report.unmatched, report.matched) == (None, [], len(CASES[name].layers))
-        assert adapter.unusable == ()
+        assert adapter.skipped == ()
         assert not any("is missing" in note for note in adapter.notes)
         for path in CASES[name].layers:
             layer, original, merged = (m.get_submodule(path) for m in (theirs.base_model.model, plain, ours))
@@ -204,10 +204,10 @@ def test_names_with_the_adapters_name_inside_are_the_same_layers(name, plain, tm
         added |= {f"base_model.model.{path}.shira_indices.default": value for path, value in _places(theirs).items()}
     save_file({key: value.contiguous() for key, value in added.items()}, tmp_path / "raw.safetensors")
     raw = open_adapter(tmp_path / "raw.safetensors")
-    assert {m.stem: (m.algorithm, dict(m.shapes)) for m in raw.modules} == {
-        m.stem: (m.algorithm, dict(m.shapes)) for m in adapter.modules
+    assert {m.key: (m.algorithm, dict(m.shapes)) for m in raw.layers} == {
+        m.key: (m.algorithm, dict(m.shapes)) for m in adapter.layers
     }
-    assert raw.unusable == ()
+    assert raw.skipped == ()
 
 
 def _places(model: nn.Module) -> dict[str, Tensor]:

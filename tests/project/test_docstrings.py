@@ -11,12 +11,12 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "lib_adapters"
 LAYERS = ("ops", "algorithms", "prompt", "files", "patching", "conditioning")
-FILES = sorted(path for layer in LAYERS for path in (PACKAGE / layer).glob("*.py"))
+FILES = sorted(path for layer in LAYERS for path in (PACKAGE / layer).rglob("*.py"))
 INTERFACES = {  # what other programs call: here the methods too
     "algorithms/base.py": "Algorithm",
     "algorithms/low_rank.py": "AdditiveAlgorithm",
     "catalogue/catalogue.py": "Catalogue",
-    "conditioning/attention.py": "Hypernetworks",
+    "conditioning/hypernetwork_patcher.py": "HypernetworkPatcher",
     "files/adapter.py": "Adapter",
     "session.py": "Session",
 }

@@ -9,7 +9,19 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "lib_adapters"
-ORDER = ("errors", "ops", "prompt", "algorithms", "files", "patching", "conditioning", "session", "catalogue", "hosts")
+ORDER = (
+    "errors",
+    "filesystem",
+    "ops",
+    "prompt",
+    "algorithms",
+    "files",
+    "patching",
+    "conditioning",
+    "session",
+    "catalogue",
+    "hosts",
+)
 OUTER = {"app", "demo", "__main__", "__init__"}  # may import everything
 HOSTS = {"modules", "gradio", "fastapi", "diffusers", "transformers", "ldm", "sgm"}
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -5,8 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lib_adapters.conditioning.aesthetic_steering import steer, target_of
-from lib_adapters.conditioning.attention import Hypernetworks, Steering, attention_inputs
+from lib_adapters.conditioning.aesthetic_gradients import optimization_target, optimize_text
+from lib_adapters.conditioning.hypernetwork_patcher import (
+    HypernetworkPatcher,
+    HypernetworkRequest,
+    attention_projections,
+)
 from tests.robustness.test_faults_in_session import Small, same
 from tests.support.fault_injection import faults
 from tests.support.tiny_models import clip
@@ -20,10 +24,10 @@ def test_leading_a_prompt(tried):
     """Parameters, the very same objects, and buffers are back before anybody hears of the fault."""
     tower, points = clip(layers=1), tried("faults", "points")
     torch.manual_seed(5)
-    aim, projection = target_of(torch.randn(1, 16), None, QUICK), torch.randn(16, 24)
+    aim, projection = optimization_target(torch.randn(1, 16), None, QUICK), torch.randn(16, 24)
     prompt = prompt_of(tower, projection, tokens_of(5, 6, 7))
     before, raised = weights_of(tower), 0
-    for name, happen in faults(lambda: None, lambda: steer(tower, prompt, aim, QUICK)):
+    for name, happen in faults(lambda: None, lambda: optimize_text(tower, prompt, aim, QUICK)):
         raised += happen() is not None
         points.add()
         try:
@@ -38,9 +42,9 @@ class Steered:
 
     def __init__(self, folder):
         self.model = Small()
-        widths = {one.width for one in attention_inputs(self.model)}
+        widths = {one.width for one in attention_projections(self.model)}
         self.nets = [self.net(folder / f"{n}.pt", n, widths) for n in range(2)]
-        self.active = Hypernetworks(self.model)
+        self.active = HypernetworkPatcher(self.model)
         self.latent = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(3))
 
     def net(self, path, seed, widths):
@@ -59,7 +63,10 @@ class Steered:
 @pytest.mark.parametrize("off", [False, True])
 def test_hypernetworks(tmp_path, tried, off):
     bench, points = Steered(tmp_path), tried("faults", "points")
-    old, new = [Steering(bench.nets[0])], [] if off else [Steering(bench.nets[1], 0.5), Steering(bench.nets[0], 0.1)]
+    old, new = (
+        [HypernetworkRequest(bench.nets[0])],
+        [] if off else [HypernetworkRequest(bench.nets[1], 0.5), HypernetworkRequest(bench.nets[0], 0.1)],
+    )
     own = bench.state()
 
     def prepare():

@@ -15,8 +15,8 @@ from lib_adapters import open_adapter
 from lib_adapters.app import main as app
 from lib_adapters.catalogue import hashes, sidecars
 from lib_adapters.catalogue.beside import Beside, at
-from lib_adapters.conditioning.aesthetic import open_aesthetic
-from lib_adapters.conditioning.hypernetwork import open_hypernetwork
+from lib_adapters.conditioning.aesthetic_file import open_aesthetic
+from lib_adapters.conditioning.hypernetwork_file import open_hypernetwork
 from lib_adapters.errors import AdapterError
 from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
 from tests.support.sample_library import opened, scan
@@ -127,7 +127,7 @@ def test_a_link_is_not_its_target_where_another_config_lies_beside_it(tmp_path):
     link.symlink_to(file)
     (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 8}))
     assert (open_adapter(link).alpha, open_adapter(file).alpha) == (8.0, None)
-    assert open_adapter(link).key != open_adapter(file).key
+    assert open_adapter(link).cache_key != open_adapter(file).cache_key
 
 
 def test_sft_is_a_name_of_safetensors(tmp_path, capsys):

@@ -13,8 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lib_adapters import Session
-from lib_adapters.conditioning.aesthetic_steering import Prompt, Steerer, target_of
-from lib_adapters.conditioning.attention import Hypernetworks, Steering, attention_inputs
+from lib_adapters.conditioning.aesthetic_gradients import AestheticOptimizer, TextForward, optimization_target
+from lib_adapters.conditioning.hypernetwork_patcher import (
+    HypernetworkPatcher,
+    HypernetworkRequest,
+    attention_projections,
+)
 from lib_adapters.prompt.aesthetic_tag import AestheticOptions
 from lib_adapters.prompt.schedule import SamplingStep
 from tests.fake_webui.sd_models import FIRST
@@ -51,11 +55,11 @@ class Switches:
         shelf = Shelf(folder / "files", folder / "kept", self.model)
         self.opened = {letter: shelf.aside(shelf.put(letter, 0)) for letter in LETTERS}
         self.sessions = [Session(self.model.unet, [self.model.te], mode=mode) for mode in ("merged", "live")]
-        self.nets = Hypernetworks(self.model.unet)
-        widths = {one.width for one in attention_inputs(self.model.unet)}
+        self.nets = HypernetworkPatcher(self.model.unet)
+        widths = {one.width for one in attention_projections(self.model.unet)}
         nets = {width: tuple(module(width, [1, 2, 1], "relu") for _ in "kv") for width in widths}
         self.net = save(folder / "net.pt", nets, activation_func="relu", name="net")
-        self.steerer = Steerer(room=4)
+        self.steerer = AestheticOptimizer(max_entries=4)
         merged, live = self.sessions
         self.all = [
             *((lambda letter=letter: self.put(merged, Want(letter))) for letter in LETTERS),
@@ -81,7 +85,7 @@ class Switches:
 
     def steer(self) -> None:
         self.off()
-        self.nets.activate([Steering(self.net, 0.5)])
+        self.nets.activate([HypernetworkRequest(self.net, 0.5)])
         self.model.draw(noise(1))
 
     def lead(self) -> None:
@@ -95,8 +99,8 @@ class Switches:
 
         with torch.no_grad():
             seen = tuple(one.clone() for one in states())
-        target = target_of(torch.ones(1, 24), None, options)
-        self.steerer.steer(tower, Prompt(lambda: states()[0].mean(1), states, seen), target, options)
+        target = optimization_target(torch.ones(1, 24), None, options)
+        self.steerer.optimize(tower, TextForward(lambda: states()[0].mean(1), states, seen), target, options)
 
     def off(self) -> None:
         self.nets.deactivate()

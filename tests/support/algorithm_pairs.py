@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lib_adapters import Adapter, Request, Session, open_adapter
 from lib_adapters.algorithms.base import Algorithm, Shape
 from lib_adapters.errors import ShapeMismatch
-from lib_adapters.files.load import Loaded
+from lib_adapters.files.loading import LoadedAdapter
 from tests.support.algorithm_examples import examples
 from tests.support.reference_math import Example
 
@@ -73,7 +73,7 @@ class Shelf:
     def __init__(self, folder: Path) -> None:
         self.adapters: dict[str, Adapter] = {}
         self.layers: dict[str, set[str]] = {}
-        self._loaded: dict[str, Loaded] = {}
+        self._loaded: dict[str, LoadedAdapter] = {}
         self._fresh: dict[frozenset[str], tuple[State, State]] = {}
         for label in LABELS:
             self._put(label, folder / f"{label}.safetensors")
@@ -85,12 +85,12 @@ class Shelf:
                   for name, example in chosen.items() for leaf, tensor in example.leaves.items()}  # fmt: skip
         save_file(leaves, path)
         adapter = self.adapters[label] = open_adapter(path)
-        algorithms = {module.stem: chosen[module.stem.name].read() for module in adapter.modules}
+        algorithms = {module.key: chosen[module.key.name].read() for module in adapter.layers}
         self.layers[label] = {stem.name for stem in algorithms}
-        self._loaded[adapter.key] = Loaded(algorithms, [], adapter.nbytes)
+        self._loaded[adapter.cache_key] = LoadedAdapter(algorithms, [], adapter.nbytes)
 
-    def get(self, adapter: Adapter, device: torch.device) -> Loaded:
-        return self._loaded[adapter.key]
+    def get(self, adapter: Adapter, device: torch.device) -> LoadedAdapter:
+        return self._loaded[adapter.cache_key]
 
     def clear(self) -> None:
         """Nothing is read, so nothing is kept."""

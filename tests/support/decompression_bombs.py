@@ -24,7 +24,7 @@ from PIL import Image
 
 from lib_adapters.catalogue.thumbnails import as_png
 from lib_adapters.errors import AdapterError
-from lib_adapters.files.pickles import read_pickle
+from lib_adapters.files.torch_pickle.reader import read_pickle
 from tests.support.sample_library import opened, scan
 
 MB = 1 << 20

@@ -52,7 +52,7 @@ MOVING = frozenset(
         "hooks.py",
         "weight_substitution.py",
         "trainable_copy.py",
-        "attention.py",
+        "hypernetwork_patcher.py",
     }
 )
 

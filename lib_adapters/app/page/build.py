@@ -19,7 +19,7 @@ from lib_adapters.app.page.making import Maker
 from lib_adapters.app.page.painter import Painter
 from lib_adapters.catalogue import Catalogue
 from lib_adapters.catalogue.presets import FILE, PresetFile
-from lib_adapters.files.families import FAMILY_NAMES
+from lib_adapters.files.model_family import FAMILY_NAMES
 from lib_adapters.hosts.diffusers.clip_projection import find_clip_folder
 from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
 from lib_adapters.hosts.diffusers.generator import Generator

@@ -13,9 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lib_adapters.conditioning.aesthetic import Aesthetic
-from lib_adapters.conditioning.aesthetic_steering import Progress, Prompt, Steered, Steerer, mixed, target_of
-from lib_adapters.conditioning.aesthetic_text import clip_feature
+from lib_adapters.conditioning.aesthetic_file import AestheticEmbedding
+from lib_adapters.conditioning.aesthetic_gradients import (
+    AestheticOptimizer,
+    OptimizedText,
+    ProgressCallback,
+    TextForward,
+    blend,
+    optimization_target,
+)
+from lib_adapters.conditioning.clip_features import clip_feature
 from lib_adapters.errors import AdapterError
 from lib_adapters.hosts.diffusers.clip_projection import EncoderMatch, EncoderMatcher, text_encoders_of
 from lib_adapters.hosts.diffusers.load_pipeline import Pipeline
@@ -30,7 +37,7 @@ POOLED_PROMPT_EMBEDS = ("pooled_prompt_embeds", "negative_pooled_prompt_embeds")
 class AestheticRequest:
     """One tag whose file was found."""
 
-    aesthetic: Aesthetic
+    aesthetic: AestheticEmbedding
     options: AestheticOptions
 
 
@@ -47,7 +54,7 @@ class AestheticEncoder:
     def __init__(self, pipe: Pipeline, matcher: EncoderMatcher) -> None:
         self._pipe = pipe
         self._matcher = matcher
-        self._optimizer = Steerer()
+        self._optimizer = AestheticOptimizer()
 
     @torch.no_grad()
     def encode(
@@ -55,7 +62,7 @@ class AestheticEncoder:
         text: str,
         negative: str,
         requests: Sequence[AestheticRequest],
-        progress: Progress | None = None,
+        progress: ProgressCallback | None = None,
         on_encode: Callable[[bool], None] | None = None,
     ) -> tuple[dict[str, Tensor], list[AdapterReport]]:
         """What the pipeline takes instead of the two prompts. Several wishes are mixed in, one after the other.
@@ -83,7 +90,7 @@ class AestheticEncoder:
             report.notes = [place.note] if place.note else []
             report.outcome = (
                 f"{wish.options.steps} steps, weight {wish.options.weight:g}, "
-                f"cosine {steered.before:.2f} -> {steered.after:.2f}"
+                f"cosine {steered.cosine_before:.2f} -> {steered.cosine_after:.2f}"
             )
         return embeds, reports
 
@@ -113,14 +120,14 @@ class AestheticEncoder:
         embeds: dict[str, Tensor],
         place: EncoderMatch,
         wish: AestheticRequest,
-        progress: Progress | None,
-    ) -> Steered:
+        progress: ProgressCallback | None,
+    ) -> OptimizedText:
         """Puts the mixture into `embeds`."""
-        answers: list[Steered] = []
+        answers: list[OptimizedText] = []
 
         def changed(encoder: nn.Module, given: tuple[Any, ...], others: dict[str, Any], output: Any) -> Any:
             answers.append(self._optimize(place, (given, others), output, wish, progress))
-            return _like(output, iter(answers[-1].states))
+            return _like(output, iter(answers[-1].hidden_states))
 
         handle = place.encoder.register_forward_hook(changed, with_kwargs=True)
         try:
@@ -129,28 +136,30 @@ class AestheticEncoder:
             handle.remove()
         widths = [int(encoder.config.hidden_size) for encoder in text_encoders_of(self._pipe).values()]
         parts, others = (list(torch.split(one[PROMPT_EMBEDS[0]], widths, dim=-1)) for one in (embeds, other))
-        parts[place.index] = mixed(parts[place.index], others[place.index], wish.options)
+        parts[place.index] = blend(parts[place.index], others[place.index], wish.options)
         embeds[PROMPT_EMBEDS[0]] = torch.cat(parts, dim=-1)
         if POOLED_PROMPT_EMBEDS[0] in embeds and place.index == len(parts) - 1:
-            embeds[POOLED_PROMPT_EMBEDS[0]] = mixed(
+            embeds[POOLED_PROMPT_EMBEDS[0]] = blend(
                 embeds[POOLED_PROMPT_EMBEDS[0]], other[POOLED_PROMPT_EMBEDS[0]], wish.options
             )
         return answers[-1]
 
     def _optimize(
         self, place: EncoderMatch, call: tuple[tuple[Any, ...], dict[str, Any]], output: Any, wish: AestheticRequest,
-        progress: Progress | None,
-    ) -> Steered:  # fmt: skip
+        progress: ProgressCallback | None,
+    ) -> OptimizedText:  # fmt: skip
         (tokens, *_), others = call
         end, options = int(place.tokenizer.eos_token_id), wish.options
-        prompt = Prompt(
+        prompt = TextForward(
             lambda: clip_feature(place.encoder, place.projection, tokens, end, others),
             lambda: _flat(place.encoder.forward(tokens, **others)),
             (*_flat(output), place.projection),
         )
-        target = target_of(wish.aesthetic.vectors.to(tokens.device), self._text_feature(place, options.text), options)
+        target = optimization_target(
+            wish.aesthetic.vectors.to(tokens.device), self._text_feature(place, options.text), options
+        )
         try:
-            return self._optimizer.steer(place.encoder, prompt, target, options, progress)
+            return self._optimizer.optimize(place.encoder, prompt, target, options, progress)
         except AdapterError as error:
             raise type(error)(f"{wish.aesthetic.name}: {error}.") from error
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lib_adapters.conditioning.aesthetic import Aesthetic
-from lib_adapters.conditioning.aesthetic_text import own_projection, projection_in
+from lib_adapters.conditioning.aesthetic_file import AestheticEmbedding
+from lib_adapters.conditioning.clip_features import load_text_projection, text_projection
 from lib_adapters.errors import AdapterError, FamilyMismatch, InvalidModelFolder
 from lib_adapters.hosts.diffusers.clip_vision import read_json
 from lib_adapters.hosts.diffusers.load_pipeline import TEXT_ENCODERS, Pipeline
@@ -37,11 +37,11 @@ class EncoderMatcher:
         self._clip_folder = clip_folder or find_clip_folder(folder)
         self._projection: Tensor | None = None
 
-    def match(self, aesthetic: Aesthetic) -> EncoderMatch:
+    def match(self, aesthetic: AestheticEmbedding) -> EncoderMatch:
         """AdapterError where there is none, or where nobody knows its projection."""
         widths, lacking = [], 0
         for number, (name, encoder) in enumerate(text_encoders_of(self._pipe).items()):
-            own = own_projection(encoder)
+            own = text_projection(encoder)
             projection = self._local_projection(int(encoder.config.hidden_size)) if own is None else own
             if projection is None:
                 lacking += 1
@@ -55,7 +55,7 @@ class EncoderMatcher:
     def _local_projection(self, hidden: int) -> Tensor | None:
         """The projection from the CLIP folder, if it is one for states of this width."""
         if self._projection is None and self._clip_folder is not None:
-            self._projection = projection_in(self._clip_folder)
+            self._projection = load_text_projection(self._clip_folder)
         fits = self._projection is not None and self._projection.shape[1] == hidden
         return self._projection if fits else None
 
@@ -68,7 +68,7 @@ class EncoderMatcher:
             f"the text encoder has {ours} of its CLIP's {theirs} layers, so it is led roughly" if theirs > ours else ""
         )
 
-    def _mismatch_error(self, aesthetic: Aesthetic, widths: Sequence[str], lacking: int) -> AdapterError:
+    def _mismatch_error(self, aesthetic: AestheticEmbedding, widths: Sequence[str], lacking: int) -> AdapterError:
         name = aesthetic.path.name
         if not lacking:
             return FamilyMismatch(

@@ -14,9 +14,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from typing_extensions import Self
 
-from lib_adapters.conditioning.aesthetic import save_aesthetic
+from lib_adapters.conditioning.aesthetic_file import save_aesthetic
 from lib_adapters.errors import AdapterError
-from lib_adapters.files.platforms import is_portable
+from lib_adapters.filesystem import is_portable_name
 from lib_adapters.hosts.diffusers.clip_vision import ClipImageEncoder, load_image_encoder
 from lib_adapters.prompt.tags import quote_name
 
@@ -80,7 +80,7 @@ def create_embedding(job: EmbeddingJob, on_progress: OnProgress, is_cancelled: C
 def embedding_path(name: str, folder: Path) -> Path:
     """A new `.pt` of this name in the folder itself; AdapterError where that cannot be."""
     stem = name.strip().removesuffix(EMBEDDING_SUFFIXES[0]).strip()
-    if stem.startswith(".") or not is_portable(stem):
+    if stem.startswith(".") or not is_portable_name(stem):
         raise AdapterError(
             f"{name[:80]!r} cannot be a file's name: give a plain one, without folders and without any of "
             '< > : " / \\ | ? *, that neither begins nor ends with a dot.'

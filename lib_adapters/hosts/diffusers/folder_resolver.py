@@ -13,11 +13,11 @@ from typing import TypeVar
 
 from lib_adapters.catalogue.folders import is_adapter, listings
 from lib_adapters.catalogue.names import all_names, is_named, spellings
-from lib_adapters.conditioning.aesthetic import Aesthetic, open_aesthetic
-from lib_adapters.conditioning.hypernetwork import Hypernetwork, open_hypernetwork
+from lib_adapters.conditioning.aesthetic_file import AestheticEmbedding, open_aesthetic
+from lib_adapters.conditioning.hypernetwork_file import Hypernetwork, open_hypernetwork
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.adapter import Adapter, open_adapter
-from lib_adapters.files.platforms import folded
+from lib_adapters.filesystem import casefold_name
 from lib_adapters.prompt.tags import quote_name
 
 TYPE_LABELS = {"lyco": "adapter", "hypernet": "hypernetwork", "aesthetic": "aesthetic embedding"}
@@ -37,7 +37,7 @@ class FolderResolver:
         self.files: tuple[Path, ...] = tuple(dict.fromkeys(f for folder in folders for f in adapter_files(folder)))
         self._adapters: dict[Path, Adapter] = {}
         self._hypernetworks: dict[Path, Hypernetwork] = {}
-        self._aesthetics: dict[Path, Aesthetic] = {}
+        self._aesthetics: dict[Path, AestheticEmbedding] = {}
 
     def adapter(self, name: str) -> ResolvedAdapter:
         """Return the exact match, else one that differs only in case or Unicode form. Raise AdapterError if none.
@@ -51,7 +51,7 @@ class FolderResolver:
         """The same for `<hypernet:name>`."""
         return self._resolve("hypernet", name, self._hypernetworks, open_hypernetwork)
 
-    def aesthetic(self, name: str) -> tuple[Aesthetic, str | None]:
+    def aesthetic(self, name: str) -> tuple[AestheticEmbedding, str | None]:
         """The same for `<aesthetic:name>`."""
         return self._resolve("aesthetic", name, self._aesthetics, open_aesthetic)
 
@@ -83,7 +83,9 @@ class FolderResolver:
             if exact := [path for path in self.files if wanted in _names(path)]:
                 return exact, []
         for wanted in spelled:
-            if alike := [path for path in self.files if folded(wanted) in {folded(one) for one in _names(path)}]:
+            if alike := [
+                path for path in self.files if casefold_name(wanted) in {casefold_name(one) for one in _names(path)}
+            ]:
                 same = [path for path in alike if is_named(wanted, _names(path))]
                 return same or alike, [] if same else [f"{name!r} was taken for {alike[0].stem!r}."]
         raise AdapterError(f"no {TYPE_LABELS[kind]} is called {name!r} in the given folders.")

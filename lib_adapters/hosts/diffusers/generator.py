@@ -13,7 +13,7 @@ from PIL.Image import Image
 from torch import Tensor
 from typing_extensions import Self
 
-from lib_adapters.conditioning.attention import Hypernetworks
+from lib_adapters.conditioning.hypernetwork_patcher import HypernetworkPatcher
 from lib_adapters.hosts.diffusers.aesthetic_encoder import AestheticEncoder, AestheticRequest
 from lib_adapters.hosts.diffusers.clip_projection import EncoderMatcher
 from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
@@ -95,7 +95,7 @@ class Generator:
 
     pipe: Pipeline
     session: Session
-    hypernetworks: Hypernetworks
+    hypernetworks: HypernetworkPatcher
     embeddings: BundledEmbeddings
     aesthetic_encoder: AestheticEncoder
     resolver: FolderResolver
@@ -114,7 +114,7 @@ class Generator:
         pipe = open_pipeline(folder, device, dtype)
         session, aesthetics = create_session(pipe), AestheticEncoder(pipe, EncoderMatcher(pipe, folder, clip_folder))
         return cls(
-            pipe, session, Hypernetworks(pipe.unet, session.family), BundledEmbeddings(pipe), aesthetics, resolver
+            pipe, session, HypernetworkPatcher(pipe.unet, session.family), BundledEmbeddings(pipe), aesthetics, resolver
         )
 
     def __enter__(self) -> Self:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from lib_adapters.errors import AdapterError
-from lib_adapters.files.names import Stem
+from lib_adapters.files.tensor_keys import LayerKey
 from lib_adapters.hosts.diffusers.kohya_names import with_text_model
 from lib_adapters.patching.layers import LayerTable
 
@@ -59,14 +59,14 @@ class MetaModel:
         names = ("text_encoder", "text_encoder_2")
         return cls(family, {"unet": unet, **dict(zip(names, encoders, strict=False))})
 
-    def layer_paths(self) -> dict[Stem, tuple[str, str]]:
+    def layer_paths(self) -> dict[LayerKey, tuple[str, str]]:
         """Every stem of this family -> (component, dotted path as diffusers and transformers write it in files)."""
         encoders = [module for name, module in self.components.items() if name != "unet"]
         table = LayerTable.from_model(self.components["unet"], encoders)
-        found = {Stem("unet", name): ("unet", layer.path) for name, layer in table.unet.items()}
+        found = {LayerKey("unet", name): ("unet", layer.path) for name, layer in table.unet.items()}
         parts = ("te1", "te2") if len(encoders) > 1 else ("te",)
         for part, component, names in zip(parts, ("text_encoder", "text_encoder_2"), table.text_encoders, strict=False):
-            found |= {Stem(part, name): (component, with_text_model(layer.path)) for name, layer in names.items()}
+            found |= {LayerKey(part, name): (component, with_text_model(layer.path)) for name, layer in names.items()}
         return found
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from lib_adapters.conditioning.attention import Steering
+from lib_adapters.conditioning.hypernetwork_patcher import HypernetworkRequest
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.adapter import Adapter
 from lib_adapters.hosts.diffusers.aesthetic_encoder import AestheticRequest
@@ -104,13 +104,13 @@ def unsupported_schedules(requests: Sequence[Request], step: SamplingStep) -> li
     return [f"{name}: this scheduler tells no noise, so what follows it stays as at the start." for name in names]
 
 
-def hypernetwork_requests(tags: Sequence[Tag], resolver: FolderResolver) -> tuple[list[Steering], list[str]]:
+def hypernetwork_requests(tags: Sequence[Tag], resolver: FolderResolver) -> tuple[list[HypernetworkRequest], list[str]]:
     """For `<hypernet:NAME:strength>`, in the order of the prompt."""
 
-    def steering(tag: Tag) -> tuple[Steering, list[str]]:
+    def steering(tag: Tag) -> tuple[HypernetworkRequest, list[str]]:
         found, notice = resolver.hypernetwork(tag.name)
         strength, note = constant_strength(tag.options, "a hypernetwork")
-        return Steering(found, strength), [text for text in (notice, note) if text]
+        return HypernetworkRequest(found, strength), [text for text in (notice, note) if text]
 
     return _each([tag for tag in tags if not tag.disabled], steering)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch.utils.hooks import RemovableHandle
 
-from lib_adapters.conditioning.embeddings import Tokenizer, learn, words_of
+from lib_adapters.conditioning.textual_inversion import Tokenizer, extend_tokenizer, read_bundled_embeddings
 from lib_adapters.files.adapter import Adapter
 from lib_adapters.hosts.diffusers.load_pipeline import TEXT_ENCODERS, Pipeline
 
@@ -25,16 +25,16 @@ class BundledEmbeddings:
 
     def sync(self, adapters: Sequence[Adapter]) -> list[str]:
         """Exactly the words of these adapters; what the user should know about any of them."""
-        wanted = [adapter.key for adapter in adapters if adapter.bundled]
+        wanted = [adapter.cache_key for adapter in adapters if adapter.bundled_embeddings]
         if wanted == self._adapter_keys:
             return self._notes
         self.restore()
-        words = [(adapter.name, word) for adapter in adapters for word in words_of(adapter)]
+        words = [(adapter.name, word) for adapter in adapters for word in read_bundled_embeddings(adapter)]
         there = [part for part in TEXT_ENCODERS if getattr(self._pipe, part, None) is not None]
         for number, part in enumerate(there):
             name, encoder = TOKENIZERS[part], getattr(self._pipe, part)
             own: Tokenizer = getattr(self._pipe, name)
-            learned = learn(own, encoder, words, (number, len(there)))
+            learned = extend_tokenizer(own, encoder, words, (number, len(there)))
             setattr(self._pipe, name, learned.tokenizer)
             self._original_tokenizers[name] = own
             self._handles += learned.handles

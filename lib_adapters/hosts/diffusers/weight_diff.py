@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lib_adapters.errors import AdapterError, InvalidModelFolder
-from lib_adapters.files.platforms import replace
+from lib_adapters.filesystem import replace_with_retry
 from lib_adapters.hosts.diffusers.generator import Generator
 from lib_adapters.hosts.diffusers.load_pipeline import components_of
 from lib_adapters.patching.request import Request
@@ -80,7 +80,7 @@ def save_merged_model(model: Path, out: Path, diffs: Iterable[ParameterDiff]) ->
     try:
         shutil.copytree(model, partial)
         homeless = [path for name, values in by_component.items() for path in _rewrite(partial / name, values)]
-        replace(partial, out)
+        replace_with_retry(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return homeless

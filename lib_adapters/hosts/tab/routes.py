@@ -18,7 +18,7 @@ from fastapi.responses import FileResponse
 
 from lib_adapters.catalogue.records import WINDOW
 from lib_adapters.errors import AdapterError
-from lib_adapters.files.platforms import open_file
+from lib_adapters.filesystem import open_regular_file
 from lib_adapters.hosts.tab.bodies import LARGEST, Json, Refused, Route
 from lib_adapters.hosts.tab.control_routes import add_control
 from lib_adapters.hosts.tab.tab import Tab
@@ -153,7 +153,7 @@ def _add_writing(router: APIRouter, tab: Tab) -> None:
 def _is_media(path: Path) -> bool:
     """By what it is: its name may be a link to anything."""
     try:
-        with open_file(path) as file:
+        with open_regular_file(path) as file:
             start = file.read(12)
     except OSError:
         return False

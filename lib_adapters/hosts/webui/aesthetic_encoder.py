@@ -13,9 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lib_adapters.conditioning.aesthetic import Aesthetic
-from lib_adapters.conditioning.aesthetic_steering import Progress, Prompt, Steered, Steerer, mixed, target_of
-from lib_adapters.conditioning.aesthetic_text import clip_feature, open_clip_feature
+from lib_adapters.conditioning.aesthetic_file import AestheticEmbedding
+from lib_adapters.conditioning.aesthetic_gradients import (
+    AestheticOptimizer,
+    OptimizedText,
+    ProgressCallback,
+    TextForward,
+    blend,
+    optimization_target,
+)
+from lib_adapters.conditioning.clip_features import clip_feature, open_clip_feature
 from lib_adapters.hosts.webui.model_components import text_encoder_of
 from lib_adapters.patching.hooks import HookSet
 from lib_adapters.prompt.aesthetic_tag import AestheticOptions
@@ -27,7 +34,7 @@ ENCODE_METHOD = "encode_with_transformers"
 class AestheticRequest:
     """One tag whose file was found, and the projection of the encoder that it is for."""
 
-    aesthetic: Aesthetic
+    aesthetic: AestheticEmbedding
     options: AestheticOptions
     projection: Tensor
     tag: str
@@ -35,22 +42,24 @@ class AestheticRequest:
     @property
     def cache_key(self) -> str:
         """All that the conditioning depends on."""
-        return f"{self.aesthetic.key} {self.options}"
+        return f"{self.aesthetic.cache_key} {self.options}"
 
 
 @dataclass(frozen=True)
 class GuidanceCallbacks:
     """Whom a Lead tells what it does."""
 
-    on_optimized: Callable[[AestheticRequest, Steered], None]
-    progress: Callable[[AestheticRequest], Progress]  # what that gives may raise to stop
+    on_optimized: Callable[[AestheticRequest, OptimizedText], None]
+    progress: Callable[[AestheticRequest], ProgressCallback]  # what that gives may raise to stop
     on_error: Callable[[Exception], None]  # the text stays as it was
 
 
 class GuidedEncoder:
     """Called as a bound method of the embedder, so that a copy of a model is bound to the copy; holds no model."""
 
-    def __init__(self, requests: Sequence[AestheticRequest], optimizer: Steerer, callbacks: GuidanceCallbacks) -> None:
+    def __init__(
+        self, requests: Sequence[AestheticRequest], optimizer: AestheticOptimizer, callbacks: GuidanceCallbacks
+    ) -> None:
         self._requests, self._optimizer, self._callbacks = list(requests), optimizer, callbacks
         self._is_positive = True
         self._previous: Any = None  # another extension's, put there before
@@ -95,11 +104,11 @@ class GuidedEncoder:
         """Several wishes are mixed in one after the other, each led from the unchanged text."""
         out = plain
         for wish, target in zip(self._requests, targets, strict=True):
-            prompt = Prompt(lambda w=wish: row.feature(w), row.states, (*plain, wish.projection))  # type: ignore[misc]
-            steered = self._optimizer.steer(
+            prompt = TextForward(lambda w=wish: row.feature(w), row.states, (*plain, wish.projection))  # type: ignore[misc]
+            steered = self._optimizer.optimize(
                 row.text_encoder, prompt, target, wish.options, self._callbacks.progress(wish)
             )
-            out = tuple(mixed(old, new, wish.options) for old, new in zip(out, steered.states, strict=True))
+            out = tuple(blend(old, new, wish.options) for old, new in zip(out, steered.hidden_states, strict=True))
             self._callbacks.on_optimized(wish, steered)
         return out
 
@@ -163,10 +172,10 @@ def _states(encoded: Tensor) -> tuple[Tensor, ...]:
 def _target(embedder: Any, tokens: Tensor, wish: AestheticRequest) -> Tensor:
     vectors, text = wish.aesthetic.vectors.to(tokens.device), wish.options.text
     if not text:
-        return target_of(vectors, None, wish.options)
+        return optimization_target(vectors, None, wish.options)
     embedder.hijack.fixes = None
     ids = torch.tensor([_padded(embedder, text, tokens.shape[1])], device=tokens.device)
-    return target_of(vectors, _feature(embedder, ids, wish.projection), wish.options)
+    return optimization_target(vectors, _feature(embedder, ids, wish.projection), wish.options)
 
 
 def _padded(embedder: Any, text: str, length: int) -> list[int]:

@@ -15,8 +15,8 @@ from typing import Any
 from torch import nn
 
 from lib_adapters.catalogue import About
-from lib_adapters.conditioning.aesthetic import Aesthetic, open_aesthetic
-from lib_adapters.conditioning.aesthetic_steering import Progress, Steered, Steerer
+from lib_adapters.conditioning.aesthetic_file import AestheticEmbedding, open_aesthetic
+from lib_adapters.conditioning.aesthetic_gradients import AestheticOptimizer, OptimizedText, ProgressCallback
 from lib_adapters.errors import AdapterError
 from lib_adapters.hosts.webui import processing, settings, webui_modules
 from lib_adapters.hosts.webui.aesthetic_encoder import AestheticRequest, GuidanceCallbacks, GuidedEncoder
@@ -37,13 +37,13 @@ class AestheticHandler:
     """Nothing is on a model but while a picture wants it."""
 
     def __init__(self) -> None:
-        self.resolver: NameResolver[Aesthetic] = NameResolver(
+        self.resolver: NameResolver[AestheticEmbedding] = NameResolver(
             lambda: {KIND: settings.aesthetic_folders()}, lambda _: About("", ""), open_aesthetic, "aesthetic embedding"
         )
         self.message_log = MessageLog("Aesthetic problems")
         self.used_files: list[Path] = []  # the files of the last call
         self._projection_loader = ProjectionLoader()
-        self._optimizer = Steerer()
+        self._optimizer = AestheticOptimizer()
         self._installed: list[tuple[weakref.ref[Any], GuidedEncoder]] = []  # by embedder
         self._script_tags: list[tuple[weakref.ref[Any], str]] = []  # by picture, the tag that its accordion stands for
         self._current_p: weakref.ref[Any] | None = None  # the picture that is being made
@@ -116,7 +116,7 @@ class AestheticHandler:
             self._installed.append((weakref.ref(embedder), GuidedEncoder(wishes, self._optimizer, listener)))
             self._installed[-1][1].install(embedder)
 
-    def _on_optimized(self, wish: AestheticRequest, steered: Steered) -> None:
+    def _on_optimized(self, wish: AestheticRequest, steered: OptimizedText) -> None:
         """Of a long prompt the first part is told."""
         p = self._current_p() if self._current_p is not None else None
         if wish not in self._unreported:
@@ -125,7 +125,7 @@ class AestheticHandler:
         options = wish.options
         line = (
             f"{wish.aesthetic.name} (aesthetic gradients): {options.steps} steps, weight {options.weight:g}, "
-            f"cosine {steered.before:.2f} -> {steered.after:.2f}"
+            f"cosine {steered.cosine_before:.2f} -> {steered.cosine_after:.2f}"
         )
         self._cached_messages[_key(p, wish)] = line
         while len(self._cached_messages) > MAX_CACHED_MESSAGES:
@@ -146,7 +146,7 @@ class AestheticHandler:
         self.message_log.add(p, f"Aesthetic gradients: the prompt was left as it is ({reason}).", problem=True)
 
 
-def _progress(wish: AestheticRequest) -> Progress:
+def _progress(wish: AestheticRequest) -> ProgressCallback:
     state = webui_modules.import_module("shared").state
     before = getattr(state, "textinfo", None)
 

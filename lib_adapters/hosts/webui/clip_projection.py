@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lib_adapters.conditioning.aesthetic import Aesthetic
-from lib_adapters.conditioning.aesthetic_text import own_projection, projection_in
+from lib_adapters.conditioning.aesthetic_file import AestheticEmbedding
+from lib_adapters.conditioning.clip_features import load_text_projection, text_projection
 from lib_adapters.errors import AdapterError, FamilyMismatch, InvalidModelFolder
 from lib_adapters.hosts.webui import settings
 from lib_adapters.hosts.webui.model_components import embedders_of, text_encoder_of
@@ -43,7 +43,7 @@ class ProjectionLoader:
     def __init__(self) -> None:
         self._loaded: dict[Path, Tensor] = {}
 
-    def match(self, model: nn.Module, aesthetic: Aesthetic) -> EncoderMatch:
+    def match(self, model: nn.Module, aesthetic: AestheticEmbedding) -> EncoderMatch:
         """AdapterError where no encoder fits, or where nobody knows its projection."""
         widths, lacking, reason = [], 0, ""
         for embedder in embedders_of(model):
@@ -66,7 +66,7 @@ class ProjectionLoader:
         )
 
     def _projection(self, tower: nn.Module) -> Tensor:
-        own = own_projection(tower)
+        own = text_projection(tower)
         return self._local_projection(tower) if own is None else own
 
     def _local_projection(self, tower: nn.Module) -> Tensor:
@@ -93,7 +93,7 @@ class ProjectionLoader:
 
     def _load(self, place: Path) -> Tensor:
         if place not in self._loaded:
-            self._loaded[place] = projection_in(place)
+            self._loaded[place] = load_text_projection(place)
         return self._loaded[place]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lib_adapters.conditioning.embeddings import tensors_of
+from lib_adapters.conditioning.textual_inversion import embedding_tensors
 from lib_adapters.files.adapter import Adapter
 from lib_adapters.hosts.webui import webui_modules
 
@@ -20,7 +20,7 @@ class BundledEmbeddings:
 
     def sync(self, model: nn.Module, adapters: Iterable[Adapter]) -> list[str]:
         """Exactly the words of these adapters; what the user should know about any of them."""
-        wanted = {(adapter.key, word): adapter for adapter in adapters for word in adapter.bundled}
+        wanted = {(adapter.cache_key, word): adapter for adapter in adapters for word in adapter.bundled_embeddings}
         if not wanted and not self._registered:
             return []
         database = webui_modules.import_module("sd_hijack").model_hijack.embedding_db
@@ -66,4 +66,4 @@ def _data(adapter: Adapter, word: str) -> dict[str, Any]:
 
 
 def _named(adapter: Adapter, word: str) -> Iterator[tuple[str, Tensor]]:
-    return ((leaf or f"<{word}>", tensor) for leaf, tensor in tensors_of(adapter, word))
+    return ((leaf or f"<{word}>", tensor) for leaf, tensor in embedding_tensors(adapter, word))

@@ -26,7 +26,7 @@ from lib_adapters.hosts.webui.model_sessions import ModelSessions
 from lib_adapters.hosts.webui.name_resolver import NameResolver
 from lib_adapters.hosts.webui.nested_jobs import NestedJobs
 from lib_adapters.hosts.webui.sampling import SamplingTracker
-from lib_adapters.prompt.aesthetic_tag import KIND as AESTHETIC
+from lib_adapters.prompt.aesthetic_tag import KIND as AESTHETIC_MESSAGE
 from lib_adapters.prompt.tags import Tag
 from lib_adapters.session import Report, Request
 
@@ -47,7 +47,7 @@ class Extension:
         self.aesthetics = AestheticHandler()
         self._handlers: dict[str, HypernetworkHandler | AestheticHandler] = {
             HYPERNET: self.hypernetworks,
-            AESTHETIC: self.aesthetics,
+            AESTHETIC_MESSAGE: self.aesthetics,
         }
         self._job_builder = ImageJobBuilder(self.resolver, self.library_backend.preset_file.presets)
         self._message_log = MessageLog("Lyco problems")
@@ -199,7 +199,7 @@ class Extension:
             p
         ):  # conditionings with this key must not be taken for those with adapters
             processing.set_cache_key(data, what, make)
-            if processing.has_cache_key(data, AESTHETIC):
-                processing.set_cache_key(data, what, make, AESTHETIC)
+            if processing.has_cache_key(data, AESTHETIC_MESSAGE):
+                processing.set_cache_key(data, what, make, AESTHETIC_MESSAGE)
         reason = f"{type(error).__name__}: {error}".strip().rstrip(".")
         self._message_log.start(p, [f"LyCORIS: {what} ({reason})."], [])

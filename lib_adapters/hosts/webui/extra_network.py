@@ -7,9 +7,9 @@ from typing import Any
 
 from lib_adapters.hosts.webui import settings, webui_modules
 from lib_adapters.hosts.webui.extension import Extension
-from lib_adapters.prompt.aesthetic_tag import KIND as AESTHETIC
+from lib_adapters.prompt.aesthetic_tag import KIND as AESTHETIC_MESSAGE
 
-KINDS = ("lyco", "lora", "hypernet", AESTHETIC)
+KINDS = ("lyco", "lora", "hypernet", AESTHETIC_MESSAGE)
 
 
 class AdapterNetwork:
@@ -29,7 +29,7 @@ class AdapterNetwork:
 
     def deactivate(self, p: Any, **_: Any) -> None:
         """The host does not always call it, so the next `activate` does what is to be done; weights can wait for it."""
-        if self.name == AESTHETIC:
+        if self.name == AESTHETIC_MESSAGE:
             self.runtime.aesthetics.remove()
         self.runtime.end_job(p)
         if not settings.handles_tag(self.name) and self.previous is not None:

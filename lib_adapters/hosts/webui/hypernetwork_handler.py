@@ -14,8 +14,8 @@ from torch import nn
 
 from lib_adapters.catalogue import About
 from lib_adapters.catalogue.names import carried
-from lib_adapters.conditioning.attention import Hypernetworks, Steering
-from lib_adapters.conditioning.hypernetwork import Hypernetwork, open_hypernetwork
+from lib_adapters.conditioning.hypernetwork_file import Hypernetwork, open_hypernetwork
+from lib_adapters.conditioning.hypernetwork_patcher import HypernetworkPatcher, HypernetworkRequest
 from lib_adapters.errors import AdapterError
 from lib_adapters.hosts.webui import processing, settings, webui_modules
 from lib_adapters.hosts.webui.image_job import BATCH_DIFFERS, SD_UNET_ACTIVE_HYPERNETWORK
@@ -39,7 +39,7 @@ class HypernetworkHandler:
         self.reports: list[AdapterReport] = []
         self.used_files: list[Path] = []  # the files of the last call that did something
         self.message_log = MessageLog("Hypernet problems")
-        self._patchers: weakref.WeakKeyDictionary[nn.Module, Hypernetworks] = weakref.WeakKeyDictionary()
+        self._patchers: weakref.WeakKeyDictionary[nn.Module, HypernetworkPatcher] = weakref.WeakKeyDictionary()
 
     def activate(self, p: Any, params: Sequence[Any]) -> None:
         parsed = processing.parse_params(KIND, params)
@@ -65,14 +65,16 @@ class HypernetworkHandler:
         self.reports, self.used_files = [], []
         self.message_log.clear()
 
-    def _resolve(self, tags: Sequence[Tag], second: bool, problems: list[str]) -> tuple[list[Steering], list[str]]:
-        steerings: list[Steering] = []
+    def _resolve(
+        self, tags: Sequence[Tag], second: bool, problems: list[str]
+    ) -> tuple[list[HypernetworkRequest], list[str]]:
+        steerings: list[HypernetworkRequest] = []
         notes: list[str] = []
         for tag in (tag for tag in tags if not tag.disabled):
             try:
                 found = self.resolver.resolve(KIND, tag.name)
                 strength, note = constant_strength(tag.for_pass(second), "a hypernetwork")
-                steerings.append(Steering(found.value, strength))
+                steerings.append(HypernetworkRequest(found.value, strength))
                 notes += [f"{tag.text}: {note}."] if note else []
             except AdapterError as error:
                 problems.append(f"{tag.text}: {error}")
@@ -80,11 +82,13 @@ class HypernetworkHandler:
             notes += [found.notice] if found.notice else []
         return steerings, notes
 
-    def _apply(self, model: nn.Module, unet: nn.Module, steerings: Sequence[Steering]) -> list[AdapterReport]:
+    def _apply(
+        self, model: nn.Module, unet: nn.Module, steerings: Sequence[HypernetworkRequest]
+    ) -> list[AdapterReport]:
         if not steerings and unet not in self._patchers:
             return []
         if unet not in self._patchers:
-            self._patchers[unet] = Hypernetworks(unet, family_of(model) or "unknown")
+            self._patchers[unet] = HypernetworkPatcher(unet, family_of(model) or "unknown")
         return self._patchers[unet].activate(steerings)
 
     def _restore_others(self, unet: nn.Module | None) -> None:

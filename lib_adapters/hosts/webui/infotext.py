@@ -8,7 +8,7 @@ from typing import Any
 
 from lib_adapters.catalogue.names import carried
 from lib_adapters.files.adapter import Adapter
-from lib_adapters.files.source import SAFETENSORS_NAMES
+from lib_adapters.files.container import SAFETENSORS_SUFFIXES
 from lib_adapters.hosts.webui import processing, prompt_rows, settings, webui_modules
 from lib_adapters.hosts.webui.name_resolver import NameResolver
 from lib_adapters.prompt.prompt_editing import AND
@@ -187,4 +187,4 @@ def _title(path: Path) -> str:
 
 
 def _is_safetensors(path: Path) -> bool:
-    return path.suffix.lower() in SAFETENSORS_NAMES
+    return path.suffix.lower() in SAFETENSORS_SUFFIXES

@@ -12,7 +12,7 @@ from torch import nn
 
 from lib_adapters.catalogue import Catalogue
 from lib_adapters.catalogue.presets import PresetFile
-from lib_adapters.files.families import FAMILY_NAMES
+from lib_adapters.files.model_family import FAMILY_NAMES
 from lib_adapters.hosts.tab.guard import guards
 from lib_adapters.hosts.tab.tab import Tab
 from lib_adapters.hosts.webui import settings, webui_modules

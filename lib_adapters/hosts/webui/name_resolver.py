@@ -20,8 +20,8 @@ from typing import Generic, TypeVar
 from lib_adapters.catalogue import About
 from lib_adapters.catalogue.names import Folders, Index, carried, is_named, names_of, read_index, spellings
 from lib_adapters.errors import AdapterError
-from lib_adapters.files.platforms import folded
-from lib_adapters.files.source import SAFETENSORS_NAMES, open_source
+from lib_adapters.files.container import SAFETENSORS_SUFFIXES, open_tensor_file
+from lib_adapters.filesystem import casefold_name
 from lib_adapters.prompt.tags import quote_name
 
 FileStamp = tuple[int, int]
@@ -159,7 +159,7 @@ class NameResolver(Generic[Opened]):
             if exact := index.exact.get(wanted):
                 return exact, "name"
         for wanted in spelled:
-            if alike := index.alike.get(folded(wanted)):
+            if alike := index.alike.get(casefold_name(wanted)):
                 same = [path for path in alike if is_named(wanted, names_of(path, index.files[path]))]
                 return (same, "name") if same else (alike, "alike")
         return [path for path in index.files if carried(self.file_info(path).alias) in spelled], "alias"
@@ -210,7 +210,7 @@ def _read_about(path: Path) -> About:
 def read_metadata(path: Path) -> Mapping[str, str]:
     """Nothing for a file that cannot be read, and for a pickle, which has none."""
     try:
-        return open_source(path).metadata if path.suffix.lower() in SAFETENSORS_NAMES else {}
+        return open_tensor_file(path).metadata if path.suffix.lower() in SAFETENSORS_SUFFIXES else {}
     except AdapterError:
         return {}
 

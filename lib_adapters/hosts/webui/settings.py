@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from lib_adapters.catalogue.presets import FILE, Source
-from lib_adapters.files.cache import DEFAULT_BYTES
+from lib_adapters.files.cache import DEFAULT_CACHE_BYTES
 from lib_adapters.hosts.webui import webui_modules
 
 NONE_CHOICE = "None"
-DEFAULT_CACHE_MB = DEFAULT_BYTES >> 20
+DEFAULT_CACHE_MB = DEFAULT_CACHE_BYTES >> 20
 SUBPROMPTS_KEY, NEGATIVE_TAGS_KEY = (
     "Lyco AND parts",
     "Lyco negative tags",
@@ -63,7 +63,7 @@ def cache_bytes() -> int:
     try:
         return max(0, int(webui_modules.opt("lycoris_cache_mb", DEFAULT_CACHE_MB))) << 20
     except (TypeError, ValueError):
-        return DEFAULT_BYTES
+        return DEFAULT_CACHE_BYTES
 
 
 def adapter_folders() -> dict[str, list[Path]]:

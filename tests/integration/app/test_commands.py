@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from lib_adapters.app import main as app
 from lib_adapters.app.chart import bar_of, chart
-from lib_adapters.files.blocks import block_of
-from lib_adapters.files.names import Stem
+from lib_adapters.files.blocks import block_label
+from lib_adapters.files.tensor_keys import LayerKey
 from lib_adapters.hosts.diffusers.load_pipeline import open_pipeline
 from tests.support.sample_adapters import MAKERS, adapter_file, layers
 
@@ -283,7 +283,7 @@ def test_it_runs_as_a_module():
     ],
 )
 def test_blocks_of_both_spellings(name, block):
-    assert block_of(Stem("unet", name)) == block
+    assert block_label(LayerKey("unet", name)) == block
 
 
 def test_bars():

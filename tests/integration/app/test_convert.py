@@ -123,7 +123,7 @@ def ours(file: Path, pipe) -> Deltas:
     names = {path.replace(".", "_"): path for path in (*UNET, *TEXT)}
     roots = {"unet": pipe.unet, "te": pipe.text_encoder}
     algorithms = {stem: one for stem, one in open_adapter(file).load().algorithms.items()}
-    return {names[stem.name]: one.delta(torch.zeros_like(module_of(roots[stem.part], names[stem.name]).weight))
+    return {names[stem.name]: one.delta(torch.zeros_like(module_of(roots[stem.component], names[stem.name]).weight))
             for stem, one in algorithms.items()}  # fmt: skip
 
 

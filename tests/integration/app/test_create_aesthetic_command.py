@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from lib_adapters.app.main import main
-from lib_adapters.conditioning.aesthetic import open_aesthetic, save_aesthetic
-from lib_adapters.conditioning.aesthetic_text import projection_in
+from lib_adapters.conditioning.aesthetic_file import open_aesthetic, save_aesthetic
+from lib_adapters.conditioning.clip_features import load_text_projection
 from lib_adapters.hosts.diffusers import create_embedding
 from tests.support.tiny_models import clip
 
@@ -77,7 +77,7 @@ def test_the_vector_is_what_the_first_generator_made(folder, pictures, tmp_path,
 
 
 def test_the_same_folder_serves_the_text_side(folder):
-    assert projection_in(folder).shape == (12, 16)
+    assert load_text_projection(folder).shape == (12, 16)
 
 
 def test_a_picture_alone_and_in_a_batch_is_the_same(folder, pictures, tmp_path):

@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 
 from lib_adapters.app import main, options
 from lib_adapters.app.page import build, making
-from lib_adapters.conditioning.aesthetic import open_aesthetic
+from lib_adapters.conditioning.aesthetic_file import open_aesthetic
 from lib_adapters.demo.pictures import draw, random_scene
 from lib_adapters.errors import AdapterError
 from lib_adapters.hosts.diffusers import create_embedding

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from lib_adapters.conditioning.hypernetwork import open_hypernetwork
+from lib_adapters.conditioning.hypernetwork_file import open_hypernetwork
 from lib_adapters.demo import ADAPTERS, index
 from lib_adapters.demo.networks import metadata
 from lib_adapters.demo.recipes import HYPERNETWORKS, RECIPES, Recipe, recipe

@@ -11,8 +11,8 @@ from PIL import Image
 from torch.nn.functional import cosine_similarity, normalize
 
 from lib_adapters.app.main import main
-from lib_adapters.conditioning.aesthetic import open_aesthetic
-from lib_adapters.conditioning.aesthetic_text import projection_in
+from lib_adapters.conditioning.aesthetic_file import open_aesthetic
+from lib_adapters.conditioning.clip_features import load_text_projection
 from lib_adapters.demo import ADAPTERS, AESTHETICS, MODEL
 from lib_adapters.demo.pictures import every_caption
 from lib_adapters.demo.references import REFERENCES, distance, pictures_of
@@ -42,7 +42,7 @@ def test_pictures_it_never_saw_find_their_captions():
     pool = draw_pool(60, seed=12345)
     with torch.no_grad():
         images = normalize(load_image_encoder(CLIP, CPU).model(pixel_values=pool.pixels).image_embeds, dim=-1)
-        texts = normalize(end_states(MODEL) @ projection_in(CLIP).float().T, dim=-1)
+        texts = normalize(end_states(MODEL) @ load_text_projection(CLIP).float().T, dim=-1)
     found = (images @ texts.T).argmax(dim=1)
     assert (found == pool.rows).float().mean() > 0.9
     words = [caption.split()[-2] for caption in every_caption()]

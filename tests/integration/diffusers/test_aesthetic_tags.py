@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from lib_adapters.conditioning.aesthetic import save_aesthetic
-from lib_adapters.conditioning.aesthetic_steering import Prompt, mixed, steer, target_of
-from lib_adapters.conditioning.aesthetic_text import clip_feature, own_projection
+from lib_adapters.conditioning.aesthetic_file import save_aesthetic
+from lib_adapters.conditioning.aesthetic_gradients import TextForward, blend, optimization_target, optimize_text
+from lib_adapters.conditioning.clip_features import clip_feature, text_projection
 from lib_adapters.hosts.diffusers import aesthetic_encoder
 from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
 from lib_adapters.hosts.diffusers.generator import Generator, Settings
@@ -80,10 +80,10 @@ def truth(studio, options, vectors, encoder, projection):
         found = encoder.forward(ids, output_hidden_states=True)
         return found.last_hidden_state, found.hidden_states[-2]
 
-    prompt = Prompt(lambda: clip_feature(encoder, projection, ids, 98), states, ())
+    prompt = TextForward(lambda: clip_feature(encoder, projection, ids, 98), states, ())
     with torch.no_grad():
         plain = states()
-    return plain, steer(encoder, prompt, target_of(vectors, None, options), options).states
+    return plain, optimize_text(encoder, prompt, optimization_target(vectors, None, options), options).hidden_states
 
 
 @pytest.mark.parametrize("slerp", [False, True])
@@ -91,9 +91,9 @@ def test_the_embeds_are_the_mixture_and_the_negative_prompts_are_its_own(studio,
     options = AestheticOptions(weight=0.7, steps=3, lr=0.01, slerp=slerp)
     ink = studio.resolver.aesthetic("ink")[0]
     embeds, _ = studio.aesthetic_encoder.encode("a cat", "a dog", [aesthetic_encoder.AestheticRequest(ink, options)])
-    projection = own_projection(clip(layers=2, projection=True, projection_dim=16))
+    projection = text_projection(clip(layers=2, projection=True, projection_dim=16))
     plain, changed = truth(studio, options, ink.vectors, studio.pipe.text_encoder, projection)
-    torch.testing.assert_close(embeds["prompt_embeds"], mixed(plain[0], changed[0], options), rtol=0, atol=1e-5)
+    torch.testing.assert_close(embeds["prompt_embeds"], blend(plain[0], changed[0], options), rtol=0, atol=1e-5)
     with torch.no_grad():
         dog = studio.pipe.encode_prompt("a dog", CPU, 1, False)[0]
     assert torch.equal(embeds["negative_prompt_embeds"], dog)
@@ -101,9 +101,9 @@ def test_the_embeds_are_the_mixture_and_the_negative_prompts_are_its_own(studio,
 
 def test_an_answer_is_computed_once(studio, monkeypatch):
     runs = []
-    real = aesthetic_encoder.target_of
-    monkeypatch.setattr(aesthetic_encoder, "target_of", lambda *given: runs.append(1) or real(*given))
-    studio.aesthetic_encoder._optimizer._known.clear()
+    real = aesthetic_encoder.optimization_target
+    monkeypatch.setattr(aesthetic_encoder, "optimization_target", lambda *given: runs.append(1) or real(*given))
+    studio.aesthetic_encoder._optimizer._cache.clear()
     steps = []
     for prompt in ("a x <aesthetic:ink:1>", "a x <aesthetic:ink:0.5:slerp>", "a x <lyco:lora:1><aesthetic:ink:1>"):
         ink = studio.resolver.aesthetic("ink")[0]
@@ -222,10 +222,10 @@ def test_sdxl_takes_the_encoder_that_fits(sdxl_folder, folder):
             before, now = (list(one["prompt_embeds"].split(24, dim=-1)) for one in (plain, embeds))
             assert torch.equal(before[1 - number], now[1 - number])
             encoder = (studio.pipe.text_encoder, studio.pipe.text_encoder_2)[number]
-            own = own_projection(encoder)
-            projection = own_projection(clip(layers=2, projection=True, projection_dim=20)) if own is None else own
+            own = text_projection(encoder)
+            projection = text_projection(clip(layers=2, projection=True, projection_dim=20)) if own is None else own
             old, changed = truth(studio, options, found.vectors, encoder, projection)
-            torch.testing.assert_close(now[number], mixed(old[1], changed[1], options), rtol=0, atol=1e-5)
+            torch.testing.assert_close(now[number], blend(old[1], changed[1], options), rtol=0, atol=1e-5)
             assert torch.equal(plain["pooled_prompt_embeds"], embeds["pooled_prompt_embeds"]) == (number == 0)
         quiet = pixels(studio, "a cat")
         assert (pixels(studio, f"a cat <aesthetic:ink:0:{HOW}>") == quiet).all()

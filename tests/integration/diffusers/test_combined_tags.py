@@ -8,8 +8,12 @@ import torch
 
 from lib_adapters import Request
 from lib_adapters.app.drawing import infotext
-from lib_adapters.conditioning.aesthetic import save_aesthetic
-from lib_adapters.conditioning.attention import Hypernetworks, Steering, attention_inputs
+from lib_adapters.conditioning.aesthetic_file import save_aesthetic
+from lib_adapters.conditioning.hypernetwork_patcher import (
+    HypernetworkPatcher,
+    HypernetworkRequest,
+    attention_projections,
+)
 from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
 from lib_adapters.hosts.diffusers.generator import Generator, Settings
 from lib_adapters.hosts.diffusers.load_pipeline import components_of, create_session, open_pipeline
@@ -40,7 +44,7 @@ def studio(sd1_folder, tmp_path_factory):
         adapter_file(folder / f"{name}.safetensors", shapes, MAKERS[name], prefix="")
     save_aesthetic(torch.randn(1, 16), folder / "ink.pt")
     clip(layers=2, projection=True, projection_dim=16).save_pretrained(folder / "clip")
-    widths = {one.width for one in attention_inputs(pipe.unet)}
+    widths = {one.width for one in attention_projections(pipe.unet)}
     save(folder / "net.pt", {w: tuple(module(w, [1, 2, 1], "relu") for _ in "kv") for w in widths},
          activation_func="relu")  # fmt: skip
     presets = Presets({"DICE": "R,U,0.123456789,0,1,0,R,R,0.5,0.5,0,0"}, {})
@@ -55,19 +59,19 @@ def test_aesthetics_hypernetworks_and_adapters_of_both_sides(studio, sd1_folder)
     picture, runs = recorded(studio, prompt, settings)
     assert picture.problems == ()
     assert [type(one).__name__ for one in picture.report.adapters] == [
-        "AdapterReport", "AdapterReport", "SteeringReport", "AestheticReport",
+        "AdapterReport", "AdapterReport", "HypernetworkReport", "AestheticReport",
     ]  # fmt: skip
     _, alone = recorded(studio, prompt, settings.without_negative_tags())
     pipe = open_pipeline(sd1_folder, CPU)
     lora, oft = (studio.resolver.adapter(name).adapter for name in ("LoRA", "OFT"))
     with create_session(pipe) as session:
-        hypernetworks = Hypernetworks(pipe.unet, "sd1")
+        hypernetworks = HypernetworkPatcher(pipe.unet, "sd1")
         for step, (given, named, answer) in enumerate(runs):
             session.activate([Request(lora, unet=0.1 + 0.2 * step, te=0.5), Request(oft, unet=0.6, te=0.6)])
             against, along = named["encoder_hidden_states"]
             same([against], [encoded(pipe, "a dog ")[0][0]])
             same([along], [alone[0][1]["encoder_hidden_states"][1]])
-            hypernetworks.activate([Steering(studio.resolver.hypernetwork("net")[0], 0.5)])
+            hypernetworks.activate([HypernetworkRequest(studio.resolver.hypernetwork("net")[0], 0.5)])
             same([answer[0]], [pipe.unet(*given, **named)[0][0]])
             session.activate([Request(lora, unet=0.1 + 0.2 * step, te=0.5)])
             same([answer[1]], [pipe.unet(*given, **named)[0][1]])

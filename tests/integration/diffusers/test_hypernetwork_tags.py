@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from lib_adapters.app.main import main
-from lib_adapters.conditioning.attention import attention_inputs
-from lib_adapters.conditioning.hypernetwork import open_hypernetwork
+from lib_adapters.conditioning.hypernetwork_file import open_hypernetwork
+from lib_adapters.conditioning.hypernetwork_patcher import attention_projections
 from lib_adapters.errors import HypernetworkFile
 from lib_adapters.files.adapter import open_adapter
 from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
@@ -26,7 +26,7 @@ def folder(sd1_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("hypernetworks")
     unet = open_pipeline(sd1_folder, torch.device("cpu")).unet
     for name in ("one", "two"):
-        widths = {one.width for one in attention_inputs(unet)}
+        widths = {one.width for one in attention_projections(unet)}
         save(folder / f"{name}.pt", {w: tuple(module(w, [1, 2, 1], "relu") for _ in "kv") for w in widths},
              activation_func="relu")  # fmt: skip
     return folder
@@ -71,8 +71,8 @@ def test_convert_there_and_back(folder, tmp_path, capsys):
     assert main(["convert", str(folder / "one.pt"), str(there)]) == 0
     assert main(["convert", str(there), str(back)]) == 0
     first, last = (open_hypernetwork(path) for path in (folder / "one.pt", back))
-    for width, pair in first.states.items():
-        for mine, theirs in zip(pair, last.states[width], strict=True):
+    for width, pair in first.state_dicts.items():
+        for mine, theirs in zip(pair, last.state_dicts[width], strict=True):
             assert all(torch.equal(tensor, theirs[key]) for key, tensor in mine.items())
     with pytest.raises(HypernetworkFile, match="is a hypernetwork"):
         open_adapter(there)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lib_adapters.conditioning.aesthetic import open_aesthetic
+from lib_adapters.conditioning.aesthetic_file import open_aesthetic
 from lib_adapters.hosts.webui.aesthetic_encoder import ENCODE_METHOD
 from lib_adapters.hosts.webui.clip_projection import ProjectionLoader
 from tests.fake_webui import extra_networks

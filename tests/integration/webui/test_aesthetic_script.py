@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lib_adapters.conditioning.aesthetic_steering import Prompt, mixed, steer, target_of
-from lib_adapters.conditioning.aesthetic_text import clip_feature
+from lib_adapters.conditioning.aesthetic_gradients import TextForward, blend, optimization_target, optimize_text
+from lib_adapters.conditioning.clip_features import clip_feature
 from lib_adapters.hosts.webui.aesthetic_encoder import ENCODE_METHOD
 from lib_adapters.hosts.webui.aesthetic_script import INFOTEXT_FIELDS
 from lib_adapters.hosts.webui.clip_projection import CLIP_L
@@ -54,9 +54,9 @@ def expected(webui, vectors, *words, options=LED, text=()):
     feature = lambda tokens: clip_feature(model.clip, webui.projection, tokens, 98)  # noqa: E731
     plain = model.cond_stage_model.encode_with_transformers(tokens)
     states = lambda: (model.cond_stage_model.encode_with_transformers(tokens),)  # noqa: E731
-    target = target_of(vectors, feature(tokens_of(*text)) if text else None, options)
-    led = steer(model.clip, Prompt(lambda: feature(tokens), states, (plain,)), target, options)
-    return mixed(plain, led.states[0], options)
+    target = optimization_target(vectors, feature(tokens_of(*text)) if text else None, options)
+    led = optimize_text(model.clip, TextForward(lambda: feature(tokens), states, (plain,)), target, options)
+    return blend(plain, led.hidden_states[0], options)
 
 
 def cond(webui):

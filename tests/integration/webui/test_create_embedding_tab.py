@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from lib_adapters.app import options
-from lib_adapters.conditioning.aesthetic import open_aesthetic
+from lib_adapters.conditioning.aesthetic_file import open_aesthetic
 from lib_adapters.hosts.diffusers import create_embedding
 from lib_adapters.hosts.diffusers.clip_projection import find_clip_folder
 from lib_adapters.hosts.diffusers.clip_vision import ClipImageEncoder

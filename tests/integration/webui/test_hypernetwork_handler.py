@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lib_adapters.conditioning.attention import Hypernetworks, Steering, attention_inputs
+from lib_adapters.conditioning.hypernetwork_patcher import (
+    HypernetworkPatcher,
+    HypernetworkRequest,
+    attention_projections,
+)
 from tests.fake_webui import extra_networks
 from tests.fake_webui.checkpoint import checkpoint
 from tests.fake_webui.sample_files import put
@@ -16,7 +20,7 @@ def put_net(webui, name="glow", widths=None, seed=5):
     torch.manual_seed(seed)
     folder = webui.folder / "hypernetworks"
     folder.mkdir(exist_ok=True)
-    widths = widths or {one.width for one in attention_inputs(webui.model.unet)}
+    widths = widths or {one.width for one in attention_projections(webui.model.unet)}
     nets = {width: tuple(module(width, [1, 2, 1], "relu") for _ in "kv") for width in widths}
     (folder / name).parent.mkdir(exist_ok=True)
     return save(folder / f"{name}.pt", nets, activation_func="relu", name="another name inside")
@@ -25,7 +29,7 @@ def put_net(webui, name="glow", widths=None, seed=5):
 def expected(*steerings):
     model = checkpoint()
     with torch.no_grad():
-        Hypernetworks(model.unet).activate(list(steerings))
+        HypernetworkPatcher(model.unet).activate(list(steerings))
         return model.denoise(model.text())
 
 
@@ -37,7 +41,7 @@ def test_a_tag_is_active_for_its_picture_only(webui):
     net = put_net(webui)
     plain = webui.picture("a cat").image
     job = webui.picture("a cat <hypernet:glow:0.7>")
-    torch.testing.assert_close(job.image, expected(Steering(net, 0.7)))
+    torch.testing.assert_close(job.image, expected(HypernetworkRequest(net, 0.7)))
     assert any(line.startswith("glow: ") and "attentions" in line for line in job.comments), job.comments
     assert torch.equal(webui.picture("a cat").image, plain)
     assert hooks(webui.model) == 0
@@ -48,7 +52,7 @@ def test_together_with_adapters_and_in_the_prompts_order(webui):
     put(webui)
     first, second = put_net(webui), put_net(webui, "dusk", seed=6)
     both = webui.picture("<hypernet:glow:0.5> x <hypernet:dusk:-1>").image
-    torch.testing.assert_close(both, expected(Steering(first, 0.5), Steering(second, -1)))
+    torch.testing.assert_close(both, expected(HypernetworkRequest(first, 0.5), HypernetworkRequest(second, -1)))
     mixed = webui.picture("<hypernet:glow:0.5><lyco:ink:0.8>")
     assert {line.partition(":")[0] for line in mixed.comments} == {"glow", "ink"}
     assert not torch.equal(mixed.image, webui.picture("<hypernet:glow:0.5>").image)
@@ -62,7 +66,7 @@ def test_the_settings_default_is_written_into_the_prompt_once(webui):
     for _ in range(2):
         job = webui.picture("a cat")
         assert job.all_prompts == ["a cat<hypernet:glow:0.5>"]
-        torch.testing.assert_close(job.image, expected(Steering(net, 0.5)))
+        torch.testing.assert_close(job.image, expected(HypernetworkRequest(net, 0.5)))
     assert webui.picture("a cat <hypernet:glow:0.1>").all_prompts == ["a cat <hypernet:glow:0.1>"]
 
 
@@ -104,7 +108,7 @@ def test_another_model_and_the_end(webui):
     webui.picture("<hypernet:glow>")
     old, webui.model = webui.model, checkpoint()
     webui.sd_models.model_data.sd_model = webui.model
-    torch.testing.assert_close(webui.picture("<hypernet:glow>").image, expected(Steering(net, 1.0)))
+    torch.testing.assert_close(webui.picture("<hypernet:glow>").image, expected(HypernetworkRequest(net, 1.0)))
     assert hooks(old) == 0
     webui.call("script_unloaded", backwards=True)
     assert hooks(webui.model) == 0

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import cache
 
 from lib_adapters.algorithms import ALGORITHMS
-from lib_adapters.files.entries import ITEM_SIZES
+from lib_adapters.files.tensor_file import ITEM_SIZES
 from tests.robustness.fuzz.data_provider import Choices
 from tests.robustness.fuzz.headers import container
 from tests.robustness.fuzz.read_checks import read
@@ -166,9 +166,9 @@ def moved(choices: Choices, key: str) -> str:
 
 @cache
 def leaves() -> list[str]:
-    from lib_adapters.files import names
+    from lib_adapters.files import tensor_keys
 
-    return sorted(names._LEAVES)
+    return sorted(tensor_keys._CANONICAL_BY_ALIAS)
 
 
 def written(choices: Choices, keys: Keys, metadata: str) -> bytes:

@@ -10,9 +10,9 @@ import safetensors
 import torch
 from safetensors.torch import save
 
-from lib_adapters.files.entries import ITEM_SIZES, Source
-from lib_adapters.files.load import read_blob
-from lib_adapters.files.source import open_source
+from lib_adapters.files.container import open_tensor_file
+from lib_adapters.files.loading import read_tensor_bytes
+from lib_adapters.files.tensor_file import ITEM_SIZES, TensorFile
 from tests.robustness.fuzz.read_checks import read, refused
 from tests.robustness.fuzz.work_folder import put
 from tests.support.input_bounds import Bound
@@ -28,13 +28,13 @@ TOKENS = [
 
 def target(data: bytes) -> None:
     path = put("headers", "x.safetensors", data)
-    source = refused(path, open_source, named=False)
+    source = refused(path, open_tensor_file, named=False)
     if source is not None and all(entry.dtype in ITEM_SIZES for entry in source.entries.values()):
         check_reference(source, data)
     read(path)
 
 
-def check_reference(source: Source, data: bytes) -> None:
+def check_reference(source: TensorFile, data: bytes) -> None:
     """The format's own reader finds the same tensors in the same bytes; it is stricter about metadata alone."""
     try:
         expected = dict(safetensors.deserialize(data))
@@ -44,11 +44,11 @@ def check_reference(source: Source, data: bytes) -> None:
     for name, entry in source.entries.items():
         assert (list(entry.shape), entry.dtype) == (expected[name]["shape"], expected[name]["dtype"])
         assert data[entry.start : entry.end] == bytes(expected[name]["data"])
-    blob, lowest = read_blob(source)
+    blob, lowest = read_tensor_bytes(source)
     assert blob.numpy().tobytes() == data[lowest : lowest + blob.numel()]
 
 
-def without_metadata(source: Source, data: bytes) -> bytes:
+def without_metadata(source: TensorFile, data: bytes) -> bytes:
     start = min((entry.start for entry in source.entries.values()), default=len(data))
     table = {
         name: {"dtype": e.dtype, "shape": e.shape, "data_offsets": [e.start - start, e.end - start]}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from lib_adapters.files.pickles import read_pickle
+from lib_adapters.files.torch_pickle.reader import read_pickle
 from tests.robustness.fuzz.headers import hypernetwork, named
 from tests.robustness.fuzz.read_checks import read, refused
 from tests.robustness.fuzz.work_folder import put

@@ -7,7 +7,7 @@ import struct
 import zipfile
 from collections.abc import Callable
 
-from lib_adapters.files.storages import NAMES
+from lib_adapters.files.torch_pickle.tensors import ALLOWED_GLOBALS
 from tests.robustness.fuzz.data_provider import Choices
 from tests.robustness.fuzz.pickles import inside
 from tests.robustness.fuzz.read_checks import read
@@ -17,7 +17,7 @@ from tests.support.input_bounds import Bound
 DECIDES = True
 BOUND = Bound(calls=3_000_000, memory=200 << 20)
 GLOBALS = [
-    *NAMES, "os.system", "builtins.eval", "torch.load", "torch.FloatStorage", "torch.HalfStorage",
+    *ALLOWED_GLOBALS, "os.system", "builtins.eval", "torch.load", "torch.FloatStorage", "torch.HalfStorage",
     "collections.OrderedDict",
 ]  # fmt: skip
 WORDS = [

@@ -12,9 +12,9 @@ import torch
 from lib_adapters.algorithms.base import Algorithm
 from lib_adapters.catalogue.layouts import Content, Layouts
 from lib_adapters.catalogue.strengths import rows
-from lib_adapters.conditioning.aesthetic import open_aesthetic
-from lib_adapters.conditioning.embeddings import words_of
-from lib_adapters.conditioning.hypernetwork import open_hypernetwork
+from lib_adapters.conditioning.aesthetic_file import open_aesthetic
+from lib_adapters.conditioning.hypernetwork_file import open_hypernetwork
+from lib_adapters.conditioning.textual_inversion import read_bundled_embeddings
 from lib_adapters.errors import AdapterError, ShapeMismatch
 from lib_adapters.files.adapter import Adapter, open_adapter
 
@@ -59,23 +59,23 @@ def check_content(adapter: Adapter, content: Content) -> None:
         content.family, content.algorithms, content.rank
     )  # fmt: skip
     assert alpha[0] == alpha[1] or (None not in alpha and all(map(math.isnan, alpha)))  # type: ignore[arg-type]
-    assert (adapter.parts, adapter.metadata) == (content.parts, content.metadata)
+    assert (adapter.components, adapter.metadata) == (content.parts, content.metadata)
 
 
 def use(adapter: Adapter) -> None:
-    source = adapter.source
+    source = adapter.tensor_file
     assert all(0 <= entry.start <= entry.end <= source.size for entry in source.entries.values())
-    used = [key for module in adapter.modules for key in module.leaves.values()]
+    used = [key for module in adapter.layers for key in module.tensor_keys.values()]
     assert len(used) == len(set(used))
-    for _, reason in adapter.unusable:
+    for _, reason in adapter.skipped:
         check_sentence(reason)
     try:
         loaded = adapter.load()
-        words_of(adapter)
+        read_bundled_embeddings(adapter)
     except AdapterError as error:
         return check_sentence(str(error))
-    assert len(loaded.algorithms) + len(loaded.problems) == len(adapter.modules)
-    for _, reason in loaded.problems:
+    assert len(loaded.algorithms) + len(loaded.skipped) == len(adapter.layers)
+    for _, reason in loaded.skipped:
         check_sentence(reason)
     for algorithm in [*loaded.algorithms.values()][:LOOKED_AT]:
         compute(algorithm)

@@ -11,7 +11,7 @@ import torch
 from lib_adapters.algorithms import select_algorithm
 from lib_adapters.algorithms.base import TrainingInfo
 from lib_adapters.errors import CorruptFile, ShapeMismatch, UnknownAlgorithm
-from lib_adapters.files.metadata import read_facts
+from lib_adapters.files.training_metadata import read_training_info
 
 UP, DOWN, WIDE = torch.randn(6, 4), torch.randn(4, 8), torch.randn(4, 8, 3, 3)
 LORA = {"lora_up.weight": UP, "lora_down.weight": DOWN, "alpha": torch.tensor(2.0)}
@@ -73,7 +73,7 @@ def test_rank_stabilised_files_whose_alpha_is_nominal(facts, grown):
 
 
 def test_kohyas_dylora_is_told_by_its_module_and_keeps_its_alpha():
-    facts = read_facts({"ss_network_module": "networks.dylora", "ss_network_args": '{"unit": "2"}'}, (), {})
+    facts = read_training_info({"ss_network_module": "networks.dylora", "ss_network_args": '{"unit": "2"}'}, (), {})
     assert read(LORA, facts).scale == 0.5
     assert read(LORA, facts).truncate(1).scale == 1.0
 

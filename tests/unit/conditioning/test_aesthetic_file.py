@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lib_adapters.conditioning.aesthetic import open_aesthetic, save_aesthetic
-from lib_adapters.conditioning.aesthetic_text import own_projection, projection_in
+from lib_adapters.conditioning.aesthetic_file import open_aesthetic, save_aesthetic
+from lib_adapters.conditioning.clip_features import load_text_projection, text_projection
 from lib_adapters.errors import AdapterError, AestheticFile, InvalidModelFolder
 from lib_adapters.files.adapter import open_adapter
 from lib_adapters.prompt.aesthetic_tag import AestheticOptions, parse
@@ -128,15 +128,15 @@ def test_the_ready_made_embeddings_of_the_original_work():
 def test_the_projection_of_a_clip_folder(tmp_path):
     tower = clip(layers=2, projection=True)
     tower.save_pretrained(tmp_path / "new")
-    assert torch.equal(projection_in(tmp_path / "new"), own_projection(tower))
+    assert torch.equal(load_text_projection(tmp_path / "new"), text_projection(tower))
     (tmp_path / "old").mkdir()
     torch.save(tower.state_dict(), tmp_path / "old" / "pytorch_model.bin")
-    assert torch.equal(projection_in(tmp_path / "old"), own_projection(tower))
+    assert torch.equal(load_text_projection(tmp_path / "old"), text_projection(tower))
     (tmp_path / "open").mkdir()
-    matrix = own_projection(tower).T.contiguous()
+    matrix = text_projection(tower).T.contiguous()
     save_file({"text_projection": matrix}, tmp_path / "open" / "open_clip_pytorch_model.safetensors")
-    assert torch.equal(projection_in(tmp_path / "open"), matrix.T)
-    assert own_projection(clip(layers=2)) is None
+    assert torch.equal(load_text_projection(tmp_path / "open"), matrix.T)
+    assert text_projection(clip(layers=2)) is None
 
 
 class Scripted(torch.nn.Module):
@@ -156,16 +156,16 @@ class Scripted(torch.nn.Module):
 def test_the_projection_of_a_file(tmp_path):
     matrix = torch.randn(24, 16).half()
     torch.jit.script(Scripted(matrix)).save(tmp_path / "ViT-L-14.pt")
-    assert torch.equal(projection_in(tmp_path / "ViT-L-14.pt"), matrix.T)
-    assert torch.equal(projection_in(tmp_path), matrix.T)
+    assert torch.equal(load_text_projection(tmp_path / "ViT-L-14.pt"), matrix.T)
+    assert torch.equal(load_text_projection(tmp_path), matrix.T)
     torch.save({"text_projection.weight": matrix}, tmp_path / "plain.pt")
-    assert torch.equal(projection_in(tmp_path / "plain.pt"), matrix)
+    assert torch.equal(load_text_projection(tmp_path / "plain.pt"), matrix)
     name = "text_encoders.clip_l.transformer.text_projection.weight"
     save_file({name: matrix}, tmp_path / "sd3_medium_incl_clips.safetensors")
-    assert torch.equal(projection_in(tmp_path / "sd3_medium_incl_clips.safetensors"), matrix)
+    assert torch.equal(load_text_projection(tmp_path / "sd3_medium_incl_clips.safetensors"), matrix)
     save_file({"text_model.x": matrix}, tmp_path / "clip_g.safetensors")
     with pytest.raises(InvalidModelFolder, match=r"clip_g.safetensors: contains no CLIP text projection"):
-        projection_in(tmp_path / "clip_g.safetensors")
+        load_text_projection(tmp_path / "clip_g.safetensors")
 
 
 def test_an_archive_with_other_code_than_modules_is_not_opened(tmp_path):
@@ -175,18 +175,18 @@ def test_an_archive_with_other_code_than_modules_is_not_opened(tmp_path):
 
     torch.save({"text_projection": Code()}, tmp_path / "ViT-L-14.pt")
     with pytest.raises(InvalidModelFolder, match="contains code"):
-        projection_in(tmp_path / "ViT-L-14.pt")
+        load_text_projection(tmp_path / "ViT-L-14.pt")
 
 
 def test_a_folder_without_a_projection_is_said(tmp_path):
     with pytest.raises(InvalidModelFolder, match="this CLIP folder or file does not exist"):
-        projection_in(tmp_path / "nobody")
+        load_text_projection(tmp_path / "nobody")
     clip(layers=2).save_pretrained(tmp_path / "plain")
     with pytest.raises(InvalidModelFolder, match="contains no CLIP model with a text projection"):
-        projection_in(tmp_path / "plain")
+        load_text_projection(tmp_path / "plain")
     (tmp_path / "plain" / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(InvalidModelFolder, match=r"plain: model.safetensors: is incomplete"):
-        projection_in(tmp_path / "plain")
+        load_text_projection(tmp_path / "plain")
 
 
 TAGS = {

@@ -8,8 +8,14 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from lib_adapters.conditioning.aesthetic_steering import Prompt, Steerer, mixed, steer, target_of
-from lib_adapters.conditioning.aesthetic_text import clip_feature, open_clip_feature, own_projection
+from lib_adapters.conditioning.aesthetic_gradients import (
+    AestheticOptimizer,
+    TextForward,
+    blend,
+    optimization_target,
+    optimize_text,
+)
+from lib_adapters.conditioning.clip_features import clip_feature, open_clip_feature, text_projection
 from lib_adapters.errors import AdapterError
 from lib_adapters.ops.slerp import slerp
 from lib_adapters.prompt.aesthetic_tag import AestheticOptions
@@ -52,14 +58,14 @@ def projection():
 @pytest.fixture
 def aim():
     torch.manual_seed(6)
-    return target_of(torch.randn(1, 16), None, QUICK)
+    return optimization_target(torch.randn(1, 16), None, QUICK)
 
 
 def prompt_of(tower, projection, tokens):
     def states():
         return (tower.forward(input_ids=tokens).last_hidden_state,)
 
-    return Prompt(lambda: clip_feature(tower, projection, tokens, END), states, (*states(), projection))
+    return TextForward(lambda: clip_feature(tower, projection, tokens, END), states, (*states(), projection))
 
 
 def paper(tower, feature, tokens, embedding):
@@ -97,18 +103,22 @@ def test_the_changed_text_is_the_papers(tower, projection, aim, dtype, mode):
     pooled = lambda twin, ids: twin(input_ids=ids).pooler_output @ projection.T  # noqa: E731
     twin = paper(tower, pooled, tokens, aim)
     with mode():
-        found = steer(tower, prompt_of(tower, projection, tokens_of(5, 6, 7)), aim, QUICK)
-    torch.testing.assert_close(found.states[0], twin(input_ids=tokens).last_hidden_state.detach(), rtol=0, atol=1e-5)
-    assert found.after > found.before + 0.05
+        found = optimize_text(tower, prompt_of(tower, projection, tokens_of(5, 6, 7)), aim, QUICK)
+    torch.testing.assert_close(
+        found.hidden_states[0], twin(input_ids=tokens).last_hidden_state.detach(), rtol=0, atol=1e-5
+    )
+    assert found.cosine_after > found.cosine_before + 0.05
     assert_untouched(tower, before)
 
 
 def test_a_tower_with_its_own_projection_leaves_that_alone(aim):
     tower, tokens = clip(layers=3, projection=True), tokens_of(9)
     twin = paper(tower, lambda one, ids: one(input_ids=ids).text_embeds, tokens, aim)
-    projection = own_projection(tower)
-    found = steer(tower, prompt_of(tower, projection, tokens), aim, QUICK)
-    torch.testing.assert_close(found.states[0], twin(input_ids=tokens).last_hidden_state.detach(), rtol=0, atol=1e-5)
+    projection = text_projection(tower)
+    found = optimize_text(tower, prompt_of(tower, projection, tokens), aim, QUICK)
+    torch.testing.assert_close(
+        found.hidden_states[0], twin(input_ids=tokens).last_hidden_state.detach(), rtol=0, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -116,20 +126,20 @@ def test_open_clip_towers(aim, dtype):
     tower, tokens = open_clip(layers=3).to(dtype), tokens_of(9, 4)
     before = weights_of(tower)
     twin = paper(tower, open_clip_feature, tokens, aim)
-    prompt = Prompt(lambda: open_clip_feature(tower, tokens), lambda: (open_clip_feature(tower, tokens),), ())
-    found = steer(tower, prompt, aim, QUICK)
-    torch.testing.assert_close(found.states[0], open_clip_feature(twin, tokens).detach(), rtol=0, atol=1e-5)
-    assert own_projection(tower).shape == (16, 24)
+    prompt = TextForward(lambda: open_clip_feature(tower, tokens), lambda: (open_clip_feature(tower, tokens),), ())
+    found = optimize_text(tower, prompt, aim, QUICK)
+    torch.testing.assert_close(found.hidden_states[0], open_clip_feature(twin, tokens).detach(), rtol=0, atol=1e-5)
+    assert text_projection(tower).shape == (16, 24)
     assert_untouched(tower, before)
 
 
 def test_weights_and_words_made_in_inference_mode(projection, aim):
     with torch.inference_mode():
         tower, tokens, inner = clip(layers=2), tokens_of(3, 4), projection.clone()
-        found = steer(tower, prompt_of(tower, inner, tokens), aim, QUICK)
+        found = optimize_text(tower, prompt_of(tower, inner, tokens), aim, QUICK)
     plain = clip(layers=2)
-    truth = steer(plain, prompt_of(plain, projection, tokens_of(3, 4)), aim, QUICK)
-    assert torch.equal(found.states[0], truth.states[0])
+    truth = optimize_text(plain, prompt_of(plain, projection, tokens_of(3, 4)), aim, QUICK)
+    assert torch.equal(found.hidden_states[0], truth.hidden_states[0])
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
@@ -143,28 +153,33 @@ def test_an_interrupt_at_any_step_gives_everything_back(tower, projection, aim, 
             raise error
 
     with pytest.raises(error):
-        steer(tower, prompt_of(tower, projection, tokens_of(1)), aim, QUICK, stop)
+        optimize_text(tower, prompt_of(tower, projection, tokens_of(1)), aim, QUICK, stop)
     assert_untouched(tower, before)
 
 
 def test_tied_weights_stay_one(tower, projection, aim):
     tower.twin = tower.get_input_embeddings()
     before = weights_of(tower)
-    truth = steer(clip(layers=3), prompt_of(clip(layers=3), projection, tokens_of(1)), aim, AestheticOptions(steps=0))
-    assert truth.before == truth.after
-    found = steer(tower, prompt_of(tower, projection, tokens_of(1)), aim, QUICK)
+    truth = optimize_text(
+        clip(layers=3), prompt_of(clip(layers=3), projection, tokens_of(1)), aim, AestheticOptions(steps=0)
+    )
+    assert truth.cosine_before == truth.cosine_after
+    found = optimize_text(tower, prompt_of(tower, projection, tokens_of(1)), aim, QUICK)
     del tower.twin
-    assert torch.equal(found.states[0], steer(tower, prompt_of(tower, projection, tokens_of(1)), aim, QUICK).states[0])
+    assert torch.equal(
+        found.hidden_states[0],
+        optimize_text(tower, prompt_of(tower, projection, tokens_of(1)), aim, QUICK).hidden_states[0],
+    )
     assert all(torch.equal(now, before[name][1]) for name, now in tower.named_parameters())
 
 
 def test_answers_are_remembered_until_something_differs(tower, projection, aim):
     runs = []
-    known = Steerer(room=3)
+    known = AestheticOptimizer(max_entries=3)
 
     def ask(words=(1, 2), options=QUICK, target=aim):
         prompt = prompt_of(tower, projection, tokens_of(*words))
-        return known.steer(tower, prompt, target, options, lambda done: runs.append(done) if done == 1 else None)
+        return known.optimize(tower, prompt, target, options, lambda done: runs.append(done) if done == 1 else None)
 
     first = ask()
     assert ask() is first
@@ -179,12 +194,12 @@ def test_answers_are_remembered_until_something_differs(tower, projection, aim):
     assert ask() is not first
     ask(target=-aim)
     assert len(runs) == 5
-    assert len(known._known) == 3
+    assert len(known._cache) == 3
 
 
 def test_what_a_prompt_becomes_does_not_depend_on_the_ones_before_it(tower, projection, aim):
     def ask(*words):
-        return steer(tower, prompt_of(tower, projection, tokens_of(*words)), aim, QUICK).states[0]
+        return optimize_text(tower, prompt_of(tower, projection, tokens_of(*words)), aim, QUICK).hidden_states[0]
 
     alone = ask(4, 5)
     assert not torch.equal(ask(6, 7, 8), alone)
@@ -194,7 +209,7 @@ def test_what_a_prompt_becomes_does_not_depend_on_the_ones_before_it(tower, proj
 def test_what_diverged_is_a_sentence(tower, projection, aim):
     before = weights_of(tower)
     with pytest.raises(AdapterError, match="learning rate below 1e\\+30"):
-        steer(tower, prompt_of(tower, projection, tokens_of(1)), aim, AestheticOptions(steps=3, lr=1e30))
+        optimize_text(tower, prompt_of(tower, projection, tokens_of(1)), aim, AestheticOptions(steps=3, lr=1e30))
     assert_untouched(tower, before)
 
 
@@ -217,24 +232,24 @@ def test_slerp_of_the_same_direction_is_the_straight_line():
 
 def test_the_mixture_is_taken_in_float32_and_given_in_the_texts_own_type():
     z, changed = torch.randn(1, 4, 8).half(), torch.randn(1, 4, 8)
-    assert torch.equal(mixed(z, changed, AestheticOptions(weight=0.0)), z)
-    out = mixed(z, changed, AestheticOptions(weight=0.9))
+    assert torch.equal(blend(z, changed, AestheticOptions(weight=0.0)), z)
+    out = blend(z, changed, AestheticOptions(weight=0.9))
     assert torch.equal(out, (0.1 * z.float() + 0.9 * changed).half())
-    assert mixed(z, changed, AestheticOptions(weight=0.5, slerp=True)).dtype == torch.float16
+    assert blend(z, changed, AestheticOptions(weight=0.5, slerp=True)).dtype == torch.float16
 
 
 def test_an_embedding_is_turned_towards_a_text_or_away_from_it():
     torch.manual_seed(3)
     vectors, text = torch.randn(2, 16) * 9, torch.randn(1, 16) * 7
-    plain = target_of(vectors, None, AestheticOptions())
+    plain = optimization_target(vectors, None, AestheticOptions())
     torch.testing.assert_close(plain.norm(dim=-1), torch.ones(2))
     cosine = lambda aim: aim @ normalize(text, dim=-1).T  # noqa: E731
     nearer, further = (
-        target_of(vectors, text, AestheticOptions(angle=0.3, negative=negative)) for negative in (False, True)
+        optimization_target(vectors, text, AestheticOptions(angle=0.3, negative=negative)) for negative in (False, True)
     )
     assert (cosine(nearer) > cosine(plain)).all()
     assert (cosine(further) < cosine(plain)).all()
     torch.testing.assert_close(
-        target_of(vectors, text, AestheticOptions(angle=1.0)), normalize(text, dim=-1).expand(2, -1)
+        optimization_target(vectors, text, AestheticOptions(angle=1.0)), normalize(text, dim=-1).expand(2, -1)
     )
     torch.testing.assert_close(torch.acos(cosine(nearer)), 0.7 * torch.acos(cosine(plain)), rtol=1e-4, atol=1e-4)

@@ -11,8 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from lib_adapters.conditioning.attention import Hypernetworks, Steering, attention_inputs
-from lib_adapters.conditioning.hypernetwork import open_hypernetwork, save_hypernetwork
+from lib_adapters.conditioning.hypernetwork_file import open_hypernetwork, save_hypernetwork
+from lib_adapters.conditioning.hypernetwork_patcher import (
+    HypernetworkPatcher,
+    HypernetworkRequest,
+    attention_projections,
+)
 from lib_adapters.errors import AdapterError
 
 ACTIVATIONS = {
@@ -67,7 +71,7 @@ def test_a_net_computes_what_the_web_ui_computes(tmp_path, case):
         activate_output=last, use_dropout=bool(dropout), dropout_structure=dropout, step=3, name="inner",
     )  # fmt: skip
     x = torch.randn(2, 5, 8)
-    for net, truth in zip(found.pairs[8], pair, strict=True):
+    for net, truth in zip(found.nets[8], pair, strict=True):
         torch.testing.assert_close(net(x), truth(x), rtol=0, atol=0)
     assert found.name == "x"
     assert found.structure == "-".join(f"{n:g}" for n in structure)
@@ -78,7 +82,7 @@ def test_files_without_the_field_have_an_activation_behind_the_last_layer(tmp_pa
     net = module(4, [1, 2, 1], "relu", last=True)
     found = save(tmp_path / "old.pt", {4: (net, net)}, activation_func="relu")
     x = torch.randn(3, 4)
-    assert torch.equal(found.pairs[4][0](x), net(x))
+    assert torch.equal(found.nets[4][0](x), net(x))
 
 
 @torch.no_grad()
@@ -87,7 +91,7 @@ def test_novel_ai_files(tmp_path):
     old = {f"linear{n + 1}.{key}": value for n in (0, 1) for key, value in net[n].state_dict().items()}
     torch.save({4: (old, old)}, tmp_path / "nai.pt")
     x = torch.randn(3, 4)
-    assert torch.equal(open_hypernetwork(tmp_path / "nai.pt").pairs[4][1](x), net(x))
+    assert torch.equal(open_hypernetwork(tmp_path / "nai.pt").nets[4][1](x), net(x))
 
 
 @pytest.mark.filterwarnings("ignore:TypedStorage")  # torch 2.1 about its own loading
@@ -98,13 +102,13 @@ def test_both_forms_and_back_hold_the_same(tmp_path):
     save_hypernetwork(open_hypernetwork(tmp_path / "b.safetensors"), tmp_path / "c.pt")
     last = open_hypernetwork(tmp_path / "c.pt")
     assert last.fields == first.fields
-    assert {w: [s.keys() for s in pair] for w, pair in last.states.items()} == {
-        w: [s.keys() for s in pair] for w, pair in first.states.items()
+    assert {w: [s.keys() for s in pair] for w, pair in last.state_dicts.items()} == {
+        w: [s.keys() for s in pair] for w, pair in first.state_dicts.items()
     }
     assert all(
         torch.equal(a[key], b[key])
         for width in nets
-        for a, b in zip(first.states[width], last.states[width], strict=True)
+        for a, b in zip(first.state_dicts[width], last.state_dicts[width], strict=True)
         for key in a
     )
     torch.load(tmp_path / "c.pt", weights_only=True)  # what the web UI's own unpickler lets through
@@ -156,12 +160,12 @@ def test_several_are_chained_in_their_order_and_leave_nothing_behind(tmp_path, u
     (pa, a), (pb, b) = hypernetworks(tmp_path)
     x, context = torch.randn(2, 5, 8), torch.randn(2, 7, 16)
     plain, weights = unet(x, context), {k: v.clone() for k, v in unet.state_dict().items()}
-    active = Hypernetworks(unet)
-    reports = active.activate([Steering(a, 0.7), Steering(b, -0.4)])
+    active = HypernetworkPatcher(unet)
+    reports = active.activate([HypernetworkRequest(a, 0.7), HypernetworkRequest(b, -0.4)])
     torch.testing.assert_close(unet(x, context), unet_with(unet, x, context, [(pa, 0.7), (pb, -0.4)], active))
-    swapped = Hypernetworks(unet)
+    swapped = HypernetworkPatcher(unet)
     active.deactivate()
-    swapped.activate([Steering(b, -0.4), Steering(a, 0.7)])
+    swapped.activate([HypernetworkRequest(b, -0.4), HypernetworkRequest(a, 0.7)])
     assert not torch.allclose(unet(x, context), unet_with(unet, x, context, [(pa, 0.7), (pb, -0.4)], swapped))
     swapped.deactivate()
     assert torch.equal(unet(x, context), plain)
@@ -180,13 +184,13 @@ def unet_with(unet, x, context, nets, active):
 @torch.no_grad()
 def test_zero_is_absence_and_half_stays_half(tmp_path, unet):
     ((_, a),) = hypernetworks(tmp_path, 1)
-    active = Hypernetworks(unet)
-    active.activate([Steering(a, 0.0)])
+    active = HypernetworkPatcher(unet)
+    active.activate([HypernetworkRequest(a, 0.0)])
     assert len(active) == 0
-    active.activate([Steering(a, 1.0)])
+    active.activate([HypernetworkRequest(a, 1.0)])
     before = [list(module._forward_pre_hooks) for module in unet.modules()]
     assert any(before)
-    active.activate([Steering(a, 1.0)])
+    active.activate([HypernetworkRequest(a, 1.0)])
     assert [list(module._forward_pre_hooks) for module in unet.modules()] == before
     half = unet.bfloat16()
     assert half(torch.randn(1, 3, 8).bfloat16(), torch.randn(1, 3, 16).bfloat16()).dtype == torch.bfloat16
@@ -196,13 +200,13 @@ def test_zero_is_absence_and_half_stays_half(tmp_path, unet):
 @torch.no_grad()
 def test_another_strength_takes_the_place_of_the_first(tmp_path, unet):
     ((_, a),) = hypernetworks(tmp_path, 1)
-    x, context, fresh = torch.randn(2, 5, 8), torch.randn(2, 7, 16), Hypernetworks(unet)
-    fresh.activate([Steering(a, 0.3)])
+    x, context, fresh = torch.randn(2, 5, 8), torch.randn(2, 7, 16), HypernetworkPatcher(unet)
+    fresh.activate([HypernetworkRequest(a, 0.3)])
     wanted = unet(x, context)
     fresh.deactivate()
-    changed = Hypernetworks(unet)
-    changed.activate([Steering(a, 1.0)])
-    changed.activate([Steering(a, 0.3)])
+    changed = HypernetworkPatcher(unet)
+    changed.activate([HypernetworkRequest(a, 1.0)])
+    changed.activate([HypernetworkRequest(a, 0.3)])
     assert torch.equal(unet(x, context), wanted)
 
 
@@ -212,12 +216,12 @@ def test_on_the_real_unets_every_attention_is_reached(tmp_path, peer):
     unet = _real(peer)
     for parameter in unet.parameters():
         nn.init.normal_(parameter, std=0.05)  # ldm starts its last layers at zero
-    widths = {one.width for one in attention_inputs(unet)}
+    widths = {one.width for one in attention_projections(unet)}
     ((_, a),) = hypernetworks(tmp_path, 1, sorted(widths))
     x, t, context = torch.randn(1, 4, 16, 16), torch.tensor([5]), torch.randn(1, 7, 48)
     run = (lambda: unet(x, t, context)) if peer == "ldm" else (lambda: unet(x, t, context).sample)
-    plain, active = run(), Hypernetworks(unet, "sd1")
-    report = active.activate([Steering(a, 0.5)])[0]
+    plain, active = run(), HypernetworkPatcher(unet, "sd1")
+    report = active.activate([HypernetworkRequest(a, 0.5)])[0]
     assert report.matched == report.total > 4
     assert not torch.allclose(run(), plain)
     active.deactivate()
@@ -245,11 +249,14 @@ def test_a_file_for_another_base_is_refused_by_name(tmp_path, unet):
     net = module(768, [1, 1], None), module(768, [1, 1], None)
     sd1 = save(tmp_path / "sd1.pt", {768: net, 320: tuple(module(320, [1, 1], None) for _ in "kv")})
     assert sd1.family == "sd1"
-    active = Hypernetworks(unet, "sdxl")
-    line = active.activate([Steering(sd1)])[0].summary()
+    active = HypernetworkPatcher(unet, "sdxl")
+    line = active.activate([HypernetworkRequest(sd1)])[0].summary()
     assert "sd1 was made for Stable Diffusion 1.x, but this model is SDXL" in line
     assert len(active) == 0
-    assert "has nets for widths 320, 768" in Hypernetworks(unet, "sd1").activate([Steering(sd1)])[0].summary()
+    assert (
+        "has nets for widths 320, 768"
+        in HypernetworkPatcher(unet, "sd1").activate([HypernetworkRequest(sd1)])[0].summary()
+    )
 
 
 def _broken(tmp_path: Path) -> dict[str, object]:
@@ -291,4 +298,4 @@ def test_strengths_that_are_no_numbers(tmp_path):
     ((_, a),) = hypernetworks(tmp_path, 1)
     for strength in (float("nan"), float("inf"), 1e30):
         with pytest.raises(AdapterError, match="finite"):
-            Steering(a, strength)
+            HypernetworkRequest(a, strength)

@@ -101,7 +101,7 @@ def test_whatever_is_raised_the_modules_own_come_back(error):
 
 def test_an_interruption_while_they_come_back_does_not_keep_them(monkeypatch):
     root = made(False)
-    before, original, calls = held(root), trainable_copy._give_back, []
+    before, original, calls = held(root), trainable_copy._restore, []
 
     def interrupted(*given):
         calls.append(given)
@@ -109,7 +109,7 @@ def test_an_interruption_while_they_come_back_does_not_keep_them(monkeypatch):
             raise KeyboardInterrupt
         original(*given)
 
-    monkeypatch.setattr(trainable_copy, "_give_back", interrupted)
+    monkeypatch.setattr(trainable_copy, "_restore", interrupted)
     with pytest.raises(KeyboardInterrupt):
         with_trainable_copies(root, lambda name: True, lambda trained: None)
     assert is_untouched(root, before)

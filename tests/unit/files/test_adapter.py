@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from lib_adapters.algorithms.base import LayerGroup, TrainingInfo
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.adapter import open_adapter
-from lib_adapters.files.cache import LoadedCache
-from lib_adapters.files.scalars import decode
+from lib_adapters.files.cache import AdapterCache
+from lib_adapters.files.loading import decode_scalar
 
 NAME = "lora_unet_mid_block_attentions_0_proj_in"
 
@@ -41,7 +41,7 @@ def test_an_adapter_describes_itself_from_its_header(tmp_path):
     adapter = saved(tmp_path / "ink.safetensors", pair() | pair(f"{NAME}x", 4, 4.0) | norm, {"a": "b"})
     assert (adapter.name, adapter.rank, adapter.alpha) == ("ink", 4, 4.0)
     assert adapter.algorithms == {"LoRA": 2, "Norm": 1}
-    assert (adapter.parts, adapter.metadata, adapter.bundled) == (("unet",), {"a": "b"}, ())
+    assert (adapter.components, adapter.metadata, adapter.bundled_embeddings) == (("unet",), {"a": "b"}, ())
     assert adapter.nbytes == sum(t.numel() * t.element_size() for t in load_file(adapter.path).values())
 
 
@@ -60,10 +60,10 @@ def test_alpha_of_any_type_and_of_shape_one(alpha, tmp_path):
 
 def test_a_number_that_is_cut_off_or_of_a_strange_type_is_none(tmp_path):
     adapter = saved(tmp_path / "x.safetensors", pair())
-    entry = adapter.source.entries[f"{NAME}.alpha"]
-    assert decode(entry, b"\0") is None
-    assert decode(entry._replace(dtype="BF16"), b"\0") is None
-    assert decode(entry._replace(dtype="F8_E5M2"), b"\0") is None
+    entry = adapter.tensor_file.entries[f"{NAME}.alpha"]
+    assert decode_scalar(entry, b"\0") is None
+    assert decode_scalar(entry._replace(dtype="BF16"), b"\0") is None
+    assert decode_scalar(entry._replace(dtype="F8_E5M2"), b"\0") is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float64])
@@ -94,7 +94,7 @@ def test_a_module_that_diverged_is_left_out(bad, dtype, tmp_path):
     sick = {key: tensor.to(dtype) for key, tensor in sick.items()}
     loaded = saved(tmp_path / "x.safetensors", pair(dtype=torch.float32) | sick).load()
     assert len(loaded.algorithms) == 1
-    assert loaded.problems == [(f"{NAME}_sick", "lora_up.weight holds NaN or infinity: its training diverged")]
+    assert loaded.skipped == [(f"{NAME}_sick", "lora_up.weight holds NaN or infinity: its training diverged")]
 
 
 def test_huge_but_finite_numbers_and_an_infinite_alpha_of_a_full_lokr_are_fine(tmp_path):
@@ -102,13 +102,13 @@ def test_huge_but_finite_numbers_and_an_infinite_alpha_of_a_full_lokr_are_fine(t
     lokr = {"lora_unet_k.lokr_w1": torch.ones(2, 2), "lora_unet_k.lokr_w2": torch.ones(4, 4)}
     lokr["lora_unet_k.alpha"] = torch.tensor(float("inf"), dtype=torch.float16)
     loaded = saved(tmp_path / "x.safetensors", huge | lokr).load()
-    assert (len(loaded.algorithms), loaded.problems) == (2, [])
+    assert (len(loaded.algorithms), loaded.skipped) == (2, [])
 
 
 def test_contradicting_shapes_are_a_problem_of_one_module(tmp_path):
     wrong = {"lora_unet_w.lora_down.weight": torch.ones(3, 8), "lora_unet_w.lora_up.weight": torch.ones(8, 2)}
     loaded = saved(tmp_path / "x.safetensors", pair() | wrong).load()
-    assert [name for name, _ in loaded.problems] == ["lora_unet_w"]
+    assert [name for name, _ in loaded.skipped] == ["lora_unet_w"]
     assert len(loaded.algorithms) == 1
 
 
@@ -117,7 +117,7 @@ def test_a_file_that_changed_or_vanished_is_noticed(tmp_path):
     save_file(pair(rank=3), adapter.path)
     with pytest.raises(AdapterError, match="has changed"):
         adapter.load()
-    assert open_adapter(adapter.path).key != adapter.key
+    assert open_adapter(adapter.path).cache_key != adapter.cache_key
     adapter.path.unlink()
     with pytest.raises(AdapterError, match="can no longer be read"):
         adapter.load()
@@ -133,7 +133,7 @@ def test_on_a_gpu_tensors_move_and_scalars_stay(tmp_path):
 
 def test_the_cache_keeps_what_fits_and_drops_what_is_oldest(tmp_path):
     adapters = [saved(tmp_path / f"{n}.safetensors", pair()) for n in range(3)]
-    cache = LoadedCache(budget=2 * adapters[0].nbytes)
+    cache = AdapterCache(max_bytes=2 * adapters[0].nbytes)
     first, second = (cache.get(adapter, "cpu") for adapter in adapters[:2])
     assert cache.get(adapters[0], "cpu") is first
     cache.get(adapters[2], "cpu")
@@ -141,7 +141,7 @@ def test_the_cache_keeps_what_fits_and_drops_what_is_oldest(tmp_path):
     assert cache.get(adapters[1], "cpu") is not second
     cache.clear()
     assert cache.get(adapters[0], "cpu") is not first
-    assert LoadedCache(0).get(adapters[0], "cpu").nbytes == adapters[0].nbytes
+    assert AdapterCache(0).get(adapters[0], "cpu").nbytes == adapters[0].nbytes
 
 
 def test_the_cache_counts_what_an_adapter_takes_in_memory(tmp_path):
@@ -152,9 +152,9 @@ def test_the_cache_counts_what_an_adapter_takes_in_memory(tmp_path):
         tmp_path / "8bit.safetensors",
         {f"{NAME}.lora_up.weight": up, f"{NAME}.lora_down.weight": down, **scales},
     )
-    cache = LoadedCache(budget=3 * quantised.nbytes)
+    cache = AdapterCache(max_bytes=3 * quantised.nbytes)
     assert cache.get(quantised, "cpu") is not cache.get(quantised, "cpu")
-    cache = LoadedCache(budget=5 * quantised.nbytes)
+    cache = AdapterCache(max_bytes=5 * quantised.nbytes)
     first = cache.get(quantised, "cpu")
     assert cache.get(quantised, "cpu") is first
     small = saved(tmp_path / "small.safetensors", pair())
@@ -179,8 +179,8 @@ def test_split_parts_are_one_layer(tmp_path):
 def test_bundled_embeddings_are_named_and_kept_apart(tmp_path):
     bundle = ["bundle_emb.a.b.string_to_param.*", "bundle_emb.cat.clip_l", "bundle_emb.cat.clip_g_out"]
     adapter = saved(tmp_path / "x.safetensors", pair() | {key: torch.ones(1, 4) for key in bundle})
-    assert set(adapter.bundled) == {"a.b", "cat"}
-    assert (len(adapter.modules), adapter.unusable) == (1, ())
+    assert set(adapter.bundled_embeddings) == {"a.b", "cat"}
+    assert (len(adapter.layers), adapter.skipped) == (1, ())
 
 
 KOHYA = {"ss_network_module": "lycoris.kohya", "ss_training_started_at": "1715000000.5"}
@@ -188,14 +188,14 @@ ARGUMENTS = {"algo": "DyLoRA", "block_size": "8", "rs_lora": "True", "bypass_mod
 
 
 def test_facts_are_read_from_what_the_trainer_wrote(tmp_path):
-    facts = saved(tmp_path / "x.safetensors", pair(), KOHYA | {"ss_network_args": json.dumps(ARGUMENTS)}).facts
+    facts = saved(tmp_path / "x.safetensors", pair(), KOHYA | {"ss_network_args": json.dumps(ARGUMENTS)}).training_info
     assert facts == TrainingInfo("lycoris", "dylora", 1715000000.5, 8, rs_lora=True, bypass_mode=True)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"block_size": "many"}', '{"block_size": NaN}', "null"])
 def test_nonsense_in_metadata_is_no_fact(text, tmp_path):
     metadata = {"ss_network_args": text, "ss_training_started_at": "yesterday", "lora_adapter_metadata": text}
-    assert saved(tmp_path / "x.safetensors", pair(), metadata).facts.block_size == 4
+    assert saved(tmp_path / "x.safetensors", pair(), metadata).training_info.block_size == 4
 
 
 @pytest.mark.parametrize(
@@ -212,26 +212,26 @@ def test_nonsense_in_metadata_is_no_fact(text, tmp_path):
 )
 def test_the_producer(metadata, keys, producer, tmp_path):
     adapter = saved(tmp_path / "x.safetensors", pair() | {keys: torch.ones(1)}, metadata)
-    assert adapter.facts.producer == producer
+    assert adapter.training_info.producer == producer
 
 
 def test_kohyas_oft_bounds_even_with_alpha_zero(tmp_path):
     for prefix, bound in (("oft_unet_", True), ("lora_unet_", False)):
         tensors = {f"{prefix}x.oft_blocks": torch.zeros(2, 4, 4), f"{prefix}x.alpha": torch.tensor(0.0)}
-        assert saved(tmp_path / "x.safetensors", tensors).facts.constraint_is_bound == bound
+        assert saved(tmp_path / "x.safetensors", tensors).training_info.constraint_is_bound == bound
 
 
 def test_a_sidecar_overrides_and_stays_as_it_is(tmp_path):
     sidecar = tmp_path / "x.json"
     sidecar.write_text('{"notes": "mine", "lycoris": {"scale": 0.25, "bad": "x"}}')
     adapter = saved(tmp_path / "x.safetensors", pair())
-    assert adapter.facts.overrides == {"scale": 0.25}
+    assert adapter.training_info.overrides == {"scale": 0.25}
     tensors = pair()
     expected = tensors[f"{NAME}.lora_up.weight"] @ tensors[f"{NAME}.lora_down.weight"] * 0.25
     assert torch.allclose(delta(adapter), expected)
     for content in ("[]", "{", "\xff", '{"lycoris": 3}', '{"lycoris": {"scale": 1%s}}' % ("0" * 400)):
         sidecar.write_text(content, "latin-1")
-        assert open_adapter(adapter.path).facts.overrides is None
+        assert open_adapter(adapter.path).training_info.overrides is None
 
 
 PEFT = {"peft_type": "LORA", "r": 2, "lora_alpha": 6, "use_rslora": False}

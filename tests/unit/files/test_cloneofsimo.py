@@ -10,7 +10,7 @@ import torch
 
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.adapter import open_adapter
-from lib_adapters.files.positions import with_names
+from lib_adapters.files.cloneofsimo import name_positional_keys
 from tests.support.file_skeletons import trainer_keys as by
 from tests.support.file_skeletons.base_model_layers import text, unet
 from tests.support.file_skeletons.trainer_keys import write
@@ -36,16 +36,16 @@ ATTENTION = {path: shape for path, shape in text("clip-l").items() if "self_attn
 
 
 def shapes_by_name(adapter) -> dict[str, tuple[int, int]]:
-    return {m.stem.name: (m.shapes["lora_up.weight"][0], m.shapes["lora_down.weight"][1]) for m in adapter.modules}
+    return {m.key.name: (m.shapes["lora_up.weight"][0], m.shapes["lora_down.weight"][1]) for m in adapter.layers}
 
 
 def test_places_become_names_whose_shapes_fit(tmp_path):
     layers = in_order()
     adapter = open_adapter(write(tmp_path / "x.safetensors", by.positional(layers, ATTENTION)))
-    assert (len(layers), adapter.family, adapter.parts) == (144, "sd1", ("unet", "te"))
+    assert (len(layers), adapter.family, adapter.components) == (144, "sd1", ("unet", "te"))
     expected = {path.replace(".", "_"): shape for path, shape in (layers | ATTENTION).items()}
     assert shapes_by_name(adapter) == expected
-    assert with_names(adapter.source) is adapter.source
+    assert name_positional_keys(adapter.tensor_file) is adapter.tensor_file
 
 
 def test_the_bare_list_of_the_oldest_files(tmp_path):
@@ -54,7 +54,7 @@ def test_the_bare_list_of_the_oldest_files(tmp_path):
         tensors = [t for o, i in listed.values() for t in (torch.zeros(o, 4).half(), torch.zeros(4, i).half())]
         torch.save(tensors, tmp_path / "x.pt")
         adapter = open_adapter(tmp_path / "x.pt")
-        assert (adapter.parts, adapter.rank) == ((part,), 4)
+        assert (adapter.components, adapter.rank) == ((part,), 4)
         assert shapes_by_name(adapter) == {path.replace(".", "_"): shape for path, shape in listed.items()}
 
 

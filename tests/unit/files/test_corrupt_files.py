@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
 from lib_adapters.catalogue.layouts import Layouts
-from lib_adapters.conditioning.embeddings import words_of
+from lib_adapters.conditioning.textual_inversion import read_bundled_embeddings
 from lib_adapters.errors import AdapterError, CorruptFile
 from lib_adapters.files.adapter import open_adapter
 from tests.support.file_skeletons.trainer_keys import write
@@ -98,7 +98,7 @@ def test_padded_and_pretty_printed_headers_are_fine(padding, tmp_path):
     length = struct.unpack("<Q", content[:8])[0]
     pretty = padding + json.dumps(json.loads(content[8 : 8 + length]), indent=1).encode() + b"   "
     (tmp_path / "x.safetensors").write_bytes(container(None, content[8 + length :], raw=pretty))
-    assert len(open_adapter(tmp_path / "x.safetensors").modules) == 1
+    assert len(open_adapter(tmp_path / "x.safetensors").layers) == 1
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def _open_and_load(path, content: bytes) -> None:
     except AdapterError:
         return
     loaded = adapter.load()
-    assert len(loaded.algorithms) + len(loaded.problems) == len(adapter.modules)
+    assert len(loaded.algorithms) + len(loaded.skipped) == len(adapter.layers)
 
 
 def test_one_damaged_module_leaves_the_rest_working(tmp_path):
@@ -204,8 +204,8 @@ def test_one_damaged_module_leaves_the_rest_working(tmp_path):
     orphan = {"lora_unet_orphan.alpha": torch.tensor(1.0)}
     save_file(GOOD | other | half | odd | empty | long | orphan, tmp_path / "x.safetensors")
     adapter = open_adapter(tmp_path / "x.safetensors")
-    assert len(adapter.modules) == 2
-    reasons = dict(adapter.unusable)
+    assert len(adapter.layers) == 2
+    reasons = dict(adapter.skipped)
     assert "without lora_down.weight" in reasons["lora_unet_half"]
     assert "is empty (rank 0)" in reasons["lora_unet_e"]
     assert "should be one number" in reasons[NAME.replace("proj_in", "long")]
@@ -255,14 +255,15 @@ def test_a_sparse_residual_that_lies_nowhere_is_told(dtype, size, tmp_path):
     sparse = {"bias_indices": torch.tensor([[1.0], [2.0]]).to(dtype), "bias_values": torch.ones(1), "bias_size": size}
     save_file(GOOD | {f"{NAME}.{leaf}": tensor for leaf, tensor in sparse.items()}, tmp_path / "x.safetensors")
     loaded = open_adapter(tmp_path / "x.safetensors").load()
-    assert len(loaded.algorithms) + len(loaded.problems) == 1
-    assert all(len(reason) < 300 for _, reason in loaded.problems)
+    assert len(loaded.algorithms) + len(loaded.skipped) == 1
+    assert all(len(reason) < 300 for _, reason in loaded.skipped)
 
 
 def test_an_embedding_that_is_no_list_of_vectors_is_no_word(tmp_path):
     odd = {"bundle_emb.a.clip_l": torch.tensor(1.0), "bundle_emb.b.clip_l": torch.ones(2, 2, 2)}
     good = {"bundle_emb.c.clip_l": torch.ones(2, 4)}
     save_file(GOOD | odd | good, tmp_path / "x.safetensors")
-    assert {word.token: list(word.vectors) for word in words_of(open_adapter(tmp_path / "x.safetensors"))} == {
+    words = read_bundled_embeddings(open_adapter(tmp_path / "x.safetensors"))
+    assert {word.token: list(word.vectors) for word in words} == {
         "a": [], "b": [], "c": ["clip_l"]
     }  # fmt: skip

@@ -9,14 +9,14 @@ from pathlib import Path, PureWindowsPath
 
 import pytest
 
+from lib_adapters import filesystem
 from lib_adapters.app.drawing import target
 from lib_adapters.app.options import check_new, presets_of
 from lib_adapters.catalogue import atomic, beside, folders
 from lib_adapters.catalogue.names import names_of, shortest_names
 from lib_adapters.catalogue.presets import PresetFile
 from lib_adapters.errors import AdapterError
-from lib_adapters.files import platforms
-from lib_adapters.files.source import open_source
+from lib_adapters.files.container import open_tensor_file
 from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
 from lib_adapters.hosts.webui.name_resolver import NameResolver
 from tests.support.sample_library import adapter, cards, opened, picture, scan
@@ -42,13 +42,13 @@ PLAIN = [
 @pytest.mark.parametrize("name", [*DEVICES, *FORBIDDEN, *ENDINGS])
 def test_names_that_some_system_cannot_have(name, tried):
     tried("platforms", "names").add()
-    assert not platforms.is_portable(name)
+    assert not filesystem.is_portable_name(name)
 
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_names_that_every_system_has(name, tried):
     tried("platforms", "names").add()
-    assert platforms.is_portable(name)
+    assert filesystem.is_portable_name(name)
 
 
 @pytest.mark.parametrize("name", ["aux.safetensors", "a?b.safetensors", "nul.png"])
@@ -60,13 +60,19 @@ def test_nothing_is_written_under_a_name_that_cannot_be_taken_elsewhere(tmp_path
 
 def test_a_path_that_windows_cannot_reach(monkeypatch, tmp_path):
     long = "C:\\" + "x" * 257
-    assert [platforms.is_too_long(path, windows=True) for path in (long, long[:-1], "\\\\?\\" + long)] == [1, 0, 0]
-    assert not platforms.is_too_long(long, windows=False)
-    monkeypatch.setattr("lib_adapters.files.source.is_too_long", lambda path: platforms.is_too_long(path, True))
+    assert [filesystem.is_path_too_long(path, windows=True) for path in (long, long[:-1], "\\\\?\\" + long)] == [
+        1,
+        0,
+        0,
+    ]
+    assert not filesystem.is_path_too_long(long, windows=False)
+    monkeypatch.setattr(
+        "lib_adapters.files.container.is_path_too_long", lambda path: filesystem.is_path_too_long(path, True)
+    )
     with pytest.raises(AdapterError, match="more than 259 letters; give it a shorter place"):
-        open_source(tmp_path / ("x" * 200) / ("y" * 100))
+        open_tensor_file(tmp_path / ("x" * 200) / ("y" * 100))
     with pytest.raises(AdapterError, match="does not exist"):
-        open_source(tmp_path / "x")
+        open_tensor_file(tmp_path / "x")
 
 
 @pytest.mark.parametrize(
@@ -101,17 +107,17 @@ def test_names_have_slashes_on_windows_too(path, folder, names):
 )
 def test_texts_of_any_editor_are_read(content, text, tried):
     tried("platforms", "texts").add()
-    assert platforms.decoded(content, old="utf-8") == text
+    assert filesystem.decode_text(content, fallback_encoding="utf-8") == text
 
 
 def test_texts_of_an_old_editor_in_another_country():
-    assert platforms.decoded("触发词".encode("gbk"), old="gbk") == "触发词"
-    assert platforms.decoded("触发词".encode(), old="gbk") == "触发词"
+    assert filesystem.decode_text("触发词".encode("gbk"), fallback_encoding="gbk") == "触发词"
+    assert filesystem.decode_text("触发词".encode(), fallback_encoding="gbk") == "触发词"
 
 
 @pytest.mark.parametrize("cut", range(1, 4))
 def test_a_text_that_is_cut_in_the_middle_of_a_letter(cut):
-    assert platforms.decoded("ab🎨".encode()[: 2 + cut], whole=False) == "ab"
+    assert filesystem.decode_text("ab🎨".encode()[: 2 + cut], final=False) == "ab"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
@@ -203,7 +209,7 @@ def test_which_files_may_be_taken_for_a_sidecar(name, odd):
     assert beside.odd_stems({f"{NFC}.png": None}, [NFD]) == {NFD}
 
 
-@pytest.mark.parametrize("refusals", range(len(platforms.PAUSES) + 1))
+@pytest.mark.parametrize("refusals", range(len(filesystem.RETRY_DELAYS) + 1))
 def test_a_file_that_is_open_elsewhere_for_a_moment_is_replaced_all_the_same(tmp_path, monkeypatch, refusals, tried):
     tried("platforms", "refused replacements").add()
     target = tmp_path / "ink.json"
@@ -211,7 +217,7 @@ def test_a_file_that_is_open_elsewhere_for_a_moment_is_replaced_all_the_same(tmp
     waited = _refusing(monkeypatch, refusals)
     atomic.write(target, b"new")
     assert target.read_bytes() == b"new"
-    assert waited == list(platforms.PAUSES[:refusals])
+    assert waited == list(filesystem.RETRY_DELAYS[:refusals])
     assert [path.name for path in tmp_path.iterdir()] == ["ink.json"]
 
 
@@ -236,13 +242,13 @@ def test_a_write_protected_file_is_said_even_where_what_was_written_cannot_be_re
 
 def test_edits_within_one_tick_of_a_coarse_clock_are_seen(tmp_path, monkeypatch):
     """FAT counts in steps of two seconds: a text of the same length has the same size and time."""
-    real = platforms.replace
+    real = filesystem.replace_with_retry
 
     def replace(part, target):
         real(part, target)
         os.utime(target, (1_700_000_000, 1_700_000_000))
 
-    monkeypatch.setattr(atomic, "replace", replace)
+    monkeypatch.setattr(atomic, "replace_with_retry", replace)
     adapter(tmp_path / "x" / "ink.safetensors")
     with opened(tmp_path / "x", place=tmp_path / "index") as catalogue:
         card = scan(catalogue)["ink"]
@@ -281,5 +287,5 @@ def _refusing(monkeypatch, times: int) -> list[float]:
         return real(part, target)
 
     monkeypatch.setattr(Path, "replace", replace)
-    monkeypatch.setattr(platforms.time, "sleep", waited.append)
+    monkeypatch.setattr(filesystem.time, "sleep", waited.append)
     return waited

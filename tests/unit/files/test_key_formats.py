@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lib_adapters.files.adapter import open_adapter
-from lib_adapters.files.dialects import stem_of
-from lib_adapters.files.names import Stem, split_key
+from lib_adapters.files.key_formats import layer_key
+from lib_adapters.files.tensor_keys import LayerKey, split_key
 from tests.support.file_skeletons import trainer_keys as by
 from tests.support.file_skeletons.base_model_layers import ldm, sd3, sd3_diffusers, text, unet
 from tests.support.file_skeletons.trainer_keys import write
@@ -110,18 +110,18 @@ def flat(layers) -> set[str]:
 def test_every_key_of_every_producer_finds_its_layer(name, tmp_path):
     keys, family, parts = FILES[name]
     adapter = open_adapter(write(tmp_path / "x.safetensors", keys))
-    assert adapter.unusable == ()
-    assert (adapter.family, set(adapter.parts)) == (family, set(parts))
+    assert adapter.skipped == ()
+    assert (adapter.family, set(adapter.components)) == (family, set(parts))
     for part, layers in parts.items():
-        assert {m.stem.name for m in adapter.modules if m.stem.part == part} == flat(layers)
-    assert sum(len(module.leaves) for module in adapter.modules) == len(keys)
+        assert {m.key.name for m in adapter.layers if m.key.component == part} == flat(layers)
+    assert sum(len(module.tensor_keys) for module in adapter.layers) == len(keys)
 
 
 def test_old_attention_processors_mean_the_layers_beside_them(tmp_path):
     for prefix in ("", "unet."):
         adapter = open_adapter(write(tmp_path / "x.safetensors", by.processors(prefix, SD1)))
-        assert {m.stem.name for m in adapter.modules} == flat(path for path in SD1 if ".attn" in path)
-        assert (adapter.family, adapter.unusable) == ("sd1", ())
+        assert {m.key.name for m in adapter.layers} == flat(path for path in SD1 if ".attn" in path)
+        assert (adapter.family, adapter.skipped) == ("sd1", ())
 
 
 LAYER = "text_model.encoder.layers.0"
@@ -131,16 +131,16 @@ FLAT = "text_model_encoder_layers_0"
 @pytest.mark.parametrize(
     ("module", "stem"),
     [
-        (f"text_encoder.{LAYER}.self_attn.to_q", Stem("te", f"{FLAT}_self_attn_q_proj")),
-        (f"text_encoder.{LAYER}.self_attn.to_out", Stem("te", f"{FLAT}_self_attn_out_proj")),
-        ("lora_prior_unet_down_blocks_0_0_channelwise_0", Stem("unet", "down_blocks_0_0_channelwise_0")),
-        ("text_encoders.t5xxl.transformer.encoder.block.3.x.q", Stem("te3", "encoder_block_3_x_q")),
-        ("lora_te2_text_projection", Stem("te2", "text_projection")),
-        ("conditioner.embedders.1.model.transformer.resblocks.0.mlp.c_fc", Stem("te2", "resblocks_0_mlp_c_fc")),
+        (f"text_encoder.{LAYER}.self_attn.to_q", LayerKey("te", f"{FLAT}_self_attn_q_proj")),
+        (f"text_encoder.{LAYER}.self_attn.to_out", LayerKey("te", f"{FLAT}_self_attn_out_proj")),
+        ("lora_prior_unet_down_blocks_0_0_channelwise_0", LayerKey("unet", "down_blocks_0_0_channelwise_0")),
+        ("text_encoders.t5xxl.transformer.encoder.block.3.x.q", LayerKey("te3", "encoder_block_3_x_q")),
+        ("lora_te2_text_projection", LayerKey("te2", "text_projection")),
+        ("conditioner.embedders.1.model.transformer.resblocks.0.mlp.c_fc", LayerKey("te2", "resblocks_0_mlp_c_fc")),
     ],
 )  # fmt: skip
 def test_rare_names(module, stem):
-    assert stem_of(module) == stem
+    assert layer_key(module) == stem
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_leaves_are_recognised_from_the_right(key, split):
 def test_one_layer_under_two_spellings_is_used_once_and_told(tmp_path):
     keys = by.flattened("lora_unet_", ldm(SD1)) | by.dotted("diffusion_model.", ldm(SD1))
     adapter = open_adapter(write(tmp_path / "x.safetensors", keys))
-    assert len(adapter.modules) == len(SD1)
+    assert len(adapter.layers) == len(SD1)
     (note,) = adapter.notes
     assert f"(and {len(SD1) - 1} more) mean the same layer" in note
 
@@ -174,6 +174,6 @@ def test_one_layer_under_two_spellings_is_used_once_and_told(tmp_path):
 def test_one_tensor_under_two_spellings_is_used_once_and_told(tmp_path):
     keys = {"lora_unet_x.lora_up.weight": (4, 2), "lora_unet_x.lora_down.weight": (2, 4), "lora_unet_x.lora_B": (4, 2)}
     adapter = open_adapter(write(tmp_path / "x.safetensors", keys))
-    assert adapter.modules[0].leaves["lora_up.weight"] == "lora_unet_x.lora_up.weight"
+    assert adapter.layers[0].tensor_keys["lora_up.weight"] == "lora_unet_x.lora_up.weight"
     assert len(adapter.notes) == 1
     assert adapter.notes[0].startswith("lora_unet_x.lora_B repeats a tensor under another name")

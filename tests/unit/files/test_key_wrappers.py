@@ -44,8 +44,8 @@ def flat(layers):
 @pytest.mark.parametrize("name", WRAPPED)
 def test_every_layer_is_found_under_its_wrappers(name, tmp_path):
     adapter = open_adapter(write(tmp_path / "x.safetensors", WRAPPED[name]))
-    assert {module.stem.name for module in adapter.modules} == flat(ATTENTION)
-    assert (adapter.family, adapter.unusable, adapter.parts) == ("sd1", (), ("unet",))
+    assert {module.key.name for module in adapter.layers} == flat(ATTENTION)
+    assert (adapter.family, adapter.skipped, adapter.components) == ("sd1", (), ("unet",))
 
 
 @pytest.mark.parametrize("prefix", ["unet.", "module.unet.", "model.unet.", "unet._orig_mod.", "lora_weights.unet."])
@@ -58,7 +58,7 @@ def test_a_config_for_one_part_is_read_through_its_wrappers(prefix, tmp_path):
 
 def test_the_first_text_encoder_may_have_a_number(tmp_path):
     keys = by.dotted("text_encoder_1.", CLIP, PEFT) | by.dotted("text_encoder_2.", text("clip-g"), PEFT)
-    assert open_adapter(write(tmp_path / "x.safetensors", keys)).parts == ("te1", "te2")
+    assert open_adapter(write(tmp_path / "x.safetensors", keys)).components == ("te1", "te2")
 
 
 TREES = {
@@ -78,8 +78,8 @@ def test_tables_in_pickles_are_opened(name, tmp_path):
     inner = {f"{path}.lora_{half}.weight": torch.ones(4, 4) for path in layers for half in ("up", "down")}
     torch.save(TREES[name](inner), tmp_path / "x.pth")
     adapter = open_adapter(tmp_path / "x.pth")
-    assert {module.stem.name for module in adapter.modules} == flat(layers)
-    assert adapter.unusable == ()
+    assert {module.key.name for module in adapter.layers} == flat(layers)
+    assert adapter.skipped == ()
 
 
 def test_ed_loras_file_is_a_lora_of_both_parts_with_its_concepts(tmp_path):
@@ -91,8 +91,8 @@ def test_ed_loras_file_is_a_lora_of_both_parts_with_its_concepts(tmp_path):
     }
     torch.save({"params": params}, tmp_path / "x.pth")
     adapter = open_adapter(tmp_path / "x.pth")
-    assert (adapter.parts, len(adapter.modules), adapter.unusable) == (("unet", "te"), 4, ())
-    assert set(adapter.bundled) == {"cat1", "cat2"}
+    assert (adapter.components, len(adapter.layers), adapter.skipped) == (("unet", "te"), 4, ())
+    assert set(adapter.bundled_embeddings) == {"cat1", "cat2"}
 
 
 TO_Q = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_q"
@@ -118,7 +118,7 @@ def test_alpha_under_old_names_scales_its_layer(name, tmp_path):
     down, up, alpha = ALPHAS[name]
     save_file({down: torch.ones(4, 6), up: torch.ones(8, 4), alpha: torch.tensor(1.0)}, tmp_path / "x.safetensors")
     adapter = open_adapter(tmp_path / "x.safetensors")
-    assert (adapter.unusable, adapter.notes, adapter.alpha) == ((), (), 1.0)
+    assert (adapter.skipped, adapter.notes, adapter.alpha) == ((), (), 1.0)
     (algorithm,) = adapter.load().algorithms.values()
     assert algorithm.scale == 0.25
 
@@ -131,8 +131,8 @@ OUT = "mid_block.attentions.0.transformer_blocks.0.attn1.to_out"
 )
 def test_an_attentions_output_may_lack_its_number(name, tmp_path):
     save_file({f"{name}.lora_A.weight": torch.ones(4, 6), f"{name}.lora_B.weight": torch.ones(8, 4)}, tmp_path / "x")
-    (module,) = open_adapter(tmp_path / "x").modules
-    assert module.stem.name == f"{OUT.replace('.', '_')}_0"
+    (module,) = open_adapter(tmp_path / "x").layers
+    assert module.key.name == f"{OUT.replace('.', '_')}_0"
 
 
 def test_a_magnitude_joins_the_factors_that_spell_the_layer_otherwise(tmp_path):

@@ -49,8 +49,8 @@ def test_layers_whose_alpha_cannot_be_known_are_left_out_with_the_reason(tmp_pat
     other = LAYER.replace("proj_in", "proj_out")
     save_file(pair(LAYER) | pair(other), tmp_path / "adapter_model.safetensors")
     adapter = open_adapter(tmp_path / "adapter_model.safetensors")
-    assert [module.name for module in adapter.modules] == [LAYER]
-    ((name, reason),) = adapter.unusable
+    assert [module.name for module in adapter.layers] == [LAYER]
+    ((name, reason),) = adapter.skipped
     assert name == other
     assert "(?<=x)y" in reason
 
@@ -104,27 +104,27 @@ def test_of_a_whole_model_with_its_adapter_only_what_was_trained_is_used(prefix,
     tensors = dump(prefix)
     save_file(tensors, tmp_path / "adapter_model.safetensors")
     adapter = open_adapter(tmp_path / "adapter_model.safetensors")
-    used = {key for module in adapter.modules for key in module.leaves.values()}
+    used = {key for module in adapter.layers for key in module.tensor_keys.values()}
     assert used == {key for key in tensors if "modules_to_save" in key or "lora_" in key}
-    assert {module.stem.name for module in adapter.modules} == {
+    assert {module.key.name for module in adapter.layers} == {
         "conv_norm_out", "mid_block_attentions_0_proj_in", "time_embedding_linear_1"
     }  # fmt: skip
     parts = ("conv_out.weight", "conv_out.bias", f"{LAYER}.base_layer.weight", f"{LAYER}.base_layer.bias")
-    assert {key for key, _ in adapter.unusable} == {f"{prefix}{part}" for part in parts}
+    assert {key for key, _ in adapter.skipped} == {f"{prefix}{part}" for part in parts}
 
 
 def test_the_biases_of_a_whole_model_are_used_where_its_config_says_that_they_were_trained(tmp_path):
     save_file(dump("base_model.model."), tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_config.json").write_text(json.dumps({**CONFIG, "bias": "all"}))
     adapter = open_adapter(tmp_path / "adapter_model.safetensors")
-    assert {module.stem.name: sorted(module.leaves) for module in adapter.modules} == {
+    assert {module.key.name: sorted(module.tensor_keys) for module in adapter.layers} == {
         "conv_out": ["set_bias"],
         "conv_norm_out": ["set_bias", "set_weight"],
         "time_embedding_linear_1": ["set_bias", "set_weight"],
         "mid_block_attentions_0_proj_in": ["lora_down.weight", "lora_up.weight", "set_bias"],
     }
     parts = ("conv_out.weight", f"{LAYER}.base_layer.weight")
-    assert {key for key, _ in adapter.unusable} == {f"base_model.model.{part}" for part in parts}
+    assert {key for key, _ in adapter.skipped} == {f"base_model.model.{part}" for part in parts}
 
 
 @pytest.mark.parametrize("kind", ["lora_only", "all"])
@@ -169,4 +169,4 @@ def test_what_layers_share_takes_no_trained_layer_for_its_own(name, tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": name.replace("-", "")}))
     adapter = open_adapter(tmp_path / "adapter_model.safetensors")
     assert adapter.algorithms == {name: 1, "Whole weight": 1}
-    assert [key for key, _ in adapter.unusable] == ["base_model.model.mid_block.odd"]
+    assert [key for key, _ in adapter.skipped] == ["base_model.model.mid_block.odd"]

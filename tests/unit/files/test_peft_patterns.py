@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib_adapters.files.patterns import PatternTable, UnreadPattern
+from lib_adapters.files.peft_patterns import PatternTable, UnsupportedPattern
 
 NAMES = (
     "to_q",
@@ -42,18 +42,18 @@ def pefts(pattern: str, name: str) -> bool:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_a_pattern_matches_what_peft_matches(pattern, name):
-    assert PatternTable({pattern: 5}).value(name) == (5 if pefts(pattern, name) else None)
+    assert PatternTable({pattern: 5}).lookup(name) == (5 if pefts(pattern, name) else None)
 
 
 @given(PIECES, st.text("ab.", max_size=7))
 def test_any_pattern_matches_what_peft_matches(pattern, name):
-    assert PatternTable({pattern: 5}).value(name) == (5 if pefts(pattern, name) else None)
+    assert PatternTable({pattern: 5}).lookup(name) == (5 if pefts(pattern, name) else None)
 
 
 def test_the_first_match_counts():
-    assert PatternTable({"x": 1, r".*to_\w": 2, "to_q": 3}).value("a.to_q") == 2
-    assert PatternTable({"to_q": 3, ".*to_q": 2}).value("a.to_q") == 3
-    assert PatternTable({"to_q": 3, r"(?<=x)y": 2}).value("a.to_q") == 3
+    assert PatternTable({"x": 1, r".*to_\w": 2, "to_q": 3}).lookup("a.to_q") == 2
+    assert PatternTable({"to_q": 3, ".*to_q": 2}).lookup("a.to_q") == 3
+    assert PatternTable({"to_q": 3, r"(?<=x)y": 2}).lookup("a.to_q") == 3
 
 
 def test_a_table_with_every_layer_of_a_model_is_read():
@@ -61,15 +61,15 @@ def test_a_table_with_every_layer_of_a_model_is_read():
     names = [f"down_blocks.{n}.attentions.0.transformer_blocks.{n}.attn1.to_out.0" for n in range(900)]
     for form in ("^{}", "{}", "^{}$"):
         table = PatternTable({form.format(name): n for n, name in enumerate(names)})
-        assert [table.value(name) for name in names] == list(range(900))
+        assert [table.lookup(name) for name in names] == list(range(900))
 
 
 @pytest.mark.parametrize(
     "pattern", [r"(?<=a)b", r"(a)\1", "(?P<x>a)", "(a", "a)", "*a", r"\bto", "[a", "a" * 3000 + "*"]
 )
 def test_a_pattern_beyond_what_is_followed_is_an_error(pattern):
-    with pytest.raises(UnreadPattern, match="is not supported"):
-        PatternTable({pattern: 1}).value("to_q")
+    with pytest.raises(UnsupportedPattern, match="is not supported"):
+        PatternTable({pattern: 1}).lookup("to_q")
 
 
 @pytest.mark.parametrize(
@@ -78,5 +78,5 @@ def test_a_pattern_beyond_what_is_followed_is_an_error(pattern):
 def test_a_hostile_pattern_ends(pattern):
     """Backtracking would not end here: the test itself would not."""
     table = PatternTable({pattern: 1})
-    with contextlib.suppress(UnreadPattern):
-        assert [table.value("a" * 200) for _ in range(20)] == [None] * 20
+    with contextlib.suppress(UnsupportedPattern):
+        assert [table.lookup("a" * 200) for _ in range(20)] == [None] * 20

@@ -64,7 +64,7 @@ def saved(path, dialect, dtype, spelling, layout):
 def test_every_spelling_of_a_scale_is_read(dialect, spelling, dtype, tmp_path):
     expected = saved(tmp_path / "x.safetensors", dialect, dtype, spelling, "one")
     adapter = open_adapter(tmp_path / "x.safetensors")
-    assert (adapter.unusable, adapter.notes) == ((), ())
+    assert (adapter.skipped, adapter.notes) == ((), ())
     (algorithm,) = adapter.load().algorithms.values()
     torch.testing.assert_close(algorithm.delta(torch.zeros(8, 6)), expected)
 
@@ -131,7 +131,7 @@ def test_a_scale_that_does_not_fit_is_a_problem_of_its_layer(scale, words, tmp_p
     save_file(tensors | {"lora_unet_y.diff": torch.ones(4, 4)}, tmp_path / "x.safetensors")
     loaded = open_adapter(tmp_path / "x.safetensors").load()
     assert len(loaded.algorithms) == 1
-    ((name, reason),) = loaded.problems
+    ((name, reason),) = loaded.skipped
     assert name == KOHYA
     assert re.search(words, reason)
 

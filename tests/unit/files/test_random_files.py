@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 
 from lib_adapters.errors import AdapterError, CorruptFile
 from lib_adapters.files.adapter import open_adapter
-from lib_adapters.files.dialects import stem_of
-from lib_adapters.files.names import split_key
+from lib_adapters.files.key_formats import layer_key
+from lib_adapters.files.tensor_keys import split_key
 from tests.support.file_skeletons.trainer_keys import write
 
 WORDS = [
@@ -43,7 +43,7 @@ def test_any_key_is_split_without_a_word_lost(key):
     split = split_key(key)
     if split is not None:
         assert key.startswith(split[0].split(".")[0])
-        assert stem_of(split[0]).part in ("unet", "te", "te1", "te2", "te3")
+        assert layer_key(split[0]).component in ("unet", "te", "te1", "te2", "te3")
 
 
 @ANY_FILE
@@ -55,9 +55,9 @@ def test_any_keys_and_shapes_make_an_adapter_or_a_sentence(tmp_path, keys):
     except AdapterError:
         return
     loaded = adapter.load()
-    used = [key for module in adapter.modules for key in module.leaves.values()]
+    used = [key for module in adapter.layers for key in module.tensor_keys.values()]
     assert len(used) == len(set(used))
-    assert len(loaded.algorithms) + len(loaded.problems) == len(adapter.modules)
+    assert len(loaded.algorithms) + len(loaded.skipped) == len(adapter.layers)
 
 
 @ANY_FILE

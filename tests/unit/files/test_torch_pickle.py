@@ -18,7 +18,7 @@ from torch import nn
 
 from lib_adapters.errors import AdapterError, CorruptFile
 from lib_adapters.files.adapter import open_adapter
-from lib_adapters.files.pickles import read_pickle
+from lib_adapters.files.torch_pickle.reader import read_pickle
 
 NAME = "lora_unet_mid_block_attentions_0_proj_in"
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.uint8, torch.bool]

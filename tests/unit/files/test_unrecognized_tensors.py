@@ -61,8 +61,8 @@ def opened(tmp_path, keys, metadata=None) -> Adapter:
 @pytest.mark.parametrize("extra", UNKNOWN)
 def test_a_layer_with_an_unknown_tensor_is_not_applied_and_the_tensor_is_named(form, extra, tmp_path):
     adapter = opened(tmp_path, FORMS[form] | {FIRST[form] + extra: (4,)})
-    assert len(adapter.modules) == 1
-    ((name, reason),) = adapter.unusable
+    assert len(adapter.layers) == 1
+    ((name, reason),) = adapter.skipped
     assert name == FIRST[form]
     assert UNKNOWN[extra] in reason
     assert extra.lstrip("._") in reason
@@ -72,8 +72,8 @@ def test_a_pickle_obeys_the_same_rule(tmp_path):
     tensors = {key: torch.ones(shape) for key, shape in FORMS["dotted"].items()}
     torch.save({"state_dict": tensors | {f"{FIRST['dotted']}.lora_diag": torch.ones(4)}}, tmp_path / "x.pt")
     adapter = open_adapter(tmp_path / "x.pt")
-    assert [name for name, _ in adapter.unusable] == [FIRST["dotted"]]
-    assert len(adapter.modules) == 1
+    assert [name for name, _ in adapter.skipped] == [FIRST["dotted"]]
+    assert len(adapter.layers) == 1
 
 
 def test_a_file_of_which_every_layer_has_one_is_refused_by_its_name(tmp_path):
@@ -97,7 +97,7 @@ def test_a_tensor_that_the_algorithm_of_the_layer_does_not_use_is_reported(leave
     keys = {f"lora_unet_x.{leaf}": shape for leaf, shape in (leaves | extra).items()}
     adapter = opened(tmp_path, keys | {"lora_unet_y.diff": (8, 8)})
     loaded = adapter.load()
-    reasons = dict(loaded.problems) | dict(adapter.unusable)
+    reasons = dict(loaded.skipped) | dict(adapter.skipped)
     assert next(iter(extra)) in reasons["lora_unet_x"]
     assert len(loaded.algorithms) == 1
 
@@ -108,13 +108,13 @@ def test_what_training_leaves_beside_an_adapter_stops_nothing(form, tmp_path):
     left = {f"{first}.lora_up.input_scale": (), "scaled_fp8": (2,)}
     left |= {f"{first}.lora_monteclora_sampler.default.sampler.weight": (4, 4)}
     adapter = opened(tmp_path, FORMS[form] | left)
-    assert (len(adapter.modules), adapter.unusable) == (2, ())
+    assert (len(adapter.layers), adapter.skipped) == (2, ())
 
 
 def test_the_second_adapter_of_a_resumed_training_is_not_used_and_told(tmp_path):
     second = {key.replace("_A.", "_A_1.").replace("_B.", "_B_1."): shape for key, shape in FORMS["peft"].items()}
     adapter = opened(tmp_path, FORMS["peft"] | second)
-    assert (len(adapter.modules), adapter.unusable) == (2, ())
+    assert (len(adapter.layers), adapter.skipped) == (2, ())
     (note,) = adapter.notes
     assert "lora_A_1.weight (and 3 more) belongs to a second adapter in the same file, which is not used" in note
     alone = {key: shape for key, shape in second.items() if "lora_A_1" in key}  # half a pair is not an adapter
@@ -127,7 +127,7 @@ def test_of_two_adapters_in_a_file_the_one_that_peft_reads_is_used(first, tmp_pa
     named = {key.replace(".weight", ".default_1.weight"): shape for key, shape in FORMS["peft"].items()}
     both = FORMS["peft"] | named if first else named | FORMS["peft"]
     adapter = opened(tmp_path, both)
-    assert {key for module in adapter.modules for key in module.leaves.values()} == FORMS["peft"].keys()
+    assert {key for module in adapter.layers for key in module.tensor_keys.values()} == FORMS["peft"].keys()
     (note,) = adapter.notes
     assert "(and 3 more) repeats a tensor" in note
     assert "default_1" in note
@@ -154,9 +154,9 @@ BESIDE = {
 @pytest.mark.parametrize("name", BESIDE)
 def test_sound_layers_are_used_whatever_lies_beside_them(form, name, tmp_path):
     adapter = opened(tmp_path, BESIDE[name] | FORMS[form])
-    assert len(adapter.modules) == 2
-    assert adapter.unusable
-    assert len(adapter.unusable) <= 41
+    assert len(adapter.layers) == 2
+    assert adapter.skipped
+    assert len(adapter.skipped) <= 41
 
 
 @pytest.mark.parametrize("form", ["kohya", "dotted", "peft"])
@@ -165,21 +165,21 @@ def test_whole_weights_under_their_own_names_are_used_with_the_factors(form, nam
     adapter = opened(tmp_path, WHOLE[name] | FORMS[form])
     assert adapter.algorithms["LoRA"] == 2
     assert adapter.algorithms["Whole weight"] > 0
-    assert not [name for name, _ in adapter.unusable if "lora" in name]
+    assert not [name for name, _ in adapter.skipped if "lora" in name]
 
 
 def test_a_trained_bias_of_a_layer_is_used_with_its_factors(tmp_path):
     bias = f"{FIRST['peft']}.bias"
     adapter = opened(tmp_path, FORMS["peft"] | {bias: (320,)})
-    assert len(adapter.modules) == 2
-    assert adapter.unusable == ()
-    assert bias in {key for module in adapter.modules for key in module.leaves.values()}
+    assert len(adapter.layers) == 2
+    assert adapter.skipped == ()
+    assert bias in {key for module in adapter.layers for key in module.tensor_keys.values()}
 
 
 def test_a_layer_of_a_model_may_be_called_like_a_tuner(tmp_path):
     layers = {f"mid_block.{word}_proj.to_q": (8, 8) for word in ("shadow", "lily", "bone", "osf", "token_adapter")}
     adapter = opened(tmp_path, by.dotted("unet.", layers, PEFT))
-    assert (len(adapter.modules), adapter.unusable) == (5, ())
+    assert (len(adapter.layers), adapter.skipped) == (5, ())
 
 
 @pytest.mark.parametrize("kind", ["controlnet_cond_embedding.conv_in.weight", "internal_xlora_classifier.0.weight"])
@@ -200,14 +200,14 @@ def test_a_weight_of_one_axis_is_not_ia3_without_the_mark_of_ia3(name, algorithm
     save_file({f"{name}.weight": torch.ones(8), "lora_unet_y.diff": torch.ones(8, 8)}, tmp_path / "x.safetensors")
     adapter = open_adapter(tmp_path / "x.safetensors")
     assert adapter.algorithms == algorithms
-    assert ("on_input" in dict(adapter.unusable).get(f"{name}.weight", "")) == ("Whole weight" not in algorithms)
+    assert ("on_input" in dict(adapter.skipped).get(f"{name}.weight", "")) == ("Whole weight" not in algorithms)
 
 
 def test_reports_of_many_tensors_stay_short(tmp_path):
     plain = {f"x{n}.weight": (4,) for n in range(500)} | {f"odd{n}.thing": (4,) for n in range(500)}
     adapter = opened(tmp_path, FORMS["kohya"] | plain)
-    assert len(adapter.unusable) == 42
-    assert {name for name, _ in adapter.unusable if "more" in name} == {"480 more keys"}
+    assert len(adapter.skipped) == 42
+    assert {name for name, _ in adapter.skipped if "more" in name} == {"480 more keys"}
 
 
 NAMES = {

@@ -7,7 +7,7 @@ import torch
 
 from lib_adapters.errors import AdapterError, UnsupportedFile
 from lib_adapters.files.adapter import open_adapter
-from lib_adapters.files.families import FAMILY_NAMES
+from lib_adapters.files.model_family import FAMILY_NAMES
 from tests.support.file_skeletons import trainer_keys as by
 from tests.support.file_skeletons.base_model_layers import UNETS, ldm, text, unet
 from tests.support.file_skeletons.trainer_keys import write
@@ -148,7 +148,7 @@ def test_flux_and_sd3_share_names_but_not_widths(tmp_path):
 def test_one_text_encoder_of_a_file_for_two_is_found_by_its_width(tmp_path):
     for kind, part in (("clip-l", "te1"), ("clip-g", "te2")):
         keys = by.flattened("lora_unet_", ldm(unet("sdxl"))) | by.flattened("lora_te_", text(kind))
-        assert open_adapter(write(tmp_path / "x.safetensors", keys)).parts == ("unet", part)
+        assert open_adapter(write(tmp_path / "x.safetensors", keys)).components == ("unet", part)
 
 
 LEFT_OPEN = {path: shape for path, shape in unet("sd2").items() if ".attn1." in path or path.endswith("attn2.to_q")}

@@ -111,7 +111,7 @@ def test_an_update_of_the_code_reads_everything_once(root, place, monkeypatch):
     assert (after["x"]["id"], after["x"]["star"]) == (before["x"]["id"], True)
 
 
-@pytest.mark.parametrize("name", ["errors.py", "ops/wavelets.py", "algorithms/lora.py", "files/judge.py"])
+@pytest.mark.parametrize("name", ["errors.py", "ops/wavelets.py", "algorithms/lora.py", "files/adapter_layers.py"])
 def test_an_update_is_noticed_wherever_a_card_takes_its_words_from(name, tmp_path, monkeypatch):
     package = Path(opening.__file__).parent.parent
     for file in package.rglob("*.py"):

@@ -32,7 +32,7 @@ def test_files_of_one_layout_are_described_as_each_alone(tmp_path):
 def check(layouts, path):
     alone, told = open_adapter(path), layouts.content(path)
     assert told.metadata == alone.metadata
-    assert (told.family, told.rank, told.alpha, told.parts) == (alone.family, alone.rank, alone.alpha, alone.parts)
+    assert (told.family, told.rank, told.alpha, told.parts) == (alone.family, alone.rank, alone.alpha, alone.components)
     assert list(told.algorithms) == list(alone.algorithms)
 
 
@@ -64,8 +64,10 @@ def test_layouts_are_told_apart_by_all_metadata_that_decides(tmp_path, monkeypat
             asked.add(key)
             return super().__contains__(key)
 
-    monkeypatch.setattr("lib_adapters.files.header._metadata", lambda raw: Asked(raw or {}))
-    monkeypatch.setattr("lib_adapters.files.adapter.read_facts", lambda *given: None)  # decides what a layer computes
+    monkeypatch.setattr("lib_adapters.files.safetensors_header._metadata", lambda raw: Asked(raw or {}))
+    monkeypatch.setattr(
+        "lib_adapters.files.adapter.read_training_info", lambda *given: None
+    )  # decides what a layer computes
     for key in ("lora_te_x.lora_{}.weight", "text_encoder:0:{}", "unet:0:{}"):
         save_file({key.format("up"): torch.ones(4, 2), key.format("down"): torch.ones(2, 4)}, tmp_path / "x")
         with suppress(CorruptFile):  # one layer by its position in a UNet is not enough

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.synthetic_library import fill
 from lib_adapters.catalogue import Catalogue, beside, indexer, names
 from lib_adapters.catalogue.pool import Pool
-from lib_adapters.files.platforms import folded
+from lib_adapters.filesystem import casefold_name
 from tests.support.sample_library import opened, scan
 
 FILES = 120
@@ -170,4 +170,4 @@ def test_suffixes_of_what_lies_beside_are_found_at_the_last_two_dots():
 @pytest.mark.parametrize("name", ["INK V1.Safetensors", " x ", "\x1cx", "STRASSE", "Stra\u00dfe", "\u0130", "e\u0301"])
 def test_names_are_folded_alike_whether_or_not_they_are_plain(name):
     normal = unicodedata.normalize("NFC", name).casefold()
-    assert folded(name) == unicodedata.normalize("NFC", normal).strip()
+    assert casefold_name(name) == unicodedata.normalize("NFC", normal).strip()

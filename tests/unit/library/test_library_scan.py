@@ -171,7 +171,7 @@ def test_a_changed_sidecar_reads_one_file_again(root, catalogue, files_read):
 def test_nothing_is_hashed_and_no_tensor_is_read_by_indexing(root, catalogue, monkeypatch):
     adapter(root / "x.safetensors", modules=64)
     monkeypatch.setattr("lib_adapters.catalogue.hashes.of", None)
-    monkeypatch.setattr("lib_adapters.files.load.load", None)
+    monkeypatch.setattr("lib_adapters.files.loading.load_layers", None)
     assert scan(catalogue)["x"]["family"] == "sd1"
 
 

@@ -155,7 +155,7 @@ def test_the_way_of_a_file_in_words(tmp_path):
     )
     motion = motion_of(model, [Request(one, unet=RAMP), Request(two)])
     first, second = motion.modes
-    assert (motion.modes_of(one.key), motion.modes_of(two.key), motion.modes_of("other")) == (
+    assert (motion.modes_of(one.cache_key), motion.modes_of(two.cache_key), motion.modes_of("other")) == (
         "merged at each change", "merged at each change", "merged",
     )  # fmt: skip
     for ways, words, counts in (
@@ -164,7 +164,7 @@ def test_the_way_of_a_file_in_words(tmp_path):
         (("beside", "beside"), "live", {"beside": 2}),
     ):
         motion.modes[first], motion.modes[second] = ways
-        assert motion.modes_of(one.key) == words
+        assert motion.modes_of(one.cache_key) == words
         assert (motion.counts(), list(motion.counts())) == (counts, list(counts))
 
 

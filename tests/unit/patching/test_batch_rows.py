@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lib_adapters import Request, Session, open_adapter
-from lib_adapters.files.names import Stem
+from lib_adapters.files.tensor_keys import LayerKey
 from lib_adapters.patching.batch_rows import row_strengths_of
 from lib_adapters.patching.layers import WeightView
 from lib_adapters.patching.patch import Patch, ScheduledStrength
@@ -188,7 +188,11 @@ def test_a_text_is_encoded_with_its_own_adapters(tmp_path):
 def patch_for(adapter, strength, rows=None):
     dial = None if rows is None else ScheduledStrength(Request(adapter), "unet", 0.5, row_strengths=rows)
     return Patch(
-        ("x", Stem("unet", "x"), strength, 0, "weight"), WeightView(), EXAMPLES["lora"].read(), strength, scheduled=dial
+        ("x", LayerKey("unet", "x"), strength, 0, "weight"),
+        WeightView(),
+        EXAMPLES["lora"].read(),
+        strength,
+        scheduled=dial,
     )
 
 

@@ -9,7 +9,7 @@ import torch
 
 from lib_adapters import Request, Session, open_adapter
 from lib_adapters.files.blocks import weight_block
-from lib_adapters.files.names import Stem
+from lib_adapters.files.tensor_keys import LayerKey
 from lib_adapters.prompt.block_layouts import EDITOR_ROWS, LAYOUTS
 from lib_adapters.prompt.block_presets import BUILT_IN
 from lib_adapters.prompt.block_weights import BlockWeightSpec, Presets, resolve_block_weights
@@ -212,8 +212,8 @@ def test_with_a_schedule_and_beside_the_layers_it_is_the_same(tmp_path):
     ],
 )
 def test_blocks_by_name_alone(name, block):
-    assert weight_block(Stem("unet", name)) == block
-    assert weight_block(Stem("te2", name)) == "BASE"
+    assert weight_block(LayerKey("unet", name)) == block
+    assert weight_block(LayerKey("te2", name)) == "BASE"
 
 
 def test_stable_diffusion_3_by_list_and_by_name():

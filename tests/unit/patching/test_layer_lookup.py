@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lib_adapters.files.names import Stem
+from lib_adapters.files.tensor_keys import LayerKey
 from lib_adapters.patching.key_maps import diffusers_to_ldm, ldm_to_diffusers
 from lib_adapters.patching.layers import LayerTable
 from tests.support.tiny_models import clip, diffusers_unet, ldm_unet, open_clip
@@ -90,7 +90,7 @@ def test_a_third_of_a_fused_matrix():
 
 
 def _find(model, name):
-    return LayerTable.from_model(None, [model]).lookup(Stem("te", name))[0]
+    return LayerTable.from_model(None, [model]).lookup(LayerKey("te", name))[0]
 
 
 def test_open_clips_projection_is_the_other_way_round():
@@ -142,15 +142,15 @@ def test_wrappers_are_looked_through():
 def test_which_encoder_a_prefix_means(part, encoders, found):
     models = [clip(), clip(layers=32)][:encoders]
     table = LayerTable.from_model(None, models)
-    layers = table.lookup(Stem(part, "text_model_encoder_layers_0_mlp_fc1"))
+    layers = table.lookup(LayerKey(part, "text_model_encoder_layers_0_mlp_fc1"))
     owners = [next(n for n, model in enumerate(models) if layer.weight.module() in model.modules()) for layer in layers]
     assert owners == found
 
 
 def test_te1_is_not_the_refiners_only_encoder():
     table = LayerTable.from_model(diffusers_unet(family="sdxl-refiner"), [clip(layers=32)])
-    assert table.lookup(Stem("te1", "text_model_encoder_layers_0_mlp_fc1")) == []
-    assert len(table.lookup(Stem("te2", "text_model_encoder_layers_0_mlp_fc1"))) == 1
+    assert table.lookup(LayerKey("te1", "text_model_encoder_layers_0_mlp_fc1")) == []
+    assert len(table.lookup(LayerKey("te2", "text_model_encoder_layers_0_mlp_fc1"))) == 1
 
 
 class _Block(nn.Module):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lib_adapters.files.names import Stem
+from lib_adapters.files.tensor_keys import LayerKey
 from lib_adapters.patching.layers import LayerTable, WeightView, flat
 
 
@@ -133,9 +133,9 @@ def test_a_layer_that_is_gone_has_no_shape():
 def test_which_encoders_a_part_of_a_file_means(part, count, family, found):
     encoders = tuple({"x": object()} for _ in range(count))
     table = LayerTable({"y": object()}, encoders, family)
-    assert table.lookup(Stem(part, "x")) == [encoders[n]["x"] for n in found]
-    assert table.lookup(Stem(part, "z")) == []
-    assert table.lookup(Stem("unet", "y")) == [table.unet["y"]]
+    assert table.lookup(LayerKey(part, "x")) == [encoders[n]["x"] for n in found]
+    assert table.lookup(LayerKey(part, "z")) == []
+    assert table.lookup(LayerKey("unet", "y")) == [table.unet["y"]]
 
 
 def test_the_last_joint_block_is_the_one_with_the_largest_number():

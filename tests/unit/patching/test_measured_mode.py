@@ -42,7 +42,7 @@ def test_one_change_is_a_merge_without_a_doubt(unet, tmp_path, asked):
         assert ways(session) == {"merged"}
         assert asked["merge"]
         assert set(asked["merge"]) == {apply_mode.ROUGHLY}
-        assert len(asked["merge"]) < len(adapter.modules)  # each kind of layer once
+        assert len(asked["merge"]) < len(adapter.layers)  # each kind of layer once
 
 
 def test_what_is_open_is_measured_well_and_once(unet, tmp_path, asked, monkeypatch):
@@ -55,7 +55,7 @@ def test_what_is_open_is_measured_well_and_once(unet, tmp_path, asked, monkeypat
             assert ways(session) == {"merged"}  # where both are alike
             session.deactivate()
     assert set(asked["merge"]) == set(asked["beside"]) == {apply_mode.WELL}
-    assert len(asked["merge"]) == len(asked["beside"]) < len(adapter.modules)
+    assert len(asked["merge"]) == len(asked["beside"]) < len(adapter.layers)
 
 
 def test_before_the_first_run_the_work_tells(unet, tmp_path, asked):

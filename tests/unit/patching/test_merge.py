@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lib_adapters.files.names import Stem
+from lib_adapters.files.tensor_keys import LayerKey
 from lib_adapters.ops.torch_modes import float32_math
 from lib_adapters.patching.layers import WeightView
 from lib_adapters.patching.merge import merged_bias, merged_weight
@@ -43,7 +43,7 @@ STORED = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def patch(name, view=WHOLE, strength=0.5, dtype=None):
-    key = name, Stem("unet", "x"), strength, 0, "weight"
+    key = name, LayerKey("unet", "x"), strength, 0, "weight"
     return Patch(key, view, algorithm(name, dtype), strength)
 
 

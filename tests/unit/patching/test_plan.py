@@ -266,9 +266,9 @@ def test_of_two_names_of_one_layer_the_first_is_used_and_the_other_told(order, t
         [nn.ModuleDict({"proj_in": nn.Linear(4, 4)})])})])})  # fmt: skip
     path = adapter_file(tmp_path / "a.safetensors", dict.fromkeys(names, (4, 4)), full)
     adapter = open_adapter(path)
-    assert {module.name for module in adapter.modules} == {f"lora_unet_{name.replace('.', '_')}" for name in BOTH}
+    assert {module.name for module in adapter.layers} == {f"lora_unet_{name.replace('.', '_')}" for name in BOTH}
     found, _ = fitted(Request(adapter), model)
-    used, other = (module.name for module in adapter.modules)
+    used, other = (module.name for module in adapter.layers)
     assert [patch.is_bias for _, patch in found.patches] == [False, True]
     assert {patch.key[1].name for _, patch in found.patches} == {used.removeprefix("lora_unet_")}
     assert found.unmatched == [(other, f"names the same layer as {used}, {BOTH[0]}; only that one is used")]
@@ -295,7 +295,7 @@ def test_rows_of_one_parameter_are_layers_of_their_own(tmp_path):
     shapes["transformer.resblocks.0.attn.in_proj"] = (12, 4)  # all three once more
     adapter = open_adapter(adapter_file(tmp_path / "b.safetensors", shapes, full, prefix="lora_te_"))
     found, _ = fitted(Request(adapter), None, [Tower()])
-    whole = [module.stem.name.endswith("in_proj") for module in adapter.modules].index(True)
+    whole = [module.key.name.endswith("in_proj") for module in adapter.layers].index(True)
     assert (found.layers, len(found.unmatched)) == ((3, 1) if whole == 3 else (1, 3))
 
 
