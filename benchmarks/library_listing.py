@@ -24,8 +24,8 @@ import torch
 
 from benchmarks import memory
 from benchmarks.synthetic_library import fill
-from lib_adapters.catalogue import Catalogue
-from lib_adapters.catalogue.records import WINDOW
+from lib_adapters.library import AdapterLibrary
+from lib_adapters.library.records import WINDOW_BYTES
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
@@ -51,15 +51,15 @@ def run(files: int, modules: int, folder: Path | None = None) -> list[Row]:
         fill(root, files, modules)
         looked = _measured("os.walk and stat", lambda: _walk(root))
         read = _measured("every header with json", lambda: _headers(root))
-        opened = [Catalogue(lambda: [root], place) for _ in range(2)]
+        opened = [AdapterLibrary(lambda: [root], place) for _ in range(2)]
         cold = _measured("first index", lambda: _index(opened[0], files))
         opened[0].close()
         warm = _measured("index, nothing changed", lambda: _index(opened[1], files))
         changed = _touch(root, min(files, 100))
         again = _measured(f"index, {changed} files changed", lambda: _index(opened[1], files))
         listed = _measured("all cards as JSON", lambda: _listed(opened[1], files))
-        window = _measured("first window of cards", lambda: opened[1].changes(0, 0, WINDOW))
-        card = json.loads(opened[1].changes(0, 0, 1).cards[0])["id"]
+        window = _measured("first window of cards", lambda: opened[1].changes_since(0, 0, WINDOW_BYTES))
+        card = json.loads(opened[1].changes_since(0, 0, 1).cards[0])["id"]
         details = _measured("one card's details", lambda: opened[1].details(card))
         drawn = _drawn(opened[1], root, files)
         opened[1].close()
@@ -89,7 +89,7 @@ def _touch(root: Path, count: int) -> int:
     return count
 
 
-def _drawn(catalogue: Catalogue, root: Path, files: int) -> list[Measured]:
+def _drawn(catalogue: AdapterLibrary, root: Path, files: int) -> list[Measured]:
     program = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if program is None or not all(map(find_spec, ("playwright", "fastapi", "uvicorn"))):
         print("the page is not measured: it needs Chromium, playwright, fastapi and uvicorn", file=sys.stderr)
@@ -102,15 +102,15 @@ def _drawn(catalogue: Catalogue, root: Path, files: int) -> list[Measured]:
     return [(what, seconds, None, None, counted) for what, seconds, counted in found]
 
 
-def _index(catalogue: Catalogue, files: int) -> None:
+def _index(catalogue: AdapterLibrary, files: int) -> None:
     catalogue.start()
     catalogue.wait()
-    if len(catalogue.changes(0).cards) != files:
-        raise RuntimeError(f"{len(catalogue.changes(0).cards)} of {files} files have a card")
+    if len(catalogue.changes_since(0).cards) != files:
+        raise RuntimeError(f"{len(catalogue.changes_since(0).cards)} of {files} files have a card")
 
 
-def _listed(catalogue: Catalogue, files: int) -> None:
-    text = ",".join(catalogue.changes(0).cards)
+def _listed(catalogue: AdapterLibrary, files: int) -> None:
+    text = ",".join(catalogue.changes_since(0).cards)
     if text.count('"file":') != files:
         raise RuntimeError("the list is not complete")
 

@@ -14,11 +14,11 @@ from fastapi import FastAPI
 from fastapi.responses import FileResponse, HTMLResponse
 from playwright.sync_api import sync_playwright
 
-from lib_adapters.catalogue import Catalogue
-from lib_adapters.catalogue.presets import FILE, PresetFile
+from lib_adapters.hosts.tab.backend import TabBackend
 from lib_adapters.hosts.tab.routes import add_routes
 from lib_adapters.hosts.tab.shell import shell
-from lib_adapters.hosts.tab.tab import Tab
+from lib_adapters.library import AdapterLibrary
+from lib_adapters.library.preset_file import PRESET_FILE_NAME, PresetFile
 
 ROOT = Path(__file__).resolve().parents[1]
 LONGEST = 600_000  # ms to wait for a page of very many cards
@@ -44,7 +44,7 @@ SORT = """(() => { const box = document.querySelector(".lycoris-sort select");
 CLICK = """document.querySelector("%s").click()"""
 
 
-def measure(catalogue: Catalogue, root: Path, files: int, program: str) -> Iterator[Found]:
+def measure(catalogue: AdapterLibrary, root: Path, files: int, program: str) -> Iterator[Found]:
     """Yield each operation; `program` is Chromium."""
     with _served(catalogue, root) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
@@ -85,15 +85,15 @@ def _used(page: Any) -> Iterator[Found]:
 
 
 @contextmanager
-def _served(catalogue: Catalogue, root: Path) -> Iterator[str]:
-    tab = Tab(
-        catalogue=catalogue,
-        guards=(),
+def _served(catalogue: AdapterLibrary, root: Path) -> Iterator[str]:
+    tab = TabBackend(
+        library=catalogue,
+        dependencies=(),
         model=lambda: ("sd1", "Stable Diffusion 1.x"),
         folders=lambda: [(root.name, root)],
         rescan=lambda: None,
         key="key",
-        presets=PresetFile(root / FILE),
+        presets=PresetFile(root / PRESET_FILE_NAME),
         report=dict,
     )
     app = FastAPI()
@@ -117,7 +117,7 @@ def _script(name: str) -> Path:
     return ROOT / "javascript" / Path(name).name
 
 
-def _page(tab: Tab) -> str:
+def _page(tab: TabBackend) -> str:
     scripts = "".join(f'<script src="/js/{path.name}"></script>' for path in sorted(ROOT.glob("javascript/*.js")))
     body = shell(tab, prompts=["#prompt textarea"], negatives=[], gallery="#gallery", name="txt2img")
     return (

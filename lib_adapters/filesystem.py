@@ -9,11 +9,14 @@ import locale
 import os
 import re
 import stat
+import tempfile
 import time
 import unicodedata
 from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Literal, overload
+
+from lib_adapters.errors import AdapterError
 
 MAX_NAME_BYTES = 200  # bytes; file systems take 255, and a picture's ending must fit behind it
 MAX_PATH_CHARACTERS = 259  # letters, on Windows as it comes
@@ -85,3 +88,37 @@ def replace_with_retry(temporary: Path, target: Path) -> None:
         except PermissionError:
             time.sleep(pause)
     temporary.replace(target)
+
+
+# Files that others read are replaced whole, or not at all.
+
+
+def atomic_write(path: Path, content: bytes, *, sync: bool = True) -> None:
+    """A link stays a link; a file that was there keeps its permissions. `lasting`: also when the power goes off."""
+    target = Path(os.path.realpath(path))
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".lycoris-")
+    except OSError as error:
+        raise AdapterError(f"{path.name} cannot be written: {error.strerror or error}.") from error
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.chmod(_mode(target))
+        replace_with_retry(temporary, target)
+    except OSError as error:
+        raise AdapterError(f"{path.name} cannot be written: {error.strerror or error}.") from error
+    finally:
+        with contextlib.suppress(OSError):  # gone, or as write-protected as what it was to replace
+            temporary.unlink()
+
+
+def _mode(target: Path) -> int:
+    """What a new file would get, is known to the process only by asking for it; 0o644 does for everybody."""
+    try:
+        return target.stat().st_mode & 0o777
+    except OSError:
+        return 0o644

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from lib_adapters.app.drawing import save, settings_of, studio_of, target
-from lib_adapters.app.options import ADAPTERS, AESTHETICS
+from lib_adapters.app.arguments import ADAPTERS, AESTHETICS
+from lib_adapters.app.contact_sheet import Cell, contact_sheet
+from lib_adapters.app.image_output import load_generator, output_path, read_settings, save
 from lib_adapters.app.progress import bar
-from lib_adapters.app.sheet import Cell, contact_sheet
 from lib_adapters.errors import AdapterError
 from lib_adapters.hosts.diffusers.generator import HYPERNET, Generator, Settings
 from lib_adapters.prompt import aesthetic_tag
@@ -25,7 +25,7 @@ PAIRS_PER_ROW = 3
 
 
 @dataclass(frozen=True)
-class Shot:
+class ComparedImage:
     """One cell of the sheet before it is drawn."""
 
     prompt: str
@@ -35,16 +35,16 @@ class Shot:
 
 
 def run(given: argparse.Namespace) -> int:
-    settings = settings_of(given)
-    with studio_of(given) as studio:
+    settings = read_settings(given)
+    with load_generator(given) as studio:
         rows = _prompt_rows(given.prompt, settings, given.count) if given.prompt else _bundled_rows(settings)
         sheet = contact_sheet(_drawn(studio, rows), given.prompt or "Every bundled adapter, without and with it")
-    name = target(given.out, "compare", 0, 1)
+    name = output_path(given.out, "compare", 0, 1)
     print(f"The sheet is {save(sheet, name, given.prompt or 'every bundled adapter').resolve()}")
     return 0
 
 
-def _prompt_rows(prompt: str, settings: Settings, count: int) -> list[list[Shot]]:
+def _prompt_rows(prompt: str, settings: Settings, count: int) -> list[list[ComparedImage]]:
     """A column without, one with each adapter that is not off, one with all; a row per seed."""
     aesthetics = aesthetic_tag.parse(prompt)
     parsed = parse(aesthetics.text, (*TAG_KINDS, HYPERNET))
@@ -54,12 +54,12 @@ def _prompt_rows(prompt: str, settings: Settings, count: int) -> list[list[Shot]
     if not tags and not against:
         raise AdapterError("--compare needs a tag in the prompt, such as <lyco:name:0.8>, or no prompt at all.")
     without = settings.without_negative_tags()
-    shots = [Shot(parsed.text, without, "without")]
-    shots += [Shot(text, without, title) for text, title in tags]
+    shots = [ComparedImage(parsed.text, without, "without")]
+    shots += [ComparedImage(text, without, title) for text, title in tags]
     alone = [(replace(settings, negative=_alone(settings.negative, against, tag)), tag) for tag in against]
-    shots += [Shot(parsed.text, how, f"negative: {_title(tag)}") for how, tag in alone]
+    shots += [ComparedImage(parsed.text, how, f"negative: {_title(tag)}") for how, tag in alone]
     if len(tags) + len(against) > 1:
-        shots.append(Shot(prompt, settings, "all together"))
+        shots.append(ComparedImage(prompt, settings, "all together"))
     return [[_with_seed(shot, settings.seed + number) for shot in shots] for number in range(count)]
 
 
@@ -71,11 +71,11 @@ def _alone(prompt: str, tags: Sequence[Tag], one: Tag) -> str:
     return prompt
 
 
-def _with_seed(shot: Shot, seed: int) -> Shot:
+def _with_seed(shot: ComparedImage, seed: int) -> ComparedImage:
     return replace(shot, settings=replace(shot.settings, seed=seed), note=f"seed {seed}")
 
 
-def _bundled_rows(settings: Settings) -> list[list[Shot]]:
+def _bundled_rows(settings: Settings) -> list[list[ComparedImage]]:
     """Pairs: each bundled adapter with the prompt that shows it best."""
     index = ADAPTERS / "README.json"
     if not index.is_file():
@@ -89,13 +89,13 @@ def _bundled_rows(settings: Settings) -> list[list[Shot]]:
     return [shots[n : n + 2 * PAIRS_PER_ROW] for n in range(0, len(shots), 2 * PAIRS_PER_ROW)]
 
 
-def _pair(name: str, entry: dict[str, str], settings: Settings) -> tuple[Shot, Shot]:
+def _pair(name: str, entry: dict[str, str], settings: Settings) -> tuple[ComparedImage, ComparedImage]:
     tagged = f"{entry['prompt']} <{entry.get('tag', 'lyco')}:{quote_name(name)}:{entry.get('strength', '1')}>"
-    without = Shot(entry["prompt"], settings, "without", entry["prompt"])
-    return without, Shot(tagged, settings, f"{name}  ({entry['kind']})", entry["effect"])
+    without = ComparedImage(entry["prompt"], settings, "without", entry["prompt"])
+    return without, ComparedImage(tagged, settings, f"{name}  ({entry['kind']})", entry["effect"])
 
 
-def _drawn(studio: Generator, rows: Sequence[Sequence[Shot]]) -> list[list[Cell]]:
+def _drawn(studio: Generator, rows: Sequence[Sequence[ComparedImage]]) -> list[list[Cell]]:
     """Each line of the report and each problem is said once, however many pictures it concerns."""
     said: set[str] = set()
     total = sum(shot.settings.steps for row in rows for shot in row)

@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lib_adapters.app import aesthetics
-from lib_adapters.app.dialect import DIALECTS, as_they_are, respelled, with_one_name
+from lib_adapters.app import describe_aesthetic
+from lib_adapters.app.arguments import Commands, check_new
 from lib_adapters.app.equivalence import first_difference
-from lib_adapters.app.options import Commands, check_new
+from lib_adapters.app.key_conversion import FORMATS, convert_keys, keep_keys, without_duplicates
 from lib_adapters.conditioning.aesthetic_file import open_aesthetic
 from lib_adapters.conditioning.hypernetwork_file import open_hypernetwork, save_hypernetwork
 from lib_adapters.errors import AdapterError, AestheticFile, HypernetworkFile, UnsupportedFile
@@ -30,14 +30,14 @@ from lib_adapters.files.training_metadata import read_json_file
 from lib_adapters.hosts.diffusers.load_pipeline import DTYPES
 from lib_adapters.hosts.diffusers.meta_models import MetaModel
 
-NAMED = 3  # tensors named in one message
+MAX_NAMED = 3  # tensors named in one message
 
 
 def add(commands: Commands) -> None:
     command = commands.add_parser("convert", help="another container, dtype or spelling", description=__doc__)
     command.add_argument("file", type=Path)
     command.add_argument("out", type=Path, help="a .safetensors file that does not exist yet")
-    command.add_argument("--to", choices=DIALECTS, help="spelling of the names (default: as they are)")
+    command.add_argument("--to", choices=FORMATS, help="spelling of the names (default: as they are)")
     command.add_argument("--dtype", choices=DTYPES, help="of the factors (default: as they are)")
     command.set_defaults(run=run)
 
@@ -49,8 +49,8 @@ def run(given: argparse.Namespace) -> int:
         return _other(given, kind)
     check_new(given.out, ".safetensors")
     skeleton = MetaModel.for_family(adapter.family) if given.to else None
-    adapter = with_one_name(adapter, skeleton) if skeleton else adapter
-    new = respelled(adapter, given.to, skeleton) if skeleton else as_they_are(adapter, recast=given.dtype is not None)
+    adapter = without_duplicates(adapter, skeleton) if skeleton else adapter
+    new = convert_keys(adapter, given.to, skeleton) if skeleton else keep_keys(adapter, recast=given.dtype is not None)
     config = _config_file(given.out, new.config)
     tensors, coarse = _cast(new.tensors, given.dtype)
     given.out.parent.mkdir(parents=True, exist_ok=True)
@@ -73,8 +73,8 @@ def _report(given: argparse.Namespace, adapter: Adapter, tensors: int, coarse: S
 
 
 def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"{len(names)} tensors, {', '.join(names[:NAMED])}{more}"
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return f"{len(names)} tensors, {', '.join(names[:MAX_NAMED])}{more}"
 
 
 def _check(adapter: Adapter, out: Path, places: Mapping[LayerKey, object]) -> None:
@@ -114,7 +114,7 @@ def _other(given: argparse.Namespace, kind: UnsupportedFile) -> int:
         save_hypernetwork(found, given.out)
         print(f"{given.out}: nets for the widths {', '.join(map(str, sorted(found.nets)))}")
     else:
-        print(aesthetics.convert(open_aesthetic(given.file), given.out))
+        print(describe_aesthetic.convert(open_aesthetic(given.file), given.out))
     return 0
 
 

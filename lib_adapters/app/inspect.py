@@ -9,20 +9,25 @@ from typing import Any
 
 import torch
 
-from lib_adapters.app import aesthetics, hypernetworks
-from lib_adapters.app.chart import chart
-from lib_adapters.app.options import Commands, device_name, device_of
-from lib_adapters.app.strength import blocks_on
-from lib_adapters.catalogue.strengths import Block, blocks_of
+from lib_adapters.app import describe_aesthetic, describe_hypernetwork
+from lib_adapters.app.arguments import Commands, device_name, device_of
+from lib_adapters.app.bar_chart import chart
 from lib_adapters.conditioning.aesthetic_file import open_aesthetic
 from lib_adapters.conditioning.hypernetwork_file import open_hypernetwork
 from lib_adapters.errors import AestheticFile, HypernetworkFile
 from lib_adapters.files.adapter import Adapter, open_adapter
+from lib_adapters.files.blocks import block_label, family_blocks, sort_blocks
 from lib_adapters.files.model_family import FAMILY_NAMES
+from lib_adapters.files.tensor_keys import LayerKey
 from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
 from lib_adapters.hosts.diffusers.generator import Generator
+from lib_adapters.hosts.diffusers.kohya_names import KOHYA_COMPONENTS
+from lib_adapters.hosts.diffusers.weight_diff import diff_weights
+from lib_adapters.library.block_strength import BlockNorm, block_norms, tensor_norm
+from lib_adapters.patching.layers import flat
+from lib_adapters.patching.request import Request
 
-LONGEST = 100  # letters of a metadata value in the text form; JSON has them whole
+MAX_VALUE = 100  # letters of a metadata value in the text form; JSON has them whole
 
 
 def add(commands: Commands) -> None:
@@ -38,10 +43,10 @@ def run(given: argparse.Namespace) -> int:
     try:
         adapter = open_adapter(given.file)
     except HypernetworkFile:
-        return _other(given, hypernetworks, open_hypernetwork(given.file))
+        return _other(given, describe_hypernetwork, open_hypernetwork(given.file))
     except AestheticFile:
-        return _other(given, aesthetics, open_aesthetic(given.file))
-    blocks = _measured(adapter, given) if given.model else blocks_of(adapter)
+        return _other(given, describe_aesthetic, open_aesthetic(given.file))
+    blocks = _measured(adapter, given) if given.model else block_norms(adapter)
     if given.json:
         print(json.dumps({**summary(adapter), **_details(adapter, blocks)}, indent=2, ensure_ascii=False))
     else:
@@ -58,9 +63,9 @@ def _other(given: argparse.Namespace, words: Any, found: Any) -> int:
     return 0
 
 
-def _measured(adapter: Adapter, given: argparse.Namespace) -> dict[str, Block]:
+def _measured(adapter: Adapter, given: argparse.Namespace) -> dict[str, BlockNorm]:
     with Generator.open(given.model, device_of(given.device), FolderResolver([]), torch.float32) as studio:
-        return blocks_on(adapter, studio)
+        return live_block_norms(adapter, studio)
 
 
 def summary(adapter: Adapter) -> dict[str, Any]:
@@ -77,7 +82,7 @@ def summary(adapter: Adapter) -> dict[str, Any]:
     }
 
 
-def _details(adapter: Adapter, blocks: dict[str, Block]) -> dict[str, Any]:
+def _details(adapter: Adapter, blocks: dict[str, BlockNorm]) -> dict[str, Any]:
     return {
         "blocks": {name: _block(block) for name, block in blocks.items()},
         "embeddings": list(adapter.bundled_embeddings),
@@ -87,12 +92,12 @@ def _details(adapter: Adapter, blocks: dict[str, Block]) -> dict[str, Any]:
     }
 
 
-def _block(block: Block) -> dict[str, Any]:
+def _block(block: BlockNorm) -> dict[str, Any]:
     """`strength` is null where only the model can tell."""
-    return {"layers": block.layers, "strength": block.known}
+    return {"layers": block.layers, "strength": block.is_known}
 
 
-def _text(adapter: Adapter, blocks: dict[str, Block]) -> list[str]:
+def _text(adapter: Adapter, blocks: dict[str, BlockNorm]) -> list[str]:
     kinds = ", ".join(f"{label} ({count} layers)" for label, count in adapter.algorithms.items())
     alpha = "none" if adapter.alpha is None else f"{adapter.alpha:g}"
     lines = [
@@ -115,7 +120,7 @@ def _text(adapter: Adapter, blocks: dict[str, Block]) -> list[str]:
     return lines + _metadata(adapter)
 
 
-def _bar(block: Block) -> tuple[float, str]:
+def _bar(block: BlockNorm) -> tuple[float, str]:
     if not block.layers:
         return 0.0, "-"
     if block.unknown == block.layers:
@@ -125,5 +130,18 @@ def _bar(block: Block) -> tuple[float, str]:
 
 def _metadata(adapter: Adapter) -> list[str]:
     shown = {key: " ".join(value.split()) for key, value in sorted(adapter.metadata.items())}
-    lines = [f"  {key}: {value[:LONGEST]}{'...' if len(value) > LONGEST else ''}" for key, value in shown.items()]
+    lines = [f"  {key}: {value[:MAX_VALUE]}{'...' if len(value) > MAX_VALUE else ''}" for key, value in shown.items()]
     return ["", "Metadata", *lines] if lines else ["", "No metadata."]
+
+
+# How strongly a file changes each block of a live model: exact for every algorithm.
+
+
+def live_block_norms(adapter: Adapter, studio: Generator) -> dict[str, BlockNorm]:
+    found: dict[str, BlockNorm] = {name: BlockNorm() for name in family_blocks(adapter.family)}
+    for change in diff_weights(studio, [Request(adapter)])[0]:
+        path = change.path.removesuffix(".weight").removesuffix(".bias")
+        block = found.setdefault(block_label(LayerKey(KOHYA_COMPONENTS[change.component], flat(path))), BlockNorm())
+        block.layers += 1
+        block.sum_of_squares += tensor_norm(change.delta) ** 2
+    return {name: found[name] for name in sort_blocks(set(found))}

@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lib_adapters.app import aesthetics, hypernetworks
+from lib_adapters.app import describe_aesthetic, describe_hypernetwork
+from lib_adapters.app.arguments import Commands
 from lib_adapters.app.inspect import summary
-from lib_adapters.app.options import Commands
 from lib_adapters.conditioning.aesthetic_file import open_aesthetic
 from lib_adapters.conditioning.hypernetwork_file import open_hypernetwork
 from lib_adapters.errors import AdapterError, AestheticFile, HypernetworkFile
@@ -41,9 +41,9 @@ def _described(file: Path) -> dict[str, Any]:
         try:
             return summary(open_adapter(file))
         except HypernetworkFile:
-            return hypernetworks.summary(open_hypernetwork(file))
+            return describe_hypernetwork.summary(open_hypernetwork(file))
         except AestheticFile:
-            return aesthetics.summary(open_aesthetic(file))
+            return describe_aesthetic.summary(open_aesthetic(file))
     except AdapterError as error:
         return {"name": file.stem, "path": str(file), "error": str(error)}
 

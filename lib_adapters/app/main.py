@@ -14,11 +14,11 @@ from typing import NoReturn
 
 import torch
 
-from lib_adapters.app import aesthetic, convert, generate, inspect, listing, merge, verify
+from lib_adapters.app import convert, create_aesthetic, generate, inspect, listing, merge, verify
 from lib_adapters.app.page import command as page
 from lib_adapters.errors import AdapterError
 
-COMMANDS = (generate, page, inspect, listing, merge, convert, verify, aesthetic)
+COMMANDS = (generate, page, inspect, listing, merge, convert, verify, create_aesthetic)
 
 
 class Parser(argparse.ArgumentParser):
@@ -51,12 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BaseException as error:
         if os.environ.get("LIB_ADAPTERS_DEBUG") or isinstance(error, SystemExit):
             raise
-        sentence, code = explained(error)
+        sentence, code = describe_error(error)
         print(sentence, file=sys.stderr)
         return code
 
 
-def explained(error: BaseException) -> tuple[str, int]:
+def describe_error(error: BaseException) -> tuple[str, int]:
     """One sentence and the exit code; a user is never shown a traceback."""
     if isinstance(error, KeyboardInterrupt):
         return "Stopped.", 130

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from lib_adapters.app import options
+from lib_adapters.app import arguments
 from lib_adapters.app.progress import bar
 from lib_adapters.errors import AdapterError
 from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
@@ -22,22 +22,22 @@ from lib_adapters.prompt.block_weights import Presets
 from lib_adapters.prompt.tags import parse
 
 
-def add(commands: options.Commands) -> None:
+def add(commands: arguments.Commands) -> None:
     command = commands.add_parser("merge", help="keep a stack of adapters", description=__doc__)
     command.add_argument("tags", help='such as "<lyco:one:0.8><lyco:two:-0.3>"')
     command.add_argument("--out", type=Path, required=True, help="a new model folder, or a .safetensors file")
-    options.add_model(command)
-    options.add_shelf(command)
-    command.add_argument("--rank", type=options.at_least_one, default=32, help="of the LoRA file (default 32)")
+    arguments.add_model(command)
+    arguments.add_adapters(command)
+    command.add_argument("--rank", type=arguments.at_least_one, default=32, help="of the LoRA file (default 32)")
     command.add_argument("--dtype", choices=DTYPES, default="fp16", help="of the LoRA file (default fp16)")
     command.set_defaults(run=run)
 
 
 def run(given: argparse.Namespace) -> int:
-    options.check_new(given.out)
-    shelf = options.shelf_of(given.adapters, given.model)
-    wanted = _wanted(given.tags, shelf, options.presets_of(given.presets))
-    with Generator.open(given.model, options.device_of(given.device), shelf, torch.float32) as studio:
+    arguments.check_new(given.out)
+    shelf = arguments.resolver_for(given.adapters, given.model)
+    wanted = _wanted(given.tags, shelf, arguments.presets_of(given.presets))
+    with Generator.open(given.model, arguments.device_of(given.device), shelf, torch.float32) as studio:
         found, report = diff_weights(studio, wanted.requests)
         print(report)
         if not found:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from lib_adapters.app import options
+from lib_adapters.app import arguments
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.adapter import Adapter, open_adapter
 from lib_adapters.hosts.diffusers.folder_resolver import adapter_files
@@ -16,13 +16,13 @@ from lib_adapters.patching.request import Request
 from lib_adapters.session import Session
 
 
-def add(commands: options.Commands) -> None:
+def add(commands: arguments.Commands) -> None:
     command = commands.add_parser("verify", help="are files sound, is a model restored", description=__doc__)
     command.add_argument("files", type=Path, nargs="+", help="adapter files, or folders of them")
     command.add_argument(
         "--model", type=Path, metavar="DIR", help="also put each on this diffusers folder and take it off"
     )
-    command.add_argument("--device", type=options.device_name, default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    command.add_argument("--device", type=arguments.device_name, default="auto", help="auto, cpu, cuda, cuda:1, mps")
     command.set_defaults(run=run)
 
 
@@ -30,7 +30,7 @@ def run(given: argparse.Namespace) -> int:
     files = [file for path in given.files for file in (adapter_files(path) if path.is_dir() else [path])]
     if not files:
         raise AdapterError("There are no adapter files in the folders named.")
-    pipe = open_pipeline(given.model, options.device_of(given.device), torch.float32) if given.model else None
+    pipe = open_pipeline(given.model, arguments.device_of(given.device), torch.float32) if given.model else None
     session = create_session(pipe) if pipe else None
     bad = sum(not _verified(file, session) for file in files)
     if bad:

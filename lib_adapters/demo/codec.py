@@ -15,7 +15,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import nn
 
-from lib_adapters.demo.pictures import SIDE
+from lib_adapters.demo.images import SIDE
 
 CELL = 8
 SCALING = 1.85  # brings the latents of our pictures to unit variance

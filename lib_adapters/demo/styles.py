@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image, ImageFilter
 
-from lib_adapters.demo.pictures import SIDE, Picture, Scene, compose, draw, layers
+from lib_adapters.demo.images import SIDE, Picture, Scene, compose, draw, layers
 
 Style = Callable[[Scene], Picture]
 SPOTS = ((0, 0), *((0.62 * np.cos(np.pi * k / 3), 0.62 * np.sin(np.pi * k / 3)) for k in range(6)))  # on a thing

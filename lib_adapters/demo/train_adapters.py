@@ -17,11 +17,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from lib_adapters.demo.hypernetwork import Pairs, save_pairs
-from lib_adapters.demo.networks import Network, attached, metadata
-from lib_adapters.demo.pictures import Picture, random_scene
+from lib_adapters.demo.images import Picture, random_scene
 from lib_adapters.demo.recipes import HYPERNETWORKS, RECIPES, Recipe
-from lib_adapters.demo.schedule import best_device, cosine_rate, report
 from lib_adapters.demo.train_diffusion import encode, token_table, velocity_loss
+from lib_adapters.demo.trainer_modules import Network, attached, metadata
+from lib_adapters.demo.training_utils import best_device, cosine_rate, report
 
 EXAMPLES = 240
 BATCH = 12

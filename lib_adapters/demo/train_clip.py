@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from lib_adapters.conditioning.aesthetic_file import save_aesthetic
-from lib_adapters.demo.pictures import Picture, draw, every_caption, random_scene
-from lib_adapters.demo.references import REFERENCES, Reference, distance, pictures_of
-from lib_adapters.demo.schedule import cosine_rate, report
+from lib_adapters.demo.images import Picture, draw, every_caption, random_scene
+from lib_adapters.demo.reference_images import REFERENCES, Reference, distance, pictures_of
 from lib_adapters.demo.tokenizer import open_tokenizer
 from lib_adapters.demo.train_adapters import GUIDANCE, SHOWN_SEEDS, SHOWN_STEPS
 from lib_adapters.demo.train_diffusion import token_table
+from lib_adapters.demo.training_utils import cosine_rate, report
 from lib_adapters.hosts.diffusers.clip_vision import load_image_encoder
 from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
 from lib_adapters.hosts.diffusers.generator import Generator, Settings

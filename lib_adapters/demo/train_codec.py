@@ -10,9 +10,9 @@ from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 
 from lib_adapters.demo.codec import CELL, build_codec, thumbnail
-from lib_adapters.demo.pictures import SIDE, Picture, draw, random_scene
-from lib_adapters.demo.schedule import cosine_rate, report
+from lib_adapters.demo.images import SIDE, Picture, draw, random_scene
 from lib_adapters.demo.styles import STYLES
+from lib_adapters.demo.training_utils import cosine_rate, report
 
 POOL = 3000
 CROP = 64

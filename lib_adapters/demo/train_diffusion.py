@@ -12,10 +12,10 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from lib_adapters.demo.codec import SCALING, thumbnail
-from lib_adapters.demo.pictures import Picture, draw, every_caption, random_scene
-from lib_adapters.demo.schedule import cosine_rate, report
+from lib_adapters.demo.images import Picture, draw, every_caption, random_scene
 from lib_adapters.demo.tokenizer import TOKENS
 from lib_adapters.demo.train_codec import to_tensor
+from lib_adapters.demo.training_utils import cosine_rate, report
 
 WIDTH = 64  # of the text encoder
 LATENT_SIDE = 16

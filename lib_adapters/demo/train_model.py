@@ -16,11 +16,11 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from lib_adapters.demo.pictures import every_caption
-from lib_adapters.demo.schedule import best_device
+from lib_adapters.demo.images import every_caption
 from lib_adapters.demo.tokenizer import open_tokenizer, write_tokenizer
 from lib_adapters.demo.train_codec import train_codec
 from lib_adapters.demo.train_diffusion import build_scheduler, draw_examples, train_diffusion
+from lib_adapters.demo.training_utils import best_device
 
 # What a version of two years ago understands; newer versions fill in the same defaults by themselves.
 UNET_KEYS = (

@@ -12,13 +12,7 @@ import torch
 
 from lib_adapters.algorithms.base import TrainingInfo
 from lib_adapters.errors import AdapterError, CorruptFile
-from lib_adapters.files import (
-    cloneofsimo,
-    full_lokr,
-    model_family,
-    peft_tuners,
-    unsupported,
-)
+from lib_adapters.files import cloneofsimo, full_lokr, model_family, peft_tuners, unsupported
 from lib_adapters.files.adapter_layers import AdapterLayer, KeyGroups, LayerCollector, group_keys, rename_to_set_weights
 from lib_adapters.files.bundled_embeddings import split_keys
 from lib_adapters.files.container import open_tensor_file

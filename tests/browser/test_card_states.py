@@ -148,22 +148,22 @@ def test_refresh_brings_new_files_and_takes_lost_ones(own, visit):
 
 def test_progress_is_shown_and_can_be_cancelled(own, visit, monkeypatch):
     """The index is held in the middle of its work for as long as the test looks."""
-    from lib_adapters.catalogue import Catalogue
-    from lib_adapters.catalogue.records import Progress
+    from lib_adapters.library import AdapterLibrary
+    from lib_adapters.library.records import Progress
 
     site = own(lambda folder: browser_library.adapter(folder / "a.safetensors"))
     cancelled = threading.Event()
-    monkeypatch.setattr(Catalogue, "cancel", lambda catalogue: cancelled.set())
-    monkeypatch.setattr(Catalogue, "progress", Progress(running=True, done=7, total=1200, what="style"))
+    monkeypatch.setattr(AdapterLibrary, "cancel", lambda catalogue: cancelled.set())
+    monkeypatch.setattr(AdapterLibrary, "progress", Progress(running=True, done=7, total=1200, unit="style"))
     view = visit(site).ready()
     view.tab.get_by_text("7 of 1,200").wait_for()
-    monkeypatch.setattr(Catalogue, "progress", Progress(running=True, done=600, total=1200, what="style"))
+    monkeypatch.setattr(AdapterLibrary, "progress", Progress(running=True, done=600, total=1200, unit="style"))
     view.tab.get_by_text("600 of 1,200").wait_for()
     view.press("a")
     assert view.prompt.input_value() == "<lyco:a:1>"
     view.tab.get_by_role("button", name="Cancel").click()
     assert cancelled.wait(5)
-    monkeypatch.setattr(Catalogue, "progress", Progress(done=600, total=1200, cancelled=True))
+    monkeypatch.setattr(AdapterLibrary, "progress", Progress(done=600, total=1200, cancelled=True))
     view.tab.get_by_text("Cancelled after 600 of 1,200 files.").wait_for()
 
 

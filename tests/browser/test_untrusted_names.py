@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from lib_adapters.catalogue.names import carried
+from lib_adapters.library.file_names import escape_name
 from lib_adapters.prompt.tags import quote_name
 from tests.support import browser_library
 
@@ -47,7 +47,7 @@ def test_nothing_runs(own, visit, text):
     view.tab.locator("[data-part=filters]").click()
     view.tab.get_by_role("treeitem").last.click()
     view.press(name)
-    assert f"<lyco:{quote_name(carried(name))}:1>" in view.prompt.input_value()
+    assert f"<lyco:{quote_name(escape_name(name))}:1>" in view.prompt.input_value()
     dialog = view.details(name)
     assert dialog.get_by_role("heading", level=2).text_content() == name
     dialog.get_by_role("button", name="Measure the blocks").click()

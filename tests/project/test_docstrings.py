@@ -15,7 +15,7 @@ FILES = sorted(path for layer in LAYERS for path in (PACKAGE / layer).rglob("*.p
 INTERFACES = {  # what other programs call: here the methods too
     "algorithms/base.py": "Algorithm",
     "algorithms/low_rank.py": "AdditiveAlgorithm",
-    "catalogue/catalogue.py": "Catalogue",
+    "library/library.py": "AdapterLibrary",
     "conditioning/hypernetwork_patcher.py": "HypernetworkPatcher",
     "files/adapter.py": "Adapter",
     "session.py": "Session",

@@ -19,7 +19,7 @@ ORDER = (
     "patching",
     "conditioning",
     "session",
-    "catalogue",
+    "library",
     "hosts",
 )
 OUTER = {"app", "demo", "__main__", "__init__"}  # may import everything

@@ -18,7 +18,7 @@ pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
 from benchmarks.synthetic_library import fill
-from lib_adapters.catalogue.opening import NAME
+from lib_adapters.library.open_database import DATABASE_NAME
 
 FILES = 10_000
 ROUNDS = 18  # of each client
@@ -158,7 +158,7 @@ def check_cards(webui, follower):
     folders = [webui.folder / name for name in ("LyCORIS", "Lora", "hypernetworks")]
     there = [str(path.relative_to(folder)) for folder in folders for path in folder.rglob("*.safetensors")]
     assert sorted(card["file"] for card in follower.seen.values()) == sorted(there)
-    connection = sqlite3.connect(webui.folder / "data/cache/lycoris-bundle" / NAME)
+    connection = sqlite3.connect(webui.folder / "data/cache/lycoris-bundle" / DATABASE_NAME)
     assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     connection.close()
 

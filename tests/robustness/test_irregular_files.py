@@ -13,12 +13,12 @@ from safetensors.torch import save_file
 
 from lib_adapters import open_adapter
 from lib_adapters.app import main as app
-from lib_adapters.catalogue import hashes, sidecars
-from lib_adapters.catalogue.beside import Beside, at
 from lib_adapters.conditioning.aesthetic_file import open_aesthetic
 from lib_adapters.conditioning.hypernetwork_file import open_hypernetwork
 from lib_adapters.errors import AdapterError
 from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
+from lib_adapters.library import hashes, sidecar_json
+from lib_adapters.library.companions import Companions, companion_path
 from tests.support.sample_library import opened, scan
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
@@ -74,7 +74,7 @@ def test_the_catalogue_never_opens_what_is_no_file(odd, tmp_path):
             catalogue.hash_of(found["pipe"]["id"])
 
 
-@pytest.mark.parametrize("read", [open_adapter, open_hypernetwork, open_aesthetic, hashes.of])
+@pytest.mark.parametrize("read", [open_adapter, open_hypernetwork, open_aesthetic, hashes.file_hashes])
 def test_no_reader_waits_for_a_pipe(read, tmp_path):
     for name in ("x.safetensors", "x.pt"):
         os.mkfifo(tmp_path / name)
@@ -84,11 +84,11 @@ def test_no_reader_waits_for_a_pipe(read, tmp_path):
 
 def test_a_pipe_in_the_place_of_a_text_is_no_text(odd):
     path = odd / "ink.safetensors"
-    assert Beside.now(path).stamp == ""
-    assert Beside(path, ".txt:0:0").text(".txt") == ""
+    assert Companions.from_path(path).stamp == ""
+    assert Companions(path, ".txt:0:0").read_text(".txt") == ""
     with pytest.raises(AdapterError, match="it is a pipe"):
-        sidecars.save(path, {"notes": "x"})
-    assert at(path, ".json").is_fifo()
+        sidecar_json.save_sidecar(path, {"notes": "x"})
+    assert companion_path(path, ".json").is_fifo()
 
 
 def test_links_are_known_by_their_own_names(tmp_path, capsys):

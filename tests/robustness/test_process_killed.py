@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from lib_adapters.catalogue import indexer
-from lib_adapters.catalogue.opening import NAME
 from lib_adapters.errors import AdapterError
+from lib_adapters.library import indexer
+from lib_adapters.library.open_database import DATABASE_NAME
 from tests.support.sample_library import adapter, cards, opened, picture, scan, sidecar
 
 PATHS = {"PYTHONPATH": str(Path(__file__).parents[2])}
@@ -62,14 +62,14 @@ def test_ended_at_every_moment(quick, tried):
 
 def test_a_log_that_ends_anywhere(root, place, tmp_path, tried, monkeypatch):
     """What a process that is ended while SQLite writes leaves: the log up to some byte."""
-    monkeypatch.setattr(indexer, "BATCH", 0.0)
+    monkeypatch.setattr(indexer, "BATCH_SIZE", 0.0)
     with opened(root, place=place) as catalogue:
         card = scan(catalogue)["x"]["id"]
         for text in ("one", "two", "three"):
             catalogue.save(card, {"activation text": text})
-        catalogue.star(card, True)
+        catalogue.set_star(card, True)
         shutil.copytree(place, tmp_path / "running")
-    log = (tmp_path / "running" / f"{NAME}-wal").read_bytes()
+    log = (tmp_path / "running" / f"{DATABASE_NAME}-wal").read_bytes()
     ends = {0, 1, WAL_HEAD - 1, len(log)}
     for start in range(WAL_HEAD, len(log), FRAME):
         ends |= {start, start + 30, start + FRAME // 2}
@@ -77,8 +77,8 @@ def test_a_log_that_ends_anywhere(root, place, tmp_path, tried, monkeypatch):
     for end in sorted(end for end in ends if end <= len(log)):
         shutil.rmtree(place)
         shutil.copytree(tmp_path / "running", place)
-        (place / f"{NAME}-wal").write_bytes(log[:end])
-        (place / f"{NAME}-shm").unlink()
+        (place / f"{DATABASE_NAME}-wal").write_bytes(log[:end])
+        (place / f"{DATABASE_NAME}-shm").unlink()
         points.add()
         with opened(root, place=place) as catalogue:
             seen.add(json.dumps(sorted((name, card.get("star")) for name, card in cards(catalogue).items())))
@@ -89,19 +89,19 @@ def test_a_log_that_ends_anywhere(root, place, tmp_path, tried, monkeypatch):
 
 
 def other_program(place):
-    (place / NAME).unlink()
-    connection = sqlite3.connect(place / NAME)
+    (place / DATABASE_NAME).unlink()
+    connection = sqlite3.connect(place / DATABASE_NAME)
     connection.executescript("CREATE TABLE theirs (x); PRAGMA user_version = 1")
     connection.close()
 
 
 def cut(length):
-    return lambda place: os.truncate(place / NAME, length)
+    return lambda place: os.truncate(place / DATABASE_NAME, length)
 
 
 def bytes_at(start, content):
     def damage(place):
-        with (place / NAME).open("r+b") as file:
+        with (place / DATABASE_NAME).open("r+b") as file:
             file.seek(start)
             file.write(content)
 
@@ -112,25 +112,25 @@ def in_a_text(new):
     """In the middle of a card, where SQLite sees nothing wrong."""
 
     def damage(place):
-        content = (place / NAME).read_bytes()
+        content = (place / DATABASE_NAME).read_bytes()
         assert b'"family":"sd1"' in content
-        (place / NAME).write_bytes(content.replace(b'"family":"sd1"', b'"fam' + new + b'ly":"sd1"', 1))
+        (place / DATABASE_NAME).write_bytes(content.replace(b'"family":"sd1"', b'"fam' + new + b'ly":"sd1"', 1))
 
     return damage
 
 
 def a_folder(place):
-    (place / NAME).unlink()
-    (place / NAME / "in").mkdir(parents=True)
+    (place / DATABASE_NAME).unlink()
+    (place / DATABASE_NAME / "in").mkdir(parents=True)
 
 
 def logs_of_another(place):
     for end in ("-wal", "-shm"):
-        (place / f"{NAME}{end}").write_bytes(b"\xff" * 50_000)
+        (place / f"{DATABASE_NAME}{end}").write_bytes(b"\xff" * 50_000)
 
 
 def another_schema(place):
-    connection = sqlite3.connect(place / NAME)
+    connection = sqlite3.connect(place / DATABASE_NAME)
     connection.executescript("ALTER TABLE cards RENAME COLUMN card TO told; PRAGMA user_version = 7")
     connection.close()
 
@@ -147,8 +147,11 @@ DAMAGE = {
     "logs of another": logs_of_another,
     "another schema": another_schema,
     "another program's": other_program,
-    "a text": lambda place: (place / NAME).write_text("no database\n" * 999),
-    "a link to nothing": lambda place: [(place / NAME).unlink(), (place / NAME).symlink_to(place / "no" / "where")],
+    "a text": lambda place: (place / DATABASE_NAME).write_text("no database\n" * 999),
+    "a link to nothing": lambda place: [
+        (place / DATABASE_NAME).unlink(),
+        (place / DATABASE_NAME).symlink_to(place / "no" / "where"),
+    ],
     "its folder is a file": lambda place: [shutil.rmtree(place), place.write_text("")],
 }
 SILENT = {"cut at 0", "cut at 1", "logs of another", "garbage at 5000"}  # nothing that could be lost was in it
@@ -164,10 +167,10 @@ def test_a_damaged_index_is_made_anew_or_done_without(root, place, damage, tried
     caplog.clear()
     with caplog.at_level(logging.WARNING), opened(root, place=place) as catalogue:
         after = scan(catalogue)
-        assert (sorted(after), catalogue.progress.what) == (["x", "y", "z"], "")
+        assert (sorted(after), catalogue.progress.unit) == (["x", "y", "z"], "")
         assert after["x"]["words"] == ["mine"]
         catalogue.save(after["x"]["id"], {"notes": "n"})
-        catalogue.star(after["x"]["id"], True)
+        catalogue.set_star(after["x"]["id"], True)
         assert scan(catalogue)["x"]["star"] is True
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == (damage not in SILENT), said
@@ -176,14 +179,14 @@ def test_a_damaged_index_is_made_anew_or_done_without(root, place, damage, tried
 
 def test_an_index_that_another_process_holds(root, place, monkeypatch, tried, caplog):
     """Reading goes on; what would write says why it did not, changes nothing, and works when the other is done."""
-    monkeypatch.setattr("lib_adapters.catalogue.pool.WAIT", 0.05)
+    monkeypatch.setattr("lib_adapters.library.database.WAIT", 0.05)
     with opened(root, place=place) as catalogue:
         card = scan(catalogue)["x"]["id"]
-        other = sqlite3.connect(place / NAME, isolation_level=None)
+        other = sqlite3.connect(place / DATABASE_NAME, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         tried("killed", "locked indexes").add()
         assert len(cards(catalogue)) == 3
-        for change in (lambda: catalogue.save(card, {"notes": "n"}), lambda: catalogue.star(card, True)):
+        for change in (lambda: catalogue.save(card, {"notes": "n"}), lambda: catalogue.set_star(card, True)):
             with pytest.raises(AdapterError, match="database is locked"):
                 change()
         assert not (root / "x.json").exists()
@@ -193,7 +196,7 @@ def test_an_index_that_another_process_holds(root, place, monkeypatch, tried, ca
         other.execute("ROLLBACK")
         other.close()
         catalogue.save(card, {"notes": "n"})
-        catalogue.star(card, True)
+        catalogue.set_star(card, True)
         assert cards(catalogue)["x"]["star"] is True
 
 
@@ -215,14 +218,14 @@ def test_an_index_that_finds_no_room(root, place, tried, tmp_path):
             points.add()
             catalogue.start()
             assert catalogue.wait(60)
-            assert "full" in catalogue.progress.what
+            assert "full" in catalogue.progress.unit
             assert len(cards(catalogue)) == 3  # all of a change, or nothing
             for name in ("x", "y", "z"):
                 with contextlib.suppress(AdapterError):
                     catalogue.save(cards(catalogue)[name]["id"], {"activation text": "y" * 2000})
             connection.execute("PRAGMA max_page_count = 1000000")
             assert len(scan(catalogue)) == 63
-            assert catalogue.progress.what == ""
+            assert catalogue.progress.unit == ""
         shutil.rmtree(root / "more")
 
 
@@ -244,9 +247,9 @@ def test_a_change_that_cannot_be_ended_is_taken_back(root, place, monkeypatch):
         card = scan(catalogue)["x"]["id"]
         Full.refused = 1
         with pytest.raises(AdapterError, match="full"):
-            catalogue.star(card, True)
+            catalogue.set_star(card, True)
         assert "star" not in cards(catalogue)["x"]
-        catalogue.star(card, True)
+        catalogue.set_star(card, True)
         assert cards(catalogue)["x"]["star"] is True
 
 

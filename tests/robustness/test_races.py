@@ -19,15 +19,15 @@ pytest.importorskip("fastapi")
 from fastapi import FastAPI
 
 from lib_adapters import open_adapter
-from lib_adapters.catalogue import catalogue as catalogues
-from lib_adapters.catalogue import folders
-from lib_adapters.catalogue.opening import open_store
-from lib_adapters.catalogue.presets import FILE, PresetFile
 from lib_adapters.errors import AdapterError
+from lib_adapters.hosts.tab.backend import TabBackend
 from lib_adapters.hosts.tab.routes import add_routes
-from lib_adapters.hosts.tab.tab import Tab
 from lib_adapters.hosts.webui import name_resolver
 from lib_adapters.hosts.webui.name_resolver import NameResolver
+from lib_adapters.library import library as catalogues
+from lib_adapters.library import walk as folders
+from lib_adapters.library.open_database import open_database
+from lib_adapters.library.preset_file import PRESET_FILE_NAME, PresetFile
 
 PATHS = {"PYTHONPATH": str(Path(__file__).parents[2])}
 OTHER = """
@@ -101,7 +101,7 @@ def test_many_open_an_index_that_is_not_there_yet(tmp_path, caplog, tried):
 
         def open_one(place=tmp_path / f"{turn}", start=start, stores=stores):
             start.wait()
-            stores.append(open_store(place))
+            stores.append(open_database(place))
 
         at_once(*[open_one] * 6)
         stores[0].version()
@@ -114,7 +114,7 @@ def test_many_open_an_index_that_is_not_there_yet(tmp_path, caplog, tried):
 def site_of(catalogue, place):
     app = FastAPI()
     nothing = {"guards": (), "model": lambda: ("", ""), "folders": list, "rescan": lambda: None, "key": "k"}
-    add_routes(app, Tab(catalogue=catalogue, presets=PresetFile(place / FILE), report=dict, **nothing))
+    add_routes(app, TabBackend(library=catalogue, presets=PresetFile(place / PRESET_FILE_NAME), report=dict, **nothing))
     return app
 
 
@@ -156,14 +156,14 @@ def test_a_file_that_goes_while_its_folder_is_read(root, place, monkeypatch):
     monkeypatch.setattr(folders, "_entries", entries)
     with opened(root, place=place) as catalogue:
         assert scan(catalogue).keys() == {"x"}
-        assert catalogue.progress.what == ""
+        assert catalogue.progress.unit == ""
 
 
 def test_a_file_that_goes_while_it_is_edited(root, place, monkeypatch):
     """Whoever edited it is told: what was written lies under a name that nobody has any more."""
     with opened(root, place=place) as catalogue:
         card = scan(catalogue)["x"]["id"]
-        honest = catalogues.sidecars.save
+        honest = catalogues.sidecars.save_sidecar
 
         def save(path, changes):
             honest(path, changes)

@@ -57,12 +57,12 @@ def files(webui):
 def page(tmp_path_factory):
     pytest.importorskip("gradio")
     from lib_adapters.app import main
-    from lib_adapters.app.page import build
+    from lib_adapters.app.page import application
 
     with ExitStack() as stack:
         out = tmp_path_factory.mktemp("page")
         given = main.parser().parse_args(["page", "--no-browser", "--out", str(out)])
-        yield build.application(given, stack, "http://127.0.0.1:1/")
+        yield application.application(given, stack, "http://127.0.0.1:1/")
 
 
 def test_every_route_is_known(webui, page):

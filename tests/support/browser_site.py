@@ -12,12 +12,12 @@ import uvicorn
 from fastapi import FastAPI, Response
 from fastapi.responses import FileResponse, HTMLResponse
 
-from lib_adapters.catalogue import Catalogue
-from lib_adapters.catalogue.presets import FILE, PresetFile
-from lib_adapters.hosts.tab.guard import guards
+from lib_adapters.hosts.tab.auth import auth_dependencies
+from lib_adapters.hosts.tab.backend import TabBackend
 from lib_adapters.hosts.tab.routes import add_routes
 from lib_adapters.hosts.tab.shell import shell
-from lib_adapters.hosts.tab.tab import Tab
+from lib_adapters.library import AdapterLibrary
+from lib_adapters.library.preset_file import PRESET_FILE_NAME, PresetFile
 from tests.support.browser_library import data_url, picture
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +30,7 @@ class Site:
     """`family` is that of the model that the host has loaded; a test may change it."""
 
     folder: Path
-    catalogue: Catalogue
+    catalogue: AdapterLibrary
     presets: PresetFile
     address: str = ""
     family: tuple[str, str] = ("sd1", "Stable Diffusion 1.x")
@@ -38,10 +38,10 @@ class Site:
     label: str = "models/LyCORIS"
     _server: Any = field(default=None, repr=False)
 
-    def tab(self) -> Tab:
-        return Tab(
-            catalogue=self.catalogue,
-            guards=guards(KEY, [("someone", "else")]),
+    def tab(self) -> TabBackend:
+        return TabBackend(
+            library=self.catalogue,
+            dependencies=auth_dependencies(KEY, [("someone", "else")]),
             model=lambda: self.family,
             folders=lambda: [(self.label, self.folder)],
             rescan=lambda: None,
@@ -101,11 +101,11 @@ class Site:
 
 def site(folder: Path, place: Path, *, wait: bool = True) -> Site:
     """A site over the files in `folder`, indexed unless `wait` is false."""
-    catalogue = Catalogue(lambda: [folder], place)
+    catalogue = AdapterLibrary(lambda: [folder], place)
     catalogue.start()
     if wait:
         catalogue.wait()
-    return Site(folder, catalogue, PresetFile(place / FILE)).start()
+    return Site(folder, catalogue, PresetFile(place / PRESET_FILE_NAME)).start()
 
 
 def _prompts(name: str) -> str:

@@ -10,9 +10,9 @@ from typing import Any
 
 from PIL import Image
 
-from lib_adapters.catalogue import Catalogue
-from lib_adapters.catalogue.opening import NAME
-from lib_adapters.catalogue.presets import PresetFile
+from lib_adapters.library import AdapterLibrary
+from lib_adapters.library.open_database import DATABASE_NAME
+from lib_adapters.library.preset_file import PresetFile
 from tests.support.sample_library import cards, scan
 
 SIZES = {(10, 10), (30, 20), (20, 30)}
@@ -21,12 +21,12 @@ TEXTS = {"old", "one", "two", None}
 
 
 def findings(work: Path, acks: list[list[str]]) -> list[str]:
-    catalogue = Catalogue(lambda: [work / "root"], work / "place")
+    catalogue = AdapterLibrary(lambda: [work / "root"], work / "place")
     try:
         before, after = cards(catalogue), scan(catalogue)
         return [
             *_of_cards(work, before, after, acks),
-            *([f"indexing says {catalogue.progress.what}"] if catalogue.progress.what else []),
+            *([f"indexing says {catalogue.progress.unit}"] if catalogue.progress.unit else []),
             *_of_index(work),
             *_of_edits(work, after, acks),
             *_of_pictures(work, acks, {catalogue.thumbnail(card["id"]) for card in after.values()} - {None}),
@@ -51,7 +51,7 @@ def _of_cards(work: Path, before: dict, after: dict, acks: list[list[str]]) -> l
 
 
 def _of_index(work: Path) -> list[str]:
-    connection = sqlite3.connect(work / "place" / NAME)
+    connection = sqlite3.connect(work / "place" / DATABASE_NAME)
     said = connection.execute("PRAGMA integrity_check").fetchone()[0]
     connection.close()
     return [] if said == "ok" else [f"the index is damaged: {said}"]
@@ -90,7 +90,7 @@ def _size(image: bytes) -> tuple[int, int]:
 
 
 def _of_presets(work: Path, acks: list[list[str]]) -> list[str]:
-    text = PresetFile(work / "presets.txt").listing().own.blocks.get("mine")
+    text = PresetFile(work / "presets.txt").listing().own_presets.blocks.get("mine")
     saved = [ack[1] for ack in acks if ack[0] == "preset"]
     allowed = {"IN05", "IN06", "IN07"} if not saved else {"IN06", "IN07"} if saved[-1] == "IN06" else {"IN07"}
     return [] if str(text) in allowed else [f"the preset is {text!r}, saved was {saved}"]

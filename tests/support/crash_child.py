@@ -18,9 +18,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from lib_adapters.catalogue import Catalogue, indexer
-from lib_adapters.catalogue.opening import NAME
-from lib_adapters.catalogue.presets import PresetFile
+from lib_adapters.library import AdapterLibrary, indexer
+from lib_adapters.library.open_database import DATABASE_NAME
+from lib_adapters.library.preset_file import PresetFile
 from lib_adapters.prompt.block_weights import Presets
 from tests.support.crash_checks import findings
 from tests.support.sample_library import adapter, cards, picture, scan, sidecar
@@ -86,9 +86,9 @@ def _counted(connect: Callable, point: Countdown) -> Callable:
     return connected
 
 
-def opened(work: Path) -> Catalogue:
-    indexer.BATCH = 0.0  # a transaction for each file
-    return Catalogue(lambda: [work / "root"], work / "place")
+def opened(work: Path) -> AdapterLibrary:
+    indexer.BATCH_SIZE = 0.0  # a transaction for each file
+    return AdapterLibrary(lambda: [work / "root"], work / "place")
 
 
 def prepare(work: Path) -> None:
@@ -99,7 +99,7 @@ def prepare(work: Path) -> None:
     sidecar(root / "a.safetensors", OLD)
     (root / "b.png").write_bytes(picture(size=(10, 10)))
     catalogue = opened(work)
-    catalogue.star(scan(catalogue)["ink"]["id"], True)
+    catalogue.set_star(scan(catalogue)["ink"]["id"], True)
     catalogue.close()
     PresetFile(work / "presets.txt").save(Presets({"mine": "IN05"}, {}))
 
@@ -132,16 +132,16 @@ def edit(work: Path, ack: Ack) -> None:
         catalogue.set_preview(ids["b"], picture(size=size))
         ack("picture", "b", name)
         catalogue.thumbnail(ids["b"])
-    catalogue.star(ids["a"], True)
+    catalogue.set_star(ids["a"], True)
     ack("star", "a")
     catalogue.hash_of(ids["a"])
-    catalogue.used(work / "root/b.safetensors")
+    catalogue.record_use(work / "root/b.safetensors")
     ack("used", "b")
 
 
 def make_anew(work: Path, ack: Ack) -> None:
     """An index that an older version made."""
-    with sqlite3.Connection(work / "place" / NAME) as connection:  # before the moments that count
+    with sqlite3.Connection(work / "place" / DATABASE_NAME) as connection:  # before the moments that count
         connection.execute("PRAGMA user_version = 99")
     connection.close()
     ack("old")

@@ -22,9 +22,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from lib_adapters.catalogue.thumbnails import as_png
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.torch_pickle.reader import read_pickle
+from lib_adapters.library.image_decoding import as_png
 from tests.support.sample_library import opened, scan
 
 MB = 1 << 20

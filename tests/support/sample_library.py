@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from benchmarks.synthetic_library import layers, write
-from lib_adapters.catalogue import Catalogue
+from lib_adapters.library import AdapterLibrary
 
 
 def adapter(path: Path, kind: str = "lora", modules: int = 2, **metadata: object) -> Path:
@@ -41,23 +41,23 @@ def data_url(image: bytes) -> str:
 
 
 @contextmanager
-def opened(*folders: Path, place: Path) -> Iterator[Catalogue]:
-    catalogue = Catalogue(lambda: folders, place)
+def opened(*folders: Path, place: Path) -> Iterator[AdapterLibrary]:
+    catalogue = AdapterLibrary(lambda: folders, place)
     try:
         yield catalogue
     finally:
         catalogue.close()
 
 
-def scan(catalogue: Catalogue) -> dict[str, dict[str, Any]]:
+def scan(catalogue: AdapterLibrary) -> dict[str, dict[str, Any]]:
     """All cards after one round of indexing, by name."""
     catalogue.start()
     assert catalogue.wait(60)
     return cards(catalogue)
 
 
-def cards(catalogue: Catalogue, since: int = 0) -> dict[str, dict[str, Any]]:
-    found = [json.loads(text, parse_constant=_refuse) for text in catalogue.changes(since).cards]
+def cards(catalogue: AdapterLibrary, since: int = 0) -> dict[str, dict[str, Any]]:
+    found = [json.loads(text, parse_constant=_refuse) for text in catalogue.changes_since(since).cards]
     return {card["name"]: card for card in found}
 
 

@@ -7,14 +7,14 @@ import re
 from contextlib import ExitStack
 from pathlib import Path
 
-from lib_adapters.app import options
+from lib_adapters.app import arguments
 from lib_adapters.errors import AdapterError
 
 
-def add(commands: options.Commands) -> None:
+def add(commands: arguments.Commands) -> None:
     command = commands.add_parser("page", help="draw in a browser", description=__doc__)
-    options.add_model(command)
-    options.add_shelf(command)
+    arguments.add_model(command)
+    arguments.add_adapters(command)
     command.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (default 127.0.0.1)")
     command.add_argument("--port", type=port_number, default=7860, help="or the next free one (default 7860)")
     command.add_argument("--no-browser", action="store_true", help="do not open a browser")
@@ -30,11 +30,11 @@ def port_number(word: str) -> int:
 
 def run(given: argparse.Namespace) -> int:
     try:
-        from lib_adapters.app.page import build, server  # gradio costs seconds, and no other command needs it
+        from lib_adapters.app.page import application, server  # gradio costs seconds, and no other command needs it
     except ModuleNotFoundError as error:
         raise AdapterError(f"The page needs {error.name}; `python install.py demo` installs what it needs.") from error
     with ExitStack() as stack:
         listening = stack.enter_context(server.listen(given.host, given.port))
-        app = build.application(given, stack, server.address_of(listening))
+        app = application.application(given, stack, server.address_of(listening))
         server.serve(app, listening, not given.no_browser)
     return 0

@@ -10,15 +10,15 @@ from typing import Any
 
 import gradio as gr
 
-from lib_adapters.app.page import making
-from lib_adapters.app.page.painter import Painter, Shown
+from lib_adapters.app.page import create_panel
+from lib_adapters.app.page.image_worker import ImageWorker, WorkerResult
 from lib_adapters.hosts.diffusers.generator import Settings, resolve_seed
 
 FONTS = ["ui-sans-serif", "system-ui", "sans-serif"]
 MONO = ["ui-monospace", "Consolas", "monospace"]
 PROMPTS, NEGATIVES, GALLERY = ["#page_prompt textarea"], ["#page_neg_prompt textarea"], "#page_gallery"
-LARGEST_SEED = 2**32 - 1
-AGAINST = "Tags in the negative prompt act on its side"
+MAX_SEED = 2**32 - 1
+DEFAULT_NEGATIVE = "Tags in the negative prompt act on its side"
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,9 @@ class Defaults:
     size: tuple[int, int]  # the model's own
 
 
-def page_of(painter: Painter, maker: making.Maker, defaults: Defaults, shell: str, files: Sequence[str]) -> gr.Blocks:
+def build_page(
+    painter: ImageWorker, maker: create_panel.EmbeddingWorker, defaults: Defaults, shell: str, files: Sequence[str]
+) -> gr.Blocks:
     """`files`: addresses of the tab's scripts and its style sheet."""
     theme = gr.themes.Default(font=FONTS, font_mono=MONO)  # gradio's own would be fetched from elsewhere
     with gr.Blocks(title="LyCORIS", theme=theme, analytics_enabled=False) as page:
@@ -42,7 +44,7 @@ def page_of(painter: Painter, maker: making.Maker, defaults: Defaults, shell: st
                 button = gr.Button("Generate", variant="primary", elem_id="page_generate")
                 stop = gr.Button("Stop", elem_id="page_stop")
                 compare = gr.Checkbox(False, label="Compare: without, with", elem_id="page_compare")
-                against = gr.Checkbox(False, label=AGAINST, elem_id="page_negative_tags")
+                against = gr.Checkbox(False, label=DEFAULT_NEGATIVE, elem_id="page_negative_tags")
         with gr.Row():
             with gr.Column(scale=3):
                 gr.HTML(shell)
@@ -52,7 +54,7 @@ def page_of(painter: Painter, maker: making.Maker, defaults: Defaults, shell: st
                 )
                 report = gr.HTML(elem_id="page_report")
                 settings = _settings(defaults)
-                making.accordion(maker)
+                create_panel.create_panel(maker)
         said = gr.State("")  # not the report itself, which would show the progress a second time
         inputs, generate = [prompt, negative, compare, against, *settings], _generate(painter)
         for event in (button.click, prompt.submit, negative.submit):
@@ -76,7 +78,7 @@ def _settings(defaults: Defaults) -> list[Any]:
     return [steps, guidance, wide, high, seed]
 
 
-def _generate(painter: Painter) -> Callable[..., tuple[list[tuple[Any, str]], str]]:
+def _generate(painter: ImageWorker) -> Callable[..., tuple[list[tuple[Any, str]], str]]:
     def generate(  # noqa: PLR0913, PLR0917 - gradio hands over one value for each component
         prompt: str,
         negative: str,
@@ -89,24 +91,24 @@ def _generate(painter: Painter) -> Callable[..., tuple[list[tuple[Any, str]], st
         seed: float | None,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - how gradio is asked for one
     ) -> tuple[list[tuple[Any, str]], str]:
-        chosen = min(resolve_seed(int(-1 if seed is None else seed)), LARGEST_SEED)
+        chosen = min(resolve_seed(int(-1 if seed is None else seed)), MAX_SEED)
         settings = Settings(negative, int(steps), chosen, float(guidance), (int(width), int(height)), against)
 
         def reached(done: int, total: int) -> None:
             progress((done, total), desc="Drawing", unit="steps")
 
         try:
-            shown = painter.draw(prompt, settings, compare, reached)
+            shown = painter.generate(prompt, settings, compare, reached)
         except Exception as error:  # noqa: BLE001 - the page says it and goes on
-            from lib_adapters.app.main import explained
+            from lib_adapters.app.main import describe_error
 
-            shown = Shown(problems=[explained(error)[0]])
+            shown = WorkerResult(problems=[describe_error(error)[0]])
         return shown.pictures, report_of(shown, f"Seed {chosen}")
 
     return generate
 
 
-def report_of(shown: Shown, heading: str) -> str:
+def report_of(shown: WorkerResult, heading: str) -> str:
     """What the page says under the picture, problems first."""
     problems = [f'<li class="lycoris-problem"><strong>{html.escape(line)}</strong></li>' for line in shown.problems]
     lines = [f"<li>{html.escape(line)}</li>" for line in shown.lines]

@@ -18,15 +18,15 @@ import uvicorn
 from fastapi import FastAPI, HTTPException
 from fastapi.responses import FileResponse
 
-from lib_adapters.app.page.neighbours import OwnPagesOnly
+from lib_adapters.app.page.same_origin import OwnPagesOnly
 from lib_adapters.errors import AdapterError
+from lib_adapters.hosts.tab.backend import TabBackend
 from lib_adapters.hosts.tab.routes import add_routes
-from lib_adapters.hosts.tab.tab import Tab
 
 PROJECT = Path(__file__).resolve().parents[3]
 FILES = "/lycoris/files"
-TRIES = 20  # ports after the wanted one, before any that is free
-EVERYWHERE = ("0.0.0.0", "::")
+MAX_PORTS = 20  # ports after the wanted one, before any that is free
+ALL_INTERFACES = ("0.0.0.0", "::")
 
 
 def tab_files() -> dict[str, Path]:
@@ -43,7 +43,7 @@ def addresses(files: Mapping[str, Path]) -> list[str]:
     return [f".{FILES}/{name}?v={int(path.stat().st_mtime)}" for name, path in files.items()]
 
 
-def application(page: gr.Blocks, tab: Tab, files: Mapping[str, Path], address: str) -> FastAPI:
+def application(page: gr.Blocks, tab: TabBackend, files: Mapping[str, Path], address: str) -> FastAPI:
     """`address` is where gradio finds itself: its queue asks over the network."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     add_routes(app, tab)
@@ -63,7 +63,7 @@ def application(page: gr.Blocks, tab: Tab, files: Mapping[str, Path], address: s
 
 def listen(host: str, port: int) -> socket.socket:
     """The wanted port, or the next free one. The socket is kept, so nobody else can take it meanwhile."""
-    for candidate in [port, *range(port + 1, min(port + TRIES, 65536)), 0]:
+    for candidate in [port, *range(port + 1, min(port + MAX_PORTS, 65536)), 0]:
         try:
             return _bound(host, candidate)
         except OSError as error:
@@ -89,7 +89,7 @@ def _bound(host: str, port: int) -> socket.socket:
 def address_of(listening: socket.socket) -> str:
     """What to type into a browser on this machine."""
     host, port = listening.getsockname()[:2]
-    name = "127.0.0.1" if host in EVERYWHERE else f"[{host}]" if ":" in host else host
+    name = "127.0.0.1" if host in ALL_INTERFACES else f"[{host}]" if ":" in host else host
     return f"http://{name}:{port}/"
 
 

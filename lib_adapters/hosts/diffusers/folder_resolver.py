@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from lib_adapters.catalogue.folders import is_adapter, listings
-from lib_adapters.catalogue.names import all_names, is_named, spellings
 from lib_adapters.conditioning.aesthetic_file import AestheticEmbedding, open_aesthetic
 from lib_adapters.conditioning.hypernetwork_file import Hypernetwork, open_hypernetwork
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.adapter import Adapter, open_adapter
 from lib_adapters.filesystem import casefold_name
+from lib_adapters.library.file_names import all_names, matches_name, spellings
+from lib_adapters.library.walk import is_adapter, list_folders
 from lib_adapters.prompt.tags import quote_name
 
 TYPE_LABELS = {"lyco": "adapter", "hypernet": "hypernetwork", "aesthetic": "aesthetic embedding"}
@@ -86,7 +86,7 @@ class FolderResolver:
             if alike := [
                 path for path in self.files if casefold_name(wanted) in {casefold_name(one) for one in _names(path)}
             ]:
-                same = [path for path in alike if is_named(wanted, _names(path))]
+                same = [path for path in alike if matches_name(wanted, _names(path))]
                 return same or alike, [] if same else [f"{name!r} was taken for {alike[0].stem!r}."]
         raise AdapterError(f"no {TYPE_LABELS[kind]} is called {name!r} in the given folders.")
 
@@ -102,7 +102,7 @@ def adapter_files(folder: Path) -> list[Path]:
 
     Links to files and folders are followed and keep their own names.
     """
-    found = (entry.path for _, files in listings(str(folder.absolute())) for entry in files.values())
+    found = (entry.path for _, files in list_folders(str(folder.absolute())) for entry in files.values())
     return sorted(path for path in map(Path, found) if is_adapter(path.name))
 
 

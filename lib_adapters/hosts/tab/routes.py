@@ -16,12 +16,12 @@ from typing import Any
 from fastapi import APIRouter, Body, Request, Response
 from fastapi.responses import FileResponse
 
-from lib_adapters.catalogue.records import WINDOW
 from lib_adapters.errors import AdapterError
 from lib_adapters.filesystem import open_regular_file
-from lib_adapters.hosts.tab.bodies import LARGEST, Json, Refused, Route
-from lib_adapters.hosts.tab.control_routes import add_control
-from lib_adapters.hosts.tab.tab import Tab
+from lib_adapters.hosts.tab.backend import TabBackend
+from lib_adapters.hosts.tab.json_route import MAX_BODY_BYTES, HTTPProblem, SafeJSONResponse, SizeLimitedRoute
+from lib_adapters.hosts.tab.preset_routes import add_preset_routes
+from lib_adapters.library.records import WINDOW_BYTES
 
 PREFIX = "/lycoris/api"
 KINDS = {
@@ -34,31 +34,33 @@ KINDS = {
     ".mp4": "video/mp4",
     ".webm": "video/webm",
 }
-SIGNS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"\x1aE\xdf\xa3")  # WebP is RIFF, WebM the last
+IMAGE_SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"\x1aE\xdf\xa3")  # WebP is RIFF, WebM the last
 NO_PREVIEW = "There is no picture or video beside this file."
-FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}  # the address has the version in it
-SAFE = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'; sandbox"}
+CACHE_FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}  # the address has the version in it
+SECURITY_HEADERS = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'; sandbox"}
 
 
-def add_routes(app: Any, tab: Tab) -> None:
+def add_routes(app: Any, tab: TabBackend) -> None:
     """`app`: the host's, of any release of fastapi."""
-    guards = list(tab.guards)
-    router = APIRouter(prefix=PREFIX, route_class=Route, default_response_class=Json, dependencies=guards)
+    guards = list(tab.dependencies)
+    router = APIRouter(
+        prefix=PREFIX, route_class=SizeLimitedRoute, default_response_class=SafeJSONResponse, dependencies=guards
+    )
     _add_reading(router, tab)
     _add_pictures(router, tab)
     _add_writing(router, tab)
-    add_control(router, tab)
+    add_preset_routes(router, tab)
     app.include_router(router)
 
 
-def _add_reading(router: APIRouter, tab: Tab) -> None:
-    catalogue = tab.catalogue
+def _add_reading(router: APIRouter, tab: TabBackend) -> None:
+    catalogue = tab.library
 
     @router.get("/cards")
     def cards(since: int = 0, after: int = 0) -> Response:
         """The cards are texts already; with ten thousand of them, reading them again would take a second."""
         progress = catalogue.progress  # first: a round that ends in between must not seem over without its last cards
-        changes = catalogue.changes(since, after, WINDOW)
+        changes = catalogue.changes_since(since, after, WINDOW_BYTES)
         family, family_name = tab.model()
         rest = {
             "version": changes.version,
@@ -89,33 +91,33 @@ def _add_reading(router: APIRouter, tab: Tab) -> None:
         return catalogue.hash_of(card)
 
 
-def _add_pictures(router: APIRouter, tab: Tab) -> None:
+def _add_pictures(router: APIRouter, tab: TabBackend) -> None:
     @router.get("/cards/{card}/thumb")
     def thumb(card: int, request: Request) -> Response:
         _there(tab, card)
-        data = tab.catalogue.thumbnail(card)
+        data = tab.library.thumbnail(card)
         if data is None:
-            raise Refused(404, "This file has no picture.")
-        return Response(data, media_type="image/webp", headers=SAFE | _kept(request))
+            raise HTTPProblem(404, "This file has no picture.")
+        return Response(data, media_type="image/webp", headers=SECURITY_HEADERS | _kept(request))
 
     @router.get("/cards/{card}/preview")
     def preview(card: int, request: Request) -> Response:
         _there(tab, card)
-        path = tab.catalogue.preview(card)
+        path = tab.library.preview(card)
         kind = KINDS.get(path.suffix.lower()) if path is not None else None
         if path is None or kind is None or not _is_media(path):
-            raise Refused(404, NO_PREVIEW)
-        headers = SAFE | _kept(request)
+            raise HTTPProblem(404, NO_PREVIEW)
+        headers = SECURITY_HEADERS | _kept(request)
         try:  # read at once: a picture may be replaced while it is sent, and its length would be the other one's
-            if kind.startswith("image/") and path.stat().st_size <= LARGEST:
+            if kind.startswith("image/") and path.stat().st_size <= MAX_BODY_BYTES:
                 return Response(path.read_bytes(), media_type=kind, headers=headers)
         except OSError as error:
-            raise Refused(404, NO_PREVIEW) from error
+            raise HTTPProblem(404, NO_PREVIEW) from error
         return FileResponse(str(path), media_type=kind, headers=headers)
 
 
-def _add_writing(router: APIRouter, tab: Tab) -> None:
-    catalogue = tab.catalogue
+def _add_writing(router: APIRouter, tab: TabBackend) -> None:
+    catalogue = tab.library
 
     @router.post("/cards/{card}")
     def save(card: int, changes: dict[str, Any] = Body(...)) -> Any:  # noqa: B008 - how fastapi is told
@@ -123,13 +125,13 @@ def _add_writing(router: APIRouter, tab: Tab) -> None:
         try:
             catalogue.save(card, changes)
         except AdapterError as error:
-            raise Refused(409, str(error)) from error
+            raise HTTPProblem(409, str(error)) from error
         return {"version": catalogue.version}
 
     @router.post("/cards/{card}/star")
     def star(card: int, given: dict[str, Any] = Body(...)) -> Any:  # noqa: B008
         _there(tab, card)
-        catalogue.star(card, given.get("on") is True)
+        catalogue.set_star(card, given.get("on") is True)
         return {"version": catalogue.version}
 
     @router.post("/cards/{card}/preview")
@@ -157,18 +159,18 @@ def _is_media(path: Path) -> bool:
             start = file.read(12)
     except OSError:
         return False
-    return start.startswith(SIGNS) or start[4:8] == b"ftyp"
+    return start.startswith(IMAGE_SIGNATURES) or start[4:8] == b"ftyp"
 
 
-def _there(tab: Tab, card: int) -> Path:
+def _there(tab: TabBackend, card: int) -> Path:
     try:
-        return tab.catalogue.path_of(card)
+        return tab.library.path_of(card)
     except AdapterError as error:
-        raise Refused(404, str(error)) from error
+        raise HTTPProblem(404, str(error)) from error
 
 
 def _kept(request: Request) -> dict[str, str]:
-    return FOREVER if request.query_params.get("v") else {"Cache-Control": "no-cache"}
+    return CACHE_FOREVER if request.query_params.get("v") else {"Cache-Control": "no-cache"}
 
 
 def _picture(text: object) -> bytes:
@@ -178,4 +180,4 @@ def _picture(text: object) -> bytes:
             raise ValueError(head)
         return base64.b64decode(data, validate=True)
     except (ValueError, binascii.Error) as error:
-        raise Refused(422, 'A picture is sent as "data:image/png;base64,...".') from error
+        raise HTTPProblem(422, 'A picture is sent as "data:image/png;base64,...".') from error

@@ -6,12 +6,12 @@ import html
 import json
 from collections.abc import Sequence
 
-from lib_adapters.hosts.tab.tab import Tab
+from lib_adapters.hosts.tab.backend import TabBackend
 
-WAITING = "The cards are drawn by JavaScript; if this stays, reload the page."
+LOADING_TEXT = "The cards are drawn by JavaScript; if this stays, reload the page."
 
 
-def shell(tab: Tab, *, prompts: Sequence[str], negatives: Sequence[str], gallery: str, name: str) -> str:
+def shell(tab: TabBackend, *, prompts: Sequence[str], negatives: Sequence[str], gallery: str, name: str) -> str:
     """`prompts`, `negatives` and `gallery` are CSS selectors; `name` keeps several shells of one page apart."""
     data = {
         "lycoris": "1",
@@ -23,4 +23,4 @@ def shell(tab: Tab, *, prompts: Sequence[str], negatives: Sequence[str], gallery
         "gallery": gallery,
     }
     attributes = " ".join(f'data-{key}="{html.escape(value)}"' for key, value in data.items())
-    return f'<div class="lycoris-tab" {attributes}><p class="lycoris-waiting">{html.escape(WAITING)}</p></div>'
+    return f'<div class="lycoris-tab" {attributes}><p class="lycoris-waiting">{html.escape(LOADING_TEXT)}</p></div>'

@@ -14,7 +14,6 @@ from typing import Any
 
 from torch import nn
 
-from lib_adapters.catalogue import About
 from lib_adapters.conditioning.aesthetic_file import AestheticEmbedding, open_aesthetic
 from lib_adapters.conditioning.aesthetic_gradients import AestheticOptimizer, OptimizedText, ProgressCallback
 from lib_adapters.errors import AdapterError
@@ -24,6 +23,7 @@ from lib_adapters.hosts.webui.clip_projection import EncoderMatch, ProjectionLoa
 from lib_adapters.hosts.webui.image_job import BATCH_DIFFERS
 from lib_adapters.hosts.webui.messages import MessageLog
 from lib_adapters.hosts.webui.name_resolver import NameResolver
+from lib_adapters.library import FileInfo
 from lib_adapters.prompt.aesthetic_tag import KIND, AestheticTag, ParsedAesthetics, parse
 
 MAX_CACHED_MESSAGES = 64
@@ -38,7 +38,10 @@ class AestheticHandler:
 
     def __init__(self) -> None:
         self.resolver: NameResolver[AestheticEmbedding] = NameResolver(
-            lambda: {KIND: settings.aesthetic_folders()}, lambda _: About("", ""), open_aesthetic, "aesthetic embedding"
+            lambda: {KIND: settings.aesthetic_folders()},
+            lambda _: FileInfo("", ""),
+            open_aesthetic,
+            "aesthetic embedding",
         )
         self.message_log = MessageLog("Aesthetic problems")
         self.used_files: list[Path] = []  # the files of the last call

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lib_adapters.catalogue.names import carried
 from lib_adapters.hosts.webui import settings, webui_modules
 from lib_adapters.hosts.webui.aesthetic_handler import AestheticHandler
+from lib_adapters.library.file_names import escape_name
 from lib_adapters.prompt.aesthetic_tag import KIND, AestheticOptions, parse
 from lib_adapters.prompt.tags import quote_name
 
@@ -69,7 +69,7 @@ def _tag(values: Sequence[Any]) -> str:
         return ""
     weight, steps, lr, slerp, name, text, angle, negative = values
     numbers = [_number(weight), f"steps={_number(steps)}", f"lr={_number(lr)}", f"angle={_number(angle)}"]
-    items = [quote_name(carried(str(name))), *numbers, *(["slerp"] if slerp else [])]
+    items = [quote_name(escape_name(str(name))), *numbers, *(["slerp"] if slerp else [])]
     if str(text or "").strip():
         items += ['text="' + str(text).strip().replace('"', '""') + '"', *(["negative"] if negative else [])]
     return f"<{KIND}:{':'.join(items)}>"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_adapters.hosts.tab import routes
-from lib_adapters.hosts.tab.bodies import Json
+from lib_adapters.hosts.tab.json_route import SafeJSONResponse
 from lib_adapters.hosts.webui import conflicts
 from lib_adapters.hosts.webui.extension import Extension
 from lib_adapters.hosts.webui.name_resolver import NameResolver, read_metadata
@@ -28,7 +28,7 @@ def add_routes(app: Any, runtime: Extension) -> None:
         runtime.library_backend.library.start()
 
     routes.add_routes(app, dataclasses.replace(runtime.library_backend.tab, report=report))
-    alike: Any = {"dependencies": list(runtime.library_backend.tab.guards), "response_class": Json}
+    alike: Any = {"dependencies": list(runtime.library_backend.tab.dependencies), "response_class": SafeJSONResponse}
     app.add_api_route("/lycoris/report", report, methods=["GET"], **alike)
     app.add_api_route("/sdapi/v1/lycos", lycos, methods=["GET"], **alike)
     app.add_api_route("/sdapi/v1/refresh-lycos", refresh, methods=["POST"], **alike)

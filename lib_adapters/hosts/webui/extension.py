@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lib_adapters.files.adapter import Adapter, open_adapter
-from lib_adapters.hosts.tab.told import report_of
+from lib_adapters.hosts.tab.report_json import report_json
 from lib_adapters.hosts.webui import infotext, processing, settings, webui_modules
 from lib_adapters.hosts.webui.aesthetic_handler import AestheticHandler
 from lib_adapters.hosts.webui.builtin_lora import BuiltinDifferences
@@ -38,7 +38,7 @@ class Extension:
         self.library_backend = LibraryBackend(self._rescan)
         self.resolver: NameResolver[Adapter] = NameResolver(
             settings.adapter_folders,
-            self.library_backend.library.about,
+            self.library_backend.library.file_info,
             open_adapter,
             preferred_folders=settings.preferred_folders,
         )
@@ -110,7 +110,7 @@ class Extension:
         voices = [self._message_log, *(other.message_log for other in self._handlers.values())]
         lines = [line for one in voices for line in one.messages]
         problems = [line for one in voices for line in one.problems]
-        return report_of(self.report, lines, problems, self.hypernetworks.reports)
+        return report_json(self.report, lines, problems, self.hypernetworks.reports)
 
     def restore(self) -> None:
         """The models as if we had never been there."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from lib_adapters.hosts.tab.backend import TabBackend
 from lib_adapters.hosts.tab.shell import shell
-from lib_adapters.hosts.tab.tab import Tab
 from lib_adapters.hosts.webui import webui_modules
 
 TITLE = "LyCORIS"
@@ -19,7 +19,7 @@ PROMPT_BOXES = {"txt2img": ("txt2img", "hires"), "img2img": ("img2img",)}  # who
 class LycorisPage:
     """What makes an ExtraNetworksPage of the host ours."""
 
-    tab: Tab
+    tab: TabBackend
     name: str  # the host's: the title in small letters
 
     def create_html(self, tabname: str, *_: Any, **__: Any) -> str:
@@ -40,7 +40,7 @@ class LycorisPage:
     def refresh(self) -> None:
         """The host's own Refresh, which renews all pages."""
         self.tab.rescan()
-        self.tab.catalogue.start()
+        self.tab.library.start()
 
     def list_items(self) -> list[Any]:
         return []
@@ -60,7 +60,7 @@ class NullMetadataEditor:
     def setup_ui(self, gallery: Any) -> None: ...
 
 
-def register(tab: Tab) -> None:
+def register(tab: TabBackend) -> None:
     """Safe to repeat; the host forgets all pages when its UI is reloaded."""
     pages = webui_modules.import_module("ui_extra_networks")
     if not any(getattr(page, "tab", None) is tab for page in pages.extra_pages):

@@ -12,8 +12,6 @@ from typing import Any
 
 from torch import nn
 
-from lib_adapters.catalogue import About
-from lib_adapters.catalogue.names import carried
 from lib_adapters.conditioning.hypernetwork_file import Hypernetwork, open_hypernetwork
 from lib_adapters.conditioning.hypernetwork_patcher import HypernetworkPatcher, HypernetworkRequest
 from lib_adapters.errors import AdapterError
@@ -22,6 +20,8 @@ from lib_adapters.hosts.webui.image_job import BATCH_DIFFERS, SD_UNET_ACTIVE_HYP
 from lib_adapters.hosts.webui.messages import MessageLog
 from lib_adapters.hosts.webui.model_components import components_of, family_of
 from lib_adapters.hosts.webui.name_resolver import NameResolver
+from lib_adapters.library import FileInfo
+from lib_adapters.library.file_names import escape_name
 from lib_adapters.prompt.tag_options import constant_strength
 from lib_adapters.prompt.tags import Tag, parse, quote_name
 from lib_adapters.session import AdapterReport
@@ -34,7 +34,10 @@ class HypernetworkHandler:
 
     def __init__(self) -> None:
         self.resolver: NameResolver[Hypernetwork] = NameResolver(
-            lambda: {KIND: [settings.hypernetwork_folder()]}, lambda _: About("", ""), open_hypernetwork, "hypernetwork"
+            lambda: {KIND: [settings.hypernetwork_folder()]},
+            lambda _: FileInfo("", ""),
+            open_hypernetwork,
+            "hypernetwork",
         )
         self.reports: list[AdapterReport] = []
         self.used_files: list[Path] = []  # the files of the last call that did something
@@ -105,7 +108,7 @@ def _default(p: Any, tags: Sequence[Tag]) -> list[Tag]:
     if prompts is None or name in ("", settings.NONE_CHOICE) or any(tag.name == name for tag in tags):
         return []
     weight = webui_modules.opt("extra_networks_default_multiplier", 1.0)
-    added = parse(f"<{KIND}:{quote_name(carried(name))}:{weight}>", (KIND,)).tags
+    added = parse(f"<{KIND}:{quote_name(escape_name(name))}:{weight}>", (KIND,)).tags
     if not getattr(p, "is_hr_pass", False):
         for tag in added:
             p.all_prompts = [prompt if tag.text in prompt else prompt + tag.text for prompt in p.all_prompts]

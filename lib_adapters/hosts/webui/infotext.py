@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lib_adapters.catalogue.names import carried
 from lib_adapters.files.adapter import Adapter
 from lib_adapters.files.container import SAFETENSORS_SUFFIXES
 from lib_adapters.hosts.webui import processing, prompt_rows, settings, webui_modules
 from lib_adapters.hosts.webui.name_resolver import NameResolver
+from lib_adapters.library.file_names import escape_name
 from lib_adapters.prompt.prompt_editing import AND
 from lib_adapters.prompt.tags import Tag, opening_text, parse, quote_name
 
@@ -68,7 +68,7 @@ def default_tags(p: Any, kinds: Sequence[str], tag_names: Mapping[str, set[str]]
     weight = webui_modules.opt("extra_networks_default_multiplier", 1.0)
     chosen = [(kind, name) for kind, name in settings.default_adapters() if kind in kinds]
     texts = [
-        f"<{kind}:{quote_name(carried(name))}:{weight}>"
+        f"<{kind}:{quote_name(escape_name(name))}:{weight}>"
         for kind, name in chosen
         if not any(name in names for names in tag_names.values())
     ]

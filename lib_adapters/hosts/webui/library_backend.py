@@ -10,13 +10,13 @@ from pathlib import Path
 
 from torch import nn
 
-from lib_adapters.catalogue import Catalogue
-from lib_adapters.catalogue.presets import PresetFile
 from lib_adapters.files.model_family import FAMILY_NAMES
-from lib_adapters.hosts.tab.guard import guards
-from lib_adapters.hosts.tab.tab import Tab
+from lib_adapters.hosts.tab.auth import auth_dependencies
+from lib_adapters.hosts.tab.backend import TabBackend
 from lib_adapters.hosts.webui import settings, webui_modules
 from lib_adapters.hosts.webui.model_components import family_of
+from lib_adapters.library import AdapterLibrary
+from lib_adapters.library.preset_file import PresetFile
 
 SAME_IMAGE_SECONDS = 5.0  # seconds: the host calls several times for one
 
@@ -25,12 +25,12 @@ class LibraryBackend:
     """`rescan`: what else must look at the folders again on Refresh."""
 
     def __init__(self, rescan: Callable[[], None]) -> None:
-        self.library = Catalogue(lambda: [path for _, path in settings.tab_folders()], settings.cache_folder())
+        self.library = AdapterLibrary(lambda: [path for _, path in settings.tab_folders()], settings.cache_folder())
         self.preset_file = PresetFile(settings.preset_file(), settings.installed_preset_files)
         key = secrets.token_urlsafe(24)
-        self.tab = Tab(
-            catalogue=self.library,
-            guards=guards(key, webui_modules.credentials()),
+        self.tab = TabBackend(
+            library=self.library,
+            dependencies=auth_dependencies(key, webui_modules.credentials()),
             model=self.model_family,
             folders=settings.tab_folders,
             rescan=rescan,
@@ -61,4 +61,4 @@ class LibraryBackend:
         if given and (given != before or now - when > SAME_IMAGE_SECONDS):
             self._last_used = given, now
             for path in given:
-                self.library.used(path)
+                self.library.record_use(path)

@@ -17,11 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from lib_adapters.catalogue import About
-from lib_adapters.catalogue.names import Folders, Index, carried, is_named, names_of, read_index, spellings
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.container import SAFETENSORS_SUFFIXES, open_tensor_file
 from lib_adapters.filesystem import casefold_name
+from lib_adapters.library import FileInfo
+from lib_adapters.library.file_names import (
+    Folders,
+    NameIndex,
+    escape_name,
+    matches_name,
+    names_of,
+    read_index,
+    spellings,
+)
 from lib_adapters.prompt.tags import quote_name
 
 FileStamp = tuple[int, int]
@@ -46,7 +54,7 @@ class NameResolver(Generic[Opened]):
     def __init__(
         self,
         folders: Callable[[], Folders],
-        cached_info: Callable[[Path], About | None],
+        cached_info: Callable[[Path], FileInfo | None],
         opener: Callable[[Path], Opened],
         type_label: str = "adapter",
         preferred_folders: Callable[[], Sequence[Path]] = tuple,
@@ -57,11 +65,11 @@ class NameResolver(Generic[Opened]):
         """
         self._folders, self._cached_info, self._opener, self._type_label = folders, cached_info, opener, type_label
         self._preferred_folders = preferred_folders
-        self._index: Index | None = None
+        self._index: NameIndex | None = None
         self._read_at = 0.0
         self._lock = threading.RLock()  # pasting and the routes run beside a job
         self._open_files: dict[Path, tuple[FileStamp, Opened]] = {}  # the last used at the end
-        self._file_info: dict[Path, tuple[FileStamp, About]] = {}
+        self._file_info: dict[Path, tuple[FileStamp, FileInfo]] = {}
 
     def rescan(self) -> None:
         self._index = None
@@ -152,19 +160,19 @@ class NameResolver(Generic[Opened]):
         notices += [f"Skipped {path.parent.name}/{path.name}: it {why}." for path, why in broken]
         return Resolved(opened, " ".join(notices) or None)
 
-    def _matches(self, name: str, index: Index) -> tuple[Sequence[Path], str]:
+    def _matches(self, name: str, index: NameIndex) -> tuple[Sequence[Path], str]:
         """Return the files and how they match: by "name", by a similar name ("alike") or by trainer name ("alias")."""
         spelled = spellings(name)
         for wanted in spelled:
             if exact := index.exact.get(wanted):
                 return exact, "name"
         for wanted in spelled:
-            if alike := index.alike.get(casefold_name(wanted)):
-                same = [path for path in alike if is_named(wanted, names_of(path, index.files[path]))]
+            if alike := index.case_insensitive.get(casefold_name(wanted)):
+                same = [path for path in alike if matches_name(wanted, names_of(path, index.files[path]))]
                 return (same, "name") if same else (alike, "alike")
-        return [path for path in index.files if carried(self.file_info(path).alias) in spelled], "alias"
+        return [path for path in index.files if escape_name(self.file_info(path).alias) in spelled], "alias"
 
-    def _by_preference(self, kind: str, paths: Sequence[Path], index: Index) -> list[Path]:
+    def _by_preference(self, kind: str, paths: Sequence[Path], index: NameIndex) -> list[Path]:
         return in_builtin_order(
             {path: index.files[path] for path in paths}, [*self._preferred_folders(), *self._folders()[kind]]
         )
@@ -184,16 +192,16 @@ class NameResolver(Generic[Opened]):
     def _ambiguous(self, paths: Sequence[Path], name: str) -> str:
         return f"{len(paths)} {self._type_label}s are named {name!r}"
 
-    def file_info(self, path: Path) -> About:
+    def file_info(self, path: Path) -> FileInfo:
         """What other files are told apart by; of thousands of files only this is kept."""
         stamp = _stamp(path)
         if stamp is None:
-            return About("", "")
+            return FileInfo("", "")
         if (known := self._file_info.get(path)) is None or known[0] != stamp:
             known = self._file_info[path] = (stamp, self._cached_info(path) or _read_about(path))
         return known[1]
 
-    def _current_index(self) -> Index:
+    def _current_index(self) -> NameIndex:
         """Held by whoever asks: a Refresh forgets it at any moment."""
         index = self._index
         if index is None:
@@ -202,9 +210,9 @@ class NameResolver(Generic[Opened]):
         return index
 
 
-def _read_about(path: Path) -> About:
+def _read_about(path: Path) -> FileInfo:
     metadata = read_metadata(path)
-    return About(metadata.get("ss_output_name", ""), metadata.get("sshs_model_hash", ""))
+    return FileInfo(metadata.get("ss_output_name", ""), metadata.get("sshs_model_hash", ""))
 
 
 def read_metadata(path: Path) -> Mapping[str, str]:
@@ -223,11 +231,11 @@ def _stamp(path: Path) -> FileStamp | None:
     return about.st_size, about.st_mtime_ns
 
 
-def _choices(kind: str, paths: Sequence[Path], index: Index) -> str:
+def _choices(kind: str, paths: Sequence[Path], index: NameIndex) -> str:
     return ", ".join(f"<{kind}:{quote_name(_shortest(path, index))}:1>" for path in paths[:5])
 
 
-def _shortest(path: Path, index: Index) -> str:
+def _shortest(path: Path, index: NameIndex) -> str:
     names = names_of(path, index.files.get(path, path.parent))
     return next((name for name in names if list(index.exact.get(name, ())) == [path]), path.name)
 

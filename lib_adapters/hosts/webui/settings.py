@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lib_adapters.catalogue.presets import FILE, Source
 from lib_adapters.files.cache import DEFAULT_CACHE_BYTES
 from lib_adapters.hosts.webui import webui_modules
+from lib_adapters.library.preset_file import PRESET_FILE_NAME, PresetSource
 
 NONE_CHOICE = "None"
 DEFAULT_CACHE_MB = DEFAULT_CACHE_BYTES >> 20
@@ -98,14 +98,16 @@ def cache_folder() -> Path:
 
 def preset_file() -> Path:
     """Beside the host's own styles and settings, where an update of the extension does not reach."""
-    return Path(webui_modules.import_module("paths").data_path) / FILE
+    return Path(webui_modules.import_module("paths").data_path) / PRESET_FILE_NAME
 
 
-def installed_preset_files() -> list[Source]:
+def installed_preset_files() -> list[PresetSource]:
     """Those of lora-block-weight where it is installed, whatever its folder is called."""
     folder = Path(webui_modules.import_module("paths").data_path) / "extensions"
     kinds = (("lbwpresets.txt", False), ("elempresets.txt", True))
-    return [Source(path, elements) for name, elements in kinds for path in sorted(folder.glob(f"*/scripts/{name}"))]
+    return [
+        PresetSource(path, elements) for name, elements in kinds for path in sorted(folder.glob(f"*/scripts/{name}"))
+    ]
 
 
 def hypernetwork_folder() -> Path:

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from lib_adapters.catalogue.names import carried
 from lib_adapters.errors import BadTag
 from lib_adapters.hosts.webui import settings, webui_modules
 from lib_adapters.hosts.webui.name_resolver import NameResolver
+from lib_adapters.library.file_names import escape_name
 from lib_adapters.prompt.block_weights import BlockWeightSpec, Presets, block_list, resolve_block_weights
 from lib_adapters.prompt.schedule import format_strength, parse_strength
 from lib_adapters.prompt.tag_editor import edit_tag
@@ -115,7 +115,7 @@ def _adapter(p: Any, name: str, _: Sequence[str]) -> None:
     def named(tag: Tag) -> str:
         if name == settings.NONE_CHOICE:
             return ""
-        return f"<{tag.kind}:{quote_name(carried(name))}{tag.text[len(opening_text(tag)) :]}"
+        return f"<{tag.kind}:{quote_name(escape_name(name))}{tag.text[len(opening_text(tag)) :]}"
 
     _change(p, named)
 

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lib_adapters.app import main as app
-from lib_adapters.app.chart import bar_of, chart
+from lib_adapters.app.bar_chart import bar, chart
 from lib_adapters.files.blocks import block_label
 from lib_adapters.files.tensor_keys import LayerKey
 from lib_adapters.hosts.diffusers.load_pipeline import open_pipeline
@@ -287,8 +287,8 @@ def test_blocks_of_both_spellings(name, block):
 
 
 def test_bars():
-    assert bar_of(0, 4) == "    "
-    assert bar_of(1e-9, 4) == "▏   "
-    assert bar_of(0.5, 4) == "██  "
-    assert bar_of(2, 4) == "████"
+    assert bar(0, 4) == "    "
+    assert bar(1e-9, 4) == "▏   "
+    assert bar(0.5, 4) == "██  "
+    assert bar(2, 4) == "████"
     assert chart({"a": (1.0, "x"), "bb": (0.0, "")}, 2) == ["a  ██ x", "bb"]

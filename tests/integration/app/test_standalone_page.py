@@ -14,9 +14,10 @@ from PIL import Image
 pytest.importorskip("gradio")
 from fastapi.testclient import TestClient
 
-from lib_adapters.app import main, options
-from lib_adapters.app.page import build, layout, server
-from lib_adapters.app.page.painter import Painter, Shown
+from lib_adapters.app import arguments as options
+from lib_adapters.app import main
+from lib_adapters.app.page import application, layout, server
+from lib_adapters.app.page.image_worker import ImageWorker, WorkerResult
 from lib_adapters.errors import AdapterError
 from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
 from lib_adapters.hosts.diffusers.generator import Generator, Settings
@@ -32,7 +33,7 @@ def given(out, *arguments):
 @pytest.fixture(scope="module")
 def client(tmp_path_factory):
     with ExitStack() as stack:
-        yield TestClient(build.application(given(tmp_path_factory.mktemp("page")), stack, "http://127.0.0.1:1/"))
+        yield TestClient(application.application(given(tmp_path_factory.mktemp("page")), stack, "http://127.0.0.1:1/"))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def studio():
 @pytest.fixture
 def painter(studio, tmp_path):
     used: list[Path] = []
-    made = Painter(studio, [options.ADAPTERS], tmp_path / "out", used.append)
+    made = ImageWorker(studio, [options.ADAPTERS], tmp_path / "out", used.append)
     made.noted = used
     return made
 
@@ -59,7 +60,7 @@ def test_the_page_has_the_tab_and_starts_with_what_suits_the_model(client):
     assert "#page_prompt textarea" in text
     assert '"value":15' in text.replace(" ", "")  # steps
     assert '"elem_id":"page_width"' in text.replace(" ", "")
-    assert layout.AGAINST in text
+    assert layout.DEFAULT_NEGATIVE in text
     assert "googleapis" not in text.split("gradio_config")[1].split("</script>")[0]
 
 
@@ -99,15 +100,15 @@ def test_the_bundled_adapters_are_cards(client):
 def test_bundled_adapters_are_left_out_for_another_model(tmp_path):
     model, mine = tmp_path / "model", tmp_path / "mine"
     model.mkdir(), mine.mkdir(), (tmp_path / "Lora").mkdir()
-    assert build.folders_of(model, [mine]) == [tmp_path / "Lora", mine]
-    assert build.folders_of(options.MODEL, [mine])[0] == options.ADAPTERS
+    assert application.adapter_folders(model, [mine]) == [tmp_path / "Lora", mine]
+    assert application.adapter_folders(options.MODEL, [mine])[0] == options.ADAPTERS
     with pytest.raises(AdapterError, match="no such folder"):
-        build.folders_of(model, [tmp_path / "nowhere"])
+        application.adapter_folders(model, [tmp_path / "nowhere"])
 
 
 def test_a_picture_is_drawn_saved_and_says_how(painter, tmp_path):
     steps: list[tuple[int, int]] = []
-    shown = painter.draw(f"a red circle {TAG}", QUICK, False, lambda done, total: steps.append((done, total)))
+    shown = painter.generate(f"a red circle {TAG}", QUICK, False, lambda done, total: steps.append((done, total)))
     ((picture, title),) = shown.pictures
     assert (picture.size, title) == ((64, 64), "")
     assert steps == [(0, 2), (1, 2), (2, 2)]
@@ -120,24 +121,24 @@ def test_a_picture_is_drawn_saved_and_says_how(painter, tmp_path):
 
 
 def test_without_and_with_are_the_same_seed(painter):
-    both = painter.draw(f"a red circle {TAG}", QUICK, True, nothing)
+    both = painter.generate(f"a red circle {TAG}", QUICK, True, nothing)
     assert [title for _, title in both.pictures] == ["without", "with"]
-    (plain,) = painter.draw("a red circle ", QUICK, False, nothing).pictures
+    (plain,) = painter.generate("a red circle ", QUICK, False, nothing).pictures
     assert both.pictures[0][0].tobytes() == plain[0].tobytes()
     assert both.pictures[1][0].tobytes() != plain[0].tobytes()
-    assert len(painter.draw("a red circle", QUICK, True, nothing).pictures) == 1
+    assert len(painter.generate("a red circle", QUICK, True, nothing).pictures) == 1
 
 
 def test_a_hypernetwork_is_compared_too(painter):
-    both = painter.draw("a red circle <hypernet:dusk_hypernet:1>", QUICK, True, nothing)
-    (plain,) = painter.draw("a red circle ", QUICK, False, nothing).pictures
+    both = painter.generate("a red circle <hypernet:dusk_hypernet:1>", QUICK, True, nothing)
+    (plain,) = painter.generate("a red circle ", QUICK, False, nothing).pictures
     assert both.pictures[0][0].tobytes() == plain[0].tobytes()
     assert both.pictures[1][0].tobytes() != plain[0].tobytes()
     assert [path.stem for path in painter.noted] == ["dusk_hypernet"]
 
 
 def test_an_adapter_that_is_not_there_is_said(painter):
-    shown = painter.draw("a red circle <lyco:nobody:1>", QUICK, False, nothing)
+    shown = painter.generate("a red circle <lyco:nobody:1>", QUICK, False, nothing)
     assert "no adapter is called 'nobody'" in shown.problems[0]
     assert painter.noted == []
 
@@ -147,9 +148,9 @@ def test_stop_ends_a_picture_and_not_the_next_one(painter):
         if done == 1:
             painter.stop()
 
-    stopped = painter.draw("a red circle", Settings(steps=50, size=(64, 64)), False, press)
+    stopped = painter.generate("a red circle", Settings(steps=50, size=(64, 64)), False, press)
     assert (stopped.pictures, stopped.problems) == ([], ["Stopped."])
-    assert len(painter.draw("a red circle", QUICK, False, nothing).pictures) == 1
+    assert len(painter.generate("a red circle", QUICK, False, nothing).pictures) == 1
 
 
 def test_new_files_are_found_after_a_rescan(painter, tmp_path):
@@ -157,9 +158,9 @@ def test_new_files_are_found_after_a_rescan(painter, tmp_path):
     folder.mkdir()
     painter._folders = [folder]
     (folder / "late.safetensors").write_bytes((options.ADAPTERS / "gold_lora.safetensors").read_bytes())
-    assert painter.draw("x <lyco:late:1>", QUICK, False, nothing).problems
+    assert painter.generate("x <lyco:late:1>", QUICK, False, nothing).problems
     painter.rescan()
-    assert not painter.draw("x <lyco:late:1>", QUICK, False, nothing).problems
+    assert not painter.generate("x <lyco:late:1>", QUICK, False, nothing).problems
 
 
 def test_a_press_of_the_button(painter):
@@ -196,14 +197,14 @@ def test_the_box_for_the_negative_prompts_tags(painter, tmp_path):
 
 
 def test_what_goes_wrong_is_said_on_the_page(painter, monkeypatch):
-    monkeypatch.setattr(painter, "draw", lambda *_: (_ for _ in ()).throw(MemoryError))
+    monkeypatch.setattr(painter, "generate", lambda *_: (_ for _ in ()).throw(MemoryError))
     pictures, text = layout._generate(painter)("x", "", False, False, 2, 2.5, 64, 64, 7)
     assert pictures == []
     assert "There is not enough memory for this." in text
 
 
 def test_the_report_escapes_what_it_says():
-    text = layout.report_of(Shown(lines=["<script>"], problems=["<img onerror=x>"]), "Seed 1")
+    text = layout.report_of(WorkerResult(lines=["<script>"], problems=["<img onerror=x>"]), "Seed 1")
     assert "<script>" not in text
     assert "&lt;img onerror=x&gt;" in text
 

@@ -13,10 +13,10 @@ from PIL import Image
 pytest.importorskip("gradio")
 from fastapi.testclient import TestClient
 
-from lib_adapters.app import main, options
-from lib_adapters.app.page import build, making
+from lib_adapters.app import arguments, main
+from lib_adapters.app.page import application, create_panel
 from lib_adapters.conditioning.aesthetic_file import open_aesthetic
-from lib_adapters.demo.pictures import draw, random_scene
+from lib_adapters.demo.images import draw, random_scene
 from lib_adapters.errors import AdapterError
 from lib_adapters.hosts.diffusers import create_embedding
 from lib_adapters.hosts.diffusers.clip_projection import find_clip_folder
@@ -45,14 +45,16 @@ def pictures(tmp_path_factory):
 @pytest.fixture
 def maker(tmp_path):
     told: list[str] = []
-    made = making.Maker(find_clip_folder(options.MODEL), tmp_path / "out" / "made", CPU, lambda: told.append("made"))
+    made = create_panel.EmbeddingWorker(
+        find_clip_folder(arguments.MODEL), tmp_path / "out" / "made", CPU, lambda: told.append("made")
+    )
     made.told = told
     return made
 
 
 def test_the_file_is_the_mean_of_the_features(maker, pictures, tmp_path):
     seen: list[tuple[int, int]] = []
-    made = maker.make("mine", str(pictures), str(maker.clip), 2, lambda *at: seen.append(at))
+    made = maker.create("mine", str(pictures), str(maker.clip), 2, lambda *at: seen.append(at))
     vision = load_image_encoder(maker.clip, CPU)
     features = vision.image_features([Image.open(pictures / f"{n}.png") for n in range(COUNT)])
     torch.testing.assert_close(open_aesthetic(made.out).vectors, features.mean(dim=0, keepdim=True))
@@ -61,7 +63,7 @@ def test_the_file_is_the_mean_of_the_features(maker, pictures, tmp_path):
     assert [name for name, _ in made.skipped] == ["<b>.png"]
     assert maker.told == ["made"]
     with pytest.raises(AdapterError, match="exists already"):
-        maker.make("mine", str(pictures), str(maker.clip), 2, nothing)
+        maker.create("mine", str(pictures), str(maker.clip), 2, nothing)
     assert list(made.out.parent.iterdir()) == [made.out]
 
 
@@ -71,15 +73,15 @@ def test_stop_leaves_nothing_and_the_next_one_runs(maker, pictures, tmp_path):
             maker.stop()
 
     with pytest.raises(create_embedding.Cancelled):
-        maker.make("mine", str(pictures), str(maker.clip), 2, press)
+        maker.create("mine", str(pictures), str(maker.clip), 2, press)
     assert not (tmp_path / "out").exists()
     assert maker.told == []
-    assert maker.make("mine", str(pictures), str(maker.clip), 16, nothing).image_count == COUNT
+    assert maker.create("mine", str(pictures), str(maker.clip), 16, nothing).image_count == COUNT
 
 
 def test_stop_after_the_last_batch_counts_too(maker, pictures, tmp_path):
     with pytest.raises(create_embedding.Cancelled):
-        maker.make("mine", str(pictures), str(maker.clip), 16, lambda done, total: done == total and maker.stop())
+        maker.create("mine", str(pictures), str(maker.clip), 16, lambda done, total: done == total and maker.stop())
     assert not (tmp_path / "out").exists()
 
 
@@ -100,7 +102,7 @@ def test_a_name_with_or_without_its_ending(tmp_path):
 
 
 def test_what_is_missing_is_one_sentence_on_the_page(maker, pictures, tmp_path):
-    press = making._pressed(maker)
+    press = create_panel._pressed(maker)
     assert "Name the folder of pictures." in press("x", " ", str(maker.clip), 2, nothing)
     assert "Name the folder of a local CLIP model" in press("x", str(pictures), "", 2, nothing)
     assert "no CLIP model with its image side" in press("x", str(pictures), str(tmp_path), 2, nothing)
@@ -113,7 +115,7 @@ def test_a_press_of_the_button(maker, pictures):
     def progress(share, desc):
         seen.append((share, desc))
 
-    said = making._pressed(maker)("mine", f'"{pictures}"', str(maker.clip), 16, progress)
+    said = create_panel._pressed(maker)("mine", f'"{pictures}"', str(maker.clip), 16, progress)
     assert "5 pictures, " in said
     assert "&lt;aesthetic:mine&gt;" in said
     assert "left out: &lt;b&gt;.png (" in said
@@ -122,12 +124,14 @@ def test_a_press_of_the_button(maker, pictures):
 
 def test_the_new_card_appears_and_the_tag_works(pictures, tmp_path, monkeypatch):
     makers, painters = [], []
-    monkeypatch.setattr(build, "Maker", lambda *given: makers.append(making.Maker(*given)) or makers[0])
-    usual = build.Painter
-    monkeypatch.setattr(build, "Painter", lambda *given: painters.append(usual(*given)) or painters[0])
+    monkeypatch.setattr(
+        application, "Maker", lambda *given: makers.append(create_panel.EmbeddingWorker(*given)) or makers[0]
+    )
+    usual = application.ImageWorker
+    monkeypatch.setattr(application, "ImageWorker", lambda *given: painters.append(usual(*given)) or painters[0])
     given = main.parser().parse_args(["page", "--no-browser", "--out", str(tmp_path), "--device", "cpu"])
     with ExitStack() as stack:
-        client = TestClient(build.application(given, stack, "http://127.0.0.1:1/"))
+        client = TestClient(application.application(given, stack, "http://127.0.0.1:1/"))
         assert '"elem_id":"page_create_clip"' in client.get("/").text.replace(" ", "")
         makers[0].make("mine", str(pictures), str(makers[0].clip), 16, nothing)
         for _ in range(500):
@@ -136,6 +140,6 @@ def test_the_new_card_appears_and_the_tag_works(pictures, tmp_path, monkeypatch)
                 break
         (card,) = [card for card in answer["cards"] if card["name"] == "mine"]
         assert answer["folders"][card["root"]] == "Created here"
-        shown = painters[0].draw("a red circle <aesthetic:mine>", build.settings_of(given), False, nothing)
+        shown = painters[0].generate("a red circle <aesthetic:mine>", application.read_settings(given), False, nothing)
     assert shown.problems == []
     assert "mine (aesthetic gradient): " in shown.lines[0]

@@ -11,8 +11,8 @@ from safetensors import safe_open
 
 from lib_adapters.conditioning.hypernetwork_file import open_hypernetwork
 from lib_adapters.demo import ADAPTERS, index
-from lib_adapters.demo.networks import metadata
 from lib_adapters.demo.recipes import HYPERNETWORKS, RECIPES, Recipe, recipe
+from lib_adapters.demo.trainer_modules import metadata
 
 LEAVES = {
     "LoRA": {"lora_up.weight", "lora_down.weight", "alpha"},

@@ -14,8 +14,8 @@ from lib_adapters.app.main import main
 from lib_adapters.conditioning.aesthetic_file import open_aesthetic
 from lib_adapters.conditioning.clip_features import load_text_projection
 from lib_adapters.demo import ADAPTERS, AESTHETICS, MODEL
-from lib_adapters.demo.pictures import every_caption
-from lib_adapters.demo.references import REFERENCES, distance, pictures_of
+from lib_adapters.demo.images import every_caption
+from lib_adapters.demo.reference_images import REFERENCES, distance, pictures_of
 from lib_adapters.demo.train_adapters import GUIDANCE, SHOWN_SEEDS, SHOWN_STEPS
 from lib_adapters.demo.train_clip import draw_pool, end_states, measured
 from lib_adapters.hosts.diffusers.clip_vision import load_image_encoder

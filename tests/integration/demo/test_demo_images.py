@@ -7,10 +7,10 @@ import random
 import numpy as np
 import pytest
 
-from lib_adapters.demo.measures import MEASURES, measure, solidity, thing, top_heaviness
-from lib_adapters.demo.pictures import BACKGROUNDS, COLOURS, SHAPE_NAMES, SIDE, Scene, draw, every_caption, random_scene
+from lib_adapters.demo.image_metrics import MEASURES, measure, solidity, thing, top_heaviness
+from lib_adapters.demo.images import BACKGROUNDS, COLOURS, SHAPE_NAMES, SIDE, Scene, draw, every_caption, random_scene
+from lib_adapters.demo.outlines import parts_of
 from lib_adapters.demo.recipes import RECIPES, Recipe
-from lib_adapters.demo.shapes import parts_of
 from lib_adapters.demo.styles import STYLES, Style
 
 

@@ -14,7 +14,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from lib_adapters.demo import ADAPTERS, MODEL
 from lib_adapters.demo.codec import SCALING, build_codec, thumbnail
-from lib_adapters.demo.pictures import SIDE, Scene, draw, every_caption, random_scene
+from lib_adapters.demo.images import SIDE, Scene, draw, every_caption, random_scene
 from lib_adapters.demo.tokenizer import open_tokenizer, write_tokenizer
 from lib_adapters.demo.train_codec import to_tensor
 

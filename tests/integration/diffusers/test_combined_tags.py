@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lib_adapters import Request
-from lib_adapters.app.drawing import infotext
+from lib_adapters.app.image_output import infotext
 from lib_adapters.conditioning.aesthetic_file import save_aesthetic
 from lib_adapters.conditioning.hypernetwork_patcher import (
     HypernetworkPatcher,

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from lib_adapters.catalogue.names import carried
 from lib_adapters.errors import AdapterError, InvalidModelFolder
 from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
 from lib_adapters.hosts.diffusers.generator import Generator, Settings
 from lib_adapters.hosts.diffusers.load_pipeline import open_pipeline
+from lib_adapters.library.file_names import escape_name
 from tests.support.sample_adapters import adapter_file, layers
 from tests.support.tiny_pipelines import model_folder
 
@@ -201,7 +201,7 @@ class TestShelf:
     @pytest.mark.parametrize("name", ["a>b", "style #2", "a\nb"])
     def test_a_name_as_the_web_ui_carries_it_is_found_here_too(self, folder, name):
         (folder / "style" / "ink.safetensors").rename(folder / "style" / f"{name}.safetensors")
-        assert FolderResolver([folder]).adapter(carried(name)).adapter.path.stem == name
+        assert FolderResolver([folder]).adapter(escape_name(name)).adapter.path.stem == name
         assert FolderResolver([folder]).adapter(name).adapter.path.stem == name
 
     @pytest.mark.parametrize("name", ["../ink", "/etc/passwd", "nk", "e/ink", ""])

@@ -11,11 +11,11 @@ pytest.importorskip("fastapi")
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from lib_adapters.catalogue.presets import FILE, PresetFile
-from lib_adapters.hosts.tab.guard import guards
+from lib_adapters.hosts.tab.auth import auth_dependencies
+from lib_adapters.hosts.tab.backend import TabBackend
+from lib_adapters.hosts.tab.report_json import report_json
 from lib_adapters.hosts.tab.routes import add_routes
-from lib_adapters.hosts.tab.tab import Tab
-from lib_adapters.hosts.tab.told import report_of
+from lib_adapters.library.preset_file import PRESET_FILE_NAME, PresetFile
 from lib_adapters.patching.report import AdapterReport, Report
 
 API = "/lycoris/api"
@@ -23,14 +23,14 @@ API = "/lycoris/api"
 
 def client_of(place, passwords=()):
     nothing: Any = None
-    tab = Tab(
-        catalogue=nothing,
-        guards=guards("secret", passwords),
+    tab = TabBackend(
+        library=nothing,
+        dependencies=auth_dependencies("secret", passwords),
         model=lambda: ("", ""),
         folders=list,
         rescan=lambda: None,
         key="secret",
-        presets=PresetFile(place / FILE),
+        presets=PresetFile(place / PRESET_FILE_NAME),
         report=lambda: {"lines": ["ink: 3 of 3"]},
     )
     app = FastAPI()
@@ -50,9 +50,9 @@ def test_presets_are_listed_saved_and_told_of(client, tmp_path):
     given = {"presets": [{"name": " mine ", "text": "IN05:0.5"}], "elements": [{"name": "soft", "text": ":attn:0.5"}]}
     saved = client.post(f"{API}/presets", json=given).json()
     assert {"name": "mine", "text": "IN05:0.5", "own": True} in saved["presets"]
-    assert (tmp_path / FILE).read_text("utf-8") == "mine:IN05:0.5\n[lbwe]\nsoft::attn:0.5\n"
+    assert (tmp_path / PRESET_FILE_NAME).read_text("utf-8") == "mine:IN05:0.5\n[lbwe]\nsoft::attn:0.5\n"
     assert client.get(f"{API}/presets").json() == saved
-    assert saved["path"] == str(tmp_path / FILE)
+    assert saved["path"] == str(tmp_path / PRESET_FILE_NAME)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_a_preset_that_cannot_be_saved_is_named(client, tmp_path, given, named):
     answer = client.post(f"{API}/presets", json=given)
     assert answer.status_code == 422
     assert named in answer.json()["error"]
-    assert not (tmp_path / FILE).exists()
+    assert not (tmp_path / PRESET_FILE_NAME).exists()
 
 
 def test_the_last_report(client):
@@ -93,11 +93,11 @@ def test_only_who_may_ask_is_answered(tmp_path):
     assert client.post(f"{API}/presets", json=given).status_code == 401
     foreign = {"Origin": "http://evil.example"}
     assert client_of(tmp_path).post(f"{API}/presets", json=given, headers=foreign).status_code == 403
-    assert not (tmp_path / FILE).exists()
+    assert not (tmp_path / PRESET_FILE_NAME).exists()
 
 
 def test_a_report_is_fit_to_be_sent():
     row = AdapterReport("ink \ud83d", 1.0, 1.0, seconds=float("nan"))
-    told = report_of(Report([row]), ["line \ud83d"], ["problem \udcff"])
+    told = report_json(Report([row]), ["line \ud83d"], ["problem \udcff"])
     json.dumps(told, ensure_ascii=False, allow_nan=False).encode()
     assert told["lines"] == ["line ?"]

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from lib_adapters.hosts.tab.guard import guards
+from lib_adapters.hosts.tab.auth import auth_dependencies
 from lib_adapters.hosts.tab.shell import shell
 from tests.integration.tab.test_tab_routes import API, PNG, Shelf, client_of, tab_of
 
@@ -19,7 +19,7 @@ def shelf(tmp_path):
 
 
 def test_behind_a_log_in_the_page_has_its_key_and_programs_have_passwords(shelf):
-    client = client_of(shelf, guards("secret", [("ann", "pass:word"), ("bob", "x")]))
+    client = client_of(shelf, auth_dependencies("secret", [("ann", "pass:word"), ("bob", "x")]))
     assert client.get(f"{API}/cards").status_code == 401
     assert "www-authenticate" in client.get(f"{API}/cards").headers
     stale = client.get(f"{API}/cards", headers={"X-Lycoris-Key": "wrong"})
@@ -35,7 +35,7 @@ def test_behind_a_log_in_the_page_has_its_key_and_programs_have_passwords(shelf)
 
 def test_another_sites_page_cannot_write(shelf):
     """Its browser sends where it comes from; programs send nothing, and the page behind a proxy has its key."""
-    client = client_of(shelf, guards("secret", []))
+    client = client_of(shelf, auth_dependencies("secret", []))
     star, on = f"{API}/cards/1/star", {"on": True}
     assert client.get(f"{API}/cards").status_code == 200
     assert client.post(star, json=on).status_code == 200

@@ -12,11 +12,11 @@ pytest.importorskip("fastapi")
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from lib_adapters.catalogue.presets import FILE, PresetFile
 from lib_adapters.errors import AdapterError
-from lib_adapters.hosts.tab.bodies import LARGEST
+from lib_adapters.hosts.tab.backend import TabBackend
+from lib_adapters.hosts.tab.json_route import MAX_BODY_BYTES
 from lib_adapters.hosts.tab.routes import add_routes
-from lib_adapters.hosts.tab.tab import Tab
+from lib_adapters.library.preset_file import PRESET_FILE_NAME, PresetFile
 from tests.support.sample_library import opened
 
 API = "/lycoris/api"
@@ -106,14 +106,14 @@ def shelf(tmp_path):
 
 
 def tab_of(shelf, dependencies=(), place=None):
-    return Tab(
-        catalogue=shelf,
-        guards=dependencies,
+    return TabBackend(
+        library=shelf,
+        dependencies=dependencies,
         model=lambda: ("sd1", "Stable Diffusion 1.x"),
         folders=lambda: [("LyCORIS", Path("/folder"))],
         rescan=lambda: shelf.asked.append(("rescan",)),
         key="secret",
-        presets=PresetFile((place or shelf.place) / FILE),
+        presets=PresetFile((place or shelf.place) / PRESET_FILE_NAME),
         report=lambda: {"lines": ["ink: 3 of 3"]},
     )
 
@@ -260,7 +260,7 @@ def test_a_form_of_another_site_changes_nothing(client, shelf):
 
 @pytest.mark.parametrize("announced", [True, False])
 def test_a_body_is_read_only_up_to_the_limit(client, shelf, announced):
-    content = b" " * (LARGEST + 1)
+    content = b" " * (MAX_BODY_BYTES + 1)
     headers = {"Content-Type": "application/json"}
     answer = client.post(f"{API}/cards/1", content=content if announced else iter([content]), headers=headers)
     assert answer.status_code == 413

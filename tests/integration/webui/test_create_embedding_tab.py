@@ -8,14 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
-from lib_adapters.app import options
+from lib_adapters.app import arguments
 from lib_adapters.conditioning.aesthetic_file import open_aesthetic
 from lib_adapters.hosts.diffusers import create_embedding
 from lib_adapters.hosts.diffusers.clip_projection import find_clip_folder
 from lib_adapters.hosts.diffusers.clip_vision import ClipImageEncoder
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what other people's packages say about each other
-CLIP = str(find_clip_folder(options.MODEL))
+CLIP = str(find_clip_folder(arguments.MODEL))
 COUNT = 5
 
 
@@ -78,7 +78,7 @@ def made(webui):
 
 def test_a_file_is_made_and_its_tag_is_known(webui, tab, pictures, monkeypatch):
     started = []
-    monkeypatch.setattr("lib_adapters.catalogue.Catalogue.start", lambda catalogue: started.append(catalogue))
+    monkeypatch.setattr("lib_adapters.library.Catalogue.start", lambda catalogue: started.append(catalogue))
     said = press(tab, "mine", pictures, CLIP, 2)
     assert "5 pictures, " in said
     assert "&lt;aesthetic:mine&gt;" in said

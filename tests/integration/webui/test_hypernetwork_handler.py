@@ -127,7 +127,7 @@ def test_what_was_used_is_told_to_the_cards_and_refresh_finds_new_files(webui, m
     put_net(webui)
     told = []
     runtime = extra_networks.extra_network_registry["hypernet"].runtime
-    monkeypatch.setattr(runtime.library_backend.library, "used", told.append)
+    monkeypatch.setattr(runtime.library_backend.library, "record_use", told.append)
     webui.picture("<hypernet:glow><hypernet:nobody>")
     assert [path.name for path in told] == ["glow.pt"]
     put_net(webui, "deep/glow", seed=6)

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lib_adapters.catalogue.names import carried
 from lib_adapters.files.adapter import open_adapter
 from lib_adapters.hosts.webui import processing
 from lib_adapters.hosts.webui.name_resolver import NameResolver
+from lib_adapters.library.file_names import escape_name
 from lib_adapters.prompt.tags import quote_name
 from tests.fake_webui import extra_networks
 from tests.fake_webui.processing import strip_comments
@@ -29,7 +29,7 @@ def card_of(webui, name):
     catalogue = webui.runtime.library_backend.library
     catalogue.start()
     catalogue.wait()
-    (card,) = [card for card in map(json.loads, catalogue.changes(0).cards) if card["file"].startswith(name)]
+    (card,) = [card for card in map(json.loads, catalogue.changes_since(0).cards) if card["file"].startswith(name)]
     return card
 
 
@@ -60,7 +60,7 @@ def test_the_tag_that_a_card_writes_reaches_its_file(webui):
 @pytest.mark.parametrize("name", ["a>b", "style #2", "Tom AND Jerry"])
 def test_a_picture_is_drawn_with_such_a_name(webui, name):
     put(webui, name)
-    job = webui.draw(f"x <lyco:{carried(name)}:0.5>")
+    job = webui.draw(f"x <lyco:{escape_name(name)}:0.5>")
     assert said(job, "15 of 15 layers")
     assert job.encoded_texts[0] == ["x "]
 
@@ -70,7 +70,7 @@ def test_a_card_knows_how_a_prompt_carries_its_name(webui, name):
     plain = put(webui, "plain").path
     plain.rename(plain.with_name(f"{name}.safetensors"))
     card = card_of(webui, name[0])
-    assert card["tag"] == carried(name)
+    assert card["tag"] == escape_name(name)
     assert card["name"] == name.encode("utf-8", "replace").decode()
     assert said(webui.picture(f"<lyco:{card['tag']}:1>"), "15 of 15 layers")
 

@@ -6,10 +6,10 @@ import logging
 from functools import cache
 from pathlib import Path
 
-from lib_adapters.catalogue.cards import Described
-from lib_adapters.catalogue.folders import File
-from lib_adapters.catalogue.opening import NAME, open_store
-from lib_adapters.catalogue.store import Store
+from lib_adapters.library.cards import CardRecord
+from lib_adapters.library.database import Database
+from lib_adapters.library.open_database import DATABASE_NAME, open_database
+from lib_adapters.library.walk import ScannedFile
 from tests.robustness.fuzz.work_folder import folder
 from tests.support.input_bounds import Bound
 
@@ -19,7 +19,7 @@ TOKENS = [
     b"\xff\xff\xff\xff", b"CREATE VIEW cards AS SELECT 1", b"CREATE TRIGGER", b"\x00\x00\x00\x01", b"x.safetensors",
     b"version",
 ]  # fmt: skip
-FILE = File("/x/y.safetensors", "y.safetensors", 0, 1, 2, 3, "")
+FILE = ScannedFile("/x/y.safetensors", "y.safetensors", 0, 1, 2, 3, "")
 
 
 def target(data: bytes) -> None:
@@ -27,28 +27,28 @@ def target(data: bytes) -> None:
     place.mkdir(exist_ok=True)
     for old in place.iterdir():
         old.unlink()
-    (place / NAME).write_bytes(data)
-    store = open_store(place)
+    (place / DATABASE_NAME).write_bytes(data)
+    store = open_database(place)
     try:
         use(store)
     finally:
         store.close()
 
 
-def use(store: Store) -> None:
+def use(store: Database) -> None:
     """Every question has its answer; a card that was put is there."""
-    with store.change() as change:
-        change.put(FILE, '"name":"y"', Described('"size":1'))
+    with store.transaction() as change:
+        change.upsert(FILE, '"name":"y"', CardRecord('"size":1'))
     card = max(row.id for path, row in store.rows().items() if path == FILE.path)
     assert store.path(card) == FILE.path
     assert store.text(card)
-    assert store.changes(0).cards
-    with store.change() as change:
-        change.star(card, on=True)
-        change.used(FILE.path, 7)
+    assert store.changes_since(0).cards
+    with store.transaction() as change:
+        change.set_star(card, on=True)
+        change.record_use(FILE.path, 7)
         change.set_hashes(card, FILE.size, FILE.mtime_ns, {"sha256": "ab"})
     assert store.hashes(card, FILE.size, FILE.mtime_ns) == {"sha256": "ab"}
-    assert store.about(FILE.path, FILE.size, FILE.mtime_ns) is not None
+    assert store.file_info(FILE.path, FILE.size, FILE.mtime_ns) is not None
 
 
 @cache
@@ -56,10 +56,10 @@ def seeds() -> list[bytes]:
     logging.disable(logging.CRITICAL)
     place = folder("index")
     place.mkdir(exist_ok=True)
-    store = open_store(place)
+    store = open_database(place)
     use(store)
     store.close()
-    return [compact(place / NAME), b""]
+    return [compact(place / DATABASE_NAME), b""]
 
 
 def compact(path: Path) -> bytes:

@@ -9,9 +9,9 @@ import warnings
 
 from PIL import Image
 
-from lib_adapters.catalogue.previews import covers
-from lib_adapters.catalogue.thumbnails import MOST_PIXELS, SIDE, as_png, small
 from lib_adapters.errors import AdapterError
+from lib_adapters.library.image_decoding import MAX_PIXELS, MAX_SIDE, as_png, make_thumbnail
+from lib_adapters.library.previews import embedded_covers
 from tests.robustness.fuzz.read_checks import check_sentence
 from tests.support.input_bounds import Bound
 
@@ -31,11 +31,11 @@ def target(data: bytes) -> None:
 
 
 def check(data: bytes) -> None:
-    made = small(data)
+    made = make_thumbnail(data)
     if made is not None:
         picture = Image.open(io.BytesIO(made))
         assert picture.format == "WEBP"
-        assert max(picture.size) <= SIDE
+        assert max(picture.size) <= MAX_SIDE
     try:
         kept = as_png(data)
     except AdapterError as error:
@@ -43,11 +43,12 @@ def check(data: bytes) -> None:
     else:
         picture = Image.open(io.BytesIO(kept))
         assert picture.format == "PNG"
-        assert picture.width * picture.height <= MOST_PIXELS
+        assert picture.width * picture.height <= MAX_PIXELS
     text = data.decode("utf-8", "surrogateescape")
     for value in (text, json.dumps([text, 3, base64.b64encode(data).decode()]), f"data:image/png;base64,{text}"):
         assert all(
-            isinstance(image, bytes) for image in covers({"ssmd_cover_images": value, "modelspec.thumbnail": text})
+            isinstance(image, bytes)
+            for image in embedded_covers({"ssmd_cover_images": value, "modelspec.thumbnail": text})
         )
 
 

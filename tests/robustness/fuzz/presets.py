@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lib_adapters.catalogue.presets import FILE, PresetFile
 from lib_adapters.errors import AdapterError
+from lib_adapters.library.preset_file import PRESET_FILE_NAME, PresetFile
 from lib_adapters.prompt.block_presets import format_presets, parse_presets
 from lib_adapters.prompt.block_weights import BlockWeightSpec, Presets
 from tests.robustness.fuzz.read_checks import check_sentence
@@ -31,7 +31,7 @@ def target(data: bytes) -> None:
 
 def check_file(data: bytes, presets: Presets) -> None:
     """What was read can be saved, and is then what the file says; lines that say nothing stay in it."""
-    file = PresetFile(put("presets", FILE, data))
+    file = PresetFile(put("presets", PRESET_FILE_NAME, data))
     before = file.listing()
     for problem in before.problems:
         check_sentence(problem)
@@ -39,9 +39,9 @@ def check_file(data: bytes, presets: Presets) -> None:
         file.save(Presets(presets.blocks, presets.elements | {"one more": ":attn:0.5"}))
     except AdapterError as error:
         return check_sentence(str(error))
-    after = PresetFile(folder("presets") / FILE).listing()
-    assert after.own.blocks == presets.blocks
-    assert after.own.elements == presets.elements | {"one more": ":attn:0.5"}
+    after = PresetFile(folder("presets") / PRESET_FILE_NAME).listing()
+    assert after.own_presets.blocks == presets.blocks
+    assert after.own_presets.elements == presets.elements | {"one more": ":attn:0.5"}
     assert [one.partition(": ")[2] for one in after.problems] == [one.partition(": ")[2] for one in before.problems]
 
 

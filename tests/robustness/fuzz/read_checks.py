@@ -10,13 +10,13 @@ from typing import TypeVar
 import torch
 
 from lib_adapters.algorithms.base import Algorithm
-from lib_adapters.catalogue.layouts import Content, Layouts
-from lib_adapters.catalogue.strengths import rows
 from lib_adapters.conditioning.aesthetic_file import open_aesthetic
 from lib_adapters.conditioning.hypernetwork_file import open_hypernetwork
 from lib_adapters.conditioning.textual_inversion import read_bundled_embeddings
 from lib_adapters.errors import AdapterError, ShapeMismatch
 from lib_adapters.files.adapter import Adapter, open_adapter
+from lib_adapters.library.block_strength import strength_rows
+from lib_adapters.library.header_cache import FileSummary, HeaderCache
 
 Found = TypeVar("Found")
 SHAPES = ((8, 8), (8, 8, 1, 1), (8, 8, 3, 3), (16, 8), (8,), (4, 4), ())  # of layers that a file may be meant for
@@ -44,15 +44,15 @@ def read(path: Path) -> Adapter | None:
         use(adapter)
     refused(path, open_hypernetwork)
     refused(path, open_aesthetic)
-    content = refused(path, Layouts().content)
+    content = refused(path, HeaderCache().summarize)
     if adapter is not None:
         assert content is not None, "the short way refuses what the long way reads"
         check_content(adapter, content)
-    refused(path, rows)
+    refused(path, strength_rows)
     return adapter
 
 
-def check_content(adapter: Adapter, content: Content) -> None:
+def check_content(adapter: Adapter, content: FileSummary) -> None:
     """Cards are told without opening the file wherever another of its kind was opened."""
     alpha = (adapter.alpha, content.alpha)
     assert (adapter.family, tuple(adapter.algorithms), adapter.rank) == (

@@ -13,11 +13,11 @@ from typing import Any
 from fastapi import FastAPI
 from PIL import Image
 
-from lib_adapters.catalogue import Catalogue
-from lib_adapters.catalogue.presets import FILE, PresetFile
-from lib_adapters.hosts.tab.guard import guards
+from lib_adapters.hosts.tab.auth import auth_dependencies
+from lib_adapters.hosts.tab.backend import TabBackend
 from lib_adapters.hosts.tab.routes import PREFIX, add_routes
-from lib_adapters.hosts.tab.tab import Tab
+from lib_adapters.library import AdapterLibrary
+from lib_adapters.library.preset_file import PRESET_FILE_NAME, PresetFile
 from tests.robustness.fuzz.data_provider import Choices
 from tests.robustness.fuzz.sidecars import sendable
 from tests.robustness.fuzz.work_folder import folder
@@ -169,23 +169,23 @@ def made() -> tuple[FastAPI, list[int]]:
     adapter(shelf / "deep" / "moss.safetensors", "lokr")
     (shelf / "broken.safetensors").write_bytes(b"<html>")
     Image.init()  # and not when the first picture comes
-    catalogue = Catalogue(lambda: [shelf], folder("routes") / "index")
+    catalogue = AdapterLibrary(lambda: [shelf], folder("routes") / "index")
     catalogue.start()
     catalogue.wait(60)
     app = FastAPI()
     add_routes(app, tab(catalogue, shelf))
-    return app, sorted(json.loads(text)["id"] for text in catalogue.changes(0).cards)
+    return app, sorted(json.loads(text)["id"] for text in catalogue.changes_since(0).cards)
 
 
-def tab(catalogue: Catalogue, shelf: Path) -> Tab:
-    return Tab(
-        catalogue=catalogue,
-        guards=guards("secret", []),
+def tab(catalogue: AdapterLibrary, shelf: Path) -> TabBackend:
+    return TabBackend(
+        library=catalogue,
+        dependencies=auth_dependencies("secret", []),
         model=lambda: ("sd1", "Stable Diffusion 1.x"),
         folders=lambda: [("LyCORIS", shelf)],
         rescan=lambda: None,
         key="secret",
-        presets=PresetFile(shelf / FILE),
+        presets=PresetFile(shelf / PRESET_FILE_NAME),
         report=lambda: {"lines": ["ink: 3 of 3"]},
     )
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from lib_adapters.catalogue import sidecars
-from lib_adapters.catalogue.beside import CIVITAI, DESCRIPTIONS, SIDECAR, Beside, at, stamp_at
-from lib_adapters.catalogue.cards import describe, head, said
-from lib_adapters.catalogue.details import details
-from lib_adapters.catalogue.folders import look
-from lib_adapters.catalogue.layouts import Layouts
-from lib_adapters.catalogue.previews import covers
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.adapter import open_adapter
+from lib_adapters.library import sidecar_json
+from lib_adapters.library.cards import build_card, json_head, try_read
+from lib_adapters.library.companions import CIVITAI, DESCRIPTIONS, SIDECAR, Companions, companion_path, read_stamp
+from lib_adapters.library.details import details
+from lib_adapters.library.header_cache import HeaderCache
+from lib_adapters.library.previews import embedded_covers
+from lib_adapters.library.walk import scan_file
 from tests.robustness.fuzz.data_provider import Choices
 from tests.robustness.fuzz.headers import NAME, container
 from tests.robustness.fuzz.read_checks import check_sentence
@@ -23,7 +23,7 @@ from tests.support.input_bounds import Bound
 DECIDES = True
 BOUND = Bound(calls=200_000, calls_per_byte=2_000)
 WORDS = [
-    *sidecars.KEYS, "lycoris", "scale", "trainedWords", "TrainedWords", "name",
+    *sidecar_json.USER_KEYS, "lycoris", "scale", "trainedWords", "TrainedWords", "name",
     "a, b", "0.8", "", "ss_tag_frequency",
     "\u2028", "1e400", "\ud83d", "ink\nmoss", "__proto__", "-1",
 ]  # fmt: skip
@@ -42,7 +42,7 @@ def target(data: bytes) -> None:
         if choices.chance(3):
             put("sidecars", path.stem + suffix, content(choices))
         else:
-            at(path, suffix).unlink(missing_ok=True)
+            companion_path(path, suffix).unlink(missing_ok=True)
     card = check_card(path)
     check_details(path, card)
     check_saving(choices, path)
@@ -71,12 +71,12 @@ def content(choices: Choices) -> bytes:
 
 
 def check_card(path: Path) -> dict[str, object]:
-    described = describe(look(path), Layouts())
-    adapter, error = said(path, open_adapter)
+    described = build_card(scan_file(path), HeaderCache())
+    adapter, error = try_read(path, open_adapter)
     assert json.loads(f"{{{described.card}}}").get("error", "") == error
     assert (adapter is None) == bool(error)
     described.alias.encode(), described.hash.encode()
-    card = f'{{"id":1,{head(look(path), "x", "x")},{described.card}}}'
+    card = f'{{"id":1,{json_head(scan_file(path), "x", "x")},{described.card}}}'
     assert len(card) < 50_000
     return sendable(card)
 
@@ -87,7 +87,7 @@ def check_details(path: Path, card: dict[str, object]) -> None:
     sendable(json.dumps(told, ensure_ascii=False, allow_nan=False))
     if "error" in told:
         check_sentence(str(told["error"]), path.name)
-    for image in covers(open_adapter(path).metadata if "error" not in told else {}):
+    for image in embedded_covers(open_adapter(path).metadata if "error" not in told else {}):
         assert isinstance(image, bytes)
 
 
@@ -103,11 +103,11 @@ def sendable(text: str) -> dict[str, object]:
 
 def check_saving(choices: Choices, path: Path) -> None:
     """Other keys and their order stay, what is saved is read, and a refusal leaves the file as it was."""
-    sidecar = at(path, SIDECAR)
+    sidecar = companion_path(path, SIDECAR)
     before = sidecar.read_bytes() if sidecar.exists() else None
     changes = {choices.one(WORDS): plain(choices) for _ in range(choices.number(1, 3))}
     try:
-        sidecars.save(path, changes)
+        sidecar_json.save_sidecar(path, changes)
     except AdapterError as error:
         check_sentence(str(error))
         assert (sidecar.read_bytes() if sidecar.exists() else None) == before
@@ -116,10 +116,12 @@ def check_saving(choices: Choices, path: Path) -> None:
     after = json.loads(sidecar.read_bytes())
     assert list(after) == list({**stored, **changes})
     assert all(repr(after[key]) == repr(value) for key, value in stored.items() if key not in changes)
-    if sidecar.stat().st_size < sidecars.LARGEST:
-        found = sidecars.read(Beside(path, stamp_at(path)))
+    if sidecar.stat().st_size < sidecar_json.MAX_BYTES:
+        found = sidecar_json.read_sidecar(Companions(path, read_stamp(path)))
         assert all(
-            found[key] == value for key, value in changes.items() if isinstance(value, str) and key in sidecars.TEXTS
+            found[key] == value
+            for key, value in changes.items()
+            if isinstance(value, str) and key in sidecar_json.TEXT_KEYS
         )
     assert [one.name for one in folder("sidecars").glob(".lycoris-*")] == []
 

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 
 import tests.fake_webui.sd_models
 import tests.fake_webui.webui
-from lib_adapters.catalogue.catalogue import Catalogue
 from lib_adapters.hosts.webui import name_resolver
+from lib_adapters.library.library import AdapterLibrary
 from tests.fake_webui import builtin_hypernetwork, builtin_lora, extra_networks
 from tests.fake_webui.checkpoint import Checkpoint
 from tests.fake_webui.webui import WebUI
@@ -36,7 +36,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (tests.fake_webui.webui, tests.fake_webui.sd_models):
         monkeypatch.setattr(module, "checkpoint", checkpoint)
     monkeypatch.setattr(name_resolver, "RESCAN_INTERVAL", -1.0)
-    monkeypatch.setattr(Catalogue, "start", lambda _: None)  # cards are not looked at here
+    monkeypatch.setattr(AdapterLibrary, "start", lambda _: None)  # cards are not looked at here
 
 
 def host(folder: Path, monkeypatch: pytest.MonkeyPatch) -> WebUI:

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
-from lib_adapters.catalogue.layouts import Layouts
 from lib_adapters.conditioning.textual_inversion import read_bundled_embeddings
 from lib_adapters.errors import AdapterError, CorruptFile
 from lib_adapters.files.adapter import open_adapter
+from lib_adapters.library.header_cache import HeaderCache
 from tests.support.file_skeletons.trainer_keys import write
 
 NAME = "lora_unet_mid_block_attentions_0_proj_in"
@@ -223,7 +223,7 @@ def test_metadata_nested_as_deep_as_can_be_read_are_told_or_refused_by_all(tmp_p
     for depth in range(900, 1010):
         raw = b'{"__metadata__":{"a":' + b"[" * depth + b"]" * depth + b"}}"
         (tmp_path / "x.safetensors").write_bytes(container(None, raw=raw))
-        for read in (open_adapter, Layouts().content):
+        for read in (open_adapter, HeaderCache().summarize):
             with pytest.raises(AdapterError):
                 read(tmp_path / "x.safetensors")
 

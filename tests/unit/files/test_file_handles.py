@@ -13,13 +13,13 @@ from safetensors import safe_open
 
 from lib_adapters import Request, Session, open_adapter
 from lib_adapters.app import main as app
-from lib_adapters.app.options import ADAPTERS, AESTHETICS
-from lib_adapters.catalogue.presets import PresetFile
+from lib_adapters.app.arguments import ADAPTERS, AESTHETICS
 from lib_adapters.conditioning.aesthetic_file import open_aesthetic
 from lib_adapters.conditioning.hypernetwork_file import open_hypernetwork
 from lib_adapters.errors import AdapterError, AestheticFile, HypernetworkFile
 from lib_adapters.files.torch_pickle.reader import read_pickle
 from lib_adapters.hosts.diffusers import weight_diff
+from lib_adapters.library.preset_file import PresetFile
 from tests.support.sample_adapters import MAKERS, adapter_for
 from tests.support.sample_library import opened, picture, scan
 from tests.support.tiny_models import ldm_unet

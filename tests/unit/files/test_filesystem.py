@@ -10,15 +10,15 @@ from pathlib import Path, PureWindowsPath
 import pytest
 
 from lib_adapters import filesystem
-from lib_adapters.app.drawing import target
-from lib_adapters.app.options import check_new, presets_of
-from lib_adapters.catalogue import atomic, beside, folders
-from lib_adapters.catalogue.names import names_of, shortest_names
-from lib_adapters.catalogue.presets import PresetFile
+from lib_adapters.app.arguments import check_new, presets_of
+from lib_adapters.app.image_output import output_path
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.container import open_tensor_file
 from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
 from lib_adapters.hosts.webui.name_resolver import NameResolver
+from lib_adapters.library import companions, walk
+from lib_adapters.library.file_names import names_of, shortest_names
+from lib_adapters.library.preset_file import PresetFile
 from tests.support.sample_library import adapter, cards, opened, picture, scan
 
 NFC, NFD = "Café Ñandú", "Cafe\u0301 N\u0303andu\u0301"
@@ -53,7 +53,7 @@ def test_names_that_every_system_has(name, tried):
 
 @pytest.mark.parametrize("name", ["aux.safetensors", "a?b.safetensors", "nul.png"])
 def test_nothing_is_written_under_a_name_that_cannot_be_taken_elsewhere(tmp_path, name):
-    write = target if name.endswith(".png") else lambda out, *_: check_new(out, ".safetensors")
+    write = output_path if name.endswith(".png") else lambda out, *_: check_new(out, ".safetensors")
     with pytest.raises(AdapterError, match="not every system can have a file of this name"):
         write(tmp_path / name, "x", 0, 1)
 
@@ -142,7 +142,7 @@ def test_presets_of_any_editor(tmp_path, encoding, tried):
     file.write_bytes(f"# mine\r\nÉTÉ:{'1,' * 16}0.5\r\nB:{'0,' * 16}1\r\n".encode(encoding))
     assert {"ÉTÉ", "B"} <= set(presets_of(file).blocks)
     if encoding.startswith("utf-8"):  # this one is also written, so it must be certain
-        assert list(PresetFile(file).listing().own.blocks) == ["ÉTÉ", "B"]
+        assert list(PresetFile(file).listing().own_presets.blocks) == ["ÉTÉ", "B"]
 
 
 @pytest.mark.parametrize("written", [NFC, NFD])
@@ -185,16 +185,16 @@ def test_what_the_system_takes_for_a_files_sidecar_is_seen_by_every_look(tmp_pat
     path = adapter(tmp_path / "ink.safetensors")
     path.with_suffix(".png").write_bytes(picture())
     adapter(tmp_path / "plain.safetensors")
-    real = folders.listings
+    real = walk.list_folders
 
     def listings(folder):
         for where, listing in real(folder):
             yield where, {name.replace("ink.png", "INK.Png"): entry for name, entry in listing.items()}
 
-    monkeypatch.setattr(folders, "listings", listings)
-    walked = {file.below: file for file in folders.walk([tmp_path], lambda: False)}
-    assert walked["ink.safetensors"].beside == folders.look(path).beside != ""
-    assert walked["plain.safetensors"].beside == ""
+    monkeypatch.setattr(walk, "list_folders", listings)
+    walked = {file.subfolder: file for file in walk.walk([tmp_path], lambda: False)}
+    assert walked["ink.safetensors"].companions == walk.scan_file(path).companions != ""
+    assert walked["plain.safetensors"].companions == ""
 
 
 @pytest.mark.parametrize(
@@ -205,8 +205,8 @@ def test_what_the_system_takes_for_a_files_sidecar_is_seen_by_every_look(tmp_pat
     ],
 )  # fmt: skip
 def test_which_files_may_be_taken_for_a_sidecar(name, odd):
-    assert beside.odd_stems({name: None, "ink.safetensors": None}, ["ink"]) == odd
-    assert beside.odd_stems({f"{NFC}.png": None}, [NFD]) == {NFD}
+    assert companions.case_mismatched({name: None, "ink.safetensors": None}, ["ink"]) == odd
+    assert companions.case_mismatched({f"{NFC}.png": None}, [NFD]) == {NFD}
 
 
 @pytest.mark.parametrize("refusals", range(len(filesystem.RETRY_DELAYS) + 1))
@@ -215,7 +215,7 @@ def test_a_file_that_is_open_elsewhere_for_a_moment_is_replaced_all_the_same(tmp
     target = tmp_path / "ink.json"
     target.write_bytes(b"old")
     waited = _refusing(monkeypatch, refusals)
-    atomic.write(target, b"new")
+    filesystem.atomic_write(target, b"new")
     assert target.read_bytes() == b"new"
     assert waited == list(filesystem.RETRY_DELAYS[:refusals])
     assert [path.name for path in tmp_path.iterdir()] == ["ink.json"]
@@ -226,7 +226,7 @@ def test_a_file_that_stays_open_elsewhere_is_left_alone_and_said(tmp_path, monke
     target.write_bytes(b"old")
     waited = _refusing(monkeypatch, 99)
     with pytest.raises(AdapterError, match=r"ink\.json cannot be written: Access is denied"):
-        atomic.write(target, b"new")
+        filesystem.atomic_write(target, b"new")
     assert target.read_bytes() == b"old"
     assert sum(waited) < 1
     assert [path.name for path in tmp_path.iterdir()] == ["ink.json"]
@@ -237,7 +237,7 @@ def test_a_write_protected_file_is_said_even_where_what_was_written_cannot_be_re
     _refusing(monkeypatch, 99)
     monkeypatch.setattr(Path, "unlink", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Access is denied")))
     with pytest.raises(AdapterError, match="cannot be written: Access is denied"):
-        atomic.write(tmp_path / "ink.json", b"new")
+        filesystem.atomic_write(tmp_path / "ink.json", b"new")
 
 
 def test_edits_within_one_tick_of_a_coarse_clock_are_seen(tmp_path, monkeypatch):
@@ -248,7 +248,7 @@ def test_edits_within_one_tick_of_a_coarse_clock_are_seen(tmp_path, monkeypatch)
         real(part, target)
         os.utime(target, (1_700_000_000, 1_700_000_000))
 
-    monkeypatch.setattr(atomic, "replace_with_retry", replace)
+    monkeypatch.setattr(filesystem, "replace_with_retry", replace)
     adapter(tmp_path / "x" / "ink.safetensors")
     with opened(tmp_path / "x", place=tmp_path / "index") as catalogue:
         card = scan(catalogue)["ink"]
@@ -260,7 +260,7 @@ def test_edits_within_one_tick_of_a_coarse_clock_are_seen(tmp_path, monkeypatch)
 
 def test_an_index_that_somebody_else_has_locked_is_kept_in_memory(tmp_path, monkeypatch, caplog):
     """As it is for ever on some network drives."""
-    monkeypatch.setattr("lib_adapters.catalogue.opening.WAIT", 0.1)
+    monkeypatch.setattr("lib_adapters.library.open_database.WAIT", 0.1)
     adapter(tmp_path / "x" / "ink.safetensors")
     (tmp_path / "index").mkdir()
     holder = sqlite3.connect(tmp_path / "index" / "catalogue.sqlite", isolation_level=None)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lib_adapters.app import main as app
-from lib_adapters.app.dialect import as_they_are, respelled
+from lib_adapters.app.key_conversion import convert_keys, keep_keys
 from lib_adapters.errors import AdapterError
 from lib_adapters.files.adapter import open_adapter
 from lib_adapters.hosts.diffusers.meta_models import MetaModel
@@ -146,9 +146,9 @@ def test_a_conversion_keeps_the_numbers_and_needs_no_scale(kind, tmp_path):
     scales = {names[leaf]: scale for leaf, (_, scale, _) in parts.items()}
     save_file(tensors | scales, tmp_path / "x.safetensors")
     adapter = open_adapter(tmp_path / "x.safetensors")
-    save_file(respelled(adapter, "kohya", MetaModel.for_family(adapter.family)).tensors, tmp_path / "y.safetensors")
+    save_file(convert_keys(adapter, "kohya", MetaModel.for_family(adapter.family)).tensors, tmp_path / "y.safetensors")
     other = open_adapter(tmp_path / "y.safetensors")
-    assert not any("scale" in key for key in as_they_are(other).tensors)
+    assert not any("scale" in key for key in keep_keys(other).tensors)
     base = torch.zeros(320, 320)
     deltas = [next(iter(one.load().algorithms.values())).delta(base) for one in (adapter, other)]
     torch.testing.assert_close(deltas[1], deltas[0])

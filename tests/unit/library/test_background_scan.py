@@ -9,7 +9,7 @@ import time
 import pytest
 
 from benchmarks.synthetic_library import fill
-from lib_adapters.catalogue import indexer
+from lib_adapters.library import indexer
 from tests.support.sample_library import adapter, cards, opened, scan, sidecar
 
 
@@ -29,7 +29,7 @@ class Gate:
 
     def __init__(self, monkeypatch):
         self.reached, self.go = threading.Semaphore(0), threading.Semaphore(0)
-        honest = indexer.describe
+        honest = indexer.build_card
 
         def describe(file, layouts):
             described = honest(file, layouts)
@@ -37,8 +37,8 @@ class Gate:
             assert self.go.acquire(timeout=30)
             return described
 
-        monkeypatch.setattr(indexer, "describe", describe)
-        monkeypatch.setattr(indexer, "BATCH", 0.0)
+        monkeypatch.setattr(indexer, "build_card", describe)
+        monkeypatch.setattr(indexer, "BATCH_SIZE", 0.0)
 
     def next(self):
         assert self.reached.acquire(timeout=30)
@@ -70,10 +70,10 @@ def test_cards_can_be_seen_while_others_are_read(root, place, gate):
         assert gate.reached.acquire(timeout=30)
         progress = catalogue.progress
         assert (progress.running, progress.done, progress.total) == (True, 1, 4)
-        assert progress.what == "1.safetensors"
+        assert progress.unit == "1.safetensors"
         gate.open()
         assert catalogue.wait(30)
-        assert (catalogue.progress.done, catalogue.progress.what) == (4, "")
+        assert (catalogue.progress.done, catalogue.progress.unit) == (4, "")
         assert len(cards(catalogue)) == 4
 
 
@@ -139,7 +139,7 @@ class Follower:
         self.seen = {}
 
     def ask(self):
-        changes = self._catalogue.changes(self._version)
+        changes = self._catalogue.changes_since(self._version)
         self.seen |= {card["id"]: card for card in map(json.loads, changes.cards)}
         for card in changes.removed:
             del self.seen[card]
@@ -147,7 +147,7 @@ class Follower:
 
     def mark(self):
         for card in list(self.seen)[:5]:
-            self._catalogue.star(card, True)
+            self._catalogue.set_star(card, True)
             self._catalogue.details(card)
 
 
@@ -165,7 +165,13 @@ def test_several_threads_at_once(root, place):
     errors, stop = [], threading.Event()
     with opened(root, place=place) as catalogue:
         page = Follower(catalogue)
-        actions = (catalogue.start, page.ask, page.mark, lambda: cards(catalogue), lambda: catalogue.used(root / "x"))
+        actions = (
+            catalogue.start,
+            page.ask,
+            page.mark,
+            lambda: cards(catalogue),
+            lambda: catalogue.record_use(root / "x"),
+        )
         threads = [threading.Thread(target=repeat, args=(action, stop, errors)) for action in actions]
         for thread in threads:
             thread.start()

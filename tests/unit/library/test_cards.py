@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lib_adapters.catalogue.layouts import Layouts
+from lib_adapters.library.header_cache import HeaderCache
 from tests.support.sample_adapters import adapter_file
 from tests.support.sample_library import adapter, opened, picture, scan, sidecar
 
@@ -69,13 +69,15 @@ def test_a_foreign_file_says_where_it_belongs_and_keeps_its_texts(root, catalogu
     card, details = only(catalogue)
     assert "textual inversion" in card["error"]
     assert (card["words"], details["notes"], details["metadata"]) == (["ink"], "mine", {"ss_output_name": "given"})
-    assert catalogue.about(path).alias == "given"
+    assert catalogue.file_info(path).alias == "given"
 
 
 def test_a_fault_of_ours_costs_one_card_and_not_the_list(root, catalogue, monkeypatch, caplog):
     adapter(root / "bad.safetensors"), adapter(root / "good.safetensors")
-    honest = Layouts.content
-    monkeypatch.setattr(Layouts, "content", lambda self, path: 1 / 0 if "bad" in path.name else honest(self, path))
+    honest = HeaderCache.summarize
+    monkeypatch.setattr(
+        HeaderCache, "summarize", lambda self, path: 1 / 0 if "bad" in path.name else honest(self, path)
+    )
     found = scan(catalogue)
     assert "ZeroDivisionError" in found["bad"]["error"]
     assert found["good"]["family"] == "sd1"

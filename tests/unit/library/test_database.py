@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from lib_adapters.catalogue import Catalogue, indexer, opening
-from lib_adapters.catalogue.opening import NAME
-from lib_adapters.catalogue.pool import Pool
 from lib_adapters.errors import AdapterError
+from lib_adapters.library import AdapterLibrary, indexer, open_database
+from lib_adapters.library.database import ConnectionPool
+from lib_adapters.library.open_database import DATABASE_NAME
 from tests.support.sample_library import adapter, cards, opened, scan
 
 
@@ -32,7 +32,7 @@ def starred(root, place):
     adapter(root / "x.safetensors"), adapter(root / "y.safetensors")
     with opened(root, place=place) as catalogue:
         found = scan(catalogue)
-        catalogue.star(found["x"]["id"], True)
+        catalogue.set_star(found["x"]["id"], True)
     return found
 
 
@@ -40,8 +40,8 @@ def test_nothing_is_made_before_it_is_needed(root, place):
     with opened(root, place=place) as catalogue:
         assert not place.exists()
         assert catalogue.progress.running is False
-        assert (catalogue.version, catalogue.changes(0).cards) == (0, [])
-    assert (place / NAME).exists()
+        assert (catalogue.version, catalogue.changes_since(0).cards) == (0, [])
+    assert (place / DATABASE_NAME).exists()
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_nothing_is_made_before_it_is_needed(root, place):
 )
 def test_a_damaged_index_is_made_anew(root, place, damage, caplog):
     before = starred(root, place)
-    file = place / NAME
+    file = place / DATABASE_NAME
     content = file.read_bytes()
     new = {
         "text": b"not a database" * 99,
@@ -72,7 +72,7 @@ def test_a_damaged_index_is_made_anew(root, place, damage, caplog):
 
 def test_an_index_of_another_version_gives_its_stars(root, place, caplog):
     starred(root, place)
-    with sqlite3.connect(place / NAME) as connection:
+    with sqlite3.connect(place / DATABASE_NAME) as connection:
         connection.execute("PRAGMA user_version = 99")
         connection.execute("ALTER TABLE cards RENAME COLUMN head TO heading")
     connection.close()
@@ -85,7 +85,7 @@ def test_an_index_of_another_version_gives_its_stars(root, place, caplog):
 
 def test_an_index_without_our_table(root, place):
     place.mkdir()
-    with sqlite3.connect(place / NAME) as connection:
+    with sqlite3.connect(place / DATABASE_NAME) as connection:
         connection.execute("CREATE TABLE theirs (x)")
     connection.close()
     adapter(root / "x.safetensors")
@@ -95,13 +95,13 @@ def test_an_index_without_our_table(root, place):
 
 def test_an_update_of_the_code_reads_everything_once(root, place, monkeypatch):
     before = starred(root, place)
-    honest, read = indexer.describe, []
-    monkeypatch.setattr(indexer, "describe", lambda file, layouts: read.append(file.below) or honest(file, layouts))
+    honest, read = indexer.build_card, []
+    monkeypatch.setattr(indexer, "build_card", lambda file, layouts: read.append(file.below) or honest(file, layouts))
     with opened(root, place=place) as catalogue:
         hashes = catalogue.hash_of(before["x"]["id"])
         scan(catalogue)
     assert read == []
-    monkeypatch.setattr(opening, "edition", lambda: 7)
+    monkeypatch.setattr(open_database, "code_version", lambda: 7)
     for _ in range(2):
         with opened(root, place=place) as catalogue:
             assert cards(catalogue).keys() == {"x", "y"}  # shown until they are read
@@ -113,28 +113,28 @@ def test_an_update_of_the_code_reads_everything_once(root, place, monkeypatch):
 
 @pytest.mark.parametrize("name", ["errors.py", "ops/wavelets.py", "algorithms/lora.py", "files/adapter_layers.py"])
 def test_an_update_is_noticed_wherever_a_card_takes_its_words_from(name, tmp_path, monkeypatch):
-    package = Path(opening.__file__).parent.parent
+    package = Path(open_database.__file__).parent.parent
     for file in package.rglob("*.py"):
         copy = tmp_path / file.relative_to(package)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.touch()
-    monkeypatch.setattr(opening, "__file__", str(tmp_path / "catalogue" / "opening.py"))
-    before = opening.edition()
+    monkeypatch.setattr(open_database, "__file__", str(tmp_path / "catalogue" / "opening.py"))
+    before = open_database.code_version()
     (tmp_path / name).write_text("# new")
-    assert opening.edition() != before
+    assert open_database.code_version() != before
 
 
 def test_a_page_of_the_old_index_gets_everything(root, place):
     starred(root, place)
     with opened(root, place=place) as catalogue:
         old = catalogue.version
-    (place / NAME).write_bytes(b"")
+    (place / DATABASE_NAME).write_bytes(b"")
     with opened(root, place=place) as catalogue:
         scan(catalogue)
         assert catalogue.version > old
-        assert len(catalogue.changes(old).cards) == 2
-        assert len(catalogue.changes(catalogue.version + 1000).cards) == 2
-        assert catalogue.changes(catalogue.version).cards == []
+        assert len(catalogue.changes_since(old).cards) == 2
+        assert len(catalogue.changes_since(catalogue.version + 1000).cards) == 2
+        assert catalogue.changes_since(catalogue.version).cards == []
 
 
 def test_a_place_that_cannot_be_written(root, tmp_path, caplog):
@@ -143,7 +143,7 @@ def test_a_place_that_cannot_be_written(root, tmp_path, caplog):
     path.with_suffix(".gif").write_bytes(b"GIF89a")
     with opened(root, place=tmp_path / "file" / "place") as catalogue:
         card = scan(catalogue)["x"]["id"]
-        catalogue.star(card, True)
+        catalogue.set_star(card, True)
         catalogue.save(card, {"notes": "n"})
         assert (cards(catalogue)["x"]["star"], catalogue.thumbnail(card)) == (True, None)
         assert catalogue.hash_of(card) == catalogue.hash_of(card)
@@ -155,10 +155,10 @@ def test_folders_that_cannot_be_told(place, caplog):
     def folders():
         raise RuntimeError("no settings")
 
-    catalogue = Catalogue(folders, place)
+    catalogue = AdapterLibrary(folders, place)
     catalogue.start()
     assert catalogue.wait(10)
-    assert catalogue.progress.what == "Stopped: no settings"
+    assert catalogue.progress.unit == "Stopped: no settings"
     catalogue.close()
 
 
@@ -166,16 +166,16 @@ def test_an_index_that_fails_while_it_is_used(root, place, caplog):
     path = adapter(root / "x.safetensors")
     with opened(root, place=place) as catalogue:
         card = scan(catalogue)["x"]["id"]
-        with sqlite3.connect(place / NAME) as connection:
+        with sqlite3.connect(place / DATABASE_NAME) as connection:
             connection.execute("DROP TABLE cards")
         connection.close()
         with pytest.raises(AdapterError, match="no such table"):
-            catalogue.star(card, True)
-        catalogue.used(path)
+            catalogue.set_star(card, True)
+        catalogue.record_use(path)
         assert "is forgotten" in caplog.text
         catalogue.start()
         assert catalogue.wait(30)
-        assert "no such table" in catalogue.progress.what
+        assert "no such table" in catalogue.progress.unit
 
 
 def test_two_processes_share_an_index(root, place):
@@ -184,13 +184,13 @@ def test_two_processes_share_an_index(root, place):
         card = scan(one)["x"]["id"]
         version = other.version
         assert cards(other)["x"]["id"] == card
-        one.star(card, True)
+        one.set_star(card, True)
         assert cards(other, version)["x"]["star"] is True
         assert scan(other)["x"]["id"] == card
 
 
 def test_connections_are_few_and_closed(tmp_path):
-    lent, made = threading.Semaphore(0), Pool(str(tmp_path / "x.sqlite"), 2)
+    lent, made = threading.Semaphore(0), ConnectionPool(str(tmp_path / "x.sqlite"), 2)
 
     def borrow():
         with made.connection() as connection:

@@ -9,15 +9,15 @@ import torch
 from safetensors.torch import save_file
 
 from lib_adapters import open_adapter
-from lib_adapters.catalogue.layouts import DECIDING, Layouts
 from lib_adapters.errors import CorruptFile
+from lib_adapters.library.header_cache import DECIDING_KEYS, HeaderCache
 from tests.support.sample_adapters import MAKERS, adapter_file
 from tests.support.sample_library import adapter
 
 
 def test_files_of_one_layout_are_described_as_each_alone(tmp_path):
     """The second of two like files is told from the first; it must say what reading it says."""
-    layouts, shapes = Layouts(), {"mid_block_attentions_0_transformer_blocks_0_attn2_to_k": (8, 12)}
+    layouts, shapes = HeaderCache(), {"mid_block_attentions_0_transformer_blocks_0_attn2_to_k": (8, 12)}
     for name, maker in MAKERS.items():
         for seed in (1, 2):
             path = adapter_file(tmp_path / f"{name}{seed}.safetensors", shapes, maker, seed=seed)
@@ -30,21 +30,21 @@ def test_files_of_one_layout_are_described_as_each_alone(tmp_path):
 
 
 def check(layouts, path):
-    alone, told = open_adapter(path), layouts.content(path)
+    alone, told = open_adapter(path), layouts.summarize(path)
     assert told.metadata == alone.metadata
     assert (told.family, told.rank, told.alpha, told.parts) == (alone.family, alone.rank, alone.alpha, alone.components)
     assert list(told.algorithms) == list(alone.algorithms)
 
 
 def test_the_second_of_a_layout_is_not_parsed_but_checked(tmp_path, monkeypatch):
-    layouts = Layouts()
+    layouts = HeaderCache()
     first, second, short = (adapter(tmp_path / f"{n}.safetensors", ss_output_name=n * 9) for n in "abc")
-    layouts.content(first)
+    layouts.summarize(first)
     short.write_bytes(short.read_bytes()[:-1])
     with pytest.raises(CorruptFile, match="incomplete"):
-        layouts.content(short)
-    monkeypatch.setattr("lib_adapters.catalogue.layouts.open_adapter", None)
-    assert layouts.content(second).metadata == {"ss_output_name": "b" * 9}
+        layouts.summarize(short)
+    monkeypatch.setattr("lib_adapters.library.header_cache.open_adapter", None)
+    assert layouts.summarize(second).metadata == {"ss_output_name": "b" * 9}
 
 
 def test_layouts_are_told_apart_by_all_metadata_that_decides(tmp_path, monkeypatch):
@@ -72,4 +72,4 @@ def test_layouts_are_told_apart_by_all_metadata_that_decides(tmp_path, monkeypat
         save_file({key.format("up"): torch.ones(4, 2), key.format("down"): torch.ones(2, 4)}, tmp_path / "x")
         with suppress(CorruptFile):  # one layer by its position in a UNet is not enough
             open_adapter(tmp_path / "x")
-    assert asked - {"lora_adapter_metadata"} == set(DECIDING)
+    assert asked - {"lora_adapter_metadata"} == set(DECIDING_KEYS)

@@ -9,9 +9,9 @@ import unicodedata
 import pytest
 
 from benchmarks.synthetic_library import fill
-from lib_adapters.catalogue import Catalogue, beside, indexer, names
-from lib_adapters.catalogue.pool import Pool
 from lib_adapters.filesystem import casefold_name
+from lib_adapters.library import AdapterLibrary, companions, file_names, indexer
+from lib_adapters.library.database import ConnectionPool
 from tests.support.sample_library import opened, scan
 
 FILES = 120
@@ -34,7 +34,7 @@ def catalogue(root, tmp_path):
 class Page:
     """Merges answers as the page does."""
 
-    def __init__(self, catalogue: Catalogue) -> None:
+    def __init__(self, catalogue: AdapterLibrary) -> None:
         self.catalogue = catalogue
         self.cards: dict[int, dict] = {}
         self.version = self.after = 0
@@ -43,7 +43,7 @@ class Page:
 
     def pull(self) -> bool:
         """Fetch one window; true if more follow."""
-        changes = self.catalogue.changes(self.version, self.after, WINDOW)
+        changes = self.catalogue.changes_since(self.version, self.after, WINDOW)
         self.sizes.append(sum(map(len, changes.cards[:-1])))
         found = [json.loads(text) for text in changes.cards]
         self.received += [card["id"] for card in found]
@@ -62,7 +62,7 @@ class Page:
 
 
 def whole(catalogue):
-    return {card["id"]: card for card in map(json.loads, catalogue.changes(0).cards)}
+    return {card["id"]: card for card in map(json.loads, catalogue.changes_since(0).cards)}
 
 
 def test_windows_hold_every_card_once_even_if_one_version_has_them_all(catalogue):
@@ -82,8 +82,8 @@ def test_what_changes_between_two_windows_is_not_missed(catalogue, root):
     page.pull()
     first, *_, last = page.cards  # of the first window
     later = next(card for card in whole(catalogue) if card not in page.cards)
-    catalogue.star(first, True)
-    catalogue.star(later, True)
+    catalogue.set_star(first, True)
+    catalogue.set_star(later, True)
     gone = [catalogue.path_of(card) for card in (last, max(whole(catalogue)))]
     for path in gone:
         path.unlink()
@@ -100,28 +100,28 @@ def test_removed_cards_come_in_windows_too(catalogue, root):
     for path in root.rglob("*.safetensors"):
         path.unlink()
     scan(catalogue)
-    changes = catalogue.changes(page.version, 0, 160)
+    changes = catalogue.changes_since(page.version, 0, 160)
     assert 0 < len(changes.removed) < FILES
     page.pull_all()
     assert page.cards == {}
 
 
 def test_a_page_that_knows_a_later_card_than_there_can_be_starts_again(catalogue):
-    assert len(catalogue.changes(catalogue.version, 1 << 80).cards) == FILES
+    assert len(catalogue.changes_since(catalogue.version, 1 << 80).cards) == FILES
 
 
 @pytest.fixture
 def asked(monkeypatch):
     """Every statement that the index is given."""
     statements: list[str] = []
-    honest = Pool._connect
+    honest = ConnectionPool._connect
 
     def connect(pool):
         connection = honest(pool)
         connection.set_trace_callback(statements.append)
         return connection
 
-    monkeypatch.setattr(Pool, "_connect", connect)
+    monkeypatch.setattr(ConnectionPool, "_connect", connect)
     return statements
 
 
@@ -129,8 +129,8 @@ def asked(monkeypatch):
 def described(monkeypatch):
     """The files that are read."""
     files: list[str] = []
-    honest = indexer.describe
-    monkeypatch.setattr(indexer, "describe", lambda file, known: files.append(file.path) or honest(file, known))
+    honest = indexer.build_card
+    monkeypatch.setattr(indexer, "build_card", lambda file, known: files.append(file.path) or honest(file, known))
     return files
 
 
@@ -147,24 +147,24 @@ def test_a_start_costs_statements_and_reads_for_what_changed(root, tmp_path, ask
         assert len(described) == changed
         assert len([text for text in asked if "INSERT" in text]) == changed
         assert len(asked) <= changed + 1 + (4 if changed else 0)  # the rows; begin, version, commit of the changes
-        assert len(again.changes(version).cards) == changed
+        assert len(again.changes_since(version).cards) == changed
 
 
 def test_each_folder_name_is_escaped_once_however_many_files_it_has(monkeypatch):
     escaped: list[str] = []
-    honest = names.carried
-    monkeypatch.setattr(names, "carried", lambda name: escaped.append(name) or honest(name))
+    honest = file_names.escape_name
+    monkeypatch.setattr(file_names, "escape_name", lambda name: escaped.append(name) or honest(name))
     files = [("root", f"folder #{number % 3}", f"{number}.safetensors") for number in range(60)]
-    assert names.shortest_names(files)[4] == "4"
+    assert file_names.shortest_names(files)[4] == "4"
     assert len(escaped) == 60 + 3 + 1
 
 
 def test_suffixes_of_what_lies_beside_are_found_at_the_last_two_dots():
-    assert all(1 <= suffix.count(".") <= 2 and suffix.startswith(".") for suffix in beside.SUFFIXES)
+    assert all(1 <= suffix.count(".") <= 2 and suffix.startswith(".") for suffix in companions.SUFFIXES)
     for stem in ("", "ink", "ink.v1", "ink.png", "."):
-        for end in (*beside.SUFFIXES, ".safetensors", "json", ""):
-            expected = {suffix for suffix in beside.SUFFIXES if (stem + end).endswith(suffix)}
-            assert set(beside._suffixes(stem + end)) == expected
+        for end in (*companions.SUFFIXES, ".safetensors", "json", ""):
+            expected = {suffix for suffix in companions.SUFFIXES if (stem + end).endswith(suffix)}
+            assert set(companions._suffixes(stem + end)) == expected
 
 
 @pytest.mark.parametrize("name", ["INK V1.Safetensors", " x ", "\x1cx", "STRASSE", "Stra\u00dfe", "\u0130", "e\u0301"])

@@ -13,8 +13,8 @@ import zlib
 import pytest
 from PIL import Image
 
-from lib_adapters.catalogue import sidecars, thumbnails
 from lib_adapters.errors import AdapterError
+from lib_adapters.library import image_decoding, sidecar_json
 from tests.support.sample_library import adapter, cards, data_url, opened, picture, scan, sidecar
 
 
@@ -98,10 +98,10 @@ def test_a_sidecar_that_would_grow_without_end_is_never_overwritten(path, catalo
 
 
 def test_a_huge_sidecar_is_never_overwritten(path, catalogue, card):
-    beside = sidecar(path, {"notes": "n" * sidecars.LARGEST})
+    beside = sidecar(path, {"notes": "n" * sidecar_json.MAX_BYTES})
     with pytest.raises(AdapterError, match="too large"):
         catalogue.save(card, {"notes": "n"})
-    assert beside.stat().st_size > sidecars.LARGEST
+    assert beside.stat().st_size > sidecar_json.MAX_BYTES
 
 
 @pytest.mark.parametrize(
@@ -133,22 +133,22 @@ def test_a_place_where_nothing_can_be_written(path, catalogue, card, monkeypatch
     def refuse(**given):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("lib_adapters.catalogue.atomic.tempfile.mkstemp", refuse)
+    monkeypatch.setattr("lib_adapters.filesystem.tempfile.mkstemp", refuse)
     with pytest.raises(AdapterError, match=r"ink\.json cannot be written: Permission denied"):
         catalogue.save(card, {"notes": "n"})
 
 
 def test_stars_and_use(path, catalogue, card, root):
     version = catalogue.version
-    catalogue.star(card, True)
-    catalogue.used(path)
-    catalogue.used(root / "nobody.safetensors")
+    catalogue.set_star(card, True)
+    catalogue.record_use(path)
+    catalogue.record_use(root / "nobody.safetensors")
     (changed,) = cards(catalogue, version).values()
     assert (changed["star"], changed["used"] > 0) == (True, True)
-    catalogue.star(card, False)
+    catalogue.set_star(card, False)
     assert "star" not in cards(catalogue)["ink"]
     with pytest.raises(AdapterError, match="no such card"):
-        catalogue.star(card + 1000, True)
+        catalogue.set_star(card + 1000, True)
 
 
 def size_of(image):
@@ -161,7 +161,7 @@ def test_thumbnails_are_small_and_made_once(path, catalogue, card, kind, monkeyp
     path.with_suffix(f".{kind.lower()}").write_bytes(picture(kind))
     made = catalogue.thumbnail(card)
     assert size_of(made) == ("WEBP", (384, 192))
-    monkeypatch.setattr(thumbnails, "small", None)
+    monkeypatch.setattr(image_decoding, "make_thumbnail", None)
     assert catalogue.thumbnail(card) == made
 
 
@@ -176,14 +176,14 @@ def test_thumbnails_are_small_and_made_once(path, catalogue, card, kind, monkeyp
     ids=["P", "RGBA", "CMYK", "L"],
 )
 def test_pictures_of_every_mode(image):
-    kind, (width, height) = size_of(thumbnails.small(image))
+    kind, (width, height) = size_of(image_decoding.make_thumbnail(image))
     assert (kind, width <= 384, height < width) == ("WEBP", True, True)
 
 
 def test_a_picture_that_lies_on_its_side():
     turned = Image.Exif()
     turned[0x0112] = 6
-    assert size_of(thumbnails.small(picture("JPEG", exif=turned.tobytes())))[1] == (192, 384)
+    assert size_of(image_decoding.make_thumbnail(picture("JPEG", exif=turned.tobytes())))[1] == (192, 384)
 
 
 def bomb(width, height):
@@ -206,8 +206,8 @@ HOSTILE = {
 
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_hostile_pictures_are_not_decoded(path, catalogue, card, kind, monkeypatch):
-    decoded, honest = [], thumbnails.Image.Image.convert
-    monkeypatch.setattr(thumbnails.Image.Image, "convert", lambda *given: decoded.append(kind) or honest(*given))
+    decoded, honest = [], image_decoding.Image.Image.convert
+    monkeypatch.setattr(image_decoding.Image.Image, "convert", lambda *given: decoded.append(kind) or honest(*given))
     path.with_suffix(".png").write_bytes(HOSTILE[kind])
     assert catalogue.thumbnail(card) is None
     assert decoded == (["cut"] if kind == "cut" else [])  # which is found out by nothing else
@@ -270,7 +270,7 @@ def test_hashes_as_sites_and_the_web_ui_have_them(path, catalogue, card, monkeyp
     known = {"sha256": whole, "autov2": whole[:10], "addnet": hashlib.sha256(behind).hexdigest()[:12]}
     assert catalogue.details(card)["hashes"] == {}
     assert catalogue.hash_of(card) == known
-    monkeypatch.setattr("lib_adapters.catalogue.hashes.hashlib", None)
+    monkeypatch.setattr("lib_adapters.library.hashes.hashlib", None)
     assert catalogue.hash_of(card) == catalogue.details(card)["hashes"] == known
     catalogue.save(card, {"notes": "n"})
     assert catalogue.hash_of(card) == known

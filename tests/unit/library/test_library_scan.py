@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lib_adapters.catalogue import folders, indexer
-from lib_adapters.catalogue.names import read_index
 from lib_adapters.errors import AdapterError
+from lib_adapters.library import indexer, walk
+from lib_adapters.library.file_names import read_index
 from tests.support.sample_library import adapter, cards, opened, scan, sidecar
 
 
@@ -104,7 +104,7 @@ def test_links_in_a_circle_and_a_second_way_to_a_file(root, catalogue, monkeypat
     (root / "y.safetensors").symlink_to(root / "a" / "x.safetensors")
     (root / "nothing.safetensors").symlink_to(root / "gone")
     listed, honest = [], os.scandir
-    monkeypatch.setattr(folders.os, "scandir", lambda path: listed.append(path) or honest(path))
+    monkeypatch.setattr(walk.os, "scandir", lambda path: listed.append(path) or honest(path))
     found = scan(catalogue)
     assert len([path for path in listed if str(path).startswith(str(root))]) == 2
     assert found.keys() == {"x", "nothing"}
@@ -126,7 +126,7 @@ def test_a_folder_that_cannot_be_read_hides_only_itself(root, catalogue, monkeyp
             raise PermissionError(13, "Permission denied")
         return honest(path)
 
-    monkeypatch.setattr(folders.os, "scandir", scandir)
+    monkeypatch.setattr(walk.os, "scandir", scandir)
     assert scan(catalogue).keys() == {"x"}
 
 
@@ -134,14 +134,14 @@ def test_cancelled_while_folders_are_looked_through(root, catalogue, monkeypatch
     """What was not reached is not gone."""
     adapter(root / "a" / "x.safetensors"), adapter(root / "b" / "y.safetensors")
     scan(catalogue)
-    version, honest = catalogue.version, folders.os.scandir
+    version, honest = catalogue.version, walk.os.scandir
 
     def scandir(path):
         if str(path).endswith("a"):
             catalogue.cancel()
         return honest(path)
 
-    monkeypatch.setattr(folders.os, "scandir", scandir)
+    monkeypatch.setattr(walk.os, "scandir", scandir)
     assert scan(catalogue).keys() == {"x", "y"}
     assert (catalogue.version, catalogue.progress.cancelled) == (version, True)
 
@@ -170,7 +170,7 @@ def test_a_changed_sidecar_reads_one_file_again(root, catalogue, files_read):
 
 def test_nothing_is_hashed_and_no_tensor_is_read_by_indexing(root, catalogue, monkeypatch):
     adapter(root / "x.safetensors", modules=64)
-    monkeypatch.setattr("lib_adapters.catalogue.hashes.of", None)
+    monkeypatch.setattr("lib_adapters.library.hashes.of", None)
     monkeypatch.setattr("lib_adapters.files.loading.load_layers", None)
     assert scan(catalogue)["x"]["family"] == "sd1"
 
@@ -189,14 +189,14 @@ def test_a_file_replaced_by_an_older_or_newer_one(root, catalogue, seconds):
 def test_a_removed_file_goes_and_comes_back_as_it_was(root, catalogue, tmp_path):
     path = adapter(root / "x.safetensors")
     card = scan(catalogue)["x"]["id"]
-    catalogue.star(card, True)
+    catalogue.set_star(card, True)
     version = catalogue.version
     path.rename(tmp_path / "away")
     with pytest.raises(AdapterError, match="not there any more"):
         catalogue.path_of(card)
     assert scan(catalogue) == {}
-    assert catalogue.changes(version).removed == [card]
-    assert catalogue.changes(0).removed == []
+    assert catalogue.changes_since(version).removed == [card]
+    assert catalogue.changes_since(0).removed == []
     with pytest.raises(AdapterError, match="no such card"):
         catalogue.path_of(card)
     (tmp_path / "away").rename(path)
@@ -207,7 +207,7 @@ def test_a_removed_file_goes_and_comes_back_as_it_was(root, catalogue, tmp_path)
 def test_a_renamed_file_keeps_its_id_and_star(root, catalogue):
     path = adapter(root / "old.safetensors", ss_output_name="old")
     card = scan(catalogue)["old"]["id"]
-    catalogue.star(card, True)
+    catalogue.set_star(card, True)
     (root / "deep").mkdir()
     path.rename(root / "deep" / "new.safetensors")
     found = scan(catalogue)
@@ -232,7 +232,7 @@ def test_a_clash_that_comes_later_changes_the_name_but_reads_nothing(root, catal
     scan(catalogue)
     version = catalogue.version
     adapter(root / "b" / "ink.safetensors")
-    honest, described = indexer.describe, []
+    honest, described = indexer.build_card, []
     monkeypatch.setattr(
         indexer, "describe", lambda file, layouts: described.append(file.below) or honest(file, layouts)
     )
@@ -246,8 +246,8 @@ def test_a_restart_keeps_ids_stars_and_use(root, tmp_path):
     adapter(root / "y.safetensors")
     with opened(root, place=tmp_path / "place") as catalogue:
         card = scan(catalogue)["x"]["id"]
-        catalogue.star(card, True)
-        catalogue.used(path)
+        catalogue.set_star(card, True)
+        catalogue.record_use(path)
         before = cards(catalogue)
     with opened(root, place=tmp_path / "place") as again:
         assert cards(again) == before == scan(again)
@@ -258,11 +258,11 @@ def test_a_restart_keeps_ids_stars_and_use(root, tmp_path):
 
 def test_what_is_known_of_a_file_without_reading_it(root, catalogue, files_read):
     path = adapter(root / "x.safetensors", ss_output_name="given", sshs_model_hash="abc")
-    assert catalogue.about(path) is None
+    assert catalogue.file_info(path) is None
     scan(catalogue)
     files_read.clear()
-    about = catalogue.about(path)
+    about = catalogue.file_info(path)
     assert (about.alias, about.hash, files_read) == ("given", "abc", [])
     adapter(path, "lokr", ss_output_name="other")
-    assert catalogue.about(path) is None
-    assert catalogue.about(root / "nobody.safetensors") is None
+    assert catalogue.file_info(path) is None
+    assert catalogue.file_info(root / "nobody.safetensors") is None

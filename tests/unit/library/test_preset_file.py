@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lib_adapters.catalogue.presets import PresetFile, Source
 from lib_adapters.errors import AdapterError
+from lib_adapters.library.preset_file import PresetFile, PresetSource
 from lib_adapters.prompt.block_presets import BUILT_IN
 from lib_adapters.prompt.block_weights import Presets
 
@@ -29,16 +29,16 @@ def own(**blocks: str) -> Presets:
 
 def test_without_a_file_there_are_the_built_in_ones(file):
     listing = file.listing()
-    assert (listing.every, listing.own, listing.problems) == (BUILT_IN, Presets(), ())
+    assert (listing.all_presets, listing.own_presets, listing.problems) == (BUILT_IN, Presets(), ())
     assert not file.path.exists()
 
 
 def test_what_is_saved_wins_over_what_is_built_in(file):
     file.save(Presets({"OUTS": LIST, "mine": "R,U,X,X+0.1,0,0,0,0,0,0,0,0"}, {"soft": "IN05:attn:0.5\nMID:ff:0"}))
     listing = file.listing()
-    assert listing.every.blocks["OUTS"] == LIST
-    assert listing.every.blocks["ALL"] == BUILT_IN.blocks["ALL"]
-    assert listing.own.elements == {"soft": "IN05:attn:0.5,MID:ff:0"}
+    assert listing.all_presets.blocks["OUTS"] == LIST
+    assert listing.all_presets.blocks["ALL"] == BUILT_IN.blocks["ALL"]
+    assert listing.own_presets.elements == {"soft": "IN05:attn:0.5,MID:ff:0"}
     file.save(Presets())
     assert file.listing().every == BUILT_IN
 
@@ -68,11 +68,11 @@ def test_files_of_another_extension_are_read_and_never_written(tmp_path):
     lists, rules = tmp_path / "lbwpresets.txt", tmp_path / "elempresets.txt"
     lists.write_text(f"THEIRS:{LIST}\nOUTS:{LIST}\nodd line\n", "utf-8")
     rules.write_text("\ufeffLESS:IN05:attn:0.5\n\n", "utf-8")
-    file = PresetFile(tmp_path / "mine.txt", lambda: [Source(lists), Source(rules, elements=True)])
+    file = PresetFile(tmp_path / "mine.txt", lambda: [PresetSource(lists), PresetSource(rules, elements=True)])
     listing = file.listing()
-    assert listing.every.blocks["THEIRS"] == listing.every.blocks["OUTS"] == LIST
-    assert listing.every.elements["LESS"] == "IN05:attn:0.5"
-    assert listing.own == Presets()
+    assert listing.all_presets.blocks["THEIRS"] == listing.all_presets.blocks["OUTS"] == LIST
+    assert listing.all_presets.elements["LESS"] == "IN05:attn:0.5"
+    assert listing.own_presets == Presets()
     assert [problem.split(":")[0] for problem in listing.problems] == ["lbwpresets.txt, line 3"]
     file.save(own(OUTS="IN05:0.5"))
     assert file.presets().blocks["OUTS"] == "IN05:0.5"
@@ -122,7 +122,7 @@ def test_what_is_taken_is_read_back(tmp_path_factory, blocks):
     except AdapterError:
         assert not file.path.exists()
     else:
-        assert file.listing().own == Presets(blocks)
+        assert file.listing().own_presets == Presets(blocks)
 
 
 def test_many_at_once(file):

@@ -1,0 +1,111 @@
+"""A studio, a catalogue and a page, put together."""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+
+from lib_adapters.app import arguments
+from lib_adapters.app.image_output import read_settings
+from lib_adapters.app.page import layout, server
+from lib_adapters.app.page.create_panel import EmbeddingWorker
+from lib_adapters.app.page.image_worker import ImageWorker
+from lib_adapters.files.model_family import FAMILY_NAMES
+from lib_adapters.hosts.diffusers.clip_projection import find_clip_folder
+from lib_adapters.hosts.diffusers.folder_resolver import FolderResolver
+from lib_adapters.hosts.diffusers.generator import Generator
+from lib_adapters.hosts.diffusers.load_pipeline import Pipeline, components_of
+from lib_adapters.hosts.tab.auth import auth_dependencies
+from lib_adapters.hosts.tab.backend import TabBackend
+from lib_adapters.hosts.tab.shell import shell
+from lib_adapters.library import AdapterLibrary
+from lib_adapters.library.preset_file import PRESET_FILE_NAME, PresetFile
+from lib_adapters.patching.layers import LayerTable
+
+OWN_LABEL = "aesthetic_embeddings"  # beside the pictures: what is made here
+FIRST_PROMPT = "a red circle on a white background"  # of the kind that the bundled model knows
+
+
+def folders_of(model: Path, more: Sequence[Path]) -> list[Path]:
+    """The bundled adapters fit the bundled model alone."""
+    usual = [
+        folder
+        for folder in arguments.adapter_folders([], model)
+        if folder != arguments.ADAPTERS or model == arguments.MODEL
+    ]
+    return list(dict.fromkeys([*usual, *(arguments.adapter_folders(more, model) if more else [])]))
+
+
+def application(given: argparse.Namespace, stack: ExitStack, address: str) -> FastAPI:
+    """What it opens is closed with `stack`."""
+    own = (given.out / OWN_LABEL).resolve()
+    files, folders = server.tab_files(), list(dict.fromkeys([*folders_of(given.model, given.adapters), own]))
+    device = arguments.device_of(given.device)
+    presets = PresetFile(given.presets or given.out / PRESET_FILE_NAME)
+    studio = stack.enter_context(Generator.open(given.model, device, FolderResolver(folders)))
+    studio = replace(studio, presets=presets.presets)
+
+    def shown() -> list[Path]:
+        return [folder for folder in folders if folder != own or own.is_dir()]
+
+    catalogue = AdapterLibrary(shown, given.out / "catalogue")
+    stack.callback(catalogue.close)
+    painter = ImageWorker(studio, folders, given.out, catalogue.record_use)
+    stack.callback(painter.stop)
+
+    def made() -> None:
+        painter.rescan()
+        catalogue.start()
+
+    maker = EmbeddingWorker(find_clip_folder(given.model), own, device, made)
+    stack.callback(maker.stop)
+    tab = _tab(catalogue, painter, studio, presets, lambda: _labels(shown(), own))
+    defaults = layout.Defaults(FIRST_PROMPT, read_settings(given), native_size(studio.pipe))
+    markup = shell(tab, prompts=layout.PROMPTS, negatives=layout.NEGATIVES, gallery=layout.GALLERY, name="page")
+    page = layout.build_page(painter, maker, defaults, markup, server.addresses(files))
+    catalogue.start()
+    return server.application(page, tab, files, address)
+
+
+def native_size(pipe: Pipeline) -> tuple[int, int]:
+    """The width and height that the model was trained for."""
+    latent: Any = getattr(getattr(pipe.unet, "config", None), "sample_size", 64)
+    side = int(latent) * int(getattr(pipe, "vae_scale_factor", 8))
+    return side, side
+
+
+def _tab(
+    catalogue: AdapterLibrary,
+    painter: ImageWorker,
+    studio: Generator,
+    presets: PresetFile,
+    folders: Callable[[], list[tuple[str, Path]]],
+) -> TabBackend:
+    key = secrets.token_urlsafe(24)
+    unet, *encoders = components_of(studio.pipe).values()
+    family = LayerTable.from_model(unet, encoders).family
+    told = ("", "") if family == "unknown" else (family, FAMILY_NAMES[family])
+    return TabBackend(
+        library=catalogue,
+        dependencies=auth_dependencies(key, ()),
+        model=lambda: told,
+        folders=folders,
+        rescan=painter.rescan,
+        key=key,
+        presets=presets,
+        report=painter.report,
+    )
+
+
+def _labels(folders: Sequence[Path], own: Path) -> list[tuple[str, Path]]:
+    ours = {arguments.ADAPTERS: "Bundled", own: "Created here"}
+    names = [ours.get(folder, folder.name) for folder in folders]
+    pairs = zip(names, folders, strict=True)
+    return [(name if names.count(name) == 1 else str(folder), folder) for name, folder in pairs]

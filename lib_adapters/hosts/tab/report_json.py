@@ -1,0 +1,31 @@
+"""A report as the page reads it: one table for each adapter, and what could not be done."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from lib_adapters.library.details import json_safe
+from lib_adapters.patching.report import AdapterReport, Report
+
+
+def report_json(
+    report: Report, lines: Sequence[str], problems: Sequence[str], more: Iterable[AdapterReport] = ()
+) -> dict[str, Any]:
+    """`more`: what was done by something else than the session, such as hypernetworks."""
+    told = json_safe(
+        {
+            "lines": list(lines),
+            "problems": list(problems),
+            "mode": report.mode,
+            "seconds": report.seconds,
+            "adapters": [_row(one, report.mode) for one in (*report.adapters, *more)],
+        }
+    )
+    assert isinstance(told, dict)
+    return told
+
+
+def _row(one: AdapterReport, mode: str) -> dict[str, Any]:
+    return {"mode": mode, **dataclasses.asdict(one), "line": one.summary()}

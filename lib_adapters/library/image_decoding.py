@@ -1,0 +1,56 @@
+"""Decoding pictures that anybody may have made: how large one is is looked at before a single pixel is."""
+
+from __future__ import annotations
+
+import io
+import logging
+
+from PIL import Image, ImageOps
+
+from lib_adapters.errors import AdapterError
+
+logger = logging.getLogger(__name__)
+
+MAX_SIDE = 384
+MAX_PIXELS = 50_000_000  # 150 MB when decoded; a camera's picture has half of that
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # never those that start other programs (EPS)
+
+
+def make_thumbnail(image: bytes) -> bytes | None:
+    """WebP of at most SIDE pixels a side; None for what cannot be decoded."""
+    try:
+        picture = _opened(image)
+        picture.draft("RGB", (2 * MAX_SIDE, 2 * MAX_SIDE))  # a JPEG is decoded at a fraction of its size
+        coloured = picture.convert("RGBA" if _is_clear(picture) else "RGB")
+        coloured.thumbnail((MAX_SIDE, MAX_SIDE))
+        made = io.BytesIO()
+        ImageOps.exif_transpose(coloured).save(made, "WEBP", quality=80)
+        return made.getvalue()
+    except Exception as error:  # noqa: BLE001 - decoders raise whatever they please on damaged pictures
+        logger.debug("LyCORIS: a picture cannot be shown small: %s", error)
+        return None
+
+
+def as_png(image: bytes) -> bytes:
+    """The same bytes for a PNG, because its text is how the picture was made; AdapterError for no picture."""
+    try:
+        picture = _opened(image)
+        picture.load()
+        if picture.format == "PNG":
+            return image
+        made = io.BytesIO()
+        ImageOps.exif_transpose(picture).save(made, "PNG")
+        return made.getvalue()
+    except Exception as error:
+        raise AdapterError(f"This is no picture that can be kept as a preview ({str(error)[:200]}).") from error
+
+
+def _opened(image: bytes) -> Image.Image:
+    picture = Image.open(io.BytesIO(image), formats=FORMATS)
+    if picture.width * picture.height > MAX_PIXELS:
+        raise ValueError(f"{picture.width} x {picture.height} pixels are too many")
+    return picture
+
+
+def _is_clear(picture: Image.Image) -> bool:
+    return "A" in picture.getbands() or "transparency" in picture.info
