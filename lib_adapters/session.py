@@ -234,7 +234,7 @@ class Session:
         table, device = self._components.layer_table(), self._components.device()
         return build_plan(requests, table, lambda adapter: self._cache.get(adapter, device)), table.family
 
-    def bypass_layer_count(self) -> list[nn.Module]:
+    def bypassed_modules(self) -> list[nn.Module]:
         """The modules whose forward adds a delta while it runs."""
         return self._forward_patcher.modules()
 

@@ -39,7 +39,7 @@ class PatternTable:
 
     def __init__(self, table: Mapping[str, Any]) -> None:
         self._values = list(table.values())
-        self._max_bytes = _StepBudget(MAX_STEPS)
+        self._budget = _StepBudget(MAX_STEPS)
         self._literal, self._anchored = _NameIndex(), _NameIndex()
         self._matchers: list[tuple[int, str, _Matcher | None]] = []
         for index, key in enumerate(table):
@@ -58,8 +58,8 @@ class PatternTable:
         for index, key, part in self._matchers:
             if index > found:
                 break
-            hit = part is not None and part(_Subject(name, self._max_bytes), starts) >> len(name)
-            if part is None or self._max_bytes.left < 0:
+            hit = part is not None and part(_Subject(name, self._budget), starts) >> len(name)
+            if part is None or self._budget.left < 0:
                 raise UnsupportedPattern(f"the pattern {shorten(key)!r} in its config is not supported or too complex")
             if hit:
                 found = index

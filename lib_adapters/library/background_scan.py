@@ -19,7 +19,7 @@ class BackgroundScan:
         self._work = work
         self._lock = threading.Lock()  # around the five below
         self._running = False
-        self._remerge = False  # asked for while one round was on its way: it may have passed what was asked for
+        self._run_again = False  # asked for while one round was on its way: it may have passed what was asked for
         self._thread: threading.Thread | None = None
         self._edited: set[str] = set()  # files whose cards were written while a round runs
         self._cancel = threading.Event()
@@ -27,7 +27,7 @@ class BackgroundScan:
     def start(self) -> None:
         """Begins a round; where one is on its way already, another follows it."""
         with self._lock:
-            self._remerge = self._running
+            self._run_again = self._running
             if self._running:
                 return
             self._running = True
@@ -40,7 +40,7 @@ class BackgroundScan:
     def cancel(self) -> None:
         """What runs, and what was asked for before; not what is asked for afterwards."""
         with self._lock:
-            self._remerge = False
+            self._run_again = False
             self._cancel.set()
 
     def wait(self, seconds: float | None = None) -> bool:
@@ -69,7 +69,7 @@ class BackgroundScan:
         while True:
             what = self._round()
             with self._lock:
-                once_more, self._remerge = self._remerge, False
+                once_more, self._run_again = self._run_again, False
                 if not once_more:
                     self._running = False
                     last = self.progress

@@ -32,12 +32,12 @@ class Indexer:
 
     def __init__(self, store: Database, report: Callable[[Progress], None], cancelled: Callable[[], bool]) -> None:
         self._store = store
-        self._update_report = report
+        self._report = report
         self._cancelled = cancelled
 
     def run(self, folders: Sequence[Path], edited: Callable[[str], bool]) -> None:
         """`edited`: files whose card was written by somebody else meanwhile, and later than it was read here."""
-        self._update_report(Progress(running=True, unit="Looking for files"))
+        self._report(Progress(running=True, unit="Looking for files"))
         files = walk(folders, self._cancelled)
         if self._cancelled():
             return  # what was not reached is not gone
@@ -61,13 +61,13 @@ class Indexer:
         for number, (file, text) in enumerate(files):
             if self._cancelled():
                 break
-            self._update_report(Progress(True, number, len(files), file.subfolder))
+            self._report(Progress(True, number, len(files), file.subfolder))
             batch.append((file, text, build_card(file, layouts)))  # a change since the walk is found by the next one
             if time.monotonic() - since > BATCH_SIZE:
                 self._write(batch, edited)
                 batch, since = [], time.monotonic()
         else:
-            self._update_report(Progress(True, len(files), len(files)))
+            self._report(Progress(True, len(files), len(files)))
         self._write(batch, edited)
 
     def _write(self, batch: Sequence[tuple[ScannedFile, str, CardRecord]], edited: Callable[[str], bool]) -> None:

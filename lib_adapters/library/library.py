@@ -34,27 +34,27 @@ class AdapterLibrary:
     def __init__(self, folders: Callable[[], Sequence[Path]], place: Path) -> None:
         self._folders = folders
         self._place = place
-        self._job_builder = BackgroundScan(self._scan)
+        self._background_scan = BackgroundScan(self._scan)
         self._lock = threading.Lock()
         self._opened: Database | None = None
         self._thumbnail_lock = threading.BoundedSemaphore(2)  # pictures are large while they are decoded
 
     def start(self) -> None:
         """Looks through the folders in the background; once more at the end if that is going on already."""
-        self._job_builder.start()
+        self._background_scan.start()
 
     def cancel(self) -> None:
         """Looking through the folders, now and what was asked for before; what is found already stays."""
-        self._job_builder.cancel()
+        self._background_scan.cancel()
 
     def wait(self, seconds: float | None = None) -> bool:
         """Is the looking through over (after that long at most)?"""
-        return self._job_builder.wait(seconds)
+        return self._background_scan.wait(seconds)
 
     @property
     def progress(self) -> Progress:
         """Of the looking through."""
-        return self._job_builder.progress
+        return self._background_scan.progress
 
     def close(self) -> None:
         """Ends the looking through and lets go of the index; whoever asks again opens it again."""
@@ -166,7 +166,7 @@ class AdapterLibrary:
         with self._store.transaction() as change:
             found, head = change.move_to_end(card)
             write(path := _there(found))
-            self._job_builder.mark_edited(str(path))
+            self._background_scan.mark_edited(str(path))
             try:
                 file = scan_file(path)
             except OSError as error:

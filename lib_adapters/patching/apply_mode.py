@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 
-from lib_adapters.patching.cost import Kind, LatentShape, bypass_seconds, cost_key, estimated_seconds, merge_seconds
+from lib_adapters.patching.cost import Kind, LatentShape, bypass_seconds, cost_key, estimated_costs, merge_seconds
 from lib_adapters.patching.patch import ParamPatches
 from lib_adapters.patching.schedule_plan import ApplyMode, SchedulePlan
 from lib_adapters.prompt.schedule import SamplingStep, count_changes
@@ -30,21 +30,21 @@ class ModeSelector:
         self._merge_timings: Timings = {}
         self._bypass_timings: Timings = {}
         self._estimates: dict[Kind, tuple[int, int]] = {}
-        self._last_modes: LatentShape | None = None
+        self._last_latent: LatentShape | None = None
 
     def initial_modes(self, plan: SchedulePlan, step: SamplingStep, family: str) -> None:
         """As for the last picture, or for the usual one: what is merged in vain costs more than most pictures."""
-        run = self._last_modes or TYPICAL_LATENT.get(family, INITIAL_STEPS)
-        for key, target in plan.has_open_choice.items():
+        run = self._last_latent or TYPICAL_LATENT.get(family, INITIAL_STEPS)
+        for key, target in plan.undecided.items():
             plan.modes[key] = self._guess(target, step, run, family)
 
     def select(self, plan: SchedulePlan, step: SamplingStep, latent: LatentShape, family: str) -> bool:
         """Did any parameter change its way?"""
-        self._last_modes = latent
+        self._last_latent = latent
         before = dict(plan.modes)
-        for key, target in plan.has_open_choice.items():
+        for key, target in plan.undecided.items():
             plan.modes[key] = self._measured(target, step, latent, family)
-        for target in (one for key, one in plan.bypassed.items() if key not in plan.has_open_choice):  # only to tell
+        for target in (one for key, one in plan.bypassed.items() if key not in plan.undecided):  # only to tell
             kind = cost_key(target, latent, family)
             _at_least(ROUGHLY, self._bypass_timings, kind, partial(bypass_seconds, target, ROUGHLY, latent, family))
         return plan.modes != before
@@ -78,19 +78,19 @@ class ModeSelector:
 
     def _work(self, kind: Kind, target: ParamPatches, run: LatentShape, family: str) -> tuple[int, int]:
         if kind not in self._estimates:
-            self._estimates[kind] = estimated_seconds(target, run, family)
+            self._estimates[kind] = estimated_costs(target, run, family)
         return self._estimates[kind]
 
     def timings(self, plan: SchedulePlan, family: str) -> tuple[float, float]:
         """Of one change of everything that is merged, and of one run of everything beside."""
-        if self._last_modes is None:
+        if self._last_latent is None:
             return 0.0, 0.0
         merge = beside = 0.0
-        for key, target in plan.has_open_choice.items():
-            kind = cost_key(target, self._last_modes, family)
+        for key, target in plan.undecided.items():
+            kind = cost_key(target, self._last_latent, family)
             merge += self._merge_timings.get(kind, UNMEASURED)[1] * (plan.modes[key] == "merged")
         for target in plan.bypassed.values():
-            beside += self._bypass_timings.get(cost_key(target, self._last_modes, family), UNMEASURED)[1]
+            beside += self._bypass_timings.get(cost_key(target, self._last_latent, family), UNMEASURED)[1]
         return merge, beside
 
 

@@ -30,7 +30,7 @@ class PatchController:
         )
         self._plan = SchedulePlan({}, ())
         self._family = ""
-        self._script_tags = True  # False until the size of the picture is known
+        self._is_mode_selected = True  # False until the size of the picture is known
         self._batch_rows: tuple[int, ...] | None = None
         self._row_offset = 0  # row of the run that comes
         self.rows_unresolved = False  # a run whose rows could not be told apart
@@ -45,12 +45,14 @@ class PatchController:
         with float32_math():
             plan.precompute(self._weight_patcher.base_of)
             self._apply(plan, transaction)
-        transaction.on_rollback(partial(self._set_state, self._plan, self._family, self._batch_rows, self._script_tags))
-        self._set_state(plan, family, rows, not (plan.has_open_choice or plan.bypassed))
+        transaction.on_rollback(
+            partial(self._set_state, self._plan, self._family, self._batch_rows, self._is_mode_selected)
+        )
+        self._set_state(plan, family, rows, not (plan.undecided or plan.bypassed))
         self._clear_rows()
 
     def _set_state(self, motion: SchedulePlan, family: str, rows: tuple[int, ...] | None, chosen: bool) -> None:
-        self._plan, self._family, self._batch_rows, self._script_tags = motion, family, rows, chosen
+        self._plan, self._family, self._batch_rows, self._is_mode_selected = motion, family, rows, chosen
 
     @property
     def is_dynamic(self) -> bool:
@@ -88,9 +90,9 @@ class PatchController:
         if self._batch_rows is not None:
             self._plan.set_rows(rows := self._take_rows(len(latent)))
             self.rows_unresolved = before or not rows or self._forward_patcher.rows_unresolved
-        if self._script_tags:
+        if self._is_mode_selected:
             return self.rows_unresolved != before
-        self._script_tags = True
+        self._is_mode_selected = True
         run = LatentShape(len(latent), *latent.shape[2:])
         if not self._mode_selector.select(self._plan, self._plan.step, run, self._family):
             return True  # there is something to tell
@@ -134,7 +136,7 @@ class PatchController:
     def schedule_note(self) -> str:
         """How what moves is followed, in one sentence; "" where nothing does."""
         counts = self._plan.counts()
-        if not counts or not self._script_tags:  # what is not measured yet is not told of
+        if not counts or not self._is_mode_selected:  # what is not measured yet is not told of
             return ""
         merge, beside = self._mode_selector.timings(self._plan, self._family)
         taken = {"merged": f" ({merge:.3f} s)" if merge else "", "beside": f" ({beside:.3f} s a run)" if beside else ""}

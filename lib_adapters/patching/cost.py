@@ -66,7 +66,7 @@ def _level(block: str, family: str) -> int:
     return max(0, (number - 1) // 3) if match[1] == "IN" else max(0, deepest - number // 3)
 
 
-def estimated_seconds(target: ParamPatches, latent: LatentShape, family: str) -> tuple[int, int]:
+def estimated_costs(target: ParamPatches, latent: LatentShape, family: str) -> tuple[int, int]:
     """The work of one merge and of one run beside, as a first idea of what they take."""
     module, base, besides = _parts(target)
     work = total_cost(besides)

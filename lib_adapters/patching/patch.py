@@ -24,7 +24,7 @@ class ScheduledStrength:
     progress: float = 1.0  # 0 where it acts on none of the rows
     row_strengths: tuple[float, ...] | None = None  # one factor for each row where they differ
     rank: int | None = None
-    is_constant: float | None = None  # how much of the noise is gone, where the number of ranks follows it
+    denoised: float | None = None  # how much of the noise is gone, where the number of ranks follows it
 
     def set_step(self, step: SamplingStep) -> None:
         """To what holds in this step."""
@@ -33,7 +33,7 @@ class ScheduledStrength:
         if isinstance(request.dyn, Curve):
             self.rank = max(1, math.floor(request.dyn.value_at(step) + 1e-9))
         elif request.dyn == TIMESTEP:
-            self.is_constant = step.denoised
+            self.denoised = step.denoised
         elif isinstance(request.dyn, int):
             self.rank = request.dyn
 
@@ -46,8 +46,8 @@ class ScheduledStrength:
 
     def truncate(self, algorithm: Algorithm) -> Algorithm:
         """T-LoRA trains ⌊(1 − t/T)·(R − 1)⌋ + 1 ranks at the timestep t (arXiv:2507.05964, its defaults)."""
-        if self.is_constant is not None and algorithm.rank is not None:
-            return algorithm.truncate(math.floor(self.is_constant * (algorithm.rank - 1)) + 1)
+        if self.denoised is not None and algorithm.rank is not None:
+            return algorithm.truncate(math.floor(self.denoised * (algorithm.rank - 1)) + 1)
         return algorithm if self.rank is None else algorithm.truncate(self.rank)
 
     @property
@@ -63,7 +63,7 @@ class ScheduledStrength:
     @property
     def state(self) -> tuple[object, ...]:
         """Equal where nothing has to be computed anew."""
-        return self.value, self.rank, self.is_constant, self.row_strengths
+        return self.value, self.rank, self.denoised, self.row_strengths
 
 
 # One adapter's contribution to one parameter, and everything that is added to one parameter.

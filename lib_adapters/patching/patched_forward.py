@@ -18,7 +18,7 @@ from lib_adapters.patching.patch import ParamPatches, Patch
 from lib_adapters.patching.weight_substitution import (
     Allocate,
     BufferPool,
-    OriginalValues,
+    MergedTensor,
     call_with_weights,
     fits_dtype,
     merge_param,
@@ -40,15 +40,13 @@ class PatchedForward:
         self._base_of, self._buffers = base_of, scratch
         self.is_disabled = False
         self.signature = patch_signature(targets)
-        self._quantized_candidates = [(_path_below(module, target), target) for target in targets]
+        self._targets = [(_path_below(module, target), target) for target in targets]
         self._patches = [patch for target in targets for patch in target.patches]
         self._deltas = _besides(module, targets)
         self._cost = total_cost(self._deltas or ())
         self.base_weights = BaseWeights(() if self._deltas else (target.ref for target in targets))
         self._row_layout: tuple[object, RowLayout | None] | None = None
-        self._merged_cache: dict[
-            object, list[OriginalValues]
-        ] = {}  # W' of rows that differ, while their strengths stay
+        self._merged_cache: dict[object, list[MergedTensor]] = {}  # W' of rows that differ, while their strengths stay
         self.rows_unresolved = (
             False  # a run whose rows could not be told apart: it went without what is for some of them
         )
@@ -111,7 +109,7 @@ class PatchedForward:
 
     def _can_hold(self, module: nn.Module, x: Tensor) -> bool:
         """May W' be in its weight's place, and is the sum then what it is beside?"""
-        ((_, target),) = self._quantized_candidates
+        ((_, target),) = self._targets
         if self.original_forward is not None or not fits_dtype(current_tensor(module, target.ref.name), x):
             return False
         return self._base_of is None or self._base_of(module, target.ref.name) is None
@@ -132,7 +130,7 @@ class PatchedForward:
             self.rows_unresolved = True
             return self._forward(module, *args, **kwargs)
         (x,) = args
-        used: dict[object, list[OriginalValues]] = {}
+        used: dict[object, list[MergedTensor]] = {}
         y: Tensor | None = None
         for row, where in groups:
             targets = self._resolve(row)
@@ -144,8 +142,8 @@ class PatchedForward:
         return y
 
     def _cached_merged(
-        self, module: nn.Module, targets: Sequence[tuple[str, ParamPatches]], used: dict[object, list[OriginalValues]]
-    ) -> list[OriginalValues]:
+        self, module: nn.Module, targets: Sequence[tuple[str, ParamPatches]], used: dict[object, list[MergedTensor]]
+    ) -> list[MergedTensor]:
         key = tuple(target.signature for _, target in targets)
         self._merged_cache = (
             self._merged_cache if key in self._merged_cache else {}
@@ -158,16 +156,14 @@ class PatchedForward:
         return used[key]
 
     def _resolve(self, row: int | None) -> list[tuple[str, ParamPatches]]:
-        return [
-            (path, found) for path, target in self._quantized_candidates if (found := target.resolve(row)) is not None
-        ]
+        return [(path, found) for path, target in self._targets if (found := target.resolve(row)) is not None]
 
     def _forward_merged(
         self,
         module: nn.Module,
         targets: Sequence[tuple[str, ParamPatches]],
         *args: Any,
-        made: Sequence[OriginalValues] | None = None,
+        made: Sequence[MergedTensor] | None = None,
         **kwargs: Any,
     ) -> Any:
         """The call with W' in the weight's place."""
@@ -178,7 +174,7 @@ class PatchedForward:
 
     def _merge_now(
         self, module: nn.Module, targets: Sequence[tuple[str, ParamPatches]], lend: Allocate
-    ) -> list[OriginalValues]:
+    ) -> list[MergedTensor]:
         found = []
         for path, target in targets:
             owner = module.get_submodule(path)

@@ -54,7 +54,7 @@ class SchedulePlan:
         return any(dial.is_dynamic for dial in self.strengths)
 
     @property
-    def has_open_choice(self) -> dict[Key, ParamPatches]:
+    def undecided(self) -> dict[Key, ParamPatches]:
         """Where it may be measured which way is quicker."""
         return {key: target for key, target in self.dynamic.items() if key in self.bypassable and _is_open(target)}
 

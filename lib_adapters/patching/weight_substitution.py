@@ -18,7 +18,7 @@ from lib_adapters.patching.patch import ParamPatches
 
 T = TypeVar("T")
 Swapped = list[Callable[[], None]]  # each puts back one parameter
-OriginalValues = tuple[str, str, Tensor]  # where, below the module; which parameter; what it is for the run
+MergedTensor = tuple[str, str, Tensor]  # where, below the module; which parameter; what it is for the run
 Allocate = Callable[[Tensor], Tensor | None]  # memory like this tensor's, if there is any to lend
 
 
@@ -74,7 +74,7 @@ class BufferPool:
 
 
 def call_with_weights(
-    module: nn.Module, weights: Sequence[OriginalValues], call: Callable[[], T]
+    module: nn.Module, weights: Sequence[MergedTensor], call: Callable[[], T]
 ) -> tuple[T, Tensor | None]:
     """What the call gives with W' in the place of the weights; afterwards every parameter holds what it held.
 
@@ -93,7 +93,7 @@ def call_with_weights(
             raise
 
 
-def _put_in(module: nn.Module, made: Sequence[OriginalValues], moved: Swapped) -> Tensor | None:
+def _put_in(module: nn.Module, made: Sequence[MergedTensor], moved: Swapped) -> Tensor | None:
     """`moved` is told of each before it moves."""
     bias: Tensor | None = None
     for path, name, patched in made:

@@ -38,7 +38,7 @@ def save(view):
 
 
 def saved(site):
-    return site.presets.listing().own
+    return site.presets.listing().own_presets
 
 
 def test_a_slider_moves_its_number_in_the_text(view, site):

@@ -129,8 +129,8 @@ def test_everything_at_once(busy, tried, caplog):
     expected = {prompt: busy.draw(prompt).image for prompt in PROMPTS}
     assert len({image.sum().item() for image in expected.values()}) == len(PROMPTS)
     root, tab = busy.folder / "LyCORIS", page_of(busy).tab
-    tab.catalogue.start()
-    assert tab.catalogue.wait(120)
+    tab.library.start()
+    assert tab.library.wait(120)
     with served(busy.app.real()) as address:
         clients = [Client(address) for _ in range(8)]
         wrong: list[str] = []
@@ -138,8 +138,8 @@ def test_everything_at_once(busy, tried, caplog):
         tasks = roles(clients, cards_to_edit(busy, clients[0]), busy)
         jobs = lambda: make_pictures(busy, expected, 5 * len(PROMPTS), wrong)  # noqa: E731
         wrong += at_once(jobs, mover, *tasks)
-        tab.catalogue.start()
-        assert tab.catalogue.wait(120)
+        tab.library.start()
+        assert tab.library.wait(120)
         clients[0].follow()
     requests = sum(sum(client.statuses.values()) for client in clients)
     tried("concurrency", "requests of 8 clients").add(requests)

@@ -179,7 +179,7 @@ def test_a_damaged_index_is_made_anew_or_done_without(root, place, damage, tried
 
 def test_an_index_that_another_process_holds(root, place, monkeypatch, tried, caplog):
     """Reading goes on; what would write says why it did not, changes nothing, and works when the other is done."""
-    monkeypatch.setattr("lib_adapters.library.database.WAIT", 0.05)
+    monkeypatch.setattr("lib_adapters.library.database.POOL_TIMEOUT", 0.05)
     with opened(root, place=place) as catalogue:
         card = scan(catalogue)["x"]["id"]
         other = sqlite3.connect(place / DATABASE_NAME, isolation_level=None)

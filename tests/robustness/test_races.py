@@ -51,7 +51,7 @@ with opened(work / "root", place=work / "place") as catalogue:
         for name in ("x", "y"):
             catalogue.save(ids[name], {key: f"{turn}"})
             acked[name] = f"{turn}"
-        catalogue.star(ids["z"], True)
+        catalogue.set_star(ids["z"], True)
         if turn % 10 == 0:
             scan(catalogue)
 print(json.dumps([acked, said]), flush=True)
@@ -113,7 +113,7 @@ def test_many_open_an_index_that_is_not_there_yet(tmp_path, caplog, tried):
 
 def site_of(catalogue, place):
     app = FastAPI()
-    nothing = {"guards": (), "model": lambda: ("", ""), "folders": list, "rescan": lambda: None, "key": "k"}
+    nothing = {"dependencies": (), "model": lambda: ("", ""), "folders": list, "rescan": lambda: None, "key": "k"}
     add_routes(app, TabBackend(library=catalogue, presets=PresetFile(place / PRESET_FILE_NAME), report=dict, **nothing))
     return app
 
@@ -163,13 +163,13 @@ def test_a_file_that_goes_while_it_is_edited(root, place, monkeypatch):
     """Whoever edited it is told: what was written lies under a name that nobody has any more."""
     with opened(root, place=place) as catalogue:
         card = scan(catalogue)["x"]["id"]
-        honest = catalogues.sidecars.save_sidecar
+        honest = catalogues.sidecar_json.save_sidecar
 
         def save(path, changes):
             honest(path, changes)
             path.rename(root / "renamed.safetensors")
 
-        monkeypatch.setattr(catalogues.sidecars, "save", save)
+        monkeypatch.setattr(catalogues.sidecar_json, "save_sidecar", save)
         with pytest.raises(AdapterError, match=r"x\.safetensors went away while it was edited"):
             catalogue.save(card, {"notes": "n"})
         monkeypatch.undo()
@@ -278,7 +278,7 @@ def test_nobody_waits_for_the_queue(webui, tried):
             client.told(path)
         client.told("/refresh", {})
         page.create_html("txt2img"), page.refresh()
-        assert page.tab.catalogue.wait(60)
+        assert page.tab.library.wait(60)
         webui.picture("a cat")
         tried("concurrency", "calls while a job has the queue").add(6)
     assert client.wrong == []

@@ -205,7 +205,7 @@ def test_names_that_are_no_text_are_answered(webui, tried):
         for _ in range(2):
             cards = json.loads(ask(address, "GET", "/lycoris/api/cards")[1])["cards"]
             ask(address, "POST", "/lycoris/api/refresh", {})
-            next(page for page in webui.pages.extra_pages if page.title == "LyCORIS").tab.catalogue.wait(60)
+            next(page for page in webui.pages.extra_pages if page.title == "LyCORIS").tab.library.wait(60)
         (folder / "\udcff.safetensors").unlink()
         for (method, path), body in OF_THE_WEBUI.items():
             for card in cards:

@@ -274,7 +274,7 @@ def clearly(target, run, _):
 
 
 def test_a_session(tried, tmp_path, monkeypatch):
-    monkeypatch.setattr(apply_mode, "estimated_seconds", clearly)
+    monkeypatch.setattr(apply_mode, "estimated_costs", clearly)
     monkeypatch.setattr(apply_mode, "_times", lambda *_: (4, 4))
     for name in ("merge_seconds", "bypass_seconds"):
         monkeypatch.setattr(apply_mode, name, lambda *_: 1e-3)

@@ -196,7 +196,7 @@ class WebuiMachine(RuleBasedStateMachine):
 def test_the_webui(tried, tmp_path, monkeypatch):
     tiny(monkeypatch)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "nothing"))
-    monkeypatch.setattr(apply_mode, "estimated_seconds", clearly)
+    monkeypatch.setattr(apply_mode, "estimated_costs", clearly)
     monkeypatch.setattr(apply_mode, "_times", lambda *_: (4, 4))
     for name in ("merge_seconds", "bypass_seconds"):
         monkeypatch.setattr(apply_mode, name, lambda *_: 1e-3)

@@ -59,7 +59,7 @@ def ask(address, method, path, body=None, **headers):
 
 def everything(webui, address):
     """All cards after a round of indexing."""
-    catalogue = next(page for page in webui.pages.extra_pages if page.title == "LyCORIS").tab.catalogue
+    catalogue = next(page for page in webui.pages.extra_pages if page.title == "LyCORIS").tab.library
     catalogue.start()
     assert catalogue.wait(60)
     return json.loads(ask(address, "GET", "/lycoris/api/cards")[1])["cards"]

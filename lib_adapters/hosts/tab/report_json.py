@@ -28,4 +28,6 @@ def report_json(
 
 
 def _row(one: AdapterReport, mode: str) -> dict[str, Any]:
-    return {"mode": mode, **dataclasses.asdict(one), "line": one.summary()}
+    fields = dataclasses.asdict(one)
+    fields["silenced"] = fields.pop("disabled_by_blocks")  # the names that clients of the API know
+    return {"mode": mode, **fields, "line": one.summary()}

@@ -121,7 +121,7 @@ class SessionRegistry:
     def patched_modules(self, model: nn.Module) -> list[nn.Module]:
         """The modules that run with adapters live on them."""
         entry = self._entries.get(model)
-        return [] if entry is None else entry.session.bypass_layer_count()
+        return [] if entry is None else entry.session.bypassed_modules()
 
     def remove(self, model: nn.Module) -> None:
         self._remove_all([model])

@@ -22,7 +22,7 @@ class NestedJobs:
     def __init__(self, current_report: Callable[[], ReportData]) -> None:
         """`report` returns the report of the adapters that are active now."""
         self._current_report = current_report
-        self._p: weakref.ref[Any] | None = None  # the outer one
+        self._job: weakref.ref[Any] | None = None  # the outer one
         self._job_started: object = None
         self._is_finished = True
         self._outer_report: ReportData | None = None
@@ -34,11 +34,11 @@ class NestedJobs:
         if self._is_inside(job):
             self._outer_report = self._outer_report or self._current_report()
             return
-        self._p, self._job_started, self._is_finished, self._outer_report = weakref.ref(job), job_start(), False, None
+        self._job, self._job_started, self._is_finished, self._outer_report = weakref.ref(job), job_start(), False, None
 
     def finish(self, job: Any) -> None:
         """Note that all images of `job` are finished."""
-        if self._p is not None and self._p() is job:
+        if self._job is not None and self._job() is job:
             self._is_finished = True
 
     def report(self) -> ReportData:
@@ -50,7 +50,7 @@ class NestedJobs:
         )
 
     def _is_inside(self, job: Any) -> bool:
-        outer = None if self._p is None else self._p()
+        outer = None if self._job is None else self._job()
         if outer is None or outer is job or self._is_finished or self._job_started != job_start():
             return False
         return bool(getattr(outer, "extra_network_data", None))  # without any, the web UI never calls `leave`

@@ -86,7 +86,7 @@ def test_compare_without_a_prompt_shows_each_bundled_adapter_in_pairs(run, place
     shutil.copytree(place / "Lora", bundled)
     entries = {name: {"kind": name, "effect": "none", "prompt": "a cat"} for name in ("IA3", "LoKr", "LoRA", "OFT")}
     (bundled / "README.json").write_text(json.dumps(entries))
-    for module in ("compare", "options"):
+    for module in ("compare", "arguments"):
         monkeypatch.setattr(f"lib_adapters.app.{module}.ADAPTERS", bundled)
     model = place.parent / "away"  # no folder of adapters beside it
     (model / "x").mkdir(parents=True, exist_ok=True)

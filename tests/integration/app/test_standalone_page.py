@@ -100,10 +100,10 @@ def test_the_bundled_adapters_are_cards(client):
 def test_bundled_adapters_are_left_out_for_another_model(tmp_path):
     model, mine = tmp_path / "model", tmp_path / "mine"
     model.mkdir(), mine.mkdir(), (tmp_path / "Lora").mkdir()
-    assert application.adapter_folders(model, [mine]) == [tmp_path / "Lora", mine]
-    assert application.adapter_folders(options.MODEL, [mine])[0] == options.ADAPTERS
+    assert application.folders_of(model, [mine]) == [tmp_path / "Lora", mine]
+    assert application.folders_of(options.MODEL, [mine])[0] == options.ADAPTERS
     with pytest.raises(AdapterError, match="no such folder"):
-        application.adapter_folders(model, [tmp_path / "nowhere"])
+        application.folders_of(model, [tmp_path / "nowhere"])
 
 
 def test_a_picture_is_drawn_saved_and_says_how(painter, tmp_path):

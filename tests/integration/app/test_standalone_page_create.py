@@ -125,7 +125,7 @@ def test_a_press_of_the_button(maker, pictures):
 def test_the_new_card_appears_and_the_tag_works(pictures, tmp_path, monkeypatch):
     makers, painters = [], []
     monkeypatch.setattr(
-        application, "Maker", lambda *given: makers.append(create_panel.EmbeddingWorker(*given)) or makers[0]
+        application, "EmbeddingWorker", lambda *given: makers.append(create_panel.EmbeddingWorker(*given)) or makers[0]
     )
     usual = application.ImageWorker
     monkeypatch.setattr(application, "ImageWorker", lambda *given: painters.append(usual(*given)) or painters[0])
@@ -133,7 +133,7 @@ def test_the_new_card_appears_and_the_tag_works(pictures, tmp_path, monkeypatch)
     with ExitStack() as stack:
         client = TestClient(application.application(given, stack, "http://127.0.0.1:1/"))
         assert '"elem_id":"page_create_clip"' in client.get("/").text.replace(" ", "")
-        makers[0].make("mine", str(pictures), str(makers[0].clip), 16, nothing)
+        makers[0].create("mine", str(pictures), str(makers[0].clip), 16, nothing)
         for _ in range(500):
             answer = client.get("/lycoris/api/cards").json()
             if not answer["progress"]["running"]:

@@ -64,7 +64,7 @@ class Shelf:
     def cancel(self):
         self._note("cancel")
 
-    def changes(self, since, after, most):
+    def changes_since(self, since, after, max_bytes):
         return Changes(7, ['{"id":1,"name":"ink \\u00e9"}'] if since < 7 else [], [3] if since else [])
 
     def path_of(self, card):
@@ -85,7 +85,7 @@ class Shelf:
     def save(self, card, changes):
         self._note("save", card, dict(changes))
 
-    def star(self, card, on):
+    def set_star(self, card, on):
         self._note("star", card, on)
 
     def set_preview(self, card, image):
@@ -148,14 +148,14 @@ def test_the_cards_come_as_they_are_with_what_the_page_needs_beside_them(client)
 
 
 def test_indexing_that_ends_while_the_cards_are_read_is_not_over_for_the_page(shelf):
-    honest = shelf.changes
+    honest = shelf.changes_since
 
     def changes(*asked):
         found = honest(*asked)
         shelf.progress = Progress(running=False)
         return found
 
-    shelf.changes, shelf.progress = changes, Progress(running=True)
+    shelf.changes_since, shelf.progress = changes, Progress(running=True)
     client = client_of(shelf)
     running = [client.get(f"{API}/cards").json()["progress"]["running"] for _ in range(2)]
     assert running == [True, False]

@@ -44,9 +44,9 @@ def client_of(webui):
 def cards_of(webui):
     """As they are after the host's own Refresh."""
     page = page_of(webui)
-    page.tab.catalogue.wait(20)
+    page.tab.library.wait(20)
     page.refresh()
-    page.tab.catalogue.wait(20)
+    page.tab.library.wait(20)
     return client_of(webui).get(f"{API}/cards").json()
 
 

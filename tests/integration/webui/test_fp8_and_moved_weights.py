@@ -69,5 +69,5 @@ def test_live_layers_are_named(tmp_path):
     unet = tiny_models.ldm_unet()
     with Session(unet, mode="live") as session:
         session.activate([Request(adapter_for(unet, tmp_path / "ink.safetensors", only=ONLY))])
-        assert session.bypass_layer_count() == [unet.get_submodule(ONLY[0])]
-    assert session.bypass_layer_count() == []
+        assert session.bypassed_modules() == [unet.get_submodule(ONLY[0])]
+    assert session.bypassed_modules() == []

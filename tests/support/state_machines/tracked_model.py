@@ -37,7 +37,7 @@ class Kept:
 
     @property
     def now(self) -> Situation:
-        measured = self.session._controller._mode_selector._last_modes is not None
+        measured = self.session._controller._mode_selector._last_latent is not None
         return Situation(self.kind, self.weights, self.wants, self.mode, self.moment, self.rows, self.voice, measured)
 
     def owns(self, changes: Weights, seen: str = "") -> None:

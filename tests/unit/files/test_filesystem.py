@@ -260,7 +260,7 @@ def test_edits_within_one_tick_of_a_coarse_clock_are_seen(tmp_path, monkeypatch)
 
 def test_an_index_that_somebody_else_has_locked_is_kept_in_memory(tmp_path, monkeypatch, caplog):
     """As it is for ever on some network drives."""
-    monkeypatch.setattr("lib_adapters.library.open_database.WAIT", 0.1)
+    monkeypatch.setattr("lib_adapters.library.database.POOL_TIMEOUT", 0.1)
     adapter(tmp_path / "x" / "ink.safetensors")
     (tmp_path / "index").mkdir()
     holder = sqlite3.connect(tmp_path / "index" / "catalogue.sqlite", isolation_level=None)

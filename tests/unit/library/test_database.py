@@ -96,7 +96,9 @@ def test_an_index_without_our_table(root, place):
 def test_an_update_of_the_code_reads_everything_once(root, place, monkeypatch):
     before = starred(root, place)
     honest, read = indexer.build_card, []
-    monkeypatch.setattr(indexer, "build_card", lambda file, layouts: read.append(file.below) or honest(file, layouts))
+    monkeypatch.setattr(
+        indexer, "build_card", lambda file, layouts: read.append(file.subfolder) or honest(file, layouts)
+    )
     with opened(root, place=place) as catalogue:
         hashes = catalogue.hash_of(before["x"]["id"])
         scan(catalogue)
@@ -118,7 +120,7 @@ def test_an_update_is_noticed_wherever_a_card_takes_its_words_from(name, tmp_pat
         copy = tmp_path / file.relative_to(package)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.touch()
-    monkeypatch.setattr(open_database, "__file__", str(tmp_path / "catalogue" / "opening.py"))
+    monkeypatch.setattr(open_database, "__file__", str(tmp_path / "library" / "open_database.py"))
     before = open_database.code_version()
     (tmp_path / name).write_text("# new")
     assert open_database.code_version() != before

@@ -170,7 +170,7 @@ def test_a_changed_sidecar_reads_one_file_again(root, catalogue, files_read):
 
 def test_nothing_is_hashed_and_no_tensor_is_read_by_indexing(root, catalogue, monkeypatch):
     adapter(root / "x.safetensors", modules=64)
-    monkeypatch.setattr("lib_adapters.library.hashes.of", None)
+    monkeypatch.setattr("lib_adapters.library.hashes.file_hashes", None)
     monkeypatch.setattr("lib_adapters.files.loading.load_layers", None)
     assert scan(catalogue)["x"]["family"] == "sd1"
 
@@ -234,7 +234,7 @@ def test_a_clash_that_comes_later_changes_the_name_but_reads_nothing(root, catal
     adapter(root / "b" / "ink.safetensors")
     honest, described = indexer.build_card, []
     monkeypatch.setattr(
-        indexer, "describe", lambda file, layouts: described.append(file.below) or honest(file, layouts)
+        indexer, "build_card", lambda file, layouts: described.append(file.subfolder) or honest(file, layouts)
     )
     assert scan(catalogue).keys() == {"a/ink", "b/ink"}
     assert described == ["b/ink.safetensors"]

@@ -40,7 +40,7 @@ def test_what_is_saved_wins_over_what_is_built_in(file):
     assert listing.all_presets.blocks["ALL"] == BUILT_IN.blocks["ALL"]
     assert listing.own_presets.elements == {"soft": "IN05:attn:0.5,MID:ff:0"}
     file.save(Presets())
-    assert file.listing().every == BUILT_IN
+    assert file.listing().all_presets == BUILT_IN
 
 
 def test_comments_and_lines_that_nobody_understands_stay(file):
@@ -59,9 +59,9 @@ def test_a_file_that_another_program_changes_is_read_again(file):
     stat = file.path.stat()
     file.path.write_text(f"b:{LIST}\n", "utf-8")
     os.utime(file.path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 10**6))
-    assert file.listing().own == own(b=LIST)
+    assert file.listing().own_presets == own(b=LIST)
     file.path.unlink()
-    assert file.listing().own == Presets()
+    assert file.listing().own_presets == Presets()
 
 
 def test_files_of_another_extension_are_read_and_never_written(tmp_path):
@@ -129,12 +129,12 @@ def test_many_at_once(file):
     def work(number: int) -> None:
         for turn in range(20):
             file.save(own(**{f"p{number}": LIST, f"q{turn}": LIST}))
-            assert len(file.listing().own.blocks) == 2
+            assert len(file.listing().own_presets.blocks) == 2
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(file.listing().own.blocks) == 2
+    assert len(file.listing().own_presets.blocks) == 2
     assert [path.name for path in file.path.parent.iterdir()] == ["presets.txt"]

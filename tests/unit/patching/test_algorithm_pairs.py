@@ -89,7 +89,7 @@ def test_a_lent_bias_goes_when_patches_cancel(shelf, label):
 def test_layers_inside_and_outside_of_a_window_compute_what_a_new_model_does(shelf, first, mode, window, monkeypatch):
     """`auto`: every second layer is merged again and the others get a bypass. Without a window the strength stays."""
     monkeypatch.setattr(
-        apply_mode, "estimated_seconds", lambda target, *_: (1, 9)[:: 1 if target.ref.path[-1:] in "048" else -1]
+        apply_mode, "estimated_costs", lambda target, *_: (1, 9)[:: 1 if target.ref.path[-1:] in "048" else -1]
     )
     model, session = shelf.session()
     own = state(model)

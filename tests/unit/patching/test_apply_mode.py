@@ -38,7 +38,7 @@ def motion_of(model, requests, *, live=False, encoders=()):
 
 def seen(motion):
     """For each parameter its way, and whether another may be chosen."""
-    return [(way, key in motion.has_open_choice) for key, way in motion.modes.items()]
+    return [(way, key in motion.undecided) for key, way in motion.modes.items()]
 
 
 def sizes(targets):
@@ -122,7 +122,7 @@ def test_the_bias_of_a_pair_of_factors_is_no_pair_of_factors(unet, tmp_path, mod
     assert [(slot.ref.name, way) for slot, way in zip(motion.dynamic.values(), motion.modes.values(), strict=True)] == [
         ("weight", ways[0]), ("bias", ways[1]),
     ]  # fmt: skip
-    assert [target.ref.name for target in motion.has_open_choice.values()] == (["weight"] if mode == "auto" else [])
+    assert [target.ref.name for target in motion.undecided.values()] == (["weight"] if mode == "auto" else [])
 
 
 def test_texts_are_followed_by_themselves(tmp_path):

@@ -15,7 +15,7 @@ from lib_adapters.patching.cost import (
     LatentShape,
     bypass_seconds,
     cost_key,
-    estimated_seconds,
+    estimated_costs,
     merge_seconds,
 )
 from lib_adapters.prompt.schedule import SamplingStep, parse_curve
@@ -88,10 +88,10 @@ def test_the_work_counted_by_hand(tmp_path):
     """Of rank 2; what stays is read and written once more for each number, in a merge alone."""
     whole, place = (2 + 64) * 8 * 36, 2 * (36 + 8) + 64 * 8
     conv, line = layer_of("conv"), layer_of("linear")
-    assert estimated_seconds(target_of(conv, tmp_path, lora), RUN, "sd1") == (whole, place * 2 * 3 * 5)
+    assert estimated_costs(target_of(conv, tmp_path, lora), RUN, "sd1") == (whole, place * 2 * 3 * 5)
     more = target_of(conv, tmp_path, lora, still=(lora, MAKERS["Full"]))
-    assert estimated_seconds(more, RUN, "sd1") == (whole + 2 * 64 * 8 * 36, place * 2 * 3 * 5)
-    assert estimated_seconds(target_of(line, tmp_path, lora), RUN, "sd1") == (66 * 32, (2 * 12 + 512) * 2 * 6 * 10)
+    assert estimated_costs(more, RUN, "sd1") == (whole + 2 * 64 * 8 * 36, place * 2 * 3 * 5)
+    assert estimated_costs(target_of(line, tmp_path, lora), RUN, "sd1") == (66 * 32, (2 * 12 + 512) * 2 * 6 * 10)
 
 
 def test_equal_kinds_are_equal_work(tmp_path):

@@ -112,7 +112,7 @@ def test_a_failure_between_two_steps_leaves_none(model, asked, monkeypatch):
         session.set_step(SamplingStep(1, 3))
     assert ours(model) == [None, None]
     assert all(map(torch.equal, drawn(model), plain))
-    assert session.bypass_layer_count() == []
+    assert session.bypassed_modules() == []
 
 
 @pytest.mark.parametrize("again", ["the same", "another"])
@@ -159,10 +159,10 @@ def test_a_forward_around_ours_stays_around_the_next_one(model, session, asked):
 
 def test_layers_that_are_gone_are_none_of_ours(model, session, asked):
     session.activate([asked()])
-    assert session.bypass_layer_count() == list(model.values())
+    assert session.bypassed_modules() == list(model.values())
     del model["conv_in"]
     gc.collect()
-    assert session.bypass_layer_count() == list(model.values())
+    assert session.bypassed_modules() == list(model.values())
     session.deactivate()
     assert ours(model) == [None]
 

@@ -27,15 +27,13 @@ class Plan:
     """A Motion's part in it: targets by name, and those that nobody may choose for."""
 
     def __init__(self, *names, fixed=()):
-        self.has_open_choice = {name: target(name) for name in names}
+        self.undecided = {name: target(name) for name in names}
         self.fixed = {name: target(name) for name in fixed}
         self.modes = {**dict.fromkeys(names, "merged"), **dict.fromkeys(fixed, "beside")}
 
     @property
     def bypassed(self):
-        return {
-            name: one for name, one in {**self.has_open_choice, **self.fixed}.items() if self.modes[name] == "beside"
-        }
+        return {name: one for name, one in {**self.undecided, **self.fixed}.items() if self.modes[name] == "beside"}
 
 
 @pytest.fixture
@@ -52,7 +50,7 @@ def machine(monkeypatch):
         return numbers.seconds[target.name][1]
 
     monkeypatch.setattr(apply_mode, "cost_key", lambda target, run, family: (target.name, run.width, family))
-    monkeypatch.setattr(apply_mode, "estimated_seconds", lambda target, run, family: numbers.work[target.name])
+    monkeypatch.setattr(apply_mode, "estimated_costs", lambda target, run, family: numbers.work[target.name])
     monkeypatch.setattr(apply_mode, "merge_seconds", merge_seconds)
     monkeypatch.setattr(apply_mode, "bypass_seconds", beside_seconds)
     return numbers
@@ -80,7 +78,7 @@ def test_what_is_far_apart_is_measured_roughly_and_the_better_one_alone(machine,
 def test_anywhere_but_on_the_cpu_both_are_measured_whatever_the_work(machine):
     machine.work["a"], machine.seconds["a"] = (10**9, 1), (0.1, 1.0)
     plan = Plan("a")
-    plan.has_open_choice["a"].ref.parameter = lambda: torch.zeros(1, device="meta")
+    plan.undecided["a"].ref.parameter = lambda: torch.zeros(1, device="meta")
     ModeSelector().select(plan, NOW, RUN, "sd1")
     assert machine.asked == [("a", "beside", WELL), ("a", "merge", WELL)]
     assert plan.modes["a"] == "merged"
@@ -100,7 +98,7 @@ def test_the_strength_that_changes_most_often_counts(machine):
     machine.work["a"] = (10, 3)
     for curves, way in (((LATER,), "merged"), ((LATER, RAMP), "beside"), ((RAMP, LATER), "beside")):
         plan = Plan("a")
-        plan.has_open_choice["a"] = target("a", *curves)
+        plan.undecided["a"] = target("a", *curves)
         ModeSelector().initial_modes(plan, NOW, "sd1")
         assert plan.modes["a"] == way
 
@@ -125,9 +123,7 @@ def test_a_picture_begins_as_the_last_one_of_its_size_went(machine):
 )
 def test_the_first_picture_is_taken_for_one_of_usual_size(machine, monkeypatch, family, run):
     seen = []
-    monkeypatch.setattr(
-        apply_mode, "estimated_seconds", lambda target, run, family: seen.append((run, family)) or (1, 1)
-    )
+    monkeypatch.setattr(apply_mode, "estimated_costs", lambda target, run, family: seen.append((run, family)) or (1, 1))
     ModeSelector().initial_modes(Plan("a"), NOW, family)
     assert seen == [(run, family)]
 

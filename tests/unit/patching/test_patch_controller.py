@@ -130,7 +130,7 @@ def test_how_it_is_followed_is_told_once_it_is_known(net, asked, clock, merge, b
         net(None, picture(1))
         assert session.report.schedule_note == f"of the weights that change while drawing, {way}"
         assert session.report.adapters[0].mode == mode
-        assert session.bypass_layer_count() == ([net.conv_in] if mode == "live" else [])
+        assert session.bypassed_modules() == ([net.conv_in] if mode == "live" else [])
         session.activate([asked(unet=0.5)], NOW)
         assert session.report.schedule_note == ""
         assert session.report.adapters[0].mode == "merged"
