@@ -1,4 +1,4 @@
-/* Tags in a prompt: where they are, and how a name is spelt in one. What stands in one is read by lycoris_reader.js. */
+/* Tags in a prompt: where they are, and how a name is spelt in one. What stands in one is read by lycoris_tag_parser.js. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});
