@@ -1,4 +1,4 @@
-/* One card: made once, bound to another file whenever its row is used again. */
+/* One card of the grid: created once, then rebound when its row is recycled. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});
@@ -55,7 +55,7 @@
         cell.node.dataset.id = card.id;
     }
 
-    /** The picture is asked for apart from the rest: not while cards fly past. */
+    /** Load the image separately, not during fast scrolling. */
     function show(cell, store) {
         const { card } = cell;
         const key = `${card.id}/${card.preview ? card.preview.v : card.name}/${card.error ? 1 : 0}`;

@@ -1,4 +1,4 @@
-/* The details of one card in a dialog: opened with what is known, filled when the server has read the file. */
+/* The details dialog of one card: opened with the card's data, completed when the server has read the file. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});

@@ -1,4 +1,4 @@
-/* Elements and icons. Text only ever becomes text nodes and attributes: what a file says is never read as HTML. */
+/* Elements and icons. Strings become text nodes or attributes, never HTML. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});
@@ -31,7 +31,7 @@
 
     /**
      * One element: el("button.lycoris-x", {title: "…", onclick: f}, "text", child).
-     * Children that are null or false are left out, anything that is no node becomes text.
+     * Skip children that are null or false; convert those that are not nodes to text.
      */
     lycoris.el = function (spec, props, ...children) {
         const [tag, ...classes] = spec.split(".");

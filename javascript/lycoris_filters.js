@@ -1,4 +1,4 @@
-/* The filters, each with the number of cards it would show given all the others. */
+/* Filter chips, each with the number of cards it would show given the other filters. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});

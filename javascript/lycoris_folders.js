@@ -1,4 +1,4 @@
-/* The folder tree, and the line above the cards that says where one is. */
+/* The folder tree, and the breadcrumbs above the cards. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});

@@ -1,4 +1,4 @@
-/* The grid: only the rows that can be seen (and a few around them) exist; rows are used again, never rebuilt. */
+/* A virtual grid: only visible rows and a small overscan exist, and row elements are recycled. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});
@@ -6,7 +6,7 @@
     const GAP = 10;
     const EDGE = 10;
     const LABEL = 58; // two lines of name and one of folder, see style.css
-    const SHAPE = 1.2; // a picture's height for its width
+    const SHAPE = 1.2; // height of an image relative to its width
     const OVERSCAN = 1; // rows above and below
     const CALM_MS = 90;
     const PHONE = 440;

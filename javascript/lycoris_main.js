@@ -1,4 +1,4 @@
-/* The start: shells are found whenever the host says its page has changed, and made into tabs once. */
+/* Entry point: find the tab containers whenever the web UI changes the page, and initialize each once. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});

@@ -1,4 +1,4 @@
-/* The adapters that are in the prompt now, read from its text: a row for each tag, in the order of the prompt. */
+/* The adapters in the prompt: one row per tag, in prompt order. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});
@@ -99,7 +99,7 @@
         );
         const head = el("div.lycoris-panel-head", {}, caption, el("span.lycoris-spring"), edit);
         const list = el("div.lycoris-used-list", { role: "list", "aria-label": "Adapters in the prompt" });
-        const rest = el("ul.lycoris-rest", { "aria-label": "Problems of the last picture" });
+        const rest = el("ul.lycoris-rest", { "aria-label": "Problems of the last image" });
         const node = el(
             "section.lycoris-prompted",
             { hidden: true, "aria-label": "Active adapters" },

@@ -1,4 +1,4 @@
-/* The line above the cards (where one is, how many there are) and what stands there when there are none. */
+/* The line above the cards (folder and count), and the message for an empty list. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});

@@ -1,4 +1,4 @@
-/* The cards, once per page however many tabs show them: fetched, merged by id, polled while the index runs. */
+/* The cards, loaded once per page for all tabs: fetched, merged by id, polled while the index runs. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});

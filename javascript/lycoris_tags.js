@@ -1,4 +1,4 @@
-/* Tags in a prompt: where they are, and how a name is spelt in one. What stands in one is read by lycoris_reader.js. */
+/* Finds tags in a prompt, and escapes names in them. lycoris_tag_parser.js parses a tag's values. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});

@@ -1,4 +1,4 @@
-/* The line on top: search, sort, card size, filters, refresh with its progress. */
+/* The toolbar: search, sort order, card size, filters, and refresh with its progress. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});
@@ -59,7 +59,7 @@
             onclick: () => page.change({ down: !page.state.down }),
         });
         const update = () => {
-            const label = page.state.down ? "Descending: turn round" : "Ascending: turn round";
+            const label = page.state.down ? "Descending: reverse the order" : "Ascending: reverse the order";
             select.value = page.state.sort;
             way.title = label;
             way.setAttribute("aria-label", label);

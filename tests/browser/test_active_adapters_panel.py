@@ -181,11 +181,11 @@ def test_the_last_report_stands_at_its_row(hundred, view):
     problems = ["<lyco:gone:1>: there is no gone.", "flat: made for SDXL.", "something else."]
     hundred.report = {"adapters": [ink, flat], "problems": problems, "lines": []}
     view.page.evaluate("document.querySelector('#txt2img_gallery img').src = ''")
-    entry(view, "ink").get_by_text("Last picture: 3 of 3 layers, merged").wait_for()
+    entry(view, "ink").get_by_text("Last image: 3 of 3 layers, merged").wait_for()
     assert "lycoris-warned" not in entry(view, "ink").locator(".lycoris-said").get_attribute("class")
     for name, said in (("style/flat", "made for SDXL."), ("gone", "there is no gone.")):
         warned = entry(view, name).locator(".lycoris-said.lycoris-warned")
-        assert warned.text_content() == f"Last picture: {said}"
+        assert warned.text_content() == f"Last image: {said}"
     assert view.tab.locator(".lycoris-rest li").all_text_contents() == ["something else."]
 
 
@@ -199,7 +199,7 @@ def test_what_is_being_typed_stays_when_a_report_comes(hundred, view):
         field.fill(typed)
         hundred.report = {"adapters": [{"name": "ink", "line": f"ink: {typed}"}], "lines": []}
         view.page.evaluate("document.querySelector('#txt2img_gallery img').src = ''")
-        entry(view, "ink").get_by_text(f"Last picture: {typed}").wait_for()
+        entry(view, "ink").get_by_text(f"Last image: {typed}").wait_for()
         assert field.input_value() == typed
         field.press("Enter")
     field.evaluate(FRAMES)

@@ -93,9 +93,9 @@ def test_training_tags_can_be_chosen(hundred, visit):
     view.search("name:oil", "1 adapter")
     dialog = view.details("oil")
     dialog.get_by_role("button", name="brush strokes").click()
-    dialog.get_by_role("button", name="Put into the prompt").click()
+    dialog.get_by_role("button", name="Add to the prompt").click()
     assert view.prompt.input_value() == "<lyco:oil:1> brush strokes"
-    assert dialog.get_by_role("button", name="Take out of the prompt").is_visible()
+    assert dialog.get_by_role("button", name="Remove from the prompt").is_visible()
 
 
 def test_what_a_file_is(hundred, visit):
@@ -117,8 +117,8 @@ def test_the_last_picture_becomes_the_preview(own, visit):
     site = own(fill)
     view = visit(site).ready()
     dialog = view.details("oil")
-    dialog.get_by_role("button", name="Use the last picture").click()
-    view.note("This picture is the preview now.")
+    dialog.get_by_role("button", name="Use the last image").click()
+    view.note("The image was saved as the preview.")
     assert (site.folder / "oil.png").read_bytes() == browser_library.picture((200, 60, 60), (64, 64))
     view.page.wait_for_function("document.querySelector('.lycoris-big img').naturalWidth > 0")
     view.page.keyboard.press("Escape")
@@ -128,8 +128,8 @@ def test_the_last_picture_becomes_the_preview(own, visit):
 def test_without_a_picture_it_says_so(own, visit):
     view = visit(own(fill)).ready()
     view.page.evaluate("document.querySelector('#txt2img_gallery').replaceChildren()")
-    view.details("oil").get_by_role("button", name="Use the last picture").click()
-    view.note("There is no picture in the gallery of this tab yet")
+    view.details("oil").get_by_role("button", name="Use the last image").click()
+    view.note("The gallery of this tab has no image")
 
 
 def test_a_star_stays(own, visit):

@@ -23,7 +23,7 @@ def test_first_paint(hundred, visit):
 def test_a_picture_is_shown_where_there_is_one_and_the_algorithm_where_not(hundred, visit):
     view = visit(hundred).ready()
     view.search("ink", "1 adapter")
-    view.page.wait_for_function("document.querySelector('.lycoris-picture').naturalWidth > 0")
+    view.page.wait_for_function("document.querySelector('.lycoris-image').naturalWidth > 0")
     view.search("flat", "1 adapter")
     assert view.card("flat").locator(".lycoris-blank").text_content() == "LoHa"
 

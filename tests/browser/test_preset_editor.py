@@ -137,7 +137,7 @@ def test_the_files_of_lora_block_weight_are_pasted(view, site):
     whole = dialog.get_by_label("The whole file")
     assert whole.input_value() == ""
     whole.fill(f"# theirs\nOUTS: {LIST}\nmine:{LIST}\n\nSOFT:IN05-OUT05:attn:0.5\nnothing here\n")
-    view.note("This is no preset and is left out: nothing here")
+    view.note("Not a preset, skipped: nothing here")
     save(view)
     assert saved(site).blocks == {"OUTS": LIST, "mine": LIST}
     assert saved(site).elements == {"SOFT": "IN05-OUT05:attn:0.5"}

@@ -63,7 +63,7 @@ def test_from_a_card_to_pictures_without_and_with_it(page, tmp_path):
     assert page.locator("#page_gallery .caption-label").all_text_contents() == ["without", "with"]
     assert len(list(tmp_path.glob("seed-1*.png"))) == 2
     panel = page.locator(".lycoris-prompted")
-    panel.get_by_text("Last picture: 148 of 148 layers").wait_for()
+    panel.get_by_text("Last image: 148 of 148 layers").wait_for()
     panel.locator(".lycoris-schedule").click()
     panel.get_by_text("step 2", exact=True).wait_for()
     panel.get_by_role("button", name="Make a curve").click()

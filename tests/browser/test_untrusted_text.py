@@ -109,7 +109,7 @@ def look_at_details(view):
         cell.locator("[data-act=star]").click()
         cell.locator("[data-act=details]").click()
         view.dialog.locator(".lycoris-failure, .lycoris-form").first.wait_for()
-        for name in ("Measure the blocks", "Compute hashes", "Copy as JSON", "Use the last picture"):
+        for name in ("Measure the blocks", "Compute hashes", "Copy as JSON", "Use the last image"):
             for button in view.dialog.get_by_role("button", name=name).all():
                 button.click()
         yield from everything(view)

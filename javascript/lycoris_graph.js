@@ -1,4 +1,4 @@
-/* Small drawings: a strength over the steps, weights over the blocks. One line and what lies below it. */
+/* Small graphs: strength over steps and weight over blocks, as a line with a filled area. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});

@@ -1,4 +1,4 @@
-/* The parts of the details that decide what a click writes: weight, trigger words, training tags; and the preview. */
+/* Sections of the details dialog for the inserted text (weight, trigger words, training tags) and the preview. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});
@@ -35,8 +35,8 @@
         dialog.written = () => {
             written.textContent = text(dialog);
             insert.textContent = page.inserter.tagsOf(dialog.card).length
-                ? "Take out of the prompt"
-                : "Put into the prompt";
+                ? "Remove from the prompt"
+                : "Add to the prompt";
         };
         dialog.written();
         return lycoris.section(
@@ -110,23 +110,23 @@
         return lycoris.section("Training tags", el("div.lycoris-chips.lycoris-scroll", {}, ...chips));
     };
 
-    /** The picture chosen in the tab's gallery, else the first one there. */
-    function lastPicture(page) {
+    /** Return the selected image of the tab's gallery, else the first. */
+    function lastImage(page) {
         const gallery = page.gallery && document.querySelector(page.gallery);
         const order = [".preview > img", ".preview button > img", ".selected img", ".preview img", "img"];
         const found = gallery && order.map((selector) => gallery.querySelector(selector)).find(Boolean);
-        if (!found) throw new Error("There is no picture in the gallery of this tab yet: generate one first.");
+        if (!found) throw new Error("The gallery of this tab has no image. Generate one first.");
         return found.src;
     }
 
     async function dataUrl(address) {
         const answer = await fetch(address).catch(() => null);
-        if (!answer || !answer.ok) throw new Error("The picture could not be fetched from the gallery.");
+        if (!answer || !answer.ok) throw new Error("Could not fetch the image from the gallery.");
         const blob = await answer.blob();
         return new Promise((done, failed) => {
             const reader = new FileReader();
             reader.onload = () => done(reader.result);
-            reader.onerror = () => failed(new Error("The picture could not be read."));
+            reader.onerror = () => failed(new Error("Could not read the image."));
             reader.readAsDataURL(blob);
         });
     }
@@ -141,16 +141,16 @@
         const replace = () =>
             dialog
                 .attempt(async () => {
-                    const image = await dataUrl(lastPicture(page));
+                    const image = await dataUrl(lastImage(page));
                     await page.store.call(`/cards/${dialog.card.id}/preview`, { image });
-                }, "This picture is the preview now.")
+                }, "The image was saved as the preview.")
                 .then(draw);
         draw();
         const button = el(
             "button.lycoris-button",
             { type: "button", onclick: replace },
             lycoris.icon("image"),
-            "Use the last picture as preview",
+            "Use the last image as preview",
         );
         return el("section.lycoris-section", {}, frame, button);
     };

@@ -1,4 +1,4 @@
-/* The edit form of the details: the web UI's own sidecar fields, sent only where they were changed. */
+/* The edit form of the details dialog: the web UI's sidecar fields; only changed fields are sent. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});

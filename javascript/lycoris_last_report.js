@@ -1,8 +1,8 @@
-/* What was done for the last picture: fetched when the gallery has changed, and which part of it is about a tag. */
+/* The report of the last image: fetched when the gallery changes, with the messages for each tag. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});
-    const CALM_MS = 700; // a gallery changes many times while a picture is drawn
+    const CALM_MS = 700; // a gallery changes many times while an image is generated
 
     const plain = (name) => name.normalize("NFC").toLowerCase();
     const last = (name) => name.split(/[\\/]/).pop();

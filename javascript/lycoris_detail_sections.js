@@ -1,4 +1,4 @@
-/* The parts of the details that show what a file is. Each is a function of the open dialog that gives a node. */
+/* Sections of the details dialog that describe the file. Each function returns a node for the open dialog. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});

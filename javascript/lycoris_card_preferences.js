@@ -1,4 +1,4 @@
-/* What a click writes for a card: the words and the weight the user chose for it, kept in this browser. */
+/* Per-card insert preferences (trigger words and weight), stored in this browser. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});

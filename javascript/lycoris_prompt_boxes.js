@@ -1,4 +1,4 @@
-/* The prompt boxes of one page: which one was used last, what is in it, and edits the host notices. */
+/* The prompt boxes of one page: tracks the last used box and its text, and makes edits that the web UI notices. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});

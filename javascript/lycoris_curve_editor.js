@@ -1,4 +1,4 @@
-/* A curve as text: one point is moved, added or taken away, and the others stay as they are written. */
+/* Edits to a curve's text: move, add or remove one point and keep the others as written. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});

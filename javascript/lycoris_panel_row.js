@@ -1,4 +1,4 @@
-/* One row of the panel: an adapter of the prompt with everything its tag says. The tag's text is the only memory. */
+/* One row of the panel: an adapter tag with all its options. The tag's text is the only state. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});
@@ -114,7 +114,7 @@
             const found = tag.problem
                 ? { text: `${READING}: ${tag.problem}.`, bad: true }
                 : this.page.told.about(tag, nth);
-            const said = found.text && !tag.problem ? `Last picture: ${found.text}` : found.text;
+            const said = found.text && !tag.problem ? `Last image: ${found.text}` : found.text;
             this.said.textContent = tag.off && !tag.problem ? "Off: it stays in the prompt with its numbers." : said;
             this.said.title = this.said.textContent;
             this.said.classList.toggle("lycoris-warned", found.bad && !(tag.off && !tag.problem));

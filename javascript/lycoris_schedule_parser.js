@@ -1,4 +1,4 @@
-/* Strengths that change while a picture is drawn: curves and windows, as lib_adapters/prompt/schedule.py reads them. */
+/* Scheduled strengths: parses curves and windows like lib_adapters/prompt/schedule.py. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});

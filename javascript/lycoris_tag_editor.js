@@ -1,4 +1,4 @@
-/* One value of a tag is changed in its text, and nothing else: each way of writing it is read back first. */
+/* Changes one value in a tag's text and keeps the rest; each candidate is parsed again before it is used. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});

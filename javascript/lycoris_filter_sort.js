@@ -1,4 +1,4 @@
-/* Which cards are shown, in which order, and how many each filter would show: one pass over all cards. */
+/* Filtering, sorting and per-filter counts, in one pass over all cards. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});

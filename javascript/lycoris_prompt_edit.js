@@ -1,4 +1,4 @@
-/* What a click does to a prompt, as functions of text. An edit is {start, end, insert}. */
+/* Insertion and removal of prompt text, as pure functions. An edit is {start, end, insert}. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});

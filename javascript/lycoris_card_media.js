@@ -1,4 +1,4 @@
-/* What a card shows on top: its picture, its video, or a coloured field that says what kind of file it is. */
+/* The top of a card: its preview image or video, or a coloured placeholder. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});
@@ -19,8 +19,8 @@
         return node;
     };
 
-    function picture(card, store, failed) {
-        const img = lycoris.el("img.lycoris-picture", {
+    function image(card, store, failed) {
+        const img = lycoris.el("img.lycoris-image", {
             alt: "",
             loading: "lazy",
             decoding: "async",
@@ -33,7 +33,7 @@
     }
 
     function video(card, store, failed) {
-        return lycoris.el("video.lycoris-picture.lycoris-there", {
+        return lycoris.el("video.lycoris-image.lycoris-there", {
             muted: true,
             loop: true,
             playsinline: true,
@@ -50,7 +50,7 @@
         if (!card.preview) return lycoris.blank(card);
         const box = lycoris.el("div.lycoris-media");
         const failed = () => box.replaceChildren(lycoris.blank(card));
-        box.append((card.preview.kind === "video" ? video : picture)(card, store, failed));
+        box.append((card.preview.kind === "video" ? video : image)(card, store, failed));
         return box;
     };
 

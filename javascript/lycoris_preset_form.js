@@ -1,4 +1,4 @@
-/* What one preset says: a slider for each block and the list as text, which are the same thing; or rules as lines. */
+/* The form of one preset: a slider per block with the same list as text, or rules as lines. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});
@@ -111,7 +111,7 @@
             );
             this.hint.textContent = words
                 ? ""
-                : "This is no list of numbers: edit it as text, or choose a list to begin one.";
+                : "Not a list of numbers. Edit it as text, or choose a list of blocks.";
             this.hint.hidden = !!words;
             this.drawRows(words ? lists[words.length] : [], words || []);
         }

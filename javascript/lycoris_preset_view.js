@@ -1,4 +1,4 @@
-/* What is where in the editor of presets. */
+/* Layout of the preset editor. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});

@@ -1,11 +1,11 @@
-/* The controls of a row: each shows one value of a tag and hands over what the user makes of it. */
+/* Form controls of a row: each displays one tag value and reports the user's changes. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});
     const el = (...args) => lycoris.el(...args);
     const LOW = -1;
     const HIGH = 2;
-    const LONGEST = 60; // letters of a value that a list shows
+    const LONGEST = 60; // characters of a value shown in a list
 
     const shown = new WeakMap();
 

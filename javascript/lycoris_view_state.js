@@ -1,4 +1,4 @@
-/* What one page remembers in this browser: search, sort, filters, folder, size, open panels. */
+/* View settings stored in this browser: search, sort order, filters, folder, card size, open panels. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});

@@ -1,4 +1,4 @@
-/* Pointer and keyboard on the grid: one listener per kind of event for all cards. */
+/* Pointer and keyboard events of the grid, delegated to one listener per event type. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});

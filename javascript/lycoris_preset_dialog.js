@@ -1,4 +1,4 @@
-/* The editor of block-weight presets: what is built in is only shown, and becomes the user's own when it is changed. */
+/* The block-weight preset editor: changing a built-in preset creates a user preset. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});
@@ -138,7 +138,7 @@
         readWhole() {
             const strange = this.book.read(this.whole.value);
             this.edited();
-            if (strange.length) this.say(`This is no preset and is left out: ${strange.slice(0, 3).join(" / ")}`, true);
+            if (strange.length) this.say(`Not a preset, skipped: ${strange.slice(0, 3).join(" / ")}`, true);
         }
 
         async save() {

@@ -1,4 +1,4 @@
-/* The presets while they are edited: a copy of what the server has, and the user's own as one text. */
+/* The presets while they are edited: a copy of the server's presets, and the user presets as one text. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});

@@ -1,4 +1,4 @@
-/* The points of a curve as numbers: everything that can be dragged can be typed. */
+/* Number fields for the points of a curve: the keyboard alternative to dragging. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});

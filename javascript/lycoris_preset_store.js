@@ -1,4 +1,4 @@
-/* The presets of block weights, once per page: names for the rows, everything for the editor. */
+/* Block-weight presets, shared by the page: names for the rows, full data for the editor. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});

@@ -1,4 +1,4 @@
-/* Click in, click out: what was put into a prompt is remembered so that exactly that can be taken out again. */
+/* Inserts a card's text into the prompt, and stores it so that a second click removes exactly that text. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});
@@ -19,7 +19,7 @@
 
         /** Returns what happened in words, for the live region. */
         toggle(card) {
-            if (!this.boxes.box()) return "There is no prompt box on this page to write into.";
+            if (!this.boxes.box()) return "This page has no prompt box.";
             return this.tagsOf(card).length ? this.takeOut(card) : this.putIn(card);
         }
 
@@ -45,7 +45,7 @@
             this.takeNegative(known.negative);
             this.forget(card);
             this.boxes.look();
-            return `${card.name} was taken out of the ${this.boxes.label()}.`;
+            return `${card.name} was removed from the ${this.boxes.label()}.`;
         }
 
         cut(box, tag, words) {

@@ -1,4 +1,4 @@
-/* One tab: its state, its view of the shared cards, and the parts that draw it. */
+/* One tab: its state, its view of the shared cards, and the components that render it. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});
@@ -78,7 +78,7 @@
             this.unsubscribe();
         }
 
-        /** How many steps a picture takes; the usual 20 where the page does not say. */
+        /** Return the number of sampling steps; 20 if the page does not show it. */
         steps() {
             const input = document.querySelector(`${this.stepping} input`);
             const found = input ? Math.round(Number(input.value)) : 0;

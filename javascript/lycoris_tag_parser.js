@@ -1,4 +1,4 @@
-/* One `<lyco:...>` or `<lora:...>`: its values and where each is written, as lib_adapters/prompt/tags.py reads it. */
+/* Parses one `<lyco:...>` or `<lora:...>` tag and the positions of its values, like lib_adapters/prompt/tags.py. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});

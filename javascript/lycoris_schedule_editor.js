@@ -1,4 +1,4 @@
-/* The schedule of one row, opened: start and stop, the curve with its points, and what the second pass does. */
+/* The expanded schedule of one row: start, stop, the curve with its points, and the second pass. */
 (() => {
     "use strict";
     const lycoris = (window.lycoris = window.lycoris || {});
