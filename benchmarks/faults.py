@@ -6,7 +6,6 @@ that the test was run with; a tool that is not on PyPI has no test and is named 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.markdown import table
@@ -31,7 +30,7 @@ LYCORIS = (
           "test_loha_is_merged_with_its_scale_squared"),
     Fault("LyCORIS", THREE, "`merge_to` of a LoKr multiplies by alpha / rank twice",
           "test_lokr_is_merged_with_its_scale_squared"),
-    Fault("LyCORIS", THREE[2:], "`onfly_restore` on the CPU restores the merged weights: its backup shares their memory",
+    Fault("LyCORIS", THREE[2:], "`onfly_restore` on the CPU restores merged weights: its backup shares their memory",
           "test_restore_leaves_the_adapter_in_the_weights"),
     Fault("LyCORIS", ("4.1.3",), "`onfly_restore` leaves the bias of a full adapter in the layer",
           "test_restore_leaves_the_bias"),

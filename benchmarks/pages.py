@@ -16,7 +16,7 @@ NUMBERS, PEERS = "numbers", "peers"  # names of the blocks between markers in RE
 COMMAND = "python -m benchmarks numbers"
 WHO = {
     "lib_adapters": "lib_adapters",
-    "built-in's way": "the web UI's built-in way",
+    "built-in's way": "the method of the web UI's built-in Lora",
     "peft merge": "PEFT",
     "diffusers fuse_lora": "diffusers",
 }
@@ -34,8 +34,9 @@ def put(page: str, name: str, block: str) -> str:
 
 def summary(found: Results) -> str:
     """Return the README's block: one image and the results in a few lines."""
-    lines = [*(_speed(found["whole"]) if "whole" in found else ())]
+    lines = _speed(found["whole"]) if "whole" in found else []
     lines += [_verdicts(_read(found, "correctness", Verdict))] if "correctness" in found else []
+    lines += [f"Times: {_setting(found['whole'])}"] if "whole" in found else []
     lines += [f"All results are in [docs/numbers.md](docs/numbers.md), written by `{COMMAND}`."]
     return "![Time of a change of strength](docs/numbers/speed.png)\n\n" + "".join(f"- {line}\n" for line in lines)
 
@@ -75,6 +76,7 @@ _CORRECTNESS = (
     " what they were. PEFT has no reader for others' files: the factors were put into its layers by hand."
 )
 
+
 def _read(found: Results, part: str, kind: type[Any]) -> list[Any]:
     return [kind(**row) for row in found[part]["rows"]]
 
@@ -100,7 +102,6 @@ def _speed(part: Mapping[str, Any]) -> list[str]:
     return [
         f"Time of a change of strength, relative to a clone of the touched weights: {', '.join(times)}.",
         f"Memory 2 s after deactivation, relative to the touched weights: {', '.join(memory)}.",
-        f"Measured on: {_setting(part)}",
     ]
 
 
@@ -118,9 +119,9 @@ def _verdicts(verdicts: Sequence[Verdict]) -> str:
     for who in dict.fromkeys(verdict.who for verdict in verdicts):
         mine = [verdict for verdict in verdicts if verdict.who == who]
         right, exact = sum(v.right for v in mine), sum(v.exact is True for v in mine)
-        counts.append(f"{who.replace(',', '')} {right} and {exact}")
+        counts.append(f"{who.replace(',', '')} {right} / {exact}")
     return (
-        f"Of {len(kinds)} kinds of files, computed as the trainer does in float64, and restored bit for bit:"
+        f"Kinds of files, of {len(kinds)}, that are computed as their trainer does / restored bit for bit:"
         f" {', '.join(counts)}."
     )
 
