@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
+from diffusers import StableDiffusionPipeline
 from files import adapter_file, layers
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -26,7 +26,6 @@ from safetensors.torch import load_file, save_file
 import lib_adapters
 from benchmarks.__main__ import _parser as benchmarks_parser
 from lib_adapters.app import main as app
-from lib_adapters.hosts.pipeline.folder import open_pipeline
 from lib_adapters.prompt import aesthetic
 from lib_adapters.prompt.blocks import resolve
 from lib_adapters.prompt.presets import BUILT_IN, read_presets
@@ -103,7 +102,7 @@ def sample_folder(sd1_folder, tmp_path_factory) -> Path:
     (folder / CLIP).symlink_to(BUNDLED_CLIP)
     (folder / "lora").mkdir()
     (folder / "photos").mkdir()
-    pipe = open_pipeline(sd1_folder, torch.device("cpu"))
+    pipe = StableDiffusionPipeline.from_pretrained(folder / MODEL)
     for seed, name in enumerate(("ink", "smoke")):
         file = folder / "lora" / f"{name}.safetensors"
         text = adapter_file(folder / "text.safetensors", layers(pipe.text_encoder), prefix="lora_te_", seed=seed)
