@@ -1,4 +1,4 @@
-"""`python -m benchmarks numbers`: everything, into docs/numbers.md and README.md.
+"""`python -m benchmarks numbers`: everything, into docs/numbers.md, docs/formats.md and README.md.
 
 `whole`, `profile`, `scale`, `live` or `catalogue` alone: table to stdout, progress to stderr, JSON into a folder.
 """
@@ -95,13 +95,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_numbers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("numbers", help="everything, written into docs/numbers.md and the README")
+    command = commands.add_parser("numbers", help="everything, written into docs/ and the README")
     command.add_argument("parts", nargs="*", metavar="PART", help=f"only these anew: {', '.join(full_run.PARTS)}")
     command.add_argument("--quick", action="store_true", help="tiny, to see that it works: not for quoting")
     command.add_argument("--every", type=int, help="one in so many of the layers (default: 8; whole: all)")
     command.add_argument("--rounds", type=int, help="rounds whose median counts (default: 3; whole: always 5)")
     command.add_argument("--write-only", action="store_true", help="measure nothing: write anew what is kept")
-    command.add_argument("--root", type=Path, default=full_run.ROOT, help="folder with README.md and benchmarks/")
+    command.add_argument("--root", type=Path, default=full_run.ROOT, help="folder with README.md and docs/")
     command.set_defaults(run=_numbers)
 
 

@@ -1,4 +1,4 @@
-"""All numbers in one go: measured part by part into results.json, of which tables, pictures and README are made."""
+"""Measures all numbers, part by part, into results.json, from which the pages and images in docs/ are written."""
 
 from __future__ import annotations
 
@@ -67,8 +67,12 @@ def write(root: Path = ROOT) -> None:
     plots.draw(results, folder)
     (root / "docs").mkdir(exist_ok=True)
     (root / "docs" / "numbers.md").write_text(render.numbers(results), "utf-8")
-    readme = root / "README.md"
-    readme.write_text(render.put(readme.read_text("utf-8"), render.block(results)), "utf-8")
+    _put(root / "README.md", render.NUMBERS, render.summary(results))
+    _put(root / "docs" / "formats.md", render.PEERS, render.peers())
+
+
+def _put(path: Path, name: str, block: str) -> None:
+    path.write_text(render.put(path.read_text("utf-8"), name, block), "utf-8")
 
 
 def kept(root: Path) -> dict[str, Part]:

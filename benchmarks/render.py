@@ -1,4 +1,4 @@
-"""The results in Markdown: all of them for docs/numbers.md, the most telling ones for the README."""
+"""The results in Markdown: all of them for docs/numbers.md, a summary for the README."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 from benchmarks import library_listing, scheduled_strength, whole_model
 from benchmarks.correctness import Verdict
 from benchmarks.markdown import table
-from benchmarks.peer_differences import everything, in_short
+from benchmarks.peer_differences import faults_table
 from benchmarks.sampling_seconds import Found
-from benchmarks.whole_model import OPERATIONS, Row
+from benchmarks.whole_model import Row
 
-START, END = "<!-- numbers -->", "<!-- /numbers -->"
+NUMBERS, PEERS = "numbers", "peers"  # names of the blocks between markers in README.md and in docs/formats.md
 COMMAND = "python -m benchmarks numbers"
 WHO = {
     "lib_adapters": "lib_adapters",
-    "built-in's way": "the web UI's built-in way",
+    "built-in's way": "the method of the web UI's built-in Lora",
     "peft merge": "PEFT",
     "diffusers fuse_lora": "diffusers",
 }
@@ -24,24 +24,26 @@ FAMILIES = {"sd1": "Stable Diffusion 1", "sdxl": "SDXL"}
 Results = Mapping[str, Mapping[str, Any]]
 
 
-def put(readme: str, block: str) -> str:
-    """The README with what is between its markers replaced."""
-    before, rest = readme.split(START)
-    after = rest.split(END)[1]
-    return f"{before}{START}\n{block}{END}{after}"
+def put(page: str, name: str, block: str) -> str:
+    """Return the page with the text between the markers of this name replaced."""
+    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, rest = page.split(start)
+    after = rest.split(end)[1]
+    return f"{before}{start}\n{block}{end}{after}"
 
 
-def block(found: Results) -> str:
-    """For the README: one picture, and the results in a few lines."""
-    parts = [f"## Numbers\n\n![change of strength](docs/numbers/speed.png)\n\n{_TABLES}"]
-    parts += [_speed(found["whole"])] if "whole" in found else []
-    parts += [_verdicts(_read(found, "correctness", Verdict))] if "correctness" in found else []
-    parts += [_listing(_read(found, "catalogue", library_listing.Row))] if "catalogue" in found else []
-    parts += ["What peers get wrong, each shown by a test in which ours is right:\n\n" + in_short()]
-    return "\n\n".join(parts) + "\n"
+def summary(found: Results) -> str:
+    """Return the README's block: one image and the results in a few lines."""
+    lines = _speed(found["whole"]) if "whole" in found else []
+    lines += [_verdicts(_read(found, "correctness", Verdict))] if "correctness" in found else []
+    lines += [f"Times: {_setting(found['whole'])}"] if "whole" in found else []
+    lines += [f"All results are in [docs/numbers.md](docs/numbers.md), written by `{COMMAND}`."]
+    return "![Time of a change of strength](docs/numbers/speed.png)\n\n" + "".join(f"- {line}\n" for line in lines)
 
 
-_TABLES = f"Written by `{COMMAND}`; all tables and pictures are in [docs/numbers.md](docs/numbers.md)."
+def peers() -> str:
+    """Return the block of docs/formats.md: deviations of other tools."""
+    return f"{faults_table()}\n"
 
 
 def numbers(found: Results) -> str:
@@ -58,11 +60,9 @@ def numbers(found: Results) -> str:
         parts += ["## Strengths that change while sampling", _setting(found["live"])]
         parts += [scheduled_strength.tables(_read(found, "live", Found))]
     if "catalogue" in found:
-        parts += [
-            "## From a folder of files to cards",
-            library_listing.table(_read(found, "catalogue", library_listing.Row)),
-        ]
-    return "\n\n".join([*parts, "## What each peer gets wrong", _FAULTS, everything()]) + "\n"
+        rows = _read(found, "catalogue", library_listing.Row)
+        parts += ["## From a folder of files to cards", library_listing.table(rows)]
+    return "\n\n".join(parts) + "\n"
 
 
 _WHOLE = (
@@ -75,10 +75,6 @@ _CORRECTNESS = (
     " held against the trainers' own code in tests). The number is the largest relative error of what the layers give"
     " more than without: 0 is right, 100 % is as if nothing were applied. *not exact*: taken back, the weights are not"
     " what they were. PEFT has no reader for others' files: the factors were put into its layers by hand."
-)
-_FAULTS = (
-    "Releases are those that the test was run with. Peers that are not on PyPI were read, not run; the place in their"
-    " source is named instead."
 )
 
 
@@ -99,17 +95,15 @@ def _setting(part: Mapping[str, Any]) -> str:
     )
 
 
-def _speed(part: Mapping[str, Any]) -> str:
-    """Ours beside the built-in's way, and what memory they take."""
+def _speed(part: Mapping[str, Any]) -> list[str]:
+    """Return lines about speed and memory, each with the range over all kinds of files."""
     rows = [Row(**row) for row in part["rows"]]
-    lines = [_setting(part)]
-    for name in ("apply", "strength", "switch"):
-        text = OPERATIONS[name]
-        spans = [f"{title} {span}" for who, title in WHO.items() if (span := _span(rows, who, name))]
-        lines.append(f"- {text[0].upper()}{text[1:]}, × a clone of the touched weights: {', '.join(spans)}.")
+    times = [f"{title} {span}" for who, title in WHO.items() if (span := _span(rows, who, "strength"))]
     memory = [f"{title} {_memory(rows, who)}" for who, title in WHO.items() if any(row.who == who for row in rows)]
-    lines.append(f"- Most memory, and 2 s after off, × the touched weights: {', '.join(memory)}.")
-    return "\n".join([lines[0], "", *lines[1:]])
+    return [
+        f"Time of a change of strength, relative to a clone of the touched weights: {', '.join(times)}.",
+        f"Memory 2 s after deactivation, relative to the touched weights: {', '.join(memory)}.",
+    ]
 
 
 def _span(rows: Sequence[Row], who: str, operation: str) -> str:
@@ -118,28 +112,18 @@ def _span(rows: Sequence[Row], who: str, operation: str) -> str:
 
 
 def _memory(rows: Sequence[Row], who: str) -> str:
-    mine = [row for row in rows if row.who == who]
-    return f"{max(row.peak or 0 for row in mine):.1f} and {max(row.after_off for row in mine):.1f}"
+    return f"{max(row.after_off for row in rows if row.who == who):.1f}"
 
 
 def _verdicts(verdicts: Sequence[Verdict]) -> str:
-    kinds, texts = {verdict.kind for verdict in verdicts}, []
+    kinds, counts = {verdict.kind for verdict in verdicts}, []
     for who in dict.fromkeys(verdict.who for verdict in verdicts):
         mine = [verdict for verdict in verdicts if verdict.who == who]
-        right, wrong = sum(v.right for v in mine), sum(v.error is not None and not v.right for v in mine)
-        back = sum(v.exact is True for v in mine)
-        texts.append(f"{who.replace(', ', ' ')} **{right}**, {wrong}, {len(mine) - right - wrong}, {back}")
+        right, exact = sum(v.right for v in mine), sum(v.exact is True for v in mine)
+        counts.append(f"{who.replace(',', '')} {right} / {exact}")
     return (
-        f"{len(kinds)} kinds of files against their trainers' definition in float64: how many are **right**, wrong, not"
-        f" read, and given back bit for bit: {'; '.join(texts)}."
-    )
-
-
-def _listing(rows: Sequence[library_listing.Row]) -> str:
-    cold, warm = (next(row for row in rows if row.what.startswith(word)) for word in ("first", "index"))
-    return (
-        f"A folder's first index takes {cold.header_reads:.1f} × plainly reading every header, the next ones"
-        f" {warm.walks:.1f} × looking at the files' dates."
+        f"Kinds of files, of {len(kinds)}, that are computed as their trainer does / restored bit for bit:"
+        f" {', '.join(counts)}."
     )
 
 

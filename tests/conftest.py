@@ -10,9 +10,8 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from lib_adapters.hosts.webui import name_resolver
-from tests.browser.conftest import chrome, hundred, own, visit  # noqa: F401 - fixtures of the tests in a browser
 from tests.fake_webui.webui import WebUI
-from tests.support import no_network
+from tests.support import no_network, short_run
 from tests.support.tiny_pipelines import model_folder
 from tests.support.torch_modes import Modes
 from tests.support.trial_counter import Tried, opened, summed
@@ -22,6 +21,20 @@ torch.set_num_threads(1)  # the models are tiny: threads that wait for each othe
 # no test asserts a time, not even by hypothesis's default: a busy machine is no reason to be red
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="run all tests and all their cases, not only the short run")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Select the short run, unless all tests are wanted or the caller names files."""
+    short_run.mark_by_folder(items)
+    if config.getoption("--all") or config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        return
+    kept = list(short_run.selected(items))
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+    items[:] = kept
 
 
 @pytest.fixture(scope="session")

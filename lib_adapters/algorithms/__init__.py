@@ -28,8 +28,8 @@ from lib_adapters.algorithms.oft import Oft, OftDiag
 from lib_adapters.algorithms.oft_input import OftInput
 from lib_adapters.algorithms.ortholora import OrthoLora
 from lib_adapters.algorithms.randlora import RandLora
+from lib_adapters.algorithms.replacement_weights import BIAS, ReplacementWeight
 from lib_adapters.algorithms.road import Road
-from lib_adapters.algorithms.saved_weights import BIAS, SavedWeight
 from lib_adapters.algorithms.shira import Shira
 from lib_adapters.algorithms.tlora import TLora
 from lib_adapters.algorithms.vblora import VbLora
@@ -74,7 +74,7 @@ ALGORITHMS: tuple[type[Algorithm], ...] = (
     VbLora,
     Vera,
     WaveFt,
-    SavedWeight,
+    ReplacementWeight,
 )
 
 

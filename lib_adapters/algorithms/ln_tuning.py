@@ -12,13 +12,13 @@ from typing import ClassVar
 from typing_extensions import Self
 
 from lib_adapters.algorithms.base import Shapes, Tensors, TrainingInfo
-from lib_adapters.algorithms.saved_weights import SavedWeight
+from lib_adapters.algorithms.replacement_weights import ReplacementWeight
 
 WEIGHT, BIAS = "ln_tuning_layers.weight", "ln_tuning_layers.bias"
 
 
 @dataclass(frozen=True, eq=False)
-class LnTuning(SavedWeight):
+class LnTuning(ReplacementWeight):
     """The same arithmetic as Whole under PEFT's names."""
 
     label: ClassVar[str] = "LN tuning"

@@ -95,7 +95,7 @@ def check_group(group: LayerGroup, name: str) -> None:
         )
 
 
-def check_shared_factors(a: Tensor | None, b: Tensor | None, name: str) -> tuple[Tensor, Tensor]:
+def require_projections(a: Tensor | None, b: Tensor | None, name: str) -> tuple[Tensor, Tensor]:
     """Return the random projections of `name`. Raise ShapeMismatch if `in_group` has not generated them."""
     if a is None or b is None:
         raise ShapeMismatch(f"the random projections of {name} depend on all layers of the file, which are unknown")

@@ -30,7 +30,7 @@ from lib_adapters.algorithms.base import (
     shape_mismatch,
     to_scalar,
 )
-from lib_adapters.algorithms.low_rank import AdditiveAlgorithm, check_group, check_shared_factors, total_scale
+from lib_adapters.algorithms.low_rank import AdditiveAlgorithm, check_group, require_projections, total_scale
 from lib_adapters.errors import ShapeMismatch
 from lib_adapters.ops.lazy_delta import LazyDelta, Matmul
 from lib_adapters.ops.seeded_random import generator, kaiming_bound, uniform
@@ -102,7 +102,7 @@ class RandLora(AdditiveAlgorithm):
         return a.to(self.weights.device), b.to(self.weights.device)
 
     def lazy_delta(self, shape: Shape) -> LazyDelta:
-        a, b = check_shared_factors(self.a, self.b, self.label)
+        a, b = require_projections(self.a, self.b, self.label)
         small, large = sorted(shape[:2])
         inner = self.weights.float().unsqueeze(2) * a[:, :, :small].float() * self.columns.float()
         outer = b[:large, : self.bases].flatten(1).float()  # [large, n·r]

@@ -25,7 +25,7 @@ from lib_adapters.algorithms.base import (
     rng_seed,
     shape_mismatch,
 )
-from lib_adapters.algorithms.low_rank import AdditiveAlgorithm, check_group, check_shared_factors, total_scale
+from lib_adapters.algorithms.low_rank import AdditiveAlgorithm, check_group, require_projections, total_scale
 from lib_adapters.errors import ShapeMismatch
 from lib_adapters.ops.lazy_delta import LazyDelta, Matmul
 from lib_adapters.ops.seeded_random import generator, kaiming_bound, uniform
@@ -92,7 +92,7 @@ class Vera(AdditiveAlgorithm):
 
     def _factors(self, shape: Shape) -> tuple[Tensor, Tensor]:
         """Return up [o, r] and down [r, i]."""
-        a, b = check_shared_factors(self.a, self.b, self.label)
+        a, b = require_projections(self.a, self.b, self.label)
         up = self.outer.float().unsqueeze(1) * b[: shape[0]].float()
         return up, self.inner.float().unsqueeze(1) * a[:, : shape[1]].float()
 

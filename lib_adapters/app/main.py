@@ -12,11 +12,9 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-import torch
-
 from lib_adapters.app import convert, create_aesthetic, generate, inspect, listing, merge, verify
+from lib_adapters.app.errors import describe_error
 from lib_adapters.app.page import command as page
-from lib_adapters.errors import AdapterError
 
 COMMANDS = (generate, page, inspect, listing, merge, convert, verify, create_aesthetic)
 
@@ -54,20 +52,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sentence, code = describe_error(error)
         print(sentence, file=sys.stderr)
         return code
-
-
-def describe_error(error: BaseException) -> tuple[str, int]:
-    """One sentence and the exit code; a user is never shown a traceback."""
-    if isinstance(error, KeyboardInterrupt):
-        return "Stopped.", 130
-    if isinstance(error, AdapterError):
-        return str(error), 2
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
-        return "There is not enough memory for this.", 2
-    if isinstance(error, OSError):
-        return f"{error.filename or 'The system'}: {error.strerror or error}.", 2
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        package = error.name.partition(".")[0]
-        return f"This needs the package {package}, which is not installed here (pip install {package}).", 2
-    reason = " ".join(str(error).split())[:300]
-    return f"Unexpected {type(error).__name__}: {reason} (LIB_ADAPTERS_DEBUG=1 shows where).", 2

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lib_adapters.algorithms.base import Algorithm, TrainingInfo
-from lib_adapters.algorithms.saved_weights import BIAS, SavedWeight, WithBias
+from lib_adapters.algorithms.replacement_weights import BIAS, ReplacementWeight, WithBias
 from lib_adapters.errors import AdapterError, ShapeMismatch
 from lib_adapters.files import split_qkv
 from lib_adapters.files.adapter_layers import SCALARS, AdapterLayer
@@ -84,7 +84,7 @@ def _build_algorithm(module: AdapterLayer, leaves: dict[str, Tensor], facts: Tra
     """Build the algorithm. Raise ShapeMismatch also for a tensor it does not read, because its effect is unknown."""
     joined = split_qkv.join_qkv(leaves)
     known = facts if joined is leaves else replace(facts, split_qkv=False)  # `join` has applied the scale too
-    bias = None if module.algorithm is SavedWeight else joined.pop(BIAS, None)
+    bias = None if module.algorithm is ReplacementWeight else joined.pop(BIAS, None)
     read = _TrackedTensors(joined)
     algorithm = module.algorithm.from_tensors(read, known)
     if unread := sorted(read.unread - _ALWAYS_ALLOWED):

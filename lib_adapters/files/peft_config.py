@@ -10,7 +10,7 @@ from typing import Any
 
 from lib_adapters.algorithms.base import Shape
 from lib_adapters.algorithms.oft_input import MAX_TERMS
-from lib_adapters.algorithms.saved_weights import BIAS, WEIGHT
+from lib_adapters.algorithms.replacement_weights import BIAS, WEIGHT
 from lib_adapters.errors import UnsupportedFile
 from lib_adapters.files import peft_tuners
 from lib_adapters.files.adapter_layers import AdapterLayer

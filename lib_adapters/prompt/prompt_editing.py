@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from lib_adapters.prompt.schedule import EveryNth, Position, Window
 
 AND = re.compile(r"\bAND\b")  # as in the web UI's prompt_parser
-OTHER_SYNTAX = "\0"  # replaces each character of a tag that is not ours: not a space, and ignored in a number
+OTHER_TAG_FILLER = "\0"  # replaces each character of a tag that is not ours: not a space, and ignored in a number
 _TOKEN = re.compile(r"\\.?|[\[\]():|]")  # `.` does not match a line end, as in the web UI's grammar
 _WHEN = re.compile(r"[\s\0]*([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)[\s\0]*")
 _OPENERS = {"]": "[", ")": "("}
@@ -26,9 +26,9 @@ _FURTHEST = 1e9  # steps
 class Switch:
     """One `[before:after:when]` around a tag, and whether the tag is in `before` or in `after`."""
 
-    is_removed: bool
+    in_after: bool
     when: float
-    fraction: bool  # `when` has a decimal point: a fraction of all steps
+    when_is_fraction: bool  # `when` has a decimal point: a fraction of all steps
 
 
 Edit = Switch | EveryNth
@@ -49,7 +49,7 @@ class Timeline:
     uses_old_scheduling: bool = False
 
     @property
-    def step_of(self) -> int:
+    def reference_steps(self) -> int:
         """The number of steps of which `when` is a fraction."""
         return self.steps_before if self.steps_before is not None and self.uses_old_scheduling else self.steps
 
@@ -57,22 +57,22 @@ class Timeline:
         """Return the number of steps before `after` begins; negative if it began in the previous pass."""
         when = max(-_FURTHEST, min(_FURTHEST, switch.when))
         if self.uses_old_scheduling:
-            found = when * self.step_of if when < 1 else when
-        elif switch.fraction:
+            found = when * self.reference_steps if when < 1 else when
+        elif switch.when_is_fraction:
             found = (when - (self.steps_before is not None)) * self.steps
         else:
             found = when - (self.steps_before or 0)
-        return min(self.step_of, int(found))
+        return min(self.reference_steps, int(found))
 
 
 def window_of(edits: Edits, timeline: Timeline) -> Window | None:
     """Return the window of the steps in which all edits hold; None if these are all steps."""
-    starts = [timeline.switch_step(one) for one in edits if isinstance(one, Switch) and one.is_removed]
-    stops = [timeline.switch_step(one) for one in edits if isinstance(one, Switch) and not one.is_removed]
+    starts = [timeline.switch_step(one) for one in edits if isinstance(one, Switch) and one.in_after]
+    stops = [timeline.switch_step(one) for one in edits if isinstance(one, Switch) and not one.in_after]
     turns = tuple(sorted(one for one in edits if isinstance(one, EveryNth)))
-    start, stop = max([0, *starts]), min([timeline.step_of, *stops])
+    start, stop = max([0, *starts]), min([timeline.reference_steps, *stops])
     first = Position(float(start), "step") if start else None
-    last = Position(float(max(0, stop)), "step") if stop < timeline.step_of else None
+    last = Position(float(max(0, stop)), "step") if stop < timeline.reference_steps else None
     return Window(first, last, turns) if first or last or turns else None
 
 

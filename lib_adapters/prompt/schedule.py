@@ -37,11 +37,11 @@ class SamplingStep:
     @property
     def denoised(self) -> float:
         """The share of the noise's scale that lies behind: 1 − t/T."""
-        left = self.timestep / TIMESTEPS if self.timestep is not None else 1.0 - self.steps_done
+        left = self.timestep / TIMESTEPS if self.timestep is not None else 1.0 - self.completed
         return min(1.0, max(0.0, 1.0 - left))
 
     @property
-    def steps_done(self) -> float:
+    def completed(self) -> float:
         """The share of all steps that lies behind: where a window is."""
         return self.step / self.total_steps if self.total_steps else 0.0
 
@@ -85,7 +85,7 @@ class Position:
 
     def is_reached(self, step: SamplingStep) -> bool:
         """Is it reached or behind? Never for noise that is not known."""
-        here = _place(self.unit, step, step.steps_done)
+        here = _place(self.unit, step, step.completed)
         if here is None:
             return False
         return here <= self.value if self.unit == "sigma" else here >= self.value

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
 from lib_adapters.errors import BadTag
-from lib_adapters.prompt.prompt_editing import NO_EDITS, OTHER_SYNTAX, Edits, PromptEdits, find_edits
+from lib_adapters.prompt.prompt_editing import NO_EDITS, OTHER_TAG_FILLER, Edits, PromptEdits, find_edits
 from lib_adapters.prompt.schedule import Strength
 from lib_adapters.prompt.tag_lexer import MAX_ITEMS, OFF_TOKEN, QUOTED_NAME, tokenize
 from lib_adapters.prompt.tag_options import PASS_KEYS, Mode, Ranks, TagOptions, parse_mode, parse_options
@@ -142,7 +142,7 @@ def _reading(prompt: str, matches: Sequence[re.Match[str]]) -> tuple[str, Prompt
     ends = [*(match.start() for match in matches), len(prompt)]
     words = [prompt[start:end] for start, end in zip(starts, ends, strict=True)]
     places = list(accumulate(len(one) for one in words[:-1]))
-    return "".join(words), find_edits("".join(without_tags(one, OTHER_SYNTAX) for one in words), places)
+    return "".join(words), find_edits("".join(without_tags(one, OTHER_TAG_FILLER) for one in words), places)
 
 
 def unapplied_tag_messages(prompt: str, kind: str, what: str) -> list[str]:

@@ -189,6 +189,7 @@ def test_the_last_report_stands_at_its_row(hundred, view):
     assert view.tab.locator(".lycoris-rest li").all_text_contents() == ["something else."]
 
 
+@pytest.mark.slow
 def test_what_is_being_typed_stays_when_a_report_comes(hundred, view):
     view.write("<lyco:ink:0.8>")
     entry(view, "ink").locator(".lycoris-schedule").click()

@@ -165,6 +165,7 @@ def test_card_size(hundred, visit):
     )
 
 
+@pytest.mark.slow
 def test_ten_thousand_cards(own, visit):
     """Nodes are bounded however far one scrolls. The longest tasks are printed: a shared machine proves no time."""
     many = own(

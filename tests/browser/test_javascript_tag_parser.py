@@ -170,7 +170,7 @@ def test_both_read_the_same_brackets_around_tags(page):
         one.count === undefined ? [one.after, one.when, one.share] : [one.place, one.count])))"""
 
     def plain(edit):
-        return [edit.is_removed, edit.when, edit.fraction] if isinstance(edit, Switch) else [edit.place, edit.count]
+        return [edit.in_after, edit.when, edit.fraction] if isinstance(edit, Switch) else [edit.place, edit.count]
 
     some = 0
     for text, found in zip(texts, page.evaluate(code, texts), strict=True):

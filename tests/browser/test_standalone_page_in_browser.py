@@ -44,6 +44,7 @@ def slide(page, name, value):
     page.locator(f"#page_{name} input[type=number]").blur()
 
 
+@pytest.mark.slow
 def test_from_a_card_to_pictures_without_and_with_it(page, tmp_path):
     page.locator(".lycoris-tab").get_by_role("searchbox").fill("gold")
     page.locator(".lycoris-cell").filter(has_text="gold_lora").locator(".lycoris-thumb").click()
@@ -71,6 +72,7 @@ def test_from_a_card_to_pictures_without_and_with_it(page, tmp_path):
     page.screenshot(path=str(tmp_path / "page.png"), full_page=True)
 
 
+@pytest.mark.slow
 def test_stop_and_a_second_click(page):
     page.locator(".lycoris-cell").filter(has_text="fog_norm").locator(".lycoris-thumb").click()
     slide(page, "steps", 100)
@@ -82,6 +84,7 @@ def test_stop_and_a_second_click(page):
     assert page.locator("#page_prompt textarea").input_value() == "a red circle on a white background"
 
 
+@pytest.mark.slow
 def test_a_tag_in_the_negative_prompt_acts_when_its_box_is_checked(page, tmp_path):
     page.locator("#page_neg_prompt textarea").fill("a blue square <lyco:gold_lora:1>")
     slide(page, "steps", 1)

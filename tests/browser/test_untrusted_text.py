@@ -151,6 +151,7 @@ SHOWN = [*FIELDS[:4], "modelspec.title", "a key", "a value", "a tag", ".civitai.
          "query"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_place_for_a_text_in_files(tour, tried):
     hurts, text = tour()
     tried("security", "places for a hostile text").add(len(SHOWN))
@@ -159,6 +160,7 @@ def test_every_place_for_a_text_in_files(tour, tried):
     assert [field for field in SHOWN if f"{field}\"'><img" not in text] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refuse", [False, True], ids=["told", "refused"])
 def test_every_text_of_every_answer(tour, tried, refuse):
     """Whatever the server says, and whatever it will say one day."""
@@ -170,6 +172,7 @@ def test_every_text_of_every_answer(tour, tried, refuse):
     assert ("refused\"'><img" in text) == refuse
 
 
+@pytest.mark.slow
 def test_the_watch_sees_what_it_should(hundred, visit):
     """Else all of this would be green for nothing."""
     page = visit(hundred, script=WATCH).ready().page

@@ -31,6 +31,7 @@ def kohya_file(path, roots):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 def test_diffusers_reads_what_convert_writes(family, request, tmp_path):
     pytest.importorskip("peft", reason="oracle: peft is not installed")

@@ -1,4 +1,4 @@
-"""The README quotes what the results say; the command that measures runs; its definitions are the trainers'."""
+"""The README and docs/ agree with the results; the command that measures runs; its definitions are the trainers'."""
 
 from __future__ import annotations
 
@@ -66,11 +66,18 @@ def test_every_kind_has_its_trainer_and_every_algorithm_its_kind():
     assert len(timed) <= len(KINDS)
 
 
-def test_the_readme_and_the_tables_are_what_the_results_say():
+def test_readme_and_docs_agree_with_the_results():
     found = full_run.kept(ROOT)
-    readme = (ROOT / "README.md").read_text("utf-8")
-    assert render.put(readme, render.block(found)) == readme
+    readme, formats = ((ROOT / name).read_text("utf-8") for name in ("README.md", "docs/formats.md"))
+    assert render.put(readme, render.NUMBERS, render.summary(found)) == readme
+    assert render.put(formats, render.PEERS, render.peers()) == formats
     assert render.numbers(found) == (ROOT / "docs" / "numbers.md").read_text("utf-8")
+
+
+def test_readme_summary_is_one_image_and_at_most_six_lines():
+    lines = [line for line in render.summary(full_run.kept(ROOT)).splitlines() if line]
+    assert lines[0].startswith("![")
+    assert len(lines[1:]) <= 6
 
 
 def test_what_is_kept_was_measured_in_full():
@@ -97,18 +104,22 @@ def test_pictures_are_there_and_small():
     assert sum(sizes.values()) < 150_000
 
 
+@pytest.mark.slow
 def test_the_command_measures_everything_and_writes_it(tmp_path, tried):
     """On the smallest model; how fast anything was is not looked at."""
     pytest.importorskip("matplotlib", reason="only the demo's packages can draw")
-    text = "before\n\n<!-- numbers -->\nold\n<!-- /numbers -->\n\nafter\n"
-    (tmp_path / "README.md").write_text(text, encoding="utf-8")
+    (tmp_path / "docs").mkdir()
+    for path, block in (("README.md", "numbers"), ("docs/formats.md", "peers")):
+        text = f"before\n\n<!-- {block} -->\nold\n<!-- /{block} -->\n\nafter\n"
+        (tmp_path / path).write_text(text, encoding="utf-8")
     command = [sys.executable, "-m", "benchmarks", "numbers", "--quick", "--root", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    readme = (tmp_path / "README.md").read_text("utf-8")
-    assert readme.startswith("before\n\n<!-- numbers -->\n## Numbers")
-    assert readme.endswith("<!-- /numbers -->\n\nafter\n")
-    assert "old" not in readme.split("\n")
+    for path, block, start in (("README.md", "numbers", "!["), ("docs/formats.md", "peers", "| release |")):
+        page = (tmp_path / path).read_text("utf-8")
+        assert page.startswith(f"before\n\n<!-- {block} -->\n{start}")
+        assert page.endswith(f"<!-- /{block} -->\n\nafter\n")
+        assert "old" not in page.split("\n")
     folder = tmp_path / "docs" / "numbers"
     assert {path.name for path in folder.glob("*.png")} == PICTURES
     verdicts = [Verdict(**row) for row in full_run.kept(tmp_path)["correctness"]["rows"]]
@@ -117,8 +128,8 @@ def test_the_command_measures_everything_and_writes_it(tmp_path, tried):
     tried("numbers", "readers on kinds of files").add(len(verdicts))
 
 
-def test_what_stands_around_the_block_is_left_alone():
-    before = f"a\n{render.START}\nx\n{render.END}\nb\n"
-    after = render.put(before, "new\n")
-    assert after == f"a\n{render.START}\nnew\n{render.END}\nb\n"
-    assert render.put(after, "new\n") == after
+def test_put_replaces_only_its_block():
+    before = "a\n<!-- n -->\nx\n<!-- /n -->\nb\n"
+    after = render.put(before, "n", "new\n")
+    assert after == "a\n<!-- n -->\nnew\n<!-- /n -->\nb\n"
+    assert render.put(after, "n", "new\n") == after

@@ -17,6 +17,7 @@ from benchmarks.implementations import Ours, Usual
 from benchmarks.model_layers import unet
 from benchmarks.synthetic_adapters import RECIPES
 from lib_adapters import Request, Session, open_adapter
+from tests.browser.conftest import chrome  # noqa: F401 - a fixture
 
 OURS = {"apply", "strength", "switch", "restore", "cold"}
 
@@ -103,6 +104,7 @@ def test_a_peer_that_cannot_load_a_file_is_left_out(setting, tmp_path, monkeypat
     assert sent == ["no such rank"]
 
 
+@pytest.mark.slow
 def test_a_child_process_answers(setting, tmp_path):
     job = whole_model._jobs("ia3", setting, touched(RECIPES["ia3"], setting), tmp_path)[0]
     found = whole_model._in_child(job)
@@ -170,6 +172,7 @@ def listing(tmp_path_factory):
     return rows
 
 
+@pytest.mark.slow
 def test_the_catalogue_beside_just_looking(listing, tmp_path):
     rows = listing
     listed = ["index, nothing changed", "index, 60 files changed", "all cards as JSON", "first window of cards"]
@@ -180,7 +183,7 @@ def test_the_catalogue_beside_just_looking(listing, tmp_path):
     assert library_listing.table(rows).count("\n") == len(rows) + 1
 
 
-@pytest.mark.usefixtures("chrome")  # for where there is none
+@pytest.mark.usefixtures("chrome")
 def test_the_page_of_the_catalogue_in_a_browser(listing):
     rows = {row.what: row for row in listing}
     assert rows["page: all cards known"].counted.startswith("1 answers, 0.0")

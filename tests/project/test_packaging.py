@@ -89,6 +89,7 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+@pytest.mark.slow
 def test_the_wheel_has_every_file_of_the_package(unpacked):
     tracked = {path.relative_to(ROOT).as_posix() for path in (ROOT / "lib_adapters").rglob("*") if path.is_file()}
     packed = {path.relative_to(unpacked).as_posix() for path in unpacked.rglob("*") if path.is_file()}
@@ -100,6 +101,7 @@ def test_the_wheel_can_be_made_for_every_python_that_the_readme_names(unpacked):
     assert "Requires-Python: >=3.10" in metadata
 
 
+@pytest.mark.slow
 def test_the_command_line_needs_nothing_that_the_package_does_not_require(unpacked, tried):
     """What only some commands need is named when it is missing."""
     lines = ["--help", *(f"{command} --help" for command in COMMANDS)]

@@ -1,4 +1,4 @@
-"""The table of what peers get wrong has a test behind each row that can have one, and each such test is a row."""
+"""Every row of the table of other tools' deviations has a test where possible, and every such test has a row."""
 
 from __future__ import annotations
 

@@ -124,6 +124,7 @@ def cards_to_edit(webui, client):
     return staying + moving
 
 
+@pytest.mark.slow
 def test_everything_at_once(busy, tried, caplog):
     before = {name: tensor.clone() for name, tensor in busy.model.state_dict().items()}
     expected = {prompt: busy.draw(prompt).image for prompt in PROMPTS}

@@ -16,6 +16,7 @@ MOST_MB = 600  # beside what Python and torch take; the largest of the files has
 LONGEST = 400_000  # letters that a page is sent about one file, and what an index of it has
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be copied here")
 @pytest.mark.parametrize("kind", ["pickle", "header", "picture"])
 def test_no_bomb_goes_off(kind, tmp_path, tried):

@@ -20,6 +20,7 @@ from tests.unit.conditioning.test_hypernetworks import module, save
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
+@pytest.mark.slow
 def test_leading_a_prompt(tried):
     """Parameters, the very same objects, and buffers are back before anybody hears of the fault."""
     tower, points = clip(layers=1), tried("faults", "points")

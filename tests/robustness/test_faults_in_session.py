@@ -150,6 +150,7 @@ def states(bench, *works):
     return found
 
 
+@pytest.mark.slow
 def test_putting_on(bench, tried):
     bench = bench()
     new = [bench.request("LoRA"), bench.request("Full", unet=0.5)]
@@ -165,6 +166,7 @@ def test_putting_on(bench, tried):
     prove(bench, tried, prepare, work, allowed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "kinds"), [("merged", ("Full", "LoKr", "IA3")), ("live", ("LoRA", "LoRA", "Full"))])
 def test_putting_others_on(bench, tried, mode, kinds):
     """Full gives two layers a bias, which goes when IA3's change of it is zero."""
@@ -182,6 +184,7 @@ def test_putting_others_on(bench, tried, mode, kinds):
     prove(bench, tried, prepare, work, allowed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["merged", "live"])
 def test_taking_off(bench, tried, mode):
     bench = bench(mode)
@@ -193,6 +196,7 @@ def test_taking_off(bench, tried, mode):
     prove(bench, tried, prepare, lambda: bench.session.deactivate(), allowed)
 
 
+@pytest.mark.slow
 def test_taking_over_from_another_session(bench, tried):
     """What it had put on is wholly there, or wholly gone."""
     bench = bench()
@@ -219,6 +223,7 @@ def moving(bench):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kinds", [("LoRA", "merged"), ("LoKr", "live"), ("Full", "window")])
 def test_a_step(bench, tried, kinds):
     """What fails there gives the model its own back: nothing is better than half."""
@@ -242,6 +247,7 @@ def test_a_step(bench, tried, kinds):
     prove(bench, tried, prepare, work, allowed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["merged", "live"])
 def test_a_run_with_rows_and_curves(bench, tried, mode):
     """What fails inside a layer's call leaves the weights to their owner."""
@@ -263,6 +269,7 @@ def test_a_run_with_rows_and_curves(bench, tried, mode):
     prove(bench, tried, prepare, work, allowed)
 
 
+@pytest.mark.slow
 def test_no_fault_leaves_the_model_locked(bench):
     """Another thread can still change a model after faults in all that takes the lock."""
     bench, done = bench(), []

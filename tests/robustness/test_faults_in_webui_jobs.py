@@ -90,6 +90,7 @@ def is_problem(line):
     return "LyCORIS" in line or "left as it is" in line or "fault of the test" in line
 
 
+@pytest.mark.slow
 def test_a_job(filled, tried):
     jobs, points, wrong = Jobs(filled), tried("faults in the web UI", "points"), []
     jobs.forget()

@@ -56,6 +56,7 @@ def test_random_inputs_hold(name, tried):
             raise AssertionError(f"number {number} of {name}: {error!r} by {data!r}") from error
 
 
+@pytest.mark.slow
 def test_inputs_that_coverage_leads_to_hold(tried, tmp_path):
     if importlib.util.find_spec("atheris") is None:
         there = sys.platform == "linux" and platform.machine() == "x86_64" and (3, 11) <= sys.version_info < (3, 13)

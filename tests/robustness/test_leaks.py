@@ -108,6 +108,7 @@ class Switches:
             session.deactivate()
 
 
+@pytest.mark.slow
 def test_switches_of_a_session(tried, tmp_path):
     switches, count = Switches(tmp_path), tried("leaks", "switches")
     before = Footprint.now([switches.model])
@@ -142,6 +143,7 @@ def small(tmp_path, monkeypatch):
     webui.call("script_unloaded", backwards=True)
 
 
+@pytest.mark.slow
 def test_switches_of_the_webui(tried, small):
     count = tried("leaks", "switches")
     before = Footprint.now([small.model])
@@ -164,6 +166,7 @@ def test_switches_of_the_webui(tried, small):
     assert (after.threads, after.files) == (before.threads, before.files)
 
 
+@pytest.mark.slow
 def test_switches_of_the_checkpoint(tried, small):
     """In the same tensors, to a new object, and to one that is in memory: each with adapters on."""
     count, marks, memory = tried("leaks", "checkpoint switches"), [], []

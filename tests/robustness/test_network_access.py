@@ -111,6 +111,7 @@ def test_the_pages_files_name_no_other_address(tried):
         assert not re.findall(r"\b(?:sendBeacon|WebSocket|EventSource|XMLHttpRequest|importScripts)\b", text), path.name
 
 
+@pytest.mark.slow
 def test_everything_is_done_without_the_network(tmp_path, tried):
     """In a process that is refused every address, this machine's own among them."""
     pytest.importorskip("gradio")

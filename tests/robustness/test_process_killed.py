@@ -44,6 +44,7 @@ def place(tmp_path):
     return tmp_path / "place"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be copied here")
 def test_ended_at_every_moment(quick, tried):
     """While an index is made, renewed and rebuilt, while cards are edited, while presets are saved."""

@@ -70,6 +70,7 @@ def place(tmp_path):
     return tmp_path / "place"
 
 
+@pytest.mark.slow
 def test_two_processes_edit_the_same_cards(root, place, tmp_path, tried):
     """They begin at once, on an index that is not there yet; what one writes, the other keeps."""
     start = [sys.executable, "-c", OTHER, str(tmp_path)]

@@ -70,6 +70,7 @@ def test_every_route_is_known(webui, page):
     assert routes_of(page) == OF_THE_PAGE.keys()
 
 
+@pytest.mark.slow
 def test_no_path_leads_out_of_the_folders(webui, files, secret, tmp_path, tried):
     before, inputs = tree(tmp_path), tried("security", "hostile paths at routes")
     ways = hostile(secret)
@@ -91,6 +92,7 @@ def test_no_path_leads_out_of_the_folders(webui, files, secret, tmp_path, tried)
     assert tree(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_the_page_gives_no_other_file(page, secret, tried):
     """Of gradio's routes too, whatever this release has of them."""
     inputs = tried("security", "hostile paths at routes")
@@ -136,6 +138,7 @@ def greeting(page, origin):
     return said
 
 
+@pytest.mark.slow
 def test_bodies_name_no_files(webui, files, secret, tmp_path, tried):
     inputs = tried("security", "hostile texts in bodies")
     before = tree(tmp_path)

@@ -273,6 +273,7 @@ def clearly(target, run, _):
     return (1, 10**9) if merges else (10**9, 1)
 
 
+@pytest.mark.slow
 def test_a_session(tried, tmp_path, monkeypatch):
     monkeypatch.setattr(apply_mode, "estimated_costs", clearly)
     monkeypatch.setattr(apply_mode, "_times", lambda *_: (4, 4))

@@ -193,6 +193,7 @@ class WebuiMachine(RuleBasedStateMachine):
             assert not sorted(wrong), model.sd_checkpoint_info
 
 
+@pytest.mark.slow
 def test_the_webui(tried, tmp_path, monkeypatch):
     tiny(monkeypatch)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "nothing"))

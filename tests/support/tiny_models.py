@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import sys
 import types
 import warnings
-from functools import cache
+from collections.abc import Callable
+from functools import cache, wraps
 from pathlib import Path
 from unittest.mock import patch
 
@@ -18,10 +20,32 @@ WIDTH = 32
 CONTEXT = 24
 
 
+Build = Callable[..., nn.Module]
+
+
 def seeded(seed: int = 0) -> None:
     torch.manual_seed(seed)
 
 
+def copied(build: Build) -> Build:
+    """Build each model once and return copies of it, because building takes longer; random numbers go on alike."""
+    built: dict[str, tuple[nn.Module, torch.Tensor]] = {}
+
+    @wraps(build)
+    def copy_of(**options: object) -> nn.Module:
+        if torch.is_inference_mode_enabled():
+            return build(**options)
+        key = repr(sorted(options.items()))
+        if key not in built:
+            built[key] = build(**options), torch.get_rng_state()
+        model, state = built[key]
+        torch.set_rng_state(state)
+        return copy.deepcopy(model)
+
+    return copy_of
+
+
+@copied
 def ldm_unet(*, in_channels: int = 4, linear: bool = False, context: int = CONTEXT, **changes: object) -> nn.Module:
     """The UNet class that the web UI runs, with Stable Diffusion 1's blocks (2's with `linear`)."""
     with warnings.catch_warnings():
@@ -91,6 +115,7 @@ def diffusers_unet(*, family: str = "sd1", context: int = CONTEXT, **changes: ob
     return _filled(UNet2DConditionModel(**{**shared, **kinds[family], **changes}))
 
 
+@copied
 def clip(*, width: int = CONTEXT, layers: int = 12, projection: bool = False, **changes: object) -> nn.Module:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import gradio as gr
 import torch
 
+from lib_adapters.app.errors import describe_error
 from lib_adapters.hosts.diffusers.create_embedding import (
     DEFAULT_BATCH_SIZE,
     MAX_BATCH_SIZE,
@@ -84,8 +85,6 @@ def _pressed(maker: EmbeddingWorker) -> Callable[..., str]:
         try:
             made = maker.create(name, pictures, clip, int(batch), reached)
         except Exception as error:  # noqa: BLE001 - the page says it and goes on
-            from lib_adapters.app.main import describe_error
-
             return _html([describe_error(error)[0]], "lycoris-problem")
         return _html([made.summary(), *made.skipped_messages()])
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 
+from lib_adapters.app.errors import describe_error
 from lib_adapters.app.page import create_panel
 from lib_adapters.app.page.image_worker import ImageWorker, WorkerResult
 from lib_adapters.hosts.diffusers.generator import Settings, resolve_seed
@@ -100,8 +101,6 @@ def _generate(painter: ImageWorker) -> Callable[..., tuple[list[tuple[Any, str]]
         try:
             shown = painter.generate(prompt, settings, compare, reached)
         except Exception as error:  # noqa: BLE001 - the page says it and goes on
-            from lib_adapters.app.main import describe_error
-
             shown = WorkerResult(problems=[describe_error(error)[0]])
         return shown.pictures, report_of(shown, f"Seed {chosen}")
 

@@ -38,6 +38,7 @@ def test_the_clip_is_small():
     assert sum(file.stat().st_size for file in CLIP.iterdir()) < 1_000_000
 
 
+@pytest.mark.slow
 def test_pictures_it_never_saw_find_their_captions():
     pool = draw_pool(60, seed=12345)
     with torch.no_grad():
@@ -49,6 +50,7 @@ def test_pictures_it_never_saw_find_their_captions():
     assert all(words[a] == words[b] for a, b in zip(found.tolist(), pool.rows.tolist(), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("known", REFERENCES, ids=lambda known: known.name)
 def test_pictures_are_led_to_the_set_of_pictures(studio, known):
     entry = INDEX[known.name]

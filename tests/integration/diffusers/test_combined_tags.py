@@ -52,6 +52,7 @@ def studio(sd1_folder, tmp_path_factory):
         yield Generator(**{**vars(opened), "presets": lambda: presets})
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_aesthetics_hypernetworks_and_adapters_of_both_sides(studio, sd1_folder):
     prompt = f"a {INK}cat <lyco:LoRA:0.5:0.1@0,0.5@1><hypernet:net:0.5>"

@@ -153,6 +153,7 @@ FORMS = {
 }
 
 
+@pytest.mark.slow
 def test_one_adapter_in_every_spelling_is_one_adapter(unets, tmp_path):
     drawings = {}
     for name, form in FORMS.items():

@@ -142,6 +142,7 @@ def test_what_cannot_act_on_one_side_is_said(studio):
         assert part in problems
 
 
+@pytest.mark.slow
 def test_a_picture_broken_off_leaves_nothing_to_the_next_one(studio):
     class Enough(Exception):
         pass

@@ -70,6 +70,7 @@ def test_on_other_samplers(webui, untouched, sampler):
     close(job.image, two_passes(untouched, *passes, sampler=sampler, steps=4))
 
 
+@pytest.mark.slow
 def test_it_has_its_own_steps(webui, untouched):
     ink = put(webui)
     job = webui.draw("3 <lyco:ink:1:1@0,0@2>", "5", enable_hr=True, steps=3, hr_second_pass_steps=5)
@@ -101,6 +102,7 @@ def test_it_has_its_own_prompts_parts_and_negative_side(webui, untouched):
     assert job.all_hr_negative_prompts == ["9 <lyco:ink:-0.3>"]
 
 
+@pytest.mark.slow
 def test_the_next_batch_is_a_first_pass_again(webui, untouched):
     ink = put(webui)
     job = webui.draw("3 <lyco:ink:0.8:hr=0.2>", "5", enable_hr=True, n_iter=2)

@@ -163,6 +163,7 @@ def test_hashes_of_the_negative_side(webui):
     assert pasted["Negative prompt"] == "5 <lyco:ink:1>"
 
 
+@pytest.mark.slow
 def test_the_host_makes_conditionings_only_when_something_changed(webui, untouched):
     words = put_text(webui)
 

@@ -12,13 +12,13 @@ from lib_adapters.algorithms.dora import Dora
 from lib_adapters.algorithms.fourierft import Spectral
 from lib_adapters.algorithms.low_rank import AdditiveAlgorithm
 from lib_adapters.algorithms.oft_input import OftInput
-from lib_adapters.algorithms.saved_weights import SavedWeight
+from lib_adapters.algorithms.replacement_weights import ReplacementWeight
 from lib_adapters.algorithms.tlora import TLora
 from lib_adapters.errors import ShapeMismatch, UnknownAlgorithm
 from tests.support.algorithm_examples import examples
 
 EXAMPLES = examples()
-SOMETIMES = {Dora, TLora, SavedWeight}  # whether they read the weight is told by the file, not by the class
+SOMETIMES = {Dora, TLora, ReplacementWeight}  # whether they read the weight is told by the file, not by the class
 NOT_LINEAR = {"BOFT", "BOFT (input)"}  # its strength goes into every factor
 every_example = pytest.mark.parametrize("example", EXAMPLES.values(), ids=EXAMPLES.keys())
 

@@ -160,6 +160,7 @@ def repeat(action, stop, errors):
             raise
 
 
+@pytest.mark.slow
 def test_several_threads_at_once(root, place):
     fill(root, 200, modules=2)
     errors, stop = [], threading.Event()

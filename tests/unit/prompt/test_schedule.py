@@ -287,7 +287,7 @@ def test_how_much_of_a_picture_lies_behind() -> None:
     assert [SamplingStep(step, 5).progress for step in range(6)] == [0, 0.25, 0.5, 0.75, 1, 1]
     assert [SamplingStep(step, 2).progress for step in range(2)] == [0, 1]
     assert [SamplingStep(0, steps).progress for steps in (0, 1)] == [0, 0]
-    assert [SamplingStep(0, 0).steps_done, SamplingStep(2, 5).steps_done] == [0, 0.4]
+    assert [SamplingStep(0, 0).completed, SamplingStep(2, 5).completed] == [0, 0.4]
     noise = [SamplingStep(1, 4, timestep=noise).denoised for noise in (1500.0, 1000.0, 999.0, 250.0, 0.0, -1.0)]
     assert noise == pytest.approx([0, 0, 0.001, 0.75, 1, 1])
     assert [SamplingStep(step, 4).denoised for step in (0, 1, 4, 5)] == [0, 0.25, 1, 1]

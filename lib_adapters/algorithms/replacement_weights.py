@@ -31,7 +31,7 @@ WEIGHT, BIAS = "set_weight", "set_bias"
 
 
 @dataclass(frozen=True, eq=False)
-class SavedWeight(Algorithm):
+class ReplacementWeight(Algorithm):
     """W' and b', either of which may be missing; the strength interpolates between the original values and these."""
 
     label: ClassVar[str] = "Whole weight"
