@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from lib_adapters.algorithms.history import RS_LORA_NOMINAL_ALPHA
 from lib_adapters.errors import CorruptFile, ShapeMismatch
 
 Shape = tuple[int, ...]
@@ -183,7 +184,6 @@ def _without_unit_kernel(shape: Shape) -> Shape:
 
 MAX_UNFOLDED = 1 << 28  # numbers: 1 GB; the largest real ones are a tenth of it
 MAX_SCALE = 1e9  # of a scale or a strength; GLoRA squares the one and multiplies by the other
-RS_NOMINAL = (1712275200.0, 1720483200.0)  # 2024-04-05 .. 2024-07-09: LyCORIS stored the nominal alpha for rs-LoRA
 
 
 def scale_of(leaves: Tensors, rank: int, facts: TrainingInfo) -> float:
@@ -207,7 +207,7 @@ def stores_nominal_alpha(facts: TrainingInfo) -> bool:
     """True where the trainer used alpha/sqrt(r) but the file says alpha."""
     if not facts.rs_lora:
         return False
-    return facts.producer == "peft" or RS_NOMINAL[0] <= facts.trained_at < RS_NOMINAL[1]
+    return facts.producer == "peft" or RS_LORA_NOMINAL_ALPHA[0] <= facts.trained_at < RS_LORA_NOMINAL_ALPHA[1]
 
 
 def to_scalar(tensor: Tensor) -> float:

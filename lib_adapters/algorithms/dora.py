@@ -14,6 +14,7 @@ from typing_extensions import Self
 
 from lib_adapters.algorithms.abba import Abba
 from lib_adapters.algorithms.base import Algorithm, Shape, Shapes, Tensors, TrainingInfo
+from lib_adapters.algorithms.history import DORA_MEAN
 from lib_adapters.algorithms.loha import Loha
 from lib_adapters.algorithms.lokr import Lokr
 from lib_adapters.algorithms.lora import Lora
@@ -21,8 +22,6 @@ from lib_adapters.algorithms.low_rank import AdditiveAlgorithm
 from lib_adapters.errors import ShapeMismatch
 from lib_adapters.ops import weight_decompose as magnitude
 from lib_adapters.ops.lazy_delta import LazyDelta
-
-MEAN = (1708214400.0, 1710547200.0)  # 2024-02-18 .. 03-16: LyCORIS took the mean of V for its norm
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +51,7 @@ class Dora(Algorithm):
         if vector.numel() not in vector.shape:
             raise ShapeMismatch(f"a magnitude of {list(vector.shape)} is no vector")
         rows_first = info.producer in ("peft", "diffusers")
-        mean = MEAN[0] <= info.trained_at < MEAN[1]
+        mean = DORA_MEAN[0] <= info.trained_at < DORA_MEAN[1]
         return cls(cls.kind.from_tensors(tensors, info), vector, rows_first, mean, info.bypass_mode)
 
     def check_shape(self, shape: Shape) -> None:

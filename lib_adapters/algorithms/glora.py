@@ -23,15 +23,13 @@ from lib_adapters.algorithms.base import (
     shape_mismatch,
     stores_nominal_alpha,
 )
+from lib_adapters.algorithms.history import GLORA_BYPASS_FIXED, GLORA_NEW_NAMES_SINCE, GLORA_SCALE_SQUARED_SINCE
 from lib_adapters.algorithms.low_rank import input_matches, total_scale
 from lib_adapters.errors import ShapeMismatch
 from lib_adapters.ops.lazy_delta import rows_per_block
 from lib_adapters.ops.tucker import fold_core
 
 LEAVES = {"a1.weight", "a2.weight", "b1.weight", "b2.weight"}
-SQUARED_FROM = 1690761600.0  # 2023-07-31: the old convention's forward multiplies by the scale twice
-NEW_FROM = 1716595200.0  # 2024-05-25, LyCORIS 3.0.0
-BYPASS_FIXED = 1788220800.0  # 2026-09-01, LyCORIS 4.0.0: until then 3.x in bypass mode scaled twice
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +131,7 @@ def _fits(a1: Tensor, a2: Tensor, b1: Tensor, b2: Tensor, new: bool) -> bool:
 def _is_new(a1: Tensor, facts: TrainingInfo) -> bool:
     """On a square layer both conventions fit: the one whose rank is the smaller, and between equals the dated one."""
     width, rank = a1.shape[:2]
-    return rank < width if rank != width else not 0 < facts.trained_at < NEW_FROM
+    return rank < width if rank != width else not 0 < facts.trained_at < GLORA_NEW_NAMES_SINCE
 
 
 def _scale(leaves: Tensors, rank: int, facts: TrainingInfo, new: bool) -> float:
@@ -143,5 +141,5 @@ def _scale(leaves: Tensors, rank: int, facts: TrainingInfo, new: bool) -> float:
         return scale
     if facts.rs_lora and not stores_nominal_alpha(facts):
         scale *= math.sqrt(rank)
-    bypass = new and facts.bypass_mode and facts.trained_at < BYPASS_FIXED
-    return scale**2 if bypass or (not new and facts.trained_at >= SQUARED_FROM) else scale
+    bypass = new and facts.bypass_mode and facts.trained_at < GLORA_BYPASS_FIXED
+    return scale**2 if bypass or (not new and facts.trained_at >= GLORA_SCALE_SQUARED_SINCE) else scale

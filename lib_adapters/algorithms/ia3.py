@@ -13,9 +13,8 @@ from torch import Tensor
 from typing_extensions import Self
 
 from lib_adapters.algorithms.base import Algorithm, Shape, Shapes, Tensors, TrainingInfo, shape_mismatch, to_scalar
+from lib_adapters.algorithms.history import IA3_KEEPS_BIAS_SINCE
 from lib_adapters.errors import ShapeMismatch
-
-BIAS_KEPT_FROM = 1717200000.0  # 2024-06-01: LyCORIS 3.x leaves the bias alone, before it scaled the layer's output
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +38,7 @@ class Ia3(Algorithm):
             raise ShapeMismatch(f"a vector was expected, not {list(vector.shape)}")
         if "ia3_l" in tensors:
             return cls(vector.float().flatten() - 1, _peft_axis(vector.shape), True)
-        kept = info.trained_at >= BIAS_KEPT_FROM and not info.bypass_mode
+        kept = info.trained_at >= IA3_KEEPS_BIAS_SINCE and not info.bypass_mode
         axis = 1 if "on_input" in tensors and to_scalar(tensors["on_input"]) else 0
         return cls(vector.float().flatten(), axis, not kept)
 

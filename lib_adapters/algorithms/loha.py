@@ -12,13 +12,13 @@ from torch import Tensor
 from typing_extensions import Self
 
 from lib_adapters.algorithms.base import Shape, Shapes, Tensors, TrainingInfo, shape_mismatch
+from lib_adapters.algorithms.history import LOHA_TWO_CORES_SINCE
 from lib_adapters.algorithms.low_rank import AdditiveAlgorithm, check_factors, input_matches, total_scale
 from lib_adapters.errors import ShapeMismatch
 from lib_adapters.ops.hadamard import Hadamard
 from lib_adapters.ops.tucker import fold_core
 
 LEAVES = {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}
-ONE_CORE_UNTIL = 1697155200.0  # 2023-10-13, LyCORIS 2.0.0: before, forward used hada_t1 for both halves
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ class Loha(AdditiveAlgorithm):
         core1, core2 = tensors.get("hada_t1"), tensors.get("hada_t2")
         if (core1 is None) != (core2 is None):
             raise ShapeMismatch("hada_t1 and hada_t2 belong together, but only one of them is there")
-        if 0 < info.trained_at < ONE_CORE_UNTIL:
+        if 0 < info.trained_at < LOHA_TWO_CORES_SINCE:
             core2 = core1
         up1, down1 = _half(tensors["hada_w1_a"], tensors["hada_w1_b"], core1)
         up2, down2 = _half(tensors["hada_w2_a"], tensors["hada_w2_b"], core2)

@@ -13,13 +13,11 @@ from torch import Tensor
 from typing_extensions import Self
 
 from lib_adapters.algorithms.base import Shape, Shapes, Tensors, TrainingInfo, shape_mismatch
+from lib_adapters.algorithms.history import LOKR_BYPASS_FIXED, LOKR_BYPASS_UNSCALED_SINCE
 from lib_adapters.algorithms.low_rank import AdditiveAlgorithm, check_factors, input_matches, total_scale
 from lib_adapters.errors import ShapeMismatch
 from lib_adapters.ops.kronecker import Kron
 from lib_adapters.ops.tucker import fold_core
-
-BYPASS_FROM_3 = 1716595200.0  # 2024-05-25, LyCORIS 3.0.0: bypass mode forgets the scale of every layer,
-BYPASS_FIXED = 1788220800.0  # 2026-09-01, LyCORIS 4.0.0: of none; in between 2.x forgot it without a kernel
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +115,6 @@ def _check(w1: Tensor, w1_down: Tensor | None, w2: Tensor, w2_down: Tensor | Non
 
 
 def _bypassed(facts: TrainingInfo) -> str:
-    if not facts.bypass_mode or facts.trained_at >= BYPASS_FIXED or facts.scale_override is not None:
+    if not facts.bypass_mode or facts.trained_at >= LOKR_BYPASS_FIXED or facts.scale_override is not None:
         return ""
-    return "all" if facts.trained_at >= BYPASS_FROM_3 else "kernel"
+    return "all" if facts.trained_at >= LOKR_BYPASS_UNSCALED_SINCE else "kernel"

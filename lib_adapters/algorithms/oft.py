@@ -15,10 +15,9 @@ from torch import Tensor
 from typing_extensions import Self
 
 from lib_adapters.algorithms.base import Algorithm, Shape, Shapes, Tensors, TrainingInfo, shape_mismatch, to_scalar
+from lib_adapters.algorithms.history import KOHYA_OFT_KEEPS_BIAS_SINCE
 from lib_adapters.errors import ShapeMismatch
 from lib_adapters.ops.orthogonal import cayley_delta, clip_norm, clip_norm_kohya, rotate_rows_, skew
-
-WEIGHT_ONLY_SINCE = 1726185600.0  # 2024-09-13: until then kohya turned the layer's output, its bias included
 
 
 class RowRotation(Algorithm):
@@ -74,7 +73,7 @@ class Oft(RowRotation):
         out = blocks.shape[0] * blocks.shape[1]
         check_rescale(rescale, out)
         kohya = info.constraint_is_bound
-        turns_bias = 0 < info.trained_at < WEIGHT_ONLY_SINCE if kohya else info.bypass_mode
+        turns_bias = 0 < info.trained_at < KOHYA_OFT_KEEPS_BIAS_SINCE if kohya else info.bypass_mode
         return cls(blocks, bound_of(tensors, out, always=kohya), rescale, kohya, turns_bias)
 
     def check_shape(self, shape: Shape) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lib_adapters.algorithms.base import MAX_SCALE, TrainingInfo
+from lib_adapters.algorithms.history import DYLORA_BLOCK_SIZE_FOUR_SINCE
 from lib_adapters.filesystem import decode_text
 
-_DEFAULT_BLOCK_SIZE_CHANGED = 1714521600.0  # LyCORIS DyLoRA: the default was 1 before May 2024
 _MAX_SIDECAR_BYTES = 4_000_000
 _MAX_BLOCK_SIZE = 4096
 
@@ -53,7 +53,7 @@ def is_usable_number(value: object) -> bool:
 def _block_size(said: float, started: float) -> int:
     if 1 <= said <= _MAX_BLOCK_SIZE:
         return int(said)
-    return 1 if 0 < started < _DEFAULT_BLOCK_SIZE_CHANGED else 4
+    return 1 if 0 < started < DYLORA_BLOCK_SIZE_FOUR_SINCE else 4
 
 
 def read_json_file(path: Path) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def made(webui):
 
 def test_a_file_is_made_and_its_tag_is_known(webui, tab, pictures, monkeypatch):
     started = []
-    monkeypatch.setattr("lib_adapters.library.Catalogue.start", lambda catalogue: started.append(catalogue))
+    monkeypatch.setattr("lib_adapters.library.AdapterLibrary.start", lambda catalogue: started.append(catalogue))
     said = press(tab, "mine", pictures, CLIP, 2)
     assert "5 pictures, " in said
     assert "&lt;aesthetic:mine&gt;" in said

@@ -47,7 +47,7 @@ def told(model, request, family="unknown"):
     ],
 )
 def test_embeddings_in_a_file_are_named_as_far_as_a_line_goes(model, adapter, count, note):
-    brings = replace(adapter, bundled=tuple(map(str, range(count))), notes=("its own",))
+    brings = replace(adapter, bundled_embeddings=tuple(map(str, range(count))), notes=("its own",))
     assert told(model, Request(brings))[0].notes == ["its own", *note]
 
 
