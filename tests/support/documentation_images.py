@@ -24,6 +24,7 @@ IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
 ADAPTERS = ("gold_lora", "noir_ia3", "dots_locon_tucker")  # cards that are clicked, where they exist
 TAB_SIZE = {"width": 1280, "height": 860}
 SHEET_WIDTH = 900
+SHEET_PART = 0.38  # of its height: the first rows
 
 
 def screenshot_tab(out: Path) -> None:
@@ -57,14 +58,15 @@ def _screenshot(address: str, out: Path) -> None:
 
 
 def draw_sheet(out: Path) -> None:
-    """Generate each bundled adapter's image without and with it, on one sheet."""
+    """Generate each bundled adapter's image without and with it; keep the first rows of the sheet."""
     with tempfile.TemporaryDirectory() as folder:
         sheet = Path(folder) / "sheet.png"
         command = [sys.executable, "-m", "lib_adapters", "generate", "--compare", "--out", str(sheet)]
         subprocess.run(command, check=True)
         with Image.open(sheet) as image:
-            size = SHEET_WIDTH, round(image.height * SHEET_WIDTH / image.width)
-            image.convert("RGB").resize(size, Image.Resampling.LANCZOS).save(out, optimize=True)
+            rows = image.convert("RGB").crop((0, 0, image.width, round(image.height * SHEET_PART)))
+            size = SHEET_WIDTH, round(rows.height * SHEET_WIDTH / rows.width)
+            rows.resize(size, Image.Resampling.LANCZOS).save(out, optimize=True)
 
 
 if __name__ == "__main__":
