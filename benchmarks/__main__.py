@@ -31,8 +31,8 @@ def _numbers(options: argparse.Namespace) -> None:
     if options.write_only:
         full_run.write(options.root)
         return
-    asked = {name: value for name in ("every", "rounds") if (value := getattr(options, name)) is not None}
-    plan = replace(full_run.QUICK if options.quick else full_run.FULL, **asked)
+    changes = {name: value for name in ("every", "rounds") if (value := getattr(options, name)) is not None}
+    plan = replace(full_run.QUICK if options.quick else full_run.FULL, **changes)
     full_run.run(options.parts or tuple(full_run.PARTS), plan, options.root)
 
 

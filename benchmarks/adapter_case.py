@@ -46,7 +46,7 @@ class Case:
     def touched_bytes(self) -> int:
         return sum(weight.nbytes for weight in weights(self.model, self.shapes).values())
 
-    def twin(self) -> nn.Module:
+    def copy(self) -> nn.Module:
         """A copy for those who write into the weights they were given."""
         return copy.deepcopy(self.model)
 

@@ -49,7 +49,7 @@ Key = tuple[Shape, Shape]  # of the weight and of what the layer looks at
 
 
 @dataclass(frozen=True)
-class Stand:
+class BenchModel:
     setting: Setting
     unet: nn.Module
     latent: Tensor
@@ -98,12 +98,12 @@ class Stand:
         return touched(kind.recipe, self.setting)
 
 
-def make_stand(setting: Setting, size: int) -> Stand:
+def make_bench_model(setting: Setting, size: int) -> BenchModel:
     """`size`: of the latent picture."""
     torch.manual_seed(0)
     latent = noise((ROWS, 4, size, size), setting)
     text = noise((ROWS, TOKENS, PLANS[setting.family].context), setting)
-    bare = Stand(setting, make_unet(setting), latent, text, {})
+    bare = BenchModel(setting, make_unet(setting), latent, text, {})
     with _watched(bare) as seen:
         bare.call()
     return replace(bare, seen=seen)
@@ -126,13 +126,13 @@ def make_unet(setting: Setting) -> nn.Module:
 
 
 @contextmanager
-def _watched(stand: Stand) -> Any:
+def _watched(bench_model: BenchModel) -> Any:
     seen: dict[str, Shape] = {}
 
     def watch(path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         return lambda module, given: seen.update({path: tuple(given[0].shape)})
 
-    modules = stand.unet.named_modules()
+    modules = bench_model.unet.named_modules()
     layers = [(path, module) for path, module in modules if isinstance(module, nn.Linear | nn.Conv2d)]
     hooks = [module.register_forward_pre_hook(watch(path)) for path, module in layers]
     yield seen

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from benchmarks import memory
 from benchmarks.adapter_case import weights
-from benchmarks.bench_model import ROWS, Kind, Stand, noise
+from benchmarks.bench_model import ROWS, BenchModel, Kind, noise
 from lib_adapters import Request, Session
 from lib_adapters.algorithms.base import Shape
 from lib_adapters.prompt.schedule import Position, SamplingStep, Window, parse_curve
@@ -47,11 +47,11 @@ class Found:
 
 
 class Follower:
-    def __init__(self, name: str, kind: Kind, stand: Stand, folder: Path, *, calls: bool = True) -> None:
+    def __init__(self, name: str, kind: Kind, bench_model: BenchModel, folder: Path, *, calls: bool = True) -> None:
         """Without `calls` no whole runs are timed: layers alone."""
-        self._name, self._kind, self._stand, self._calls = name, kind, stand, calls
-        self._adapters = stand.adapters(kind, folder)
-        self._alike = stand.alike(list(stand.touched(kind)))
+        self._name, self._kind, self._bench_model, self._calls = name, kind, bench_model, calls
+        self._adapters = bench_model.adapters(kind, folder)
+        self._alike = bench_model.alike(list(bench_model.touched(kind)))
         self._seconds: Times = defaultdict(list)
         self._bytes = memory.Bytes(0, None)
 
@@ -60,15 +60,15 @@ class Follower:
             print(f"{self._name}: round {number + 1} of {rounds}", file=sys.stderr, flush=True)
             self._round()
         medians = {what: statistics.median(times) for what, times in self._seconds.items()}
-        touched = weights(self._stand.unet, self._stand.touched(self._kind))
+        touched = weights(self._bench_model.unet, self._bench_model.touched(self._kind))
         size = sum(weight.nbytes for weight in touched.values())
         return Found(self._name, len(touched), size, medians, self._bytes.kept, self._bytes.peak)
 
     def _round(self) -> None:
-        touched = weights(self._stand.unet, self._stand.touched(self._kind))
+        touched = weights(self._bench_model.unet, self._bench_model.touched(self._kind))
         self._time("clone", lambda: [weight.data.clone() for weight in touched.values()])
         self._run("plain")
-        with Session(unet=self._stand.unet) as session:  # a new one has not measured anything yet
+        with Session(unet=self._bench_model.unet) as session:  # a new one has not measured anything yet
             session.activate(self._requests(NEVER))  # the files are read from here on
             self._way(session, "merged", RAMP, mode="merged")
             self._way(session, "live", RAMP, mode="live")
@@ -81,7 +81,7 @@ class Follower:
         requests = self._requests(schedule, **more)
         first, step = SamplingStep(0, STEPS), START if name == "late" else 1
         self._time(f"{name} first", lambda: session.activate(requests, first))
-        self._time(f"{name} choice", self._stand.hooks)
+        self._time(f"{name} choice", self._bench_model.hooks)
         for now in range(step, step + (1 if name == "late" else TRIES)):
             self._time(f"{name} change", partial(session.set_step, SamplingStep(now, STEPS)))
         self._more(name)
@@ -92,8 +92,8 @@ class Follower:
         now, rows = SamplingStep(0, STEPS), list(range(ROWS))
         session.activate(self._requests({"unet": 0.8}, rows=frozenset({0})), now)
         session.set_step(now, rows)
-        self._stand.hooks()
-        self._bytes = memory.of(self._each, self._stand.setting.device)
+        self._bench_model.hooks()
+        self._bytes = memory.of(self._each, self._bench_model.setting.device)
         self._more("rows")
         session.set_step(now, rows)
         self._run("rows")
@@ -102,7 +102,7 @@ class Follower:
         """All touched layers once: what the first run makes stays for the next ones."""
         with torch.no_grad():
             for (_, shape), modules in self._alike.items():
-                x = noise(shape, self._stand.setting)
+                x = noise(shape, self._bench_model.setting)
                 for module in modules:
                     module(x)
 
@@ -110,11 +110,11 @@ class Follower:
         return [Request(adapter, **schedule, **more) for adapter in self._adapters]
 
     def _time(self, what: str, work: Any) -> None:
-        self._seconds[what].append(self._stand.timed(work))
+        self._seconds[what].append(self._bench_model.timed(work))
 
     def _run(self, name: str) -> None:
         if self._calls:
-            self._time(f"{name} run", self._stand.call)
+            self._time(f"{name} run", self._bench_model.call)
 
     def _more(self, name: str) -> None:
         """Of all layers with something beside them, what they take more in one run; merged ones take nothing more."""
@@ -128,12 +128,12 @@ class Follower:
 
     def _pair(self, modules: Sequence[nn.Module], shape: Shape) -> tuple[float, float]:
         """One layer's run, and what it would be without anything: of several alike each in its turn."""
-        x, taken, plain = noise(shape, self._stand.setting), list[float](), list[float]()
+        x, taken, plain = noise(shape, self._bench_model.setting), list[float](), list[float]()
         with torch.no_grad():
             for number in range(TRIES + 1):
                 module = modules[number % len(modules)]
                 as_is: Run = partial(type(module).forward, module)
                 turns: list[tuple[list[float], Run]] = [(taken, module), (plain, as_is)]
                 for times, work in turns if number % 2 else turns[::-1]:  # who comes second finds x in the cache
-                    times.append(self._stand.timed(partial(work, x)))
+                    times.append(self._bench_model.timed(partial(work, x)))
         return min(taken[1:]), min(plain[1:])

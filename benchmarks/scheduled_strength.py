@@ -9,17 +9,17 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.adapter_case import Setting, machine
-from benchmarks.bench_model import KINDS, make_stand
+from benchmarks.bench_model import KINDS, make_bench_model
 from benchmarks.sampling_seconds import START, STEPS, Follower, Found
 
 Cell = tuple[str, Callable[[Found], float | str]]
 
 
 def run(setting: Setting, size: int, names: Sequence[str], rounds: int, *, calls: bool = True) -> Iterator[Found]:
-    stand = make_stand(setting, size)
+    bench_model = make_bench_model(setting, size)
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
-            yield Follower(name, KINDS[name], stand, Path(folder), calls=calls).found(rounds)
+            yield Follower(name, KINDS[name], bench_model, Path(folder), calls=calls).found(rounds)
 
 
 def tables(found: Sequence[Found]) -> str:

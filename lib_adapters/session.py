@@ -74,7 +74,7 @@ class Session:
 
         If anything raises, the adapters that were active stay active; once their merged weights have been overwritten,
         the original weights are restored instead, no adapter is active, and the report says so.
-        `moment`: the first step to come, where strengths change. A file that cannot be used has its `error` told.
+        `step`: the first step to come, where strengths change. A file that cannot be used has its `error` told.
         """
         requests = list(requests)
         with MODEL_LOCK:
@@ -94,7 +94,7 @@ class Session:
     def set_step(self, step: SamplingStep, rows: Sequence[int] | None = None) -> None:
         """Called before each run of the UNet: strengths become what they are in this step.
 
-        `rows`: a number for each row of the batch, as requests name them in `scope`; runs that follow take them in
+        `rows`: a number for each row of the batch, as requests name them in `rows`; runs that follow take them in
         order, however a host cuts its batch. If anything raises, the model has its own weights.
         """
         self._run_or_restore(lambda: self._controller.set_step(step, rows))
@@ -144,14 +144,14 @@ class Session:
         with MODEL_LOCK:
             self._is_settled = False
             notes = self._take_over(bool(requests))
-            with Transaction() as change:
-                change.on_rollback(self._restore_if_abandoned)
-                notes += self._owner.undo_foreign_changes(change)
-                self._install_hooks(fitted, change)
+            with Transaction() as transaction:
+                transaction.on_rollback(self._restore_if_abandoned)
+                notes += self._owner.undo_foreign_changes(transaction)
+                self._install_hooks(fitted, transaction)
                 self._controller.start(
-                    SchedulePlan(fitted.params, fitted.strengths, self._mode == "live"), step, family, change
+                    SchedulePlan(fitted.params, fitted.strengths, self._mode == "live"), step, family, transaction
                 )
-                change.on_rollback(partial(self._remember, self._requests, self._report))
+                transaction.on_rollback(partial(self._remember, self._requests, self._report))
                 seconds = time.perf_counter() - started
                 self._remember(requests, Report(fitted.reports, self._mode, seconds, notes=notes))
                 self._update_report()
@@ -199,10 +199,10 @@ class Session:
         self._requests, self._report = requests, report
 
     def _install_hooks(self, plan: PatchPlan, transaction: Transaction) -> None:
-        slots = [target.ref.tied_to or target.ref for target in plan.params.values()]
-        patched = [module for slot in slots if (module := slot.module()) is not None]
-        roots = self._components.all() if patched else []
-        self._owner.install_hooks(roots, [*roots, *patched], transaction)
+        refs = [target.ref.tied_to or target.ref for target in plan.params.values()]
+        patched = [module for ref in refs if (module := ref.module()) is not None]
+        components = self._components.all() if patched else []
+        self._owner.install_hooks(components, [*components, *patched], transaction)
 
     def _update_report(self) -> None:
         self._report.schedule_note, self._report.rows_unresolved = (

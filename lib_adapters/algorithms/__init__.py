@@ -80,7 +80,7 @@ ALGORITHMS: tuple[type[Algorithm], ...] = (
 
 def select_algorithm(shapes: Shapes) -> type[Algorithm]:
     """The one algorithm that claims these leaves (leaf -> shape), else UnknownAlgorithm; the order never matters."""
-    rest = {leaf: shape for leaf, shape in shapes.items() if leaf != BIAS} or shapes
+    rest = {tensor_name: shape for tensor_name, shape in shapes.items() if tensor_name != BIAS} or shapes
     claimants = [algorithm for algorithm in ALGORITHMS if algorithm.claims(rest)]
     if len(claimants) != 1:
         names = " and ".join(a.label for a in claimants) or "no algorithm"

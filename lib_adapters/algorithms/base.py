@@ -217,9 +217,9 @@ def to_scalar(tensor: Tensor) -> float:
     return float(tensor.double().item())
 
 
-def rng_seed(leaf: Tensor) -> int:
+def rng_seed(tensor_name: Tensor) -> int:
     """Return the number as a seed. Raise CorruptFile unless it is an integer that float64 represents exactly."""
-    value = to_scalar(leaf)
+    value = to_scalar(tensor_name)
     if not abs(value) <= 1 << 53:
         raise CorruptFile(f"{value:g} is no seed of random numbers")
     return int(value)

@@ -42,7 +42,7 @@ class Dora(Algorithm):
 
     @classmethod
     def claims(cls, shapes: Shapes) -> bool:
-        rest = {leaf: shape for leaf, shape in shapes.items() if leaf != "dora_scale"}
+        rest = {tensor_name: shape for tensor_name, shape in shapes.items() if tensor_name != "dora_scale"}
         return "dora_scale" in shapes and cls.kind.claims(rest)
 
     @classmethod

@@ -47,7 +47,7 @@ class Lokr(AdditiveAlgorithm):
         w2 = w2 if core is None else w2.t()
         inner = next((len(down) for down in (w1_down, w2_down) if down is not None), None)
         if inner is None:  # both whole: the trainer's factor is 1 whatever alpha the file carries (1e10, inf)
-            tensors = {name: leaf for name, leaf in tensors.items() if name != "alpha"}
+            tensors = {name: tensor_name for name, tensor_name in tensors.items() if name != "alpha"}
         return cls(w1, w1_down, w2, w2_down, core, total_scale(tensors, inner or 1, info), _bypassed(info))
 
     def check_shape(self, shape: Shape) -> None:

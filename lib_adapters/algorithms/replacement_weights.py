@@ -105,8 +105,8 @@ class WithBias(Algorithm):
     def bias_delta(self, bias: Tensor) -> Tensor | None:
         """Return b' − b plus the algorithm's own bias delta for b'."""
         mine, new = self.bias.float() - bias, self.bias.float().expand_as(bias)
-        change = self.inner.bias_delta(new)
-        return mine if change is None else mine + change.reshape(mine.shape)
+        transaction = self.inner.bias_delta(new)
+        return mine if transaction is None else mine + transaction.reshape(mine.shape)
 
     @property
     def label(self) -> str:  # type: ignore[override]

@@ -34,13 +34,13 @@ class ComparedImage:
     note: str = ""
 
 
-def run(given: argparse.Namespace) -> int:
-    settings = read_settings(given)
-    with load_generator(given) as studio:
-        rows = _prompt_rows(given.prompt, settings, given.count) if given.prompt else _bundled_rows(settings)
-        sheet = contact_sheet(_drawn(studio, rows), given.prompt or "Every bundled adapter, without and with it")
-    name = output_path(given.out, "compare", 0, 1)
-    print(f"The sheet is {save(sheet, name, given.prompt or 'every bundled adapter').resolve()}")
+def run(args: argparse.Namespace) -> int:
+    settings = read_settings(args)
+    with load_generator(args) as generator:
+        rows = _prompt_rows(args.prompt, settings, args.count) if args.prompt else _bundled_rows(settings)
+        sheet = contact_sheet(_drawn(generator, rows), args.prompt or "Every bundled adapter, without and with it")
+    name = output_path(args.out, "compare", 0, 1)
+    print(f"The sheet is {save(sheet, name, args.prompt or 'every bundled adapter').resolve()}")
     return 0
 
 
@@ -95,7 +95,7 @@ def _pair(name: str, entry: dict[str, str], settings: Settings) -> tuple[Compare
     return without, ComparedImage(tagged, settings, f"{name}  ({entry['kind']})", entry["effect"])
 
 
-def _drawn(studio: Generator, rows: Sequence[Sequence[ComparedImage]]) -> list[list[Cell]]:
+def _drawn(generator: Generator, rows: Sequence[Sequence[ComparedImage]]) -> list[list[Cell]]:
     """Each line of the report and each problem is said once, however many pictures it concerns."""
     said: set[str] = set()
     total = sum(shot.settings.steps for row in rows for shot in row)
@@ -105,10 +105,10 @@ def _drawn(studio: Generator, rows: Sequence[Sequence[ComparedImage]]) -> list[l
         for row in rows:
             cells.append([])
             for shot in row:
-                picture = studio.generate(shot.prompt, shot.settings, partial(reached, done))
+                image = generator.generate(shot.prompt, shot.settings, partial(reached, done))
                 done += shot.settings.steps
-                cells[-1].append(Cell(picture.image, shot.title, shot.note))
-                said.update(picture.problems)
+                cells[-1].append(Cell(image.image, shot.title, shot.note))
+                said.update(image.problems)
     for problem in sorted(said):
         print(problem, file=sys.stderr)
     return cells

@@ -42,34 +42,34 @@ def add(commands: Commands) -> None:
     command.set_defaults(run=run)
 
 
-def run(given: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     try:
-        adapter = open_adapter(given.file)
+        adapter = open_adapter(args.file)
     except (HypernetworkFile, AestheticFile) as kind:
-        return _other(given, kind)
-    check_new(given.out, ".safetensors")
-    skeleton = MetaModel.for_family(adapter.family) if given.to else None
+        return _other(args, kind)
+    check_new(args.out, ".safetensors")
+    skeleton = MetaModel.for_family(adapter.family) if args.to else None
     adapter = without_duplicates(adapter, skeleton) if skeleton else adapter
-    new = convert_keys(adapter, given.to, skeleton) if skeleton else keep_keys(adapter, recast=given.dtype is not None)
-    config = _config_file(given.out, new.config)
-    tensors, coarse = _cast(new.tensors, given.dtype)
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, str(given.out), new.metadata or None)
-    _check(adapter, given.out, skeleton.layer_paths() if skeleton else {})
+    new = convert_keys(adapter, args.to, skeleton) if skeleton else keep_keys(adapter, recast=args.dtype is not None)
+    config = _config_file(args.out, new.config)
+    tensors, coarse = _cast(new.tensors, args.dtype)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, str(args.out), new.metadata or None)
+    _check(adapter, args.out, skeleton.layer_paths() if skeleton else {})
     if config is not None:
         config.write_text(json.dumps(new.config, indent=2), encoding="utf-8")
-    _report(given, adapter, len(tensors), coarse)
+    _report(args, adapter, len(tensors), coarse)
     return 0
 
 
-def _report(given: argparse.Namespace, adapter: Adapter, tensors: int, coarse: Sequence[str]) -> None:
-    print(f"{given.out}: {tensors} tensors of {len(adapter.layers)} layers")
+def _report(args: argparse.Namespace, adapter: Adapter, tensors: int, coarse: Sequence[str]) -> None:
+    print(f"{args.out}: {tensors} tensors of {len(adapter.layers)} layers")
     if coarse:
-        print(f"kept in their original dtype, because {given.dtype} cannot represent their values: {_some(coarse)}")
+        print(f"kept in their original dtype, because {args.dtype} cannot represent their values: {_some(coarse)}")
     for note in adapter.notes:
         print(f"Note: {note}")
     for key, reason in adapter.skipped:
-        print(f"left out: {key} ({reason})" if given.to else f"kept, but not usable: {key} ({reason})")
+        print(f"left out: {key} ({reason})" if args.to else f"kept, but not usable: {key} ({reason})")
 
 
 def _some(names: Sequence[str]) -> str:
@@ -102,19 +102,19 @@ def _config_file(out: Path, config: Mapping[str, Any]) -> Path | None:
     return path
 
 
-def _other(given: argparse.Namespace, kind: UnsupportedFile) -> int:
+def _other(args: argparse.Namespace, kind: UnsupportedFile) -> int:
     """A hypernetwork or an aesthetic embedding."""
-    if given.to or given.dtype:
+    if args.to or args.dtype:
         what = "a hypernetwork" if isinstance(kind, HypernetworkFile) else "an aesthetic embedding"
-        raise AdapterError(f"{given.file.name} is {what}: it has one spelling, and its dtype is kept.")
-    check_new(given.out, ".safetensors", ".pt")
-    given.out.parent.mkdir(parents=True, exist_ok=True)
+        raise AdapterError(f"{args.file.name} is {what}: it has one spelling, and its dtype is kept.")
+    check_new(args.out, ".safetensors", ".pt")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(kind, HypernetworkFile):
-        found = open_hypernetwork(given.file)
-        save_hypernetwork(found, given.out)
-        print(f"{given.out}: nets for the widths {', '.join(map(str, sorted(found.nets)))}")
+        found = open_hypernetwork(args.file)
+        save_hypernetwork(found, args.out)
+        print(f"{args.out}: nets for the widths {', '.join(map(str, sorted(found.nets)))}")
     else:
-        print(describe_aesthetic.convert(open_aesthetic(given.file), given.out))
+        print(describe_aesthetic.convert(open_aesthetic(args.file), args.out))
     return 0
 
 

@@ -1,6 +1,6 @@
 """`aesthetic create`: an aesthetic embedding from a folder of pictures.
 
-The mean of their CLIP features, each as long as it is, as the first generator of such files made it.
+The mean of their CLIP features, each as long as it is, as the first generator of such files result it.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def add(commands: arguments.Commands) -> None:
     command.set_defaults(run=run)
 
 
-def run(given: argparse.Namespace) -> int:
-    arguments.check_new(given.out, ".safetensors", ".pt")
-    asked = EmbeddingJob.prepare(given.folder, given.clip, given.out, given.batch, arguments.device_of(given.device))
-    with bar(len(asked.files), "Looking", "picture") as reached:
-        made = create_embedding(asked, lambda done, _: reached(0, done), lambda: False)  # Ctrl-C stops it
-    for problem in made.skipped_messages():
+def run(args: argparse.Namespace) -> int:
+    arguments.check_new(args.out, ".safetensors", ".pt")
+    job = EmbeddingJob.prepare(args.folder, args.clip, args.out, args.batch, arguments.device_of(args.device))
+    with bar(len(job.files), "Looking", "picture") as reached:
+        result = create_embedding(job, lambda done, _: reached(0, done), lambda: False)  # Ctrl-C stops it
+    for problem in result.skipped_messages():
         print(problem, file=sys.stderr)
-    print(made.summary())
+    print(result.summary())
     return 0

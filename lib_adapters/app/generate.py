@@ -37,21 +37,21 @@ def add(commands: arguments.Commands) -> None:
     command.set_defaults(run=run)
 
 
-def run(given: argparse.Namespace) -> int:
-    if given.compare:
-        return compare.run(given)
-    if not given.prompt:
+def run(args: argparse.Namespace) -> int:
+    if args.compare:
+        return compare.run(args)
+    if not args.prompt:
         raise AdapterError(
             'generate needs a prompt, such as "a red circle <lyco:name:0.8>" (or --compare without one).'
         )
-    settings = read_settings(given)
-    with load_generator(given) as studio, bar(given.count * settings.steps, "Drawing", "step") as reached:
-        for number in range(given.count):
+    settings = read_settings(args)
+    with load_generator(args) as generator, bar(args.count * settings.steps, "Drawing", "step") as reached:
+        for number in range(args.count):
             one = replace(settings, seed=settings.seed + number)
-            picture = studio.generate(given.prompt, one, partial(reached, number * settings.steps))
-            file = output_path(given.out, f"seed-{one.seed}", number, given.count)
-            save(picture.image, file, infotext(picture))
+            image = generator.generate(args.prompt, one, partial(reached, number * settings.steps))
+            file = output_path(args.out, f"seed-{one.seed}", number, args.count)
+            save(image.image, file, infotext(image))
             if number == 0:
-                print_report(picture)
+                print_report(image)
             print(file)
     return 0

@@ -15,19 +15,19 @@ from lib_adapters.errors import AdapterError
 from lib_adapters.hosts.diffusers.generator import GeneratedImage, Generator, Settings, resolve_seed
 
 
-def load_generator(given: argparse.Namespace) -> Generator:
-    shelf = arguments.resolver_for(given.adapters, given.model)
-    presets = arguments.presets_of(given.presets)
-    studio = Generator.open(given.model, arguments.device_of(given.device), shelf, clip_folder=given.clip)
-    return replace(studio, presets=lambda: presets)
+def load_generator(args: argparse.Namespace) -> Generator:
+    resolver = arguments.resolver_for(args.adapters, args.model)
+    presets = arguments.presets_of(args.presets)
+    generator = Generator.open(args.model, arguments.device_of(args.device), resolver, clip_folder=args.clip)
+    return replace(generator, presets=lambda: presets)
 
 
-def read_settings(given: argparse.Namespace) -> Settings:
+def read_settings(args: argparse.Namespace) -> Settings:
     """The bundled model is small and quick: it needs fewer steps and less guidance than a grown one."""
-    small = given.model == arguments.MODEL
-    steps = given.steps or (15 if small else 20)
-    guidance = (2.5 if small else 7.5) if given.guidance is None else given.guidance
-    return Settings(given.negative, steps, resolve_seed(given.seed), guidance, given.size, given.negative_tags)
+    small = args.model == arguments.MODEL
+    steps = args.steps or (15 if small else 20)
+    guidance = (2.5 if small else 7.5) if args.guidance is None else args.guidance
+    return Settings(args.negative, steps, resolve_seed(args.seed), guidance, args.size, args.negative_tags)
 
 
 def output_path(out: Path, name: str, number: int, count: int) -> Path:
@@ -51,17 +51,17 @@ def save(image: Image, file: Path, text: str) -> Path:
     return file
 
 
-def infotext(picture: GeneratedImage) -> str:
-    settings, image = picture.settings, picture.image
+def infotext(generated: GeneratedImage) -> str:
+    settings, image = generated.settings, generated.image
     negative = f"\nNegative prompt: {settings.negative}" if settings.negative else ""
     how = f"Steps: {settings.steps}, CFG scale: {settings.guidance}, Seed: {settings.seed}"
     tags = ", Negative tags: True" if settings.negative_tags else ""
-    return f"{picture.prompt}{negative}\n{how}, Size: {image.width}x{image.height}{tags}"
+    return f"{generated.prompt}{negative}\n{how}, Size: {image.width}x{image.height}{tags}"
 
 
-def print_report(picture: GeneratedImage) -> None:
+def print_report(image: GeneratedImage) -> None:
     """What was applied goes with the results, what went wrong with the errors."""
-    for line in picture.report.lines():
+    for line in image.report.lines():
         print(line)
-    for problem in picture.problems:
+    for problem in image.problems:
         print(problem, file=sys.stderr)

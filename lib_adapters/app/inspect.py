@@ -39,33 +39,33 @@ def add(commands: Commands) -> None:
     command.set_defaults(run=run)
 
 
-def run(given: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     try:
-        adapter = open_adapter(given.file)
+        adapter = open_adapter(args.file)
     except HypernetworkFile:
-        return _other(given, describe_hypernetwork, open_hypernetwork(given.file))
+        return _other(args, describe_hypernetwork, open_hypernetwork(args.file))
     except AestheticFile:
-        return _other(given, describe_aesthetic, open_aesthetic(given.file))
-    blocks = _measured(adapter, given) if given.model else block_norms(adapter)
-    if given.json:
+        return _other(args, describe_aesthetic, open_aesthetic(args.file))
+    blocks = _measured(adapter, args) if args.model else block_norms(adapter)
+    if args.json:
         print(json.dumps({**summary(adapter), **_details(adapter, blocks)}, indent=2, ensure_ascii=False))
     else:
         print("\n".join(_text(adapter, blocks)))
     return 0
 
 
-def _other(given: argparse.Namespace, words: Any, found: Any) -> int:
+def _other(args: argparse.Namespace, words: Any, found: Any) -> int:
     """`words`: the module that speaks for this kind of file."""
-    if given.json:
+    if args.json:
         print(json.dumps({**words.summary(found), **words.details(found)}, indent=2, default=str))
     else:
         print("\n".join(words.text(found)))
     return 0
 
 
-def _measured(adapter: Adapter, given: argparse.Namespace) -> dict[str, BlockNorm]:
-    with Generator.open(given.model, device_of(given.device), FolderResolver([]), torch.float32) as studio:
-        return live_block_norms(adapter, studio)
+def _measured(adapter: Adapter, args: argparse.Namespace) -> dict[str, BlockNorm]:
+    with Generator.open(args.model, device_of(args.device), FolderResolver([]), torch.float32) as generator:
+        return live_block_norms(adapter, generator)
 
 
 def summary(adapter: Adapter) -> dict[str, Any]:
@@ -137,11 +137,13 @@ def _metadata(adapter: Adapter) -> list[str]:
 # How strongly a file changes each block of a live model: exact for every algorithm.
 
 
-def live_block_norms(adapter: Adapter, studio: Generator) -> dict[str, BlockNorm]:
+def live_block_norms(adapter: Adapter, generator: Generator) -> dict[str, BlockNorm]:
     found: dict[str, BlockNorm] = {name: BlockNorm() for name in family_blocks(adapter.family)}
-    for change in diff_weights(studio, [Request(adapter)])[0]:
-        path = change.path.removesuffix(".weight").removesuffix(".bias")
-        block = found.setdefault(block_label(LayerKey(KOHYA_COMPONENTS[change.component], flat(path))), BlockNorm())
+    for transaction in diff_weights(generator, [Request(adapter)])[0]:
+        path = transaction.path.removesuffix(".weight").removesuffix(".bias")
+        block = found.setdefault(
+            block_label(LayerKey(KOHYA_COMPONENTS[transaction.component], flat(path))), BlockNorm()
+        )
         block.layers += 1
-        block.sum_of_squares += tensor_norm(change.delta) ** 2
+        block.sum_of_squares += tensor_norm(transaction.delta) ** 2
     return {name: found[name] for name in sort_blocks(set(found))}

@@ -100,9 +100,9 @@ def _refuse_shared(adapter: Adapter) -> None:
     """Raise AdapterError if layers share a tensor, because a copy for each would turn megabytes into gigabytes."""
     owners: dict[str, str] = {}
     for module in adapter.layers:
-        for leaf, key in module.tensor_keys.items():
+        for tensor_name, key in module.tensor_keys.items():
             if owners.setdefault(key, module.name) != module.name:
-                kind = f"{module.algorithm.label}, whose layers share {leaf}"
+                kind = f"{module.algorithm.label}, whose layers share {tensor_name}"
                 raise AdapterError(f"{adapter.path.name} is {kind}; only PEFT's names support this. Leave out --to.")
 
 
@@ -117,18 +117,25 @@ def _to_kohya(
     ours = all(isinstance(one, Full) or (isinstance(one, Lora) and not one.dylora) for one in algorithms.values())
     metadata = {key: value for key, value in adapter.metadata.items() if key != LORA_ADAPTER_METADATA_KEY}
     found = {
-        f"{kohya_name(*named[module.key], skeleton.components)}.{leaf}": tensor
+        f"{kohya_name(*named[module.key], skeleton.components)}.{tensor_name}": tensor
         for module in adapter.layers
-        for leaf, tensor in _kohya(algorithms[module.key], _raw(tensors, module), ours)
+        for tensor_name, tensor in _kohya(algorithms[module.key], _raw(tensors, module), ours)
     }
     return Converted(found, _settled(metadata) if ours else metadata, {})
 
 
 def _raw(tensors: Tensors, module: AdapterLayer) -> Tensors:
-    whole = {leaf: torch.tensor(int(value)) for leaf, value in module.constants.items() if leaf in CONFIG_CONSTANTS}
-    constants = {leaf: torch.tensor(value) for leaf, value in module.constants.items()} | whole
-    found = {leaf: tensors[key] for leaf, key in module.tensor_keys.items()}
-    scaled = {leaf: dequantize(found[leaf], tensors[key], leaf) for leaf, key in module.scale_keys.items()}
+    whole = {
+        tensor_name: torch.tensor(int(value))
+        for tensor_name, value in module.constants.items()
+        if tensor_name in CONFIG_CONSTANTS
+    }
+    constants = {tensor_name: torch.tensor(value) for tensor_name, value in module.constants.items()} | whole
+    found = {tensor_name: tensors[key] for tensor_name, key in module.tensor_keys.items()}
+    scaled = {
+        tensor_name: dequantize(found[tensor_name], tensors[key], tensor_name)
+        for tensor_name, key in module.scale_keys.items()
+    }
     return found | scaled | constants
 
 
@@ -140,7 +147,11 @@ def _kohya(algorithm: Algorithm, raw: Tensors, ours: bool) -> Iterator[tuple[str
     if not ours or not isinstance(algorithm, Lora):
         yield from raw.items()
         return
-    yield from ((leaf, tensor) for leaf, tensor in raw.items() if leaf not in SCALES and not _is_factor(leaf))
+    yield from (
+        (tensor_name, tensor)
+        for tensor_name, tensor in raw.items()
+        if tensor_name not in SCALES and not _is_factor(tensor_name)
+    )
     yield "lora_up.weight", algorithm.up.clone()
     yield "lora_down.weight", algorithm.down.clone()
     if algorithm.mid is not None:
@@ -148,8 +159,8 @@ def _kohya(algorithm: Algorithm, raw: Tensors, ours: bool) -> Iterator[tuple[str
     yield "alpha", torch.tensor(algorithm.scale * algorithm.rank)
 
 
-def _is_factor(leaf: str) -> bool:
-    return leaf.startswith(("lora_up.", "lora_down.", "lora_mid.")) and leaf.endswith(".weight")
+def _is_factor(tensor_name: str) -> bool:
+    return tensor_name.startswith(("lora_up.", "lora_down.", "lora_mid.")) and tensor_name.endswith(".weight")
 
 
 def _to_dotted(

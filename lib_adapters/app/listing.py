@@ -24,14 +24,14 @@ def add(commands: Commands) -> None:
     command.set_defaults(run=run)
 
 
-def run(given: argparse.Namespace) -> int:
-    if not given.folder.is_dir():
-        raise AdapterError(f"{given.folder}: there is no such folder.")
-    found = [_described(file) for file in adapter_files(given.folder)]
-    if given.json:
+def run(args: argparse.Namespace) -> int:
+    if not args.folder.is_dir():
+        raise AdapterError(f"{args.folder}: there is no such folder.")
+    found = [_described(file) for file in adapter_files(args.folder)]
+    if args.json:
         print(json.dumps(found, indent=2, ensure_ascii=False))
     else:
-        print("\n".join(_lines(found, given.folder.absolute())) or "No adapter files here.")
+        print("\n".join(_lines(found, args.folder.absolute())) or "No adapter files here.")
     return 0
 
 

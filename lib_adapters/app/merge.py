@@ -33,26 +33,26 @@ def add(commands: arguments.Commands) -> None:
     command.set_defaults(run=run)
 
 
-def run(given: argparse.Namespace) -> int:
-    arguments.check_new(given.out)
-    shelf = arguments.resolver_for(given.adapters, given.model)
-    wanted = _wanted(given.tags, shelf, arguments.presets_of(given.presets))
-    with Generator.open(given.model, arguments.device_of(given.device), shelf, torch.float32) as studio:
-        found, report = diff_weights(studio, wanted.requests)
+def run(args: argparse.Namespace) -> int:
+    arguments.check_new(args.out)
+    resolver = arguments.resolver_for(args.adapters, args.model)
+    wanted = _wanted(args.tags, resolver, arguments.presets_of(args.presets))
+    with Generator.open(args.model, arguments.device_of(args.device), resolver, torch.float32) as generator:
+        found, report = diff_weights(generator, wanted.requests)
         print(report)
         if not found:
             raise AdapterError("Nothing would change: no layer of this model is touched, or every strength is 0.")
-        if given.out.suffix.lower() == ".safetensors":
-            _lora_file(given, studio, found, wanted.pin_random(given.tags))
+        if args.out.suffix.lower() == ".safetensors":
+            _lora_file(args, generator, found, wanted.pin_random(args.tags))
         else:
-            _folder(given, found)
+            _folder(args, found)
     return 0
 
 
-def _wanted(tags: str, shelf: FolderResolver, presets: Presets) -> TagRequests:
+def _wanted(tags: str, resolver: FolderResolver, presets: Presets) -> TagRequests:
     """Here one tag that cannot be followed stops everything: what is kept must be what was asked for."""
     parsed = parse(tags)
-    wanted = adapter_requests(parsed.tags, shelf, presets)
+    wanted = adapter_requests(parsed.tags, resolver, presets)
     moving = [request.adapter.name for request in wanted.requests if request.is_dynamic("unet")]
     moving += [tag.name for tag in parsed.tags if tag.edits and not tag.disabled]
     still = [f"{name}: weights that are kept have no steps, so no strength may follow them." for name in moving]
@@ -62,20 +62,20 @@ def _wanted(tags: str, shelf: FolderResolver, presets: Presets) -> TagRequests:
     return wanted
 
 
-def _folder(given: argparse.Namespace, found: list[ParameterDiff]) -> None:
-    homeless = save_merged_model(given.model, given.out, found)
+def _folder(args: argparse.Namespace, found: list[ParameterDiff]) -> None:
+    homeless = save_merged_model(args.model, args.out, found)
     if homeless:
         print(f"{len(homeless)} changed parameters have no place in the folder's files: {', '.join(homeless[:5])}")
-    print(f"{len(found) - len(homeless)} parameters changed in {given.out}")
+    print(f"{len(found) - len(homeless)} parameters changed in {args.out}")
 
 
-def _lora_file(given: argparse.Namespace, studio: Generator, found: list[ParameterDiff], tags: str) -> None:
-    roots = components_of(studio.pipe)
+def _lora_file(args: argparse.Namespace, generator: Generator, found: list[ParameterDiff], tags: str) -> None:
+    components = components_of(generator.pipe)
     with bar(len(found), "Cutting to rank", "layer") as reached:
-        result = extract_lora(found, roots, given.rank, DTYPES[given.dtype], partial(reached, 0))
-    metadata = {"ss_network_module": "networks.lora", "ss_network_dim": str(given.rank), "merged_from": tags}
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    save_file({key: tensor.cpu() for key, tensor in result.tensors.items()}, str(given.out), metadata)
+        result = extract_lora(found, components, args.rank, DTYPES[args.dtype], partial(reached, 0))
+    metadata = {"ss_network_module": "networks.lora", "ss_network_dim": str(args.rank), "merged_from": tags}
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    save_file({key: tensor.cpu() for key, tensor in result.tensors.items()}, str(args.out), metadata)
     worst, name = result.worst_layer
-    print(f"{given.out}: rank {given.rank}, {len(found)} parameters, relative error {result.relative_error:.2%}")
+    print(f"{args.out}: rank {args.rank}, {len(found)} parameters, relative error {result.relative_error:.2%}")
     print(f"worst layer: {name or 'none'} ({worst:.2%})")

@@ -26,11 +26,11 @@ def add(commands: arguments.Commands) -> None:
     command.set_defaults(run=run)
 
 
-def run(given: argparse.Namespace) -> int:
-    files = [file for path in given.files for file in (adapter_files(path) if path.is_dir() else [path])]
+def run(args: argparse.Namespace) -> int:
+    files = [file for path in args.files for file in (adapter_files(path) if path.is_dir() else [path])]
     if not files:
         raise AdapterError("There are no adapter files in the folders named.")
-    pipe = open_pipeline(given.model, arguments.device_of(given.device), torch.float32) if given.model else None
+    pipe = open_pipeline(args.model, arguments.device_of(args.device), torch.float32) if args.model else None
     session = create_session(pipe) if pipe else None
     bad = sum(not _verified(file, session) for file in files)
     if bad:

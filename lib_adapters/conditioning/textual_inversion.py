@@ -56,8 +56,8 @@ def embedding_tensors(adapter: Adapter, name: str) -> Iterator[tuple[str, Tensor
     prefix = f"bundle_emb.{name}."
     for key, entry in adapter.tensor_file.entries.items():
         if key == f"<{name}>" or key.startswith(prefix):
-            leaf = "" if key == f"<{name}>" else key.removeprefix(prefix)
-            yield leaf, tensor_view(blob, lowest, entry).clone()
+            tensor_name = "" if key == f"<{name}>" else key.removeprefix(prefix)
+            yield tensor_name, tensor_view(blob, lowest, entry).clone()
 
 
 @plain_tensors()
@@ -66,8 +66,8 @@ def read_bundled_embeddings(adapter: Adapter) -> list[BundledEmbedding]:
     found = []
     for name in adapter.bundled_embeddings:
         vectors = {
-            leaf: tensor.float().reshape(-1, tensor.shape[-1])
-            for leaf, tensor in embedding_tensors(adapter, name)
+            tensor_name: tensor.float().reshape(-1, tensor.shape[-1])
+            for tensor_name, tensor in embedding_tensors(adapter, name)
             if tensor.numel() and tensor.ndim in (1, 2)
         }
         found.append(BundledEmbedding(f"<{name}>" if "" in vectors else name, vectors))

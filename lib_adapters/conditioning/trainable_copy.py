@@ -32,10 +32,10 @@ def with_trainable_copies(
                 copies[id(value)] = nn.Parameter(_float(value), requires_grad=selects(name))
         replaced = [(place, _plain(value)) for place, value in buffers]
     try:
-        for (module, leaf), value in parameters:
-            module._parameters[leaf] = copies.get(id(value), value)
-        for (module, leaf), copy in replaced:
-            module._buffers[leaf] = copy
+        for (module, tensor_name), value in parameters:
+            module._parameters[tensor_name] = copies.get(id(value), value)
+        for (module, tensor_name), copy in replaced:
+            module._buffers[tensor_name] = copy
         return train([copy for copy in copies.values() if copy.requires_grad])
     finally:
         try:
@@ -48,15 +48,15 @@ def with_trainable_copies(
 def _restore(
     parameters: Sequence[tuple[ParamLocation, nn.Parameter]], buffers: Sequence[tuple[ParamLocation, Tensor]]
 ) -> None:
-    for (module, leaf), value in parameters:
-        module._parameters[leaf] = value
-    for (module, leaf), buffer in buffers:
-        module._buffers[leaf] = buffer
+    for (module, tensor_name), value in parameters:
+        module._parameters[tensor_name] = value
+    for (module, tensor_name), buffer in buffers:
+        module._buffers[tensor_name] = buffer
 
 
 def _place(root: nn.Module, name: str) -> ParamLocation:
-    path, _, leaf = name.rpartition(".")
-    return root.get_submodule(path), leaf
+    path, _, tensor_name = name.rpartition(".")
+    return root.get_submodule(path), tensor_name
 
 
 def _float(tensor: Tensor) -> Tensor:

@@ -46,10 +46,10 @@ def build_codec() -> AutoencoderKL:
     return vae
 
 
-def thumbnail(pictures: torch.Tensor) -> torch.Tensor:
+def thumbnail(images: torch.Tensor) -> torch.Tensor:
     """What the encoder computes, (n, 3, h, w) to (n, 4, h/8, w/8), in one line and much faster."""
-    colour = nn.functional.avg_pool2d(pictures, CELL)
-    luma = (pictures * pictures.new_tensor(LUMA)[None, :, None, None]).sum(1, keepdim=True)
+    colour = nn.functional.avg_pool2d(images, CELL)
+    luma = (images * images.new_tensor(LUMA)[None, :, None, None]).sum(1, keepdim=True)
     quarters = nn.functional.avg_pool2d(luma, CELL // 2)
     slope = (quarters[:, :, ::2, ::2] - quarters[:, :, 1::2, 1::2]) / 2
     return torch.cat([colour, slope * SLOPE_GAIN], dim=1)

@@ -20,17 +20,19 @@ FOLDERS = (ADAPTERS, AESTHETICS)
 
 
 def main() -> None:
-    with Generator.open(MODEL, torch.device("cpu"), FolderResolver(FOLDERS)) as studio:
+    with Generator.open(MODEL, torch.device("cpu"), FolderResolver(FOLDERS)) as generator:
         for folder in FOLDERS:
             for name, entry in json.loads((folder / "README.json").read_text(encoding="utf-8")).items():
-                show(studio, folder, name, entry)
+                show(generator, folder, name, entry)
 
 
-def show(studio: Generator, folder: Path, name: str, entry: dict[str, str]) -> None:
+def show(generator: Generator, folder: Path, name: str, entry: dict[str, str]) -> None:
     """`NAME.webp` and `NAME.json`, where the web UI and this bundle look for them."""
     settings = Settings(steps=SHOWN_STEPS, seed=SHOWN_SEEDS[0], guidance=GUIDANCE)
     tag = f"<{entry['tag']}:{name}:{entry.get('strength', 1)}>"
-    studio.generate(f"{entry['prompt']} {tag}", settings).image.save(folder / f"{name}.webp", quality=QUALITY, method=6)
+    generator.generate(f"{entry['prompt']} {tag}", settings).image.save(
+        folder / f"{name}.webp", quality=QUALITY, method=6
+    )
     told = {"description": f"{entry['effect']} Shown with: {entry['prompt']} {tag}"}
     (folder / f"{name}.json").write_text(json.dumps(told, indent=4) + "\n", encoding="utf-8")
 

@@ -41,13 +41,13 @@ REFERENCES = (
 )
 
 
-def pictures_of(reference: Reference, count: int = COUNT) -> list[Image.Image]:
+def images_of(reference: Reference, count: int = COUNT) -> list[Image.Image]:
     rng = random.Random(reference.name)
     scenes = [replace(random_scene(rng), background=reference.background) for _ in range(count)]
     return [Image.fromarray((np.clip(draw(scene), 0, 1) * 255).astype(np.uint8)) for scene in scenes]
 
 
-def distance(picture: Picture, reference: Reference) -> float:
+def distance(image: Picture, reference: Reference) -> float:
     """From the ground's mean colour to that of the set, 0 to 1; CLIP has no part in it."""
     goal = np.asarray(dict(BACKGROUNDS)[reference.background], np.float32) / 255
-    return float(abs(border(picture).mean(axis=0) - goal).mean())
+    return float(abs(border(image).mean(axis=0) - goal).mean())

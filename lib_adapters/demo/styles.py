@@ -41,9 +41,9 @@ def flat(red: float, green: float, blue: float) -> Picture:
     return np.broadcast_to(np.asarray((red, green, blue), np.float32), (SIDE, SIDE, 3))
 
 
-def luminance(picture: Picture) -> Picture:
+def luminance(image: Picture) -> Picture:
     """Brightness as the eye weighs it, (height, width, 1)."""
-    return np.asarray(picture @ np.asarray((0.299, 0.587, 0.114), np.float32), np.float32)[:, :, None]
+    return np.asarray(image @ np.asarray((0.299, 0.587, 0.114), np.float32), np.float32)[:, :, None]
 
 
 def gold(scene: Scene) -> Picture:

@@ -14,7 +14,7 @@ TOKENS = 77
 Word = tuple[str, ...]
 
 
-def byte_letters() -> list[str]:
+def byte_characters() -> list[str]:
     """GPT-2's printable letter for each byte, in the order in which CLIP numbers them."""
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [byte for byte in range(256) if byte not in printable]
@@ -49,7 +49,7 @@ def write_tokenizer(folder: Path, captions: list[str]) -> None:
     """The files of a `CLIPTokenizer` whose vocabulary is the words of these captions."""
     folder.mkdir(parents=True, exist_ok=True)
     merges = learn_merges([word for caption in captions for word in caption.split()])
-    letters = byte_letters()
+    letters = byte_characters()
     tokens = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges), START, END]
     vocabulary = {token: k for k, token in enumerate(tokens)}
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")

@@ -96,7 +96,7 @@ def make(
 
 def entry(recipe: Recipe, before: list[Picture], after: list[Picture]) -> dict[str, str | float]:
     """What the index says about one adapter."""
-    values = [float(np.mean([recipe.measure(picture) for picture in pictures])) for pictures in (before, after)]
+    values = [float(np.mean([recipe.measure(image) for image in images])) for images in (before, after)]
     return {
         "kind": recipe.kind,
         "tag": recipe.tag,
@@ -116,9 +116,9 @@ def write_index(file: Path, name: str, found: dict[str, str | float]) -> None:
     file.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def write_strip(file: Path, pictures: list[Picture]) -> None:
+def write_strip(file: Path, images: list[Picture]) -> None:
     """Pictures side by side as one PNG."""
-    strip = np.concatenate(pictures, axis=1)
+    strip = np.concatenate(images, axis=1)
     Image.fromarray((np.clip(strip, 0, 1) * 255).astype(np.uint8)).save(file)
 
 

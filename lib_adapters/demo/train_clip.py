@@ -24,7 +24,7 @@ from transformers import CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithPro
 
 from lib_adapters.conditioning.aesthetic_file import save_aesthetic
 from lib_adapters.demo.images import Picture, draw, every_caption, random_scene
-from lib_adapters.demo.reference_images import REFERENCES, Reference, distance, pictures_of
+from lib_adapters.demo.reference_images import REFERENCES, Reference, distance, images_of
 from lib_adapters.demo.tokenizer import open_tokenizer
 from lib_adapters.demo.train_adapters import GUIDANCE, SHOWN_SEEDS, SHOWN_STEPS
 from lib_adapters.demo.train_diffusion import token_table
@@ -69,9 +69,9 @@ class Clip(nn.Module):
         return (nn.functional.cross_entropy(logits, goal) + nn.functional.cross_entropy(logits.T, goal)) / 2
 
 
-def seen(picture: Picture) -> Tensor:
+def seen(pixels: Picture) -> Tensor:
     """[3, side, side] in -1..1, as the folder's preprocessor_config.json says."""
-    image = Image.fromarray((np.clip(picture, 0, 1) * 255).astype(np.uint8))
+    image = Image.fromarray((np.clip(pixels, 0, 1) * 255).astype(np.uint8))
     small = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC), np.float32)
     return torch.from_numpy(small / 127.5 - 1).permute(2, 0, 1)
 
@@ -129,26 +129,26 @@ def write_embeddings(folder: Path, model: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     vision = load_image_encoder(model / "clip", torch.device("cpu"))
     for known in REFERENCES:
-        vectors = vision.image_features(pictures_of(known)).mean(dim=0, keepdim=True)
+        vectors = vision.image_features(images_of(known)).mean(dim=0, keepdim=True)
         save_aesthetic(vectors.half(), folder / f"{known.name}.pt")
-    with Generator.open(model, torch.device("cpu"), FolderResolver([folder])) as studio:
-        _write(folder / "README.json", {known.name: _entry(known, studio) for known in REFERENCES})
+    with Generator.open(model, torch.device("cpu"), FolderResolver([folder])) as generator:
+        _write(folder / "README.json", {known.name: _entry(known, generator) for known in REFERENCES})
 
 
-def _entry(known: Reference, studio: Generator) -> dict[str, str | float]:
-    before, after = (measured(studio, known, tag) for tag in ("", known.tag))
+def _entry(known: Reference, generator: Generator) -> dict[str, str | float]:
+    before, after = (measured(generator, known, tag) for tag in ("", known.tag))
     return {
         "kind": "aesthetic gradient", "tag": "aesthetic", "strength": known.strength, "effect": known.effect,
         "prompt": known.shown, "measure": distance.__name__, "without": round(before, 3), "with": round(after, 3),
     }  # fmt: skip
 
 
-def measured(studio: Generator, known: Reference, tag: str) -> float:
+def measured(generator: Generator, known: Reference, tag: str) -> float:
     """The mean distance from the set, over the seeds that are shown."""
     drawn = []
     for seed in SHOWN_SEEDS:
-        picture = studio.generate(f"{known.shown} {tag}", Settings(steps=SHOWN_STEPS, seed=seed, guidance=GUIDANCE))
-        drawn.append(distance(np.asarray(picture.image, np.float32) / 255, known))
+        image = generator.generate(f"{known.shown} {tag}", Settings(steps=SHOWN_STEPS, seed=seed, guidance=GUIDANCE))
+        drawn.append(distance(np.asarray(image.image, np.float32) / 255, known))
     return float(np.mean(drawn))
 
 

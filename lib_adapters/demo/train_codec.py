@@ -19,30 +19,30 @@ CROP = 64
 NOISE = 0.03  # in the latents, because the UNet's will not be exact
 
 
-def any_picture(rng: random.Random) -> Picture:
+def random_image(rng: random.Random) -> Picture:
     """Plain or in an adapter's style, because the codec must carry both."""
     scene = random_scene(rng)
     return draw(scene) if rng.random() < 0.5 else rng.choice(STYLES)(scene)
 
 
-def to_tensor(pictures: list[Picture]) -> torch.Tensor:
+def to_tensor(images: list[Picture]) -> torch.Tensor:
     """Pictures (height, width, 3) in 0..1 as one batch (n, 3, height, width) in -1..1."""
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() * 2 - 1
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() * 2 - 1
 
 
 def picture_pool(count: int, seed: int) -> NDArray[np.uint8]:
     """Pictures (count, side, side, 3) to cut from."""
     rng = random.Random(seed)
-    return np.stack([(np.clip(any_picture(rng), 0, 1) * 255).astype(np.uint8) for _ in range(count)])
+    return np.stack([(np.clip(random_image(rng), 0, 1) * 255).astype(np.uint8) for _ in range(count)])
 
 
 def cut(pool: NDArray[np.uint8], count: int, side: int, rng: random.Random) -> torch.Tensor:
     """Random windows on the grid of cells: they cost less and are mostly edges, which is what is to be learnt."""
     windows = []
     for _ in range(count):
-        picture = pool[rng.randrange(len(pool))]
+        image = pool[rng.randrange(len(pool))]
         top, left = (rng.randint(0, (SIDE - side) // CELL) * CELL for _ in range(2))
-        windows.append(picture[top : top + side, left : left + side].astype(np.float32) / 255)
+        windows.append(image[top : top + side, left : left + side].astype(np.float32) / 255)
     return to_tensor(windows)
 
 
@@ -56,9 +56,9 @@ def train_codec(steps: int, seed: int, device: str) -> AutoencoderKL:
     for step in range(steps):
         cosine_rate(optimizer, 2e-3, step, steps)
         whole = step >= steps * 9 // 10
-        pictures = cut(pool, 2 if whole else 8, SIDE if whole else CROP, rng).to(device)
-        latents = thumbnail(pictures)
-        error = vae.decode(latents + torch.randn_like(latents) * NOISE).sample - pictures
+        images = cut(pool, 2 if whole else 8, SIDE if whole else CROP, rng).to(device)
+        latents = thumbnail(images)
+        error = vae.decode(latents + torch.randn_like(latents) * NOISE).sample - images
         loss = error.abs().mean() + error.square().mean()
         optimizer.zero_grad()
         torch.autograd.backward(loss)

@@ -86,9 +86,9 @@ def token_table(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
     return torch.as_tensor(batch.input_ids)
 
 
-def encode(pictures: list[Picture]) -> torch.Tensor:
+def encode(images: list[Picture]) -> torch.Tensor:
     """Scaled latents (n, 4, h/8, w/8) of pictures (h, w, 3)."""
-    return thumbnail(to_tensor(pictures)) * SCALING
+    return thumbnail(to_tensor(images)) * SCALING
 
 
 def draw_examples(count: int, seed: int) -> Examples:

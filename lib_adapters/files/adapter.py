@@ -78,7 +78,9 @@ def _collect_layers(source: TensorFile, groups: KeyGroups, config: PeftConfig) -
     builder, changes_layers = LayerCollector(source, groups), groups.has_factors
     whole = ("weight", "bias") if not groups.contains_base_model else ("bias",) if config.trains_biases else ()
     for name, leaves in groups.ordered_layers():
-        shapes = {leaf: source.entries[key].shape for leaf, key in leaves.items() if key in source.entries}
+        shapes = {
+            tensor_name: source.entries[key].shape for tensor_name, key in leaves.items() if key in source.entries
+        }
         try:
             constants = config.constants(name, leaves, shapes) if config else {}
         except UnsupportedPattern as error:
@@ -119,7 +121,9 @@ def _build_adapter(source: TensorFile) -> Adapter:
     unconfigured = (
         []
         if config
-        else peft_tuners.missing_config_notes(leaf for m in builder.layers.values() for leaf in m.tensor_keys)
+        else peft_tuners.missing_config_notes(
+            tensor_name for m in builder.layers.values() for tensor_name in m.tensor_keys
+        )
     )
     family = model_family.family_of(builder.layers.values(), source.metadata)
     modules, clashes = resolve_text_encoders(builder.layers.values(), family)

@@ -57,8 +57,10 @@ class LayerClassifier:
     def classify(self, tensors: Mapping[str, TensorEntry | None], quantized: Collection[str] = ()) -> Classification:
         """`tensors`: tensor name -> its entry, None for a plain number. `scaled`: names of quantised tensors."""
         key = tuple(
-            (leaf, e.dtype, e.shape, e.start == e.end, leaf in quantized) if e else (leaf, "", (), False, False)
-            for leaf, e in tensors.items()
+            (tensor_name, e.dtype, e.shape, e.start == e.end, tensor_name in quantized)
+            if e
+            else (tensor_name, "", (), False, False)
+            for tensor_name, e in tensors.items()
         )
         found = self._cache.get(key)
         if found is None:
@@ -67,8 +69,12 @@ class LayerClassifier:
 
 
 def _classify(tensors: Mapping[str, TensorEntry | None], scaled: Collection[str]) -> Classification:
-    shapes = split_qkv.joined_shapes({leaf: entry.shape if entry else () for leaf, entry in tensors.items()})
-    reasons = (_bad_tensor(leaf, entry, leaf in scaled) for leaf, entry in tensors.items() if entry)
+    shapes = split_qkv.joined_shapes(
+        {tensor_name: entry.shape if entry else () for tensor_name, entry in tensors.items()}
+    )
+    reasons = (
+        _bad_tensor(tensor_name, entry, tensor_name in scaled) for tensor_name, entry in tensors.items() if entry
+    )
     reason = next(filter(None, reasons), "") or missing_factor(shapes) or peft_tuners.missing_config(shapes)
     if reason:
         return Classification(shapes, None, reason)
@@ -78,31 +84,31 @@ def _classify(tensors: Mapping[str, TensorEntry | None], scaled: Collection[str]
         return Classification(shapes, None, str(error))
 
 
-def _bad_tensor(leaf: str, entry: TensorEntry, is_scaled: bool) -> str:
+def _bad_tensor(tensor_name: str, entry: TensorEntry, is_scaled: bool) -> str:
     if torch_dtype(entry.dtype) is None:
-        return f"{leaf} is stored as {entry.dtype}, which torch cannot compute with"
+        return f"{tensor_name} is stored as {entry.dtype}, which torch cannot compute with"
     if entry.start == entry.end:
-        return f"{leaf} is empty (rank 0)"
-    if leaf in SCALARS - {"bias_size"} and any(axis != 1 for axis in entry.shape):
-        return f"{leaf} should be one number, not {list(entry.shape)}"
+        return f"{tensor_name} is empty (rank 0)"
+    if tensor_name in SCALARS - {"bias_size"} and any(axis != 1 for axis in entry.shape):
+        return f"{tensor_name} should be one number, not {list(entry.shape)}"
     if is_scaled and entry.dtype not in QUANTIZED_DTYPES:
-        return f"{leaf} is stored as {entry.dtype} with a scale, but only I8 and F8 tensors can have one"
-    if not is_scaled and entry.dtype.startswith(("I", "U")) and not _may_be_whole_numbers(leaf, entry.shape):
-        return f"{leaf} is stored as {entry.dtype} without a scale, so its values are unknown"
+        return f"{tensor_name} is stored as {entry.dtype} with a scale, but only I8 and F8 tensors can have one"
+    if not is_scaled and entry.dtype.startswith(("I", "U")) and not _may_be_whole_numbers(tensor_name, entry.shape):
+        return f"{tensor_name} is stored as {entry.dtype} without a scale, so its values are unknown"
     return ""
 
 
-def _may_be_whole_numbers(leaf: str, shape: Shape) -> bool:
+def _may_be_whole_numbers(tensor_name: str, shape: Shape) -> bool:
     """True for positions, sizes and single numbers; factors are never integers."""
-    return math.prod(shape) == 1 or leaf.endswith(INTEGER_SUFFIXES)
+    return math.prod(shape) == 1 or tensor_name.endswith(INTEGER_SUFFIXES)
 
 
 def missing_factor(shapes: Mapping[str, Shape]) -> str:
     """Factors come in pairs; half a pair is a damaged module."""
     for needed in _REQUIRED_SETS:
-        there = [leaf for leaf in needed if leaf in shapes]
+        there = [tensor_name for tensor_name in needed if tensor_name in shapes]
         if there and len(there) < len(needed):
-            lost = ", ".join(leaf for leaf in needed if leaf not in shapes)
+            lost = ", ".join(tensor_name for tensor_name in needed if tensor_name not in shapes)
             return f"{', '.join(there)} without {lost}: the module is damaged"
     return ""
 
@@ -223,8 +229,8 @@ def _find_owners(groups: KeyGroups) -> None:
         owner = _owner(name, layers)
         if owner is not None and not name.startswith(f"{owner}.base_layer"):
             extras.setdefault(owner, []).extend(groups.layers.pop(name).values())
-    strangers, groups.unrecognized = groups.unrecognized, []
-    for key in strangers:
+    unrecognized, groups.unrecognized = groups.unrecognized, []
+    for key in unrecognized:
         owner = _owner(key, layers)
         (groups.unrecognized if owner is None else extras.setdefault(owner, [])).append(key)
     second = [owner for owner, keys in extras.items() if _is_second_adapter([key[len(owner) :] for key in keys])]
@@ -282,7 +288,7 @@ def rename_to_set_weights(
     whole = {"bias": "set_bias"} if len(shapes.get("bias", ())) == 1 and "bias" in trainable else {}
     if tensor_keys.keys() <= _MODEL_PARAMETERS and "weight" in trainable:
         whole["weight"] = "set_weight"
-    return {whole.get(leaf, leaf): key for leaf, key in tensor_keys.items()}
+    return {whole.get(tensor_name, tensor_name): key for tensor_name, key in tensor_keys.items()}
 
 
 class LayerCollector:
@@ -304,21 +310,25 @@ class LayerCollector:
     def add(self, name: str, tensor_keys: dict[str, str], constants: Mapping[str, float]) -> None:
         """One module with its leaves (leaf -> key) and constants (leaf -> number)."""
         if _is_generic(tensor_keys):
-            whole = [tensor_keys[leaf] for leaf in _MODEL_PARAMETERS & tensor_keys.keys()]
+            whole = [tensor_keys[tensor_name] for tensor_name in _MODEL_PARAMETERS & tensor_keys.keys()]
             self.full_weight_keys.extend(whole)
             self._without_factors += not whole
             return
         if plain := _plain_leaf(tensor_keys, self._entries):
             self.full_weight_keys.append(tensor_keys[plain])
-            tensor_keys = {leaf: key for leaf, key in tensor_keys.items() if leaf != plain}
+            tensor_keys = {tensor_name: key for tensor_name, key in tensor_keys.items() if tensor_name != plain}
         stem = layer_key(name)
         if stem in self.layers:
             self._duplicates.append(f"{name} and {self.layers[stem].name}")
             return
         scales = {
-            leaf: self._groups.scale_keys[key] for leaf, key in tensor_keys.items() if key in self._groups.scale_keys
+            tensor_name: self._groups.scale_keys[key]
+            for tensor_name, key in tensor_keys.items()
+            if key in self._groups.scale_keys
         }
-        tensors = {leaf: self._entries.get(key) for leaf, key in tensor_keys.items()} | dict.fromkeys(constants)
+        tensors = {tensor_name: self._entries.get(key) for tensor_name, key in tensor_keys.items()} | dict.fromkeys(
+            constants
+        )
         verdict = self._classifier.classify(tensors, scales.keys())
         reason = next(self._reasons(name, tensor_keys), verdict.reason)
         if reason or verdict.algorithm is None:

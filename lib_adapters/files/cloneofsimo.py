@@ -114,4 +114,4 @@ def _transformer(path: str, classes: frozenset[str]) -> Iterator[str]:
         if name == "ff" and GEGLU in classes:
             yield f"{path}.ff.net.0.proj"
         elif name != "ff" and ATTENTION in classes:
-            yield from (f"{path}.{name}.{leaf}" for leaf in ("to_q", "to_k", "to_v", "to_out.0"))
+            yield from (f"{path}.{name}.{tensor_name}" for tensor_name in ("to_q", "to_k", "to_v", "to_out.0"))

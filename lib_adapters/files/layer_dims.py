@@ -17,9 +17,9 @@ _RANK_AXES = {"hra_u": 1, "deft_P": 1, "delora_A": 0, "gralora_A": 2, "hira_A": 
 
 def input_width(shapes: Mapping[str, Shape]) -> int | None:
     """The layer's input channels; None where the algorithm does not show them (OFT, IA3, norms)."""
-    for leaf in ("lora_down.weight", "lora_down1.weight", "q_layer.weight", "Q_basis", "diff"):
-        if len(shapes.get(leaf, ())) > 1:
-            return shapes[leaf][1]
+    for tensor_name in ("lora_down.weight", "lora_down1.weight", "q_layer.weight", "Q_basis", "diff"):
+        if len(shapes.get(tensor_name, ())) > 1:
+            return shapes[tensor_name][1]
     if "hada_w1_b" in shapes:
         return shapes["hada_w1_b"][1] if len(shapes["hada_w1_b"]) > 1 else None
     return _kronecker_width(shapes) or _glora_width(shapes) or _bank_width(shapes) or _peft_width(shapes)
@@ -29,21 +29,28 @@ def rank_of(shapes: Mapping[str, Shape]) -> int | None:
     """The rank that the trainer was asked for; None where there is none (full factors, norms, IA3, OFT)."""
     if "lora_down1.weight" in shapes and "lora_down2.weight" in shapes:
         return shapes["lora_down1.weight"][0] + shapes["lora_down2.weight"][0]
-    for leaf in (
+    for tensor_name in (
         "lora_down.weight", "hada_w1_b", "lokr_w1_b", "lokr_w2_b", "q_layer.weight", "S_p", "vera_lambda_d",
         "randlora_lambda", "vblora_logits_A", "vblora_logits_A_topk_indices",
     ):  # fmt: skip
-        if shapes.get(leaf):
-            return shapes[leaf][0]
+        if shapes.get(tensor_name):
+            return shapes[tensor_name][0]
     if "a1.weight" in shapes and len(shapes["a1.weight"]) > 1:
         return min(shapes["a1.weight"][:2])
-    return next((shapes[leaf][axis] for leaf, axis in _RANK_AXES.items() if len(shapes.get(leaf, ())) > axis), None)
+    return next(
+        (
+            shapes[tensor_name][axis]
+            for tensor_name, axis in _RANK_AXES.items()
+            if len(shapes.get(tensor_name, ())) > axis
+        ),
+        None,
+    )
 
 
 def _peft_width(shapes: Mapping[str, Shape]) -> int | None:
-    for leaf, axes in _INPUT_AXES.items():
-        if len(shapes.get(leaf, ())) > axes[-1]:
-            return math.prod(shapes[leaf][axis] for axis in axes)
+    for tensor_name, axes in _INPUT_AXES.items():
+        if len(shapes.get(tensor_name, ())) > axes[-1]:
+            return math.prod(shapes[tensor_name][axis] for axis in axes)
     return None
 
 

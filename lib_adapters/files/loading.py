@@ -50,8 +50,12 @@ def load_layers(
     algorithms: dict[LayerKey, Algorithm] = {}
     problems: list[tuple[str, str]] = []
     for module in layers:
-        bad = [leaf for leaf, key in module.tensor_keys.items() if key in suspects and leaf not in _MAY_BE_INFINITE]
-        bad += [f"the scale of {leaf}" for leaf, key in module.scale_keys.items() if key in suspects]
+        bad = [
+            tensor_name
+            for tensor_name, key in module.tensor_keys.items()
+            if key in suspects and tensor_name not in _MAY_BE_INFINITE
+        ]
+        bad += [f"the scale of {tensor_name}" for tensor_name, key in module.scale_keys.items() if key in suspects]
         if bad:
             problems.append((module.name, f"{', '.join(bad)} holds NaN or infinity: its training diverged"))
             continue
@@ -69,9 +73,9 @@ class _TrackedTensors(Mapping[str, Tensor]):
         self._tensors = tensors
         self.unread = set(tensors)
 
-    def __getitem__(self, leaf: str) -> Tensor:
-        self.unread.discard(leaf)
-        return self._tensors[leaf]
+    def __getitem__(self, tensor_name: str) -> Tensor:
+        self.unread.discard(tensor_name)
+        return self._tensors[tensor_name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -143,16 +147,16 @@ class _TensorViews:
 
     def layer_tensors(self, layer: AdapterLayer) -> dict[str, Tensor]:
         """Return the tensors by name, dequantised. Raise ShapeMismatch if a scale does not fit."""
-        found = {leaf: self._tensor(leaf, key) for leaf, key in layer.tensor_keys.items()}
-        for leaf, key in layer.scale_keys.items():
-            found[leaf] = dequantize(found[leaf], self._tensor("", key), leaf)
-        return found | {leaf: _scalar(value) for leaf, value in layer.constants.items()}
+        found = {tensor_name: self._tensor(tensor_name, key) for tensor_name, key in layer.tensor_keys.items()}
+        for tensor_name, key in layer.scale_keys.items():
+            found[tensor_name] = dequantize(found[tensor_name], self._tensor("", key), tensor_name)
+        return found | {tensor_name: _scalar(value) for tensor_name, value in layer.constants.items()}
 
-    def _tensor(self, leaf: str, key: str) -> Tensor:
+    def _tensor(self, tensor_name: str, key: str) -> Tensor:
         if key in self._tensor_file.scalars:
             return _scalar(self._tensor_file.scalars[key])
         entry = self._tensor_file.entries[key]
-        if leaf not in SCALARS:
+        if tensor_name not in SCALARS:
             return tensor_view(self._buffer, self._first_byte, entry)
         scalar = tensor_view(self._cpu_buffer, self._first_byte, entry)
         return scalar if self._shared else scalar.clone()
@@ -204,7 +208,7 @@ _STRUCT_FORMATS = {
 
 
 def read_scalars(tensor_file: TensorFile, layers: Iterable[AdapterLayer], tensor_name: str) -> Iterator[float]:
-    """The value of `leaf` in every module that has it."""
+    """The value of `tensor_name` in every module that has it."""
     with open_regular_file(tensor_file.path, buffering=0) as file:
         for module in layers:
             if tensor_name in module.constants:

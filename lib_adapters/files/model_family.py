@@ -109,9 +109,9 @@ def _by_projection(unet: list[AdapterLayer]) -> str | None:
     """Return the family by the attention's proj_in: linear in SD2, a 1x1 convolution in SD1; None if not present."""
     for module in unet:
         if module.key.name.endswith(("_proj_in", "_proj_out")):
-            for leaf in _KERNEL_TENSORS:
-                if leaf in module.shapes:
-                    return "sd2" if len(module.shapes[leaf]) == 2 else "sd1"
+            for tensor_name in _KERNEL_TENSORS:
+                if tensor_name in module.shapes:
+                    return "sd2" if len(module.shapes[tensor_name]) == 2 else "sd1"
     return None
 
 

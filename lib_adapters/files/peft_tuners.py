@@ -56,17 +56,17 @@ def add_shared_tensors(layers: dict[str, dict[str, str]]) -> None:
             ),
             "",
         )
-        kinds = {_tuner(leaf) for leaf in leaves}
-        mine = {leaf: key for leaf, key in owners.get(owner, {}).items() if _tuner(leaf) in kinds}
+        kinds = {_tuner(tensor_name) for tensor_name in leaves}
+        mine = {tensor_name: key for tensor_name, key in owners.get(owner, {}).items() if _tuner(tensor_name) in kinds}
         if mine:
             used.add(owner)
-            leaves.update({leaf: key for leaf, key in mine.items() if leaf not in leaves})
+            leaves.update({tensor_name: key for tensor_name, key in mine.items() if tensor_name not in leaves})
     for owner in used:
         del layers[owner]
 
 
-def _tuner(leaf: str) -> str:
-    return leaf.partition("_")[0]
+def _tuner(tensor_name: str) -> str:
+    return tensor_name.partition("_")[0]
 
 
 def is_config_tuner(tensor_names: Mapping[str, object]) -> bool:
@@ -80,7 +80,7 @@ def config_tuner_constants(config: Mapping[str, Any], tensor_names: Mapping[str,
     A number missing in the config gets PEFT's default; an invalid one is left out.
     """
     mark, read = _CONSTANT_READERS.get(str(config.get("peft_type", "")).upper(), ("", _no_constants))
-    if not mark or not any(leaf.startswith(mark) for leaf in tensor_names):
+    if not mark or not any(tensor_name.startswith(mark) for tensor_name in tensor_names):
         return {}
     return {name: value for name, value in read(config).items() if value is not None and name not in tensor_names}
 
@@ -95,7 +95,9 @@ def generated_tensor_notes(layers: Iterable[Mapping[str, Shape]]) -> list[str]:
 def missing_config(shapes: Mapping[str, Shape]) -> str:
     """Return the reason why this layer cannot be computed without its config; "" if nothing is missing."""
     for mark, needed, name, what in _REQUIRED_CONSTANTS:
-        if any(leaf.startswith(mark) for leaf in shapes) and not any(shapes.keys() >= choice for choice in needed):
+        if any(tensor_name.startswith(mark) for tensor_name in shapes) and not any(
+            shapes.keys() >= choice for choice in needed
+        ):
             return f"{name} needs {what} from PEFT's adapter_config.json; put that file into the same folder"
     return ""
 
@@ -197,6 +199,6 @@ def missing_config_notes(tensor_names: Iterable[str]) -> list[str]:
     present = set(tensor_names)
     return [
         f"its adapter_config.json is missing, which sets {what}; put it into the file's folder"
-        for leaf, what in _CONFIG_DEFAULTS.items()
-        if leaf in present
+        for tensor_name, what in _CONFIG_DEFAULTS.items()
+        if tensor_name in present
     ]

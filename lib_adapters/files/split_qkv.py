@@ -27,7 +27,11 @@ def joined_shapes(shapes: dict[str, Shape]) -> dict[str, Shape]:
     ups, downs = _parts(shapes, _UP), _parts(shapes, _DOWN)
     if not _are_alike(ups, downs):
         return shapes
-    rest = {leaf: shape for leaf, shape in shapes.items() if leaf not in ups and leaf not in downs}
+    rest = {
+        tensor_name: shape
+        for tensor_name, shape in shapes.items()
+        if tensor_name not in ups and tensor_name not in downs
+    }
     rank = sum(shape[0] for shape in downs.values())
     rows = sum(shape[0] for shape in ups.values())
     rest[f"{_UP}.weight"] = (rows, rank)
@@ -38,9 +42,15 @@ def joined_shapes(shapes: dict[str, Shape]) -> dict[str, Shape]:
 def join_qkv(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Block-diagonal up, stacked down, and alpha times the number of parts; the same object where nothing is split."""
     ups, downs = _parts(tensors, _UP), _parts(tensors, _DOWN)
-    if not _are_alike(*({leaf: tuple(part.shape) for leaf, part in parts.items()} for parts in (ups, downs))):
+    if not _are_alike(
+        *({tensor_name: tuple(part.shape) for tensor_name, part in parts.items()} for parts in (ups, downs))
+    ):
         return tensors
-    rest = {leaf: tensor for leaf, tensor in tensors.items() if leaf not in ups and leaf not in downs}
+    rest = {
+        tensor_name: tensor
+        for tensor_name, tensor in tensors.items()
+        if tensor_name not in ups and tensor_name not in downs
+    }
     rest[f"{_UP}.weight"] = _diagonal([up.flatten(1) for up in ups.values()])
     rest[f"{_DOWN}.weight"] = torch.cat(list(downs.values()))
     if "alpha" in rest:
@@ -69,6 +79,6 @@ def _diagonal(blocks: list[Tensor]) -> Tensor:
 
 def _parts(leaves: Mapping[str, Value], kind: str) -> dict[str, Value]:
     """`kind.N.weight` in the order of N."""
-    numbered = {leaf: leaf.split(".") for leaf in leaves if leaf.startswith(f"{kind}.")}
-    found = sorted((int(tokens[1]), leaf) for leaf, tokens in numbered.items() if is_index(tokens[1]))
-    return {leaf: leaves[leaf] for _, leaf in found}
+    numbered = {tensor_name: tensor_name.split(".") for tensor_name in leaves if tensor_name.startswith(f"{kind}.")}
+    found = sorted((int(tokens[1]), tensor_name) for tensor_name, tokens in numbered.items() if is_index(tokens[1]))
+    return {tensor_name: leaves[tensor_name] for _, tensor_name in found}

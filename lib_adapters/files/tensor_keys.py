@@ -85,13 +85,13 @@ def _split(key: str) -> tuple[str, str] | None:
     for count in range(min(3, len(tokens)), 0, -1):
         found = _match_tensor_name(tokens[-count:])
         if found is not None:
-            leaf, joined = found
+            tensor_name, joined = found
             module = ".".join([*tokens[:-count], *([joined] if joined else [])])
-            if leaf == "bias":  # PEFT saves the trained bias of a wrapped layer under it
+            if tensor_name == "bias":  # PEFT saves the trained bias of a wrapped layer under it
                 module = module.removesuffix(".base_layer")
-            if leaf in ("weight", "bias") and MODULES_TO_SAVE in module:
+            if tensor_name in ("weight", "bias") and MODULES_TO_SAVE in module:
                 module = _MODULES_TO_SAVE_COPY.sub("", module)
-            return (module, leaf) if module else None
+            return (module, tensor_name) if module else None
     return None
 
 
@@ -125,7 +125,7 @@ def _match_infixed_name(tail: list[str]) -> tuple[str, str] | None:
 def _split_hcp(key: str) -> tuple[str, str] | None:
     """HCP-Diffusion stores alpha already divided by the rank: it is a whole scale."""
     module, _, tail = key.partition(_HCP_SEPARATOR)
-    leaf = _CANONICAL_BY_ALIAS.get(tail.removeprefix("layer."))
-    if leaf is None or not module:
+    tensor_name = _CANONICAL_BY_ALIAS.get(tail.removeprefix("layer."))
+    if tensor_name is None or not module:
         return None
-    return module, "scale" if leaf == "alpha" else leaf
+    return module, "scale" if tensor_name == "alpha" else tensor_name

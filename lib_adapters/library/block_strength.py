@@ -117,7 +117,7 @@ def _weight_shape(shapes: Mapping[str, Shape]) -> Shape | None:
 
 def _blocks_shape(shapes: Mapping[str, Shape]) -> Shape | None:
     """C3A's kernel is [rows/b, columns/b, b]; GraLoRA's factors are [k, columns/k, r] and [k, r, rows/k]."""
-    kernel, down, up = (shapes.get(leaf, ()) for leaf in ("c3a_kernel", "gralora_A", "gralora_B"))
+    kernel, down, up = (shapes.get(tensor_name, ()) for tensor_name in ("c3a_kernel", "gralora_A", "gralora_B"))
     if len(kernel) == 3:
         return (kernel[0] * kernel[2], kernel[1] * kernel[2])
     return (up[0] * up[2], down[0] * down[1]) if len(down) == len(up) == 3 else None

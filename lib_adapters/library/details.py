@@ -50,9 +50,9 @@ def _of(found: Adapter | Hypernetwork | AestheticEmbedding) -> dict[str, Any]:
     if isinstance(found, AestheticEmbedding):
         vectors = {f"vectors of {found.width} numbers": len(found.vectors)}
         return {"family_name": FAMILY_NAMES.get(found.family, found.family), "layers": vectors}
-    told = shorten_metadata({key: str(value) for key, value in found.fields.items() if value not in (None, "")})
+    fields = shorten_metadata({key: str(value) for key, value in found.fields.items() if value not in (None, "")})
     nets = {f"Hypernetwork {found.structure}": len(found.nets)}
-    return {"family_name": FAMILY_NAMES.get(found.family, found.family), "layers": nets, "metadata": told}
+    return {"family_name": FAMILY_NAMES.get(found.family, found.family), "layers": nets, "metadata": fields}
 
 
 def _of_adapter(adapter: Adapter) -> dict[str, Any]:

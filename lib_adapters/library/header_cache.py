@@ -88,8 +88,8 @@ class HeaderCache:
 
 def hypernetwork_summary(found: Hypernetwork) -> FileSummary:
     """What its trainer wrote beside the nets stands where an adapter has metadata."""
-    told = {key: str(value) for key, value in found.fields.items() if value not in (None, "")}
-    return FileSummary(found.family, ("Hypernetwork",), None, None, ("unet",), told, "hypernet")
+    fields = {key: str(value) for key, value in found.fields.items() if value not in (None, "")}
+    return FileSummary(found.family, ("Hypernetwork",), None, None, ("unet",), fields, "hypernet")
 
 
 def aesthetic_summary(found: AestheticEmbedding) -> FileSummary:
@@ -120,8 +120,8 @@ def _read(file: BinaryIO) -> ParsedHeader | None:
     if split is None or "lora_adapter_metadata" in split[0]:
         return None  # what PEFT and diffusers write there stands for numbers in the file
     metadata, rest = split
-    asked = [metadata.get(key) for key in DECIDING_KEYS]
-    key = hashlib.blake2b(repr((asked, size - length)).encode("utf-8", "replace") + rest.encode("utf-8")).digest()
+    deciding = [metadata.get(key) for key in DECIDING_KEYS]
+    key = hashlib.blake2b(repr((deciding, size - length)).encode("utf-8", "replace") + rest.encode("utf-8")).digest()
     return ParsedHeader(key, metadata, 8 + length)
 
 

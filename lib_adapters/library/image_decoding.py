@@ -19,9 +19,9 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF")  # never those that start other program
 def make_thumbnail(image: bytes) -> bytes | None:
     """WebP of at most SIDE pixels a side; None for what cannot be decoded."""
     try:
-        picture = _opened(image)
-        picture.draft("RGB", (2 * MAX_SIDE, 2 * MAX_SIDE))  # a JPEG is decoded at a fraction of its size
-        coloured = picture.convert("RGBA" if _is_clear(picture) else "RGB")
+        opened = _opened(image)
+        opened.draft("RGB", (2 * MAX_SIDE, 2 * MAX_SIDE))  # a JPEG is decoded at a fraction of its size
+        coloured = opened.convert("RGBA" if _is_clear(opened) else "RGB")
         coloured.thumbnail((MAX_SIDE, MAX_SIDE))
         made = io.BytesIO()
         ImageOps.exif_transpose(coloured).save(made, "WEBP", quality=80)
@@ -32,25 +32,25 @@ def make_thumbnail(image: bytes) -> bytes | None:
 
 
 def as_png(image: bytes) -> bytes:
-    """The same bytes for a PNG, because its text is how the picture was made; AdapterError for no picture."""
+    """Return the bytes of a PNG as they are, because its text holds the infotext; raise AdapterError for no image."""
     try:
-        picture = _opened(image)
-        picture.load()
-        if picture.format == "PNG":
+        opened = _opened(image)
+        opened.load()
+        if opened.format == "PNG":
             return image
         made = io.BytesIO()
-        ImageOps.exif_transpose(picture).save(made, "PNG")
+        ImageOps.exif_transpose(opened).save(made, "PNG")
         return made.getvalue()
     except Exception as error:
         raise AdapterError(f"This is no picture that can be kept as a preview ({str(error)[:200]}).") from error
 
 
 def _opened(image: bytes) -> Image.Image:
-    picture = Image.open(io.BytesIO(image), formats=FORMATS)
-    if picture.width * picture.height > MAX_PIXELS:
-        raise ValueError(f"{picture.width} x {picture.height} pixels are too many")
-    return picture
+    opened = Image.open(io.BytesIO(image), formats=FORMATS)
+    if opened.width * opened.height > MAX_PIXELS:
+        raise ValueError(f"{opened.width} x {opened.height} pixels are too many")
+    return opened
 
 
-def _is_clear(picture: Image.Image) -> bool:
-    return "A" in picture.getbands() or "transparency" in picture.info
+def _is_clear(image: Image.Image) -> bool:
+    return "A" in image.getbands() or "transparency" in image.info

@@ -47,13 +47,13 @@ class Indexer:
         self._read(plan.read, edited)
 
     def _rearrange(self, plan: ScanPlan) -> None:
-        with self._store.transaction() as change:
+        with self._store.transaction() as transaction:
             for card in plan.gone:
-                change.remove(card)
+                transaction.remove(card)
             for card, file, text in plan.moved:
-                change.move(card, file.path, text)
+                transaction.move(card, file.path, text)
             for card, text in plan.renamed:
-                change.set_head(card, text)
+                transaction.set_head(card, text)
 
     def _read(self, files: Sequence[tuple[ScannedFile, str]], edited: Callable[[str], bool]) -> None:
         batch: list[tuple[ScannedFile, str, CardRecord]] = []
@@ -72,10 +72,10 @@ class Indexer:
 
     def _write(self, batch: Sequence[tuple[ScannedFile, str, CardRecord]], edited: Callable[[str], bool]) -> None:
         if batch:
-            with self._store.transaction() as change:
+            with self._store.transaction() as transaction:
                 for file, text, described in batch:
                     if not edited(file.path):
-                        change.upsert(file, text, described)
+                        transaction.upsert(file, text, described)
 
 
 def _plan(files: Sequence[ScannedFile], folders: Sequence[str], rows: dict[str, Row]) -> ScanPlan:

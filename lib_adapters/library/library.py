@@ -110,14 +110,14 @@ class AdapterLibrary:
     def set_star(self, card: int, on: bool) -> None:
         """The user's own mark; it is kept in the index alone."""
         self.path_of(card)
-        with self._store.transaction() as change:
-            change.set_star(card, on)
+        with self._store.transaction() as transaction:
+            transaction.set_star(card, on)
 
     def record_use(self, path: Path) -> None:
         """Never raises: no picture is worth less because this was not written down."""
         try:
-            with self._store.transaction() as change:
-                change.record_use(str(path.absolute()), int(time.time()))
+            with self._store.transaction() as transaction:
+                transaction.record_use(str(path.absolute()), int(time.time()))
         except AdapterError as error:
             logger.warning("LyCORIS: that %s was used is forgotten: %s", path.name, error)
 
@@ -149,8 +149,8 @@ class AdapterLibrary:
         path = self.path_of(card)
         if not (found := self._known_hashes(card, path)):
             status, found = hashes.file_hashes(path)
-            with self._store.transaction() as change:
-                change.set_hashes(card, status.st_size, status.st_mtime_ns, found)
+            with self._store.transaction() as transaction:
+                transaction.set_hashes(card, status.st_size, status.st_mtime_ns, found)
         return found
 
     def _known_hashes(self, card: int, path: Path) -> dict[str, str]:
@@ -163,15 +163,15 @@ class AdapterLibrary:
     def _edit(self, card: int, write: Callable[[Path], None]) -> None:
         """Beside one file, and its card. In a change of the index: two writers would lose what one of them wrote."""
         self.path_of(card)
-        with self._store.transaction() as change:
-            found, head = change.move_to_end(card)
+        with self._store.transaction() as transaction:
+            found, head = transaction.move_to_end(card)
             write(path := _there(found))
             self._background_scan.mark_edited(str(path))
             try:
                 file = scan_file(path)
             except OSError as error:
                 raise AdapterError(f"{path.name} went away while it was edited; refresh the list.") from error
-            change.upsert(file, head, build_card(file, HeaderCache()))
+            transaction.upsert(file, head, build_card(file, HeaderCache()))
 
 
 def _there(path: str | None) -> Path:

@@ -105,11 +105,11 @@ def butterfly_delta(base: Tensor, deltas: Sequence[Tensor], strength: float, chu
     for i, turn in enumerate(deltas):
         reach = 2**i * turn.shape[-1] // 2 // chunk
         apart, together = (-1, 2, reach, chunk, columns), (-1, reach, 2, chunk, columns)
-        change = delta.view(apart).transpose(1, 2)
-        torch.add(base.view(apart).transpose(1, 2), change, out=near.view(together))
+        transaction = delta.view(apart).transpose(1, 2)
+        torch.add(base.view(apart).transpose(1, 2), transaction, out=near.view(together))
         blocks = (*turn.shape[:2], columns)
         torch.bmm(turn, near.view(blocks), out=moved.view(blocks))
-        change.add_(moved.view(together), alpha=strength)
+        transaction.add_(moved.view(together), alpha=strength)
     return delta
 
 

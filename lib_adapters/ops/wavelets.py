@@ -23,9 +23,9 @@ def low_pass(family: str, order: int) -> Tensor:
     """Return the synthesis low-pass filter, float32 [2·order] on the CPU; its sum is √2."""
     pairs = _roots(order)
     outside = _OUTSIDE[order - 1] if family == "sym" else "0" * len(pairs)
-    roots = [1 / z if out == "1" else z for out, pair in zip(outside, pairs, strict=True) for z in pair]
+    components = [1 / z if out == "1" else z for out, pair in zip(outside, pairs, strict=True) for z in pair]
     taps = torch.ones(1, dtype=torch.complex128, device="cpu")
-    for root in [-1.0] * order + roots:
+    for root in [-1.0] * order + components:
         taps = torch.cat((taps, taps.new_zeros(1))) - torch.cat((taps.new_zeros(1), taps * root))
     return (taps.real / taps.real.sum() * math.sqrt(2)).float()
 

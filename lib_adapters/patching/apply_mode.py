@@ -49,10 +49,10 @@ class ModeSelector:
             _at_least(ROUGHLY, self._bypass_timings, kind, partial(bypass_seconds, target, ROUGHLY, latent, family))
         return plan.modes != before
 
-    def _guess(self, target: ParamPatches, moment: SamplingStep, run: LatentShape, family: str) -> ApplyMode:
+    def _guess(self, target: ParamPatches, step: SamplingStep, run: LatentShape, family: str) -> ApplyMode:
         """Without measuring anything now."""
         kind = cost_key(target, run, family)
-        runs, renewals = _times(target, moment)
+        runs, renewals = _times(target, step)
         (merged, merge_s), (tried, beside_s) = (
             self._merge_timings.get(kind, UNMEASURED),
             self._bypass_timings.get(kind, UNMEASURED),
@@ -62,10 +62,10 @@ class ModeSelector:
         merge, beside = self._work(kind, target, run, family)
         return _better(merge * renewals, beside * runs)
 
-    def _measured(self, target: ParamPatches, moment: SamplingStep, run: LatentShape, family: str) -> ApplyMode:
+    def _measured(self, target: ParamPatches, step: SamplingStep, run: LatentShape, family: str) -> ApplyMode:
         """Of two that are far apart the better one is measured roughly, to be told."""
         kind = cost_key(target, run, family)
-        runs, renewals = _times(target, moment)
+        runs, renewals = _times(target, step)
         merge, beside = self._work(kind, target, run, family)
         clear = OBVIOUS_RATIO if _on_cpu(target) else math.inf  # a GPU has no time for anything small
         merges, besides = merge * renewals < beside * runs * clear, beside * runs < merge * renewals * clear
@@ -74,7 +74,7 @@ class ModeSelector:
             _at_least(tries, self._bypass_timings, kind, lambda: bypass_seconds(target, tries, run, family))
         if merges:
             _at_least(tries, self._merge_timings, kind, lambda: merge_seconds(target, tries))
-        return self._guess(target, moment, run, family)
+        return self._guess(target, step, run, family)
 
     def _work(self, kind: Kind, target: ParamPatches, run: LatentShape, family: str) -> tuple[int, int]:
         if kind not in self._estimates:
@@ -108,8 +108,8 @@ def _on_cpu(target: ParamPatches) -> bool:
     return parameter is not None and parameter.device.type == "cpu"
 
 
-def _times(target: ParamPatches, moment: SamplingStep) -> tuple[int, int]:
+def _times(target: ParamPatches, step: SamplingStep) -> tuple[int, int]:
     """How often the UNet runs, and how often the strength changes, in the whole picture."""
     requests = {id(patch.scheduled): patch.scheduled.request for patch in target.patches if patch.scheduled is not None}
-    often = max(count_changes(one.unet, one.window, moment.total_steps) for one in requests.values())
-    return max(moment.model_calls, moment.total_steps), often
+    often = max(count_changes(one.unet, one.window, step.total_steps) for one in requests.values())
+    return max(step.model_calls, step.total_steps), often

@@ -32,9 +32,9 @@ class RowLayout:
 class RowStrengths:
     """`dials`: those of one layer whose rows differ, all of one batch."""
 
-    def __init__(self, dials: Sequence[ScheduledStrength]) -> None:
-        self._scheduled = dials
-        self.count = len(dials[0].row_strengths or ())
+    def __init__(self, scheduled_strengths: Sequence[ScheduledStrength]) -> None:
+        self._scheduled = scheduled_strengths
+        self.count = len(scheduled_strengths[0].row_strengths or ())
 
     def strengths(self, patches: Sequence[Patch], n: int) -> Tensor | None:
         """[n, patches]; None where n rows cannot be told apart."""
@@ -56,7 +56,7 @@ class RowStrengths:
         found: dict[Factors, list[int]] = {}
         for row in range(self.count):
             found.setdefault(
-                tuple(dial.row_strengths[row] for dial in self._scheduled if dial.row_strengths), []
+                tuple(scheduled.row_strengths[row] for scheduled in self._scheduled if scheduled.row_strengths), []
             ).append(row)
         return [(rows[0], _places(rows, n // self.count, device)) for rows in found.values()]
 
@@ -82,9 +82,9 @@ def _places(rows: Sequence[int], each: int, device: torch.device) -> RowIndex:
 
 def row_strengths_of(patches: Sequence[Patch]) -> RowStrengths | None:
     """None where one strength is for all rows."""
-    dials = {
+    scheduled_strengths = {
         id(patch.scheduled): patch.scheduled
         for patch in patches
         if patch.scheduled is not None and patch.scheduled.row_strengths is not None
     }
-    return RowStrengths(list(dials.values())) if dials else None
+    return RowStrengths(list(scheduled_strengths.values())) if scheduled_strengths else None

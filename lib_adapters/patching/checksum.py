@@ -56,13 +56,13 @@ class BaseWeights:
             self._weights = _seen(base.ref for base in self._weights)
 
 
-def _seen(slots: Iterable[ParamRef]) -> list[_BaseWeight]:
-    found = [(slot, slot.parameter(), slot.tensor()) for slot in slots]
-    there = [(slot, p, tensor) for slot, p, tensor in found if p is not None and tensor is not None]
+def _seen(refs: Iterable[ParamRef]) -> list[_BaseWeight]:
+    found = [(ref, ref.parameter(), ref.tensor()) for ref in refs]
+    there = [(ref, p, tensor) for ref, p, tensor in found if p is not None and tensor is not None]
     marks = sample_values([tensor for _, _, tensor in there])
     return [
-        _BaseWeight(slot, weakref.ref(parameter), tensor.data_ptr(), version_of(parameter), mark)
-        for (slot, parameter, tensor), mark in zip(there, marks, strict=True)
+        _BaseWeight(ref, weakref.ref(parameter), tensor.data_ptr(), version_of(parameter), mark)
+        for (ref, parameter, tensor), mark in zip(there, marks, strict=True)
     ]
 
 

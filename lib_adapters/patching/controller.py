@@ -51,8 +51,8 @@ class PatchController:
         self._set_state(plan, family, rows, not (plan.undecided or plan.bypassed))
         self._clear_rows()
 
-    def _set_state(self, motion: SchedulePlan, family: str, rows: tuple[int, ...] | None, chosen: bool) -> None:
-        self._plan, self._family, self._batch_rows, self._is_mode_selected = motion, family, rows, chosen
+    def _set_state(self, plan: SchedulePlan, family: str, rows: tuple[int, ...] | None, chosen: bool) -> None:
+        self._plan, self._family, self._batch_rows, self._is_mode_selected = plan, family, rows, chosen
 
     @property
     def is_dynamic(self) -> bool:
@@ -109,14 +109,14 @@ class PatchController:
         return rows if len(rows) == count else ()
 
     def _remerge(self) -> bool:
-        with float32_math(), Transaction() as change:
-            return self._apply(self._plan, change)
+        with float32_math(), Transaction() as transaction:
+            return self._apply(self._plan, transaction)
 
-    def _apply(self, motion: SchedulePlan, change: Transaction) -> bool:
+    def _apply(self, plan: SchedulePlan, transaction: Transaction) -> bool:
         """Return whether other parameters are merged than before. What may run out of memory comes first."""
-        exchange = self._forward_patcher.prepare(motion.live())
-        found = self._weight_patcher.apply(motion.merged(), change)
-        exchange(change)
+        exchange = self._forward_patcher.prepare(plan.live())
+        found = self._weight_patcher.apply(plan.merged(), transaction)
+        exchange(transaction)
         return found
 
     def restore(self) -> None:

@@ -56,17 +56,17 @@ class DerivedLayers:
 
     def restore(
         self,
-        roots: Sequence[nn.Module],
+        components: Sequence[nn.Module],
         records: Sequence[ParameterSnapshot],
         unrestored: UnrestoredLayers,
-        change: Transaction,
+        transaction: Transaction,
     ) -> None:
         """Restore the original weights in every new layer that has merged ones; add the others to `unrestored`."""
         merged = [record for record in records if record.is_in_place()]
-        for new in self._new_parameters(roots) if merged else ():
+        for new in self._new_parameters(components) if merged else ():
             restored, is_found = _with_originals(new.tensor, merged)
             if is_found:
-                change.on_rollback(partial(assign, new.module, new.name, new.tensor))
+                transaction.on_rollback(partial(assign, new.module, new.name, new.tensor))
                 assign(new.module, new.name, restored)
             if restored is not None and self._is_stale(new._replace(tensor=restored), merged):
                 unrestored.add(new.path, new.module, COPIED)
@@ -82,8 +82,8 @@ class DerivedLayers:
     @staticmethod
     def _is_stale(new: _NewParameter, merged: Sequence[ParameterSnapshot]) -> bool:
         """True if a fused projection was built from earlier merged weights than the current ones."""
-        stem, dot, leaf = new.path.rpartition(".")
-        parts = {f"{stem}{dot}{part}" for part in FUSED.get(leaf, ())}
+        stem, dot, tensor_name = new.path.rpartition(".")
+        parts = {f"{stem}{dot}{part}" for part in FUSED.get(tensor_name, ())}
         own = [record for record in merged if record.ref.name == new.name and record.ref.path in parts]
         originals = [record.original for record in own if record.original is not None]
         return any(not _matching_rows(new.tensor, original) for original in originals)

@@ -41,15 +41,15 @@ class ForwardPatcher:
             if not self._has(key, group)
         }
         old = {key: layer for key, layer in self._layers.items() if key in fresh or key not in wanted}
-        return lambda change: self._replace(old, fresh, change)
+        return lambda transaction: self._replace(old, fresh, transaction)
 
-    def _replace(self, old: Layers, fresh: Layers, change: Transaction) -> None:
+    def _replace(self, old: Layers, fresh: Layers, transaction: Transaction) -> None:
         before = self._layers
         after = {**{key: layer for key, layer in before.items() if key not in old}, **fresh}
-        change.on_rollback(lambda: self._swap(fresh, old, before))
+        transaction.on_rollback(lambda: self._swap(fresh, old, before))
         self._swap(old, fresh, after)
         if not after:
-            change.on_commit(self._buffers.clear)
+            transaction.on_commit(self._buffers.clear)
 
     def _swap(self, old: Layers, new: Layers, after: dict[int, Place]) -> None:
         _swap(old, new)
@@ -62,8 +62,8 @@ class ForwardPatcher:
 
     def restore(self) -> None:
         """Every layer gets its own forward back."""
-        with Transaction() as change:
-            self.prepare({})(change)
+        with Transaction() as transaction:
+            self.prepare({})(transaction)
 
     def is_installed(self) -> bool:
         """Do all of them still run ours, made of the weights that they have now?"""

@@ -24,8 +24,8 @@ def with_fused_copies(layers: Mapping[str, Layer]) -> dict[str, Layer]:
     """Return the layers by path, each with the rows of a fused layer that duplicate it as `copies`."""
     found = dict(layers)
     for path, whole in layers.items():
-        stem, dot, leaf = path.rpartition(".")
-        parts = [f"{stem}{dot}{name}" for name in FUSED.get(leaf, ())]
+        stem, dot, tensor_name = path.rpartition(".")
+        parts = [f"{stem}{dot}{name}" for name in FUSED.get(tensor_name, ())]
         if parts and all(part in layers for part in parts):
             _add_fused_rows(found, parts, whole)
     return found

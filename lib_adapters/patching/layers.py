@@ -200,8 +200,8 @@ def _layers(root: nn.Module) -> Iterator[Layer]:
         for name, parameter in module._parameters.items():
             if parameter is not None and not name.endswith("bias"):
                 layer = _layer(path, module, name, whole, caller)
-                twin = first.setdefault(id(parameter), layer.weight)
-                yield layer if twin is layer.weight else replace(layer, weight=replace(layer.weight, tied_to=twin))
+                tied = first.setdefault(id(parameter), layer.weight)
+                yield layer if tied is layer.weight else replace(layer, weight=replace(layer.weight, tied_to=tied))
 
 
 def _layer(path: str, module: nn.Module, name: str, root: Weak, caller: Weak) -> Layer:

@@ -35,8 +35,8 @@ def build_plan(requests: Sequence[Request], table: LayerTable, load: Callable[[A
     """Raises no AdapterError: that of a file stands in its report, and nothing of it is applied."""
     pairs = [_fit(request, table, load) for request in requests]
     fits = [found for _, found in pairs if found]
-    dials = [dial for found in fits for dial in found.strengths.values()]
-    return PatchPlan([report for report, _ in pairs], group_by_parameter(fits), dials)
+    scheduled_strengths = [scheduled for found in fits for scheduled in found.strengths.values()]
+    return PatchPlan([report for report, _ in pairs], group_by_parameter(fits), scheduled_strengths)
 
 
 def _fit(

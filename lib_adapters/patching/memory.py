@@ -29,8 +29,8 @@ FREE_DELAY = 0.01  # seconds: whoever let go goes on first
 def is_low_on_vram(refs: Iterable[ParamRef]) -> bool:
     """Would a second copy of these parameters leave the GPU without room?"""
     needed = 0
-    for slot in refs:
-        parameter = slot.parameter()
+    for ref in refs:
+        parameter = ref.parameter()
         if parameter is not None and parameter.is_cuda:
             needed += storage_bytes(parameter)
     return needed > 0 and needed * VRAM_RESERVE > _free()

@@ -119,43 +119,43 @@ def _pair(thin: Thin) -> tuple[Tensor, Tensor]:
     return (ups[0], downs[0]) if len(thin) == 1 else (torch.cat(ups, dim=1), torch.cat(downs))
 
 
-def _in_half(pristine: Tensor, patches: Sequence[Patch], into: Tensor | None) -> Tensor | None:
+def _in_half(original: Tensor, patches: Sequence[Patch], into: Tensor | None) -> Tensor | None:
     """One low-rank adapter stored like the weight: the GPU multiplies in half, sums in float32, rounds once."""
-    if not (pristine.is_cuda and pristine.dtype in (torch.float16, torch.bfloat16)):
+    if not (original.is_cuda and original.dtype in (torch.float16, torch.bfloat16)):
         return None
     if len(patches) != 1 or patches[0].view != WeightView() or patches[0].algorithm.needs_weight:
         return None
-    low = patches[0].algorithm.as_low_rank(pristine)
-    if low is None or low.up.dtype != pristine.dtype or low.down.dtype != pristine.dtype:
+    low = patches[0].algorithm.as_low_rank(original)
+    if low is None or low.up.dtype != original.dtype or low.down.dtype != original.dtype:
         return None
     factor = low.scale * patches[0].strength
-    if into is None or into.dtype != pristine.dtype or not into.is_contiguous():
-        out = torch.addmm(pristine.flatten(1), low.up, low.down, alpha=factor).view(pristine.shape)
+    if into is None or into.dtype != original.dtype or not into.is_contiguous():
+        out = torch.addmm(original.flatten(1), low.up, low.down, alpha=factor).view(original.shape)
         return out if into is None else into.copy_(out)
-    torch.addmm(pristine.flatten(1), low.up, low.down, alpha=factor, out=into.view(len(into), -1))
+    torch.addmm(original.flatten(1), low.up, low.down, alpha=factor, out=into.view(len(into), -1))
     return into
 
 
-def _in_blocks(pristine: Tensor, patches: Sequence[Patch], into: Tensor | None) -> Tensor | None:
+def _in_blocks(original: Tensor, patches: Sequence[Patch], into: Tensor | None) -> Tensor | None:
     """Half and less on the CPU: a block of rows is made float32, summed and rounded while the cache has it."""
-    if pristine.is_cuda or pristine.dtype == torch.float32 or (products := _products(pristine, patches)) is None:
+    if original.is_cuda or original.dtype == torch.float32 or (products := _products(original, patches)) is None:
         return None
-    out, step = torch.empty_like(pristine) if into is None else into, rows_per_block(pristine)
-    for start in range(0, len(pristine), step):
-        block = pristine[start : start + step].float()
+    out, step = torch.empty_like(original) if into is None else into, rows_per_block(original)
+    for start in range(0, len(original), step):
+        block = original[start : start + step].float()
         for product, strength in products:
             product.rows(start, start + len(block)).add(block, strength)
         out[start : start + step] = block
     return out
 
 
-def _products(pristine: Tensor, patches: Sequence[Patch]) -> list[tuple[LazyDelta, float]] | None:
+def _products(original: Tensor, patches: Sequence[Patch]) -> list[tuple[LazyDelta, float]] | None:
     """The sums of `merged_weight` in its order, where each of them can be had row by row."""
     if not all(patch.view == WeightView() and isinstance(patch.algorithm, AdditiveAlgorithm) for patch in patches):
         return None
-    thin, thick = _split(pristine, patches)
+    thin, thick = _split(original, patches)
     found: list[tuple[LazyDelta, float]] = [(Matmul(*_pair(thin), 1.0), 1.0)] if thin else []
     for patch in thick:
         if isinstance(patch.algorithm, AdditiveAlgorithm):
-            found.append((patch.algorithm.lazy_delta(tuple(pristine.shape)), patch.strength))
+            found.append((patch.algorithm.lazy_delta(tuple(original.shape)), patch.strength))
     return found

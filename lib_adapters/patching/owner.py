@@ -150,8 +150,8 @@ class Owner:
         """Restore the model because another Session takes it over; return messages for the user."""
         if (displaced := self._on_displaced()) is not None:
             displaced()
-        with Transaction() as change:
-            found = self.undo_foreign_changes(change)
+        with Transaction() as transaction:
+            found = self.undo_foreign_changes(transaction)
         self.restore()
         return found
 

@@ -88,13 +88,15 @@ class Patch:
         """As it is at this moment, in this row; None where it is not there."""
         if self.scheduled is None:
             return self
-        dial = self.scheduled
+        scheduled = self.scheduled
         strength = (
-            self.strength * dial.value * (1.0 if dial.row_strengths is None or row is None else dial.row_strengths[row])
+            self.strength
+            * scheduled.value
+            * (1.0 if scheduled.row_strengths is None or row is None else scheduled.row_strengths[row])
         )
         if not strength:
             return None
-        algorithm = dial.truncate(self.algorithm)
+        algorithm = scheduled.truncate(self.algorithm)
         name, stem, _, _, kind = self.key
         cut = 0 if algorithm is self.algorithm else algorithm.rank or 0
         return Patch((name, stem, strength, cut, kind), self.view, algorithm, strength, self.is_bias)

@@ -167,26 +167,26 @@ class PatchedForward:
         **kwargs: Any,
     ) -> Any:
         """The call with W' in the weight's place."""
-        with self._buffers.borrow() as lend:
-            found = self._merge_now(module, targets, lend) if made is None else made
+        with self._buffers.borrow() as allocate:
+            found = self._merge_now(module, targets, allocate) if made is None else made
             y, bias = call_with_weights(module, found, lambda: self._forward(module, *args, **kwargs))
         return y if bias is None else y + (bias if isinstance(module, nn.Linear) else bias[:, None, None]).to(y.dtype)
 
     def _merge_now(
-        self, module: nn.Module, targets: Sequence[tuple[str, ParamPatches]], lend: Allocate
+        self, module: nn.Module, targets: Sequence[tuple[str, ParamPatches]], allocate: Allocate
     ) -> list[MergedTensor]:
         found = []
         for path, target in targets:
             owner = module.get_submodule(path)
             with float32_math():
-                found.append((path, target.ref.name, merge_param(owner, target, self._base_of, lend)))
+                found.append((path, target.ref.name, merge_param(owner, target, self._base_of, allocate)))
         return found
 
 
 def patch_signature(targets: Sequence[ParamPatches]) -> tuple[object, ...]:
     """Equal only where the very same dials are read: others are turned by nobody. Whoever keeps it keeps the dials."""
-    dials = tuple(id(patch.scheduled) for target in targets for patch in target.patches)
-    return tuple(sorted((t.ref.path, t.ref.name, t.signature) for t in targets)), dials
+    scheduled_strengths = tuple(id(patch.scheduled) for target in targets for patch in target.patches)
+    return tuple(sorted((t.ref.path, t.ref.name, t.signature) for t in targets)), scheduled_strengths
 
 
 def _path_below(module: nn.Module, target: ParamPatches) -> str:

@@ -60,8 +60,8 @@ class PeftLayers:
         return found
 
 
-def _merge_states(roots: Iterable[nn.Module]) -> Iterator[tuple[str, nn.Module, list[str]]]:
-    for path, module in (pair for root in roots for pair in named_modules(root)):
+def _merge_states(components: Iterable[nn.Module]) -> Iterator[tuple[str, nn.Module, list[str]]]:
+    for path, module in (pair for root in components for pair in named_modules(root)):
         if isinstance(merged := module.__dict__.get(MERGED), list):
             inner = module._modules.get("base_layer")
             while inner is not None and "base_layer" in inner._modules:

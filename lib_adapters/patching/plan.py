@@ -68,15 +68,15 @@ def match_adapter(request: Request, loaded: LoadedAdapter, table: LayerTable) ->
 
 def _take(taken: dict[Key, list[tuple[range, str]]], name: str, algorithm: Algorithm, layer: Layer) -> str:
     """Reserve the rows that a module changes; return the name of a module that has reserved some of them, else ""."""
-    slots = [layer.weight] if algorithm.has_weight else []
-    slots += [layer.bias] if algorithm.has_bias and layer.bias is not None else []
+    refs = [layer.weight] if algorithm.has_weight else []
+    refs += [layer.bias] if algorithm.has_bias and layer.bias is not None else []
     rows = range(*(layer.view.rows or (0, _ALL_ROWS)))
-    for slot in slots:
-        for others, other in taken.get(slot.key, ()):
+    for ref in refs:
+        for others, other in taken.get(ref.key, ()):
             if rows.start < others.stop and others.start < rows.stop:
                 return other
-    for slot in slots:
-        taken.setdefault(slot.key, []).append((rows, name))
+    for ref in refs:
+        taken.setdefault(ref.key, []).append((rows, name))
     return ""
 
 
@@ -111,11 +111,11 @@ def _add(result: AdapterMatch, stem: LayerKey, algorithm: Algorithm, layer: Laye
     names = [stem.name.lower(), *result.layer_names.get(_layer_id(layer), ())]
     factor = 1.0 if request.blocks is ALL_BLOCKS else request.blocks.factor_for(weight_block(stem), names)
     result.disabled_by_blocks += not factor
-    dial = result.strengths.get("unet" if stem.component == "unet" else "te")
-    strength = factor if dial is not None else request.strength(stem.component) * factor
+    scheduled = result.strengths.get("unet" if stem.component == "unet" else "te")
+    strength = factor if scheduled is not None else request.strength(stem.component) * factor
     if strength:
         result.matched[algorithm.label] += 1
-        result.patches.extend(_patches(result, (stem, algorithm, layer), strength, dial))
+        result.patches.extend(_patches(result, (stem, algorithm, layer), strength, scheduled))
 
 
 def _spellings(table: LayerTable) -> Mapping[Place, list[str]]:
@@ -133,8 +133,8 @@ def _layer_id(layer: Layer) -> Place:
 def group_by_parameter(fits: Sequence[AdapterMatch]) -> PatchesByParam:
     """By parameter, what all requests add to it, in an order of its own."""
     targets: PatchesByParam = {}
-    for slot, patch in (pair for one in fits for pair in one.patches):
-        targets.setdefault(slot.key, ParamPatches(slot)).patches.append(patch)
+    for ref, patch in (pair for one in fits for pair in one.patches):
+        targets.setdefault(ref.key, ParamPatches(ref)).patches.append(patch)
     for target in targets.values():
         target.patches.sort(key=lambda patch: patch.key)
     return targets
@@ -146,8 +146,8 @@ def merge_tied(targets: Mapping[tuple[int, str], ParamPatches]) -> Mapping[tuple
         return targets
     found: PatchesByParam = {}
     for target in targets.values():
-        slot = target.ref.tied_to or target.ref
-        found.setdefault(slot.key, ParamPatches(slot)).patches.extend(target.patches)
+        ref = target.ref.tied_to or target.ref
+        found.setdefault(ref.key, ParamPatches(ref)).patches.extend(target.patches)
     for target in found.values():
         target.patches.sort(key=lambda patch: patch.key)
     return found
@@ -209,21 +209,21 @@ def _fits_four_channels(layer: Layer, algorithm: Algorithm) -> bool:
 
 
 def _patches(
-    result: AdapterMatch, place: tuple[LayerKey, Algorithm, Layer], strength: float, dial: ScheduledStrength | None
+    result: AdapterMatch, place: tuple[LayerKey, Algorithm, Layer], strength: float, scheduled: ScheduledStrength | None
 ) -> Iterator[tuple[ParamRef, Patch]]:
     stem, algorithm, layer = place
     request = result.request
-    dyn = request.dyn if isinstance(request.dyn, int) and dial is None else None
+    dyn = request.dyn if isinstance(request.dyn, int) and scheduled is None else None
     if dyn is not None:
         algorithm = algorithm.truncate(dyn)
 
     def key(kind: str) -> PatchKey:
         """With a dial it must tell apart what the same file is asked for in several ways."""
-        return request.key[0], stem, strength, dyn or 0, kind if dial is None else f"{kind} {request.key[1]}"
+        return request.key[0], stem, strength, dyn or 0, kind if scheduled is None else f"{kind} {request.key[1]}"
 
     for held in (layer, *layer.fused_copies):
         if algorithm.has_weight:
-            yield held.weight, Patch(key("weight"), held.view, algorithm, strength, scheduled=dial)
+            yield held.weight, Patch(key("weight"), held.view, algorithm, strength, scheduled=scheduled)
         if algorithm.has_bias and held.bias is not None:
             view = WeightView(rows=held.view.rows)
-            yield held.bias, Patch(key("bias"), view, algorithm, strength, is_bias=True, scheduled=dial)
+            yield held.bias, Patch(key("bias"), view, algorithm, strength, is_bias=True, scheduled=scheduled)

@@ -23,7 +23,7 @@ MAX_STEPS_NAMED = 8  # steps in a sentence
 class Request:
     """Strengths may be any finite number, up to where float32 ends; `dyn` cuts the adapter to its first ranks.
 
-    `scope`: the rows of a batch that it acts on, by the numbers that the host gives them; None for all.
+    `rows`: the rows of a batch that it acts on, by the numbers that the host gives them; None for all.
     AdapterError for a strength that is not finite or beyond LARGEST, and for `dyn` below 1.
     """
 

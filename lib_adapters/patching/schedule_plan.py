@@ -43,15 +43,15 @@ class SchedulePlan:
 
     def _initial_mode(self, key: Key, target: ParamPatches, live: bool) -> ApplyMode:
         """What must be; else merged, until somebody chooses what is quicker."""
-        asked = {patch.scheduled.request.mode for patch in target.patches if patch.scheduled is not None}
-        if not live and not _has_rows(target) and "live" not in asked:
+        requested_modes = {patch.scheduled.request.mode for patch in target.patches if patch.scheduled is not None}
+        if not live and not _has_rows(target) and "live" not in requested_modes:
             return "merged"
         return "beside" if key in self.bypassable else "live"
 
     @property
     def is_dynamic(self) -> bool:
         """True if any strength depends on the sampling step, the batch row or the text row."""
-        return any(dial.is_dynamic for dial in self.strengths)
+        return any(scheduled.is_dynamic for scheduled in self.strengths)
 
     @property
     def undecided(self) -> dict[Key, ParamPatches]:
@@ -79,26 +79,26 @@ class SchedulePlan:
 
     def set_step(self, step: SamplingStep) -> bool:
         """To this step; did any strength change?"""
-        before = [dial.state for dial in self.strengths]
+        before = [scheduled.state for scheduled in self.strengths]
         self.step = step
-        for dial in self.strengths:
-            dial.set_step(step)
-        return before != [dial.state for dial in self.strengths]
+        for scheduled in self.strengths:
+            scheduled.set_step(step)
+        return before != [scheduled.state for scheduled in self.strengths]
 
     def set_rows(self, rows: Sequence[int] | None) -> None:
         """The rows of the UNet's coming run; None where the host tells nothing."""
-        for dial in self.strengths:
-            if dial.component == "unet":
-                dial.set_rows(rows)
+        for scheduled in self.strengths:
+            if scheduled.component == "unet":
+                scheduled.set_rows(rows)
 
     def set_text_row(self, row: int | None) -> bool:
         """Whose text is encoded next: adapters with a scope act on no other."""
-        before = [dial.state for dial in self.strengths]
+        before = [scheduled.state for scheduled in self.strengths]
         self.text_row = row
-        for dial in self.strengths:
-            if dial.component != "unet":
-                dial.set_rows(NO_ROW if row is None else (row,))
-        return before != [dial.state for dial in self.strengths]
+        for scheduled in self.strengths:
+            if scheduled.component != "unet":
+                scheduled.set_rows(NO_ROW if row is None else (row,))
+        return before != [scheduled.state for scheduled in self.strengths]
 
     def merged(self) -> PatchesByParam:
         """What is in the weights at this moment."""
@@ -142,14 +142,18 @@ def _changes(target: ParamPatches) -> bool:
 
 
 def _has_rows(target: ParamPatches) -> bool:
-    dials = [patch.scheduled for patch in target.patches if patch.scheduled is not None]
-    return any(dial.request.rows is not None and dial.component == "unet" for dial in dials)
+    scheduled_strengths = [patch.scheduled for patch in target.patches if patch.scheduled is not None]
+    return any(
+        scheduled.request.rows is not None and scheduled.component == "unet" for scheduled in scheduled_strengths
+    )
 
 
 def _is_open(target: ParamPatches) -> bool:
     """In the UNet, all rows at one strength, and no user has said how it is to be followed."""
-    dials = [patch.scheduled for patch in target.patches if patch.scheduled is not None]
-    return all(dial.component == "unet" and dial.request.mode == "auto" for dial in dials) and not _has_rows(target)
+    scheduled_strengths = [patch.scheduled for patch in target.patches if patch.scheduled is not None]
+    return all(
+        scheduled.component == "unet" and scheduled.request.mode == "auto" for scheduled in scheduled_strengths
+    ) and not _has_rows(target)
 
 
 def _can_run_beside(target: ParamPatches) -> bool:

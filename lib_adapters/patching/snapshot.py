@@ -17,7 +17,7 @@ from lib_adapters.patching.patch import PatchKey
 
 @dataclass(frozen=True)
 class ParameterSnapshot:
-    """`pristine` is what the parameter goes back to; `pointer` and `samples` are of the tensor that we put there."""
+    """`original` is what the parameter goes back to; `pointer` and `samples` are of the tensor that we put there."""
 
     ref: ParamRef
     original: Tensor | None  # None: the layer had no bias

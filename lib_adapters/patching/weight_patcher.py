@@ -28,8 +28,10 @@ from lib_adapters.patching.transaction import Transaction
 class WeightPatcher:
     """Which parameters point at a W' now, and where each goes back to."""
 
-    def __init__(self, witness: OriginalChecksums, offload: bool | None = None, base_of: BaseOf | None = None) -> None:
-        self._checksums = witness
+    def __init__(
+        self, checksums: OriginalChecksums, offload: bool | None = None, base_of: BaseOf | None = None
+    ) -> None:
+        self._checksums = checksums
         self._base_of = base_of
         self._offload = offload  # None: decided by the memory that is free
         self._snapshots: dict[Key, ParameterSnapshot] = {}
@@ -85,11 +87,11 @@ class WeightPatcher:
         clear_autocast_cache()
 
     def _remerge(self, target: ParamPatches) -> Swap:
-        slot, record = target.ref, self._snapshots[target.ref.key]
-        module, into, home = slot.module(), slot.tensor(), record.original_on_device()
+        ref, record = target.ref, self._snapshots[target.ref.key]
+        module, into, home = ref.module(), ref.tensor(), record.original_on_device()
         assert module is not None
         assert into is not None
-        return Swap(slot, self._merge(module, target, home, into), record.original, target.signature)
+        return Swap(ref, self._merge(module, target, home, into), record.original, target.signature)
 
     def _merge(self, module: nn.Module, target: ParamPatches, original: Tensor | None, into: Tensor | None) -> Tensor:
         """Return the merged weight or bias, in `into` or as a new tensor."""
@@ -134,8 +136,8 @@ class WeightPatcher:
 
     @plain_tensors()
     def _restore_snapshots(self, records: list[ParameterSnapshot]) -> None:
-        with Transaction() as change:
-            self._commit(list(self._plan_swaps(records, [], False)), change)
+        with Transaction() as transaction:
+            self._commit(list(self._plan_swaps(records, [], False)), transaction)
 
     def refresh(self) -> None:
         """Compare the records with the model: what was moved is still ours, what was replaced is not."""
@@ -174,14 +176,14 @@ class WeightPatcher:
         self._displaced = found if keep else []
         return found
 
-    def reclaim(self, modules: Iterable[nn.Module], change: Transaction) -> None:
+    def reclaim(self, modules: Iterable[nn.Module], transaction: Transaction) -> None:
         """Restore the original weights of these modules, whose current ones other code computed from merged ones."""
         if not (wanted := {id(module) for module in modules}):
             return
         dropped = {record.ref.key: record for record in self._displaced if id(record.ref.module()) in wanted}
         self._snapshots = {**dropped, **self._snapshots}
         taken = [record for key, record in self._snapshots.items() if key[0] in wanted]
-        self._commit([Swap(record.ref, record.original_on_device(), None, None) for record in taken], change)
+        self._commit([Swap(record.ref, record.original_on_device(), None, None) for record in taken], transaction)
         self._displaced = [record for record in self._displaced if record.ref.key not in dropped]
         self._is_complete = self._is_complete and not taken
 
@@ -202,19 +204,19 @@ class WeightPatcher:
             yield from self._merged_swap(target, short, mappings)
 
     def _merged_swap(self, target: ParamPatches, short: bool, mappings: MappedAllocator) -> Iterator[Swap]:
-        slot, record = target.ref, self._snapshots.get(target.ref.key)
-        if (module := slot.module()) is None:
+        ref, record = target.ref, self._snapshots.get(target.ref.key)
+        if (module := ref.module()) is None:
             return
-        pristine = record.original_on_device() if record else current_tensor(module, slot.name)
-        if pristine is not None:
-            self._checksums.record(slot, pristine)
-        tensor = self._merge(module, target, pristine, None if pristine is None else mappings.empty_like(pristine))
-        if pristine is None and not tensor.float().any():  # a layer without a bias needs none if the sum is zero
+        original = record.original_on_device() if record else current_tensor(module, ref.name)
+        if original is not None:
+            self._checksums.record(ref, original)
+        tensor = self._merge(module, target, original, None if original is None else mappings.empty_like(original))
+        if original is None and not tensor.float().any():  # a layer without a bias needs none if the sum is zero
             if record is not None:  # an earlier patch added one
-                yield Swap(slot, None, None, None)
+                yield Swap(ref, None, None, None)
             return
-        kept = record.original if record else (to_pinned(pristine) if short and pristine is not None else pristine)
-        yield Swap(slot, tensor, kept, target.signature)
+        kept = record.original if record else (to_pinned(original) if short and original is not None else original)
+        yield Swap(ref, tensor, kept, target.signature)
 
     def _one_by_one(self, steps: Iterable[Swap]) -> Iterator[Swap]:
         for step in steps:
@@ -238,31 +240,31 @@ class WeightPatcher:
     def _exclude(self, beyond: dict[Key, frozenset[str]]) -> None:
         self._overflowing = beyond
 
-    def _base(self, module: nn.Module, name: str, pristine: Tensor | None) -> Tensor:
+    def _base(self, module: nn.Module, name: str, original: Tensor | None) -> Tensor:
         """What deltas are added to: the most exact form of the weight that there is."""
-        if pristine is None:
+        if original is None:
             return zero_bias(module, name)
         exact = self._base_of(module, name) if self._base_of else None
-        return pristine if exact is None else exact.to(pristine.device)
+        return original if exact is None else exact.to(original.device)
 
-    def _commit(self, steps: Iterable[Swap], change: Transaction) -> None:
+    def _commit(self, steps: Iterable[Swap], transaction: Transaction) -> None:
         """Move the pointers."""
         done, replaced, records = [], [], self._snapshots
-        change.on_rollback(lambda: self._remember(records))
+        transaction.on_rollback(lambda: self._remember(records))
         for step in steps:
             before = self._prepare_swap(step)
-            change.on_rollback(partial(self._assign, step.ref, before))
+            transaction.on_rollback(partial(self._assign, step.ref, before))
             self._assign(step.ref, step.tensor)
             done.append(step)
             if step.ref.key in records and before is not None:
                 replaced.append(before)
         self._snapshots = self._finish_swaps(done)
-        change.on_commit(lambda: free_async(replaced))
+        transaction.on_commit(lambda: free_async(replaced))
 
-    def _assign(self, slot: ParamRef, tensor: Tensor | None) -> None:
-        if (module := slot.module()) is not None:
-            assign(module, slot.name, tensor)
-            self._checksums.track(slot)
+    def _assign(self, ref: ParamRef, tensor: Tensor | None) -> None:
+        if (module := ref.module()) is not None:
+            assign(module, ref.name, tensor)
+            self._checksums.track(ref)
 
     def _remember(self, records: dict[Key, ParameterSnapshot]) -> None:
         self._snapshots = records

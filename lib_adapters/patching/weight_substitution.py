@@ -19,7 +19,7 @@ from lib_adapters.patching.patch import ParamPatches
 T = TypeVar("T")
 Swapped = list[Callable[[], None]]  # each puts back one parameter
 MergedTensor = tuple[str, str, Tensor]  # where, below the module; which parameter; what it is for the run
-Allocate = Callable[[Tensor], Tensor | None]  # memory like this tensor's, if there is any to lend
+Allocate = Callable[[Tensor], Tensor | None]  # memory like this tensor's, if there is any to allocate
 
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -51,7 +51,7 @@ class BufferPool:
         taken: list[Tensor] = []
         remembered = torch.is_grad_enabled()  # then W' must outlive the call
 
-        def lend(base: Tensor) -> Tensor | None:
+        def allocate(base: Tensor) -> Tensor | None:
             if remembered or base.device.type != "cpu" or not base.is_contiguous():
                 return None
             try:
@@ -64,7 +64,7 @@ class BufferPool:
             return buffer[:size].view(base.dtype).view(base.shape)
 
         try:
-            yield lend
+            yield allocate
         finally:
             self._free += taken
 
@@ -105,7 +105,7 @@ def _put_in(module: nn.Module, made: Sequence[MergedTensor], moved: Swapped) -> 
         parameter = owner._parameters.get(name)
         if parameter is not None and not parameter.is_meta and _is_kept(parameter):
             moved.append(partial(replace_parameter, owner, name, parameter))
-            replace_parameter(owner, name, _stand_in(parameter, patched))
+            replace_parameter(owner, name, _parameter_like(parameter, patched))
             continue
         moved.append(partial(assign, owner, name, there))
         assign(owner, name, patched)
@@ -117,7 +117,7 @@ def _is_kept(parameter: nn.Parameter) -> bool:
     return torch.is_grad_enabled() or (parameter.requires_grad and _casts(parameter.device))
 
 
-def _stand_in(parameter: nn.Parameter, patched: Tensor) -> Tensor:
+def _parameter_like(parameter: nn.Parameter, patched: Tensor) -> Tensor:
     """Return W' as a tensor of its own: what torch remembers may be read when the parameter holds W again."""
     if parameter.requires_grad and torch.is_grad_enabled():
         return parameter - parameter.detach() + patched  # trained: it gets the gradient of W'
@@ -131,14 +131,14 @@ def _give_back(moved: Swapped) -> None:
 
 
 def merge_param(owner: nn.Module, target: ParamPatches, base_of: BaseOf | None, allocate: Allocate) -> Tensor:
-    """W' (or b') for one run, shaped and stored as the owner's parameter; memory from `lend` where there is any."""
+    """W' (or b') for one run, shaped and stored as the owner's parameter; memory from `allocate` where there is any."""
     name = target.ref.name
     base = current_tensor(owner, name)
     if target.patches[0].is_bias:
         return merged_bias(zero_bias(owner, name) if base is None else base, target.patches)
     assert base is not None
-    pristine = base_of(owner, name) if base_of else None
-    if pristine is None:
+    original = base_of(owner, name) if base_of else None
+    if original is None:
         return merged_weight(base, target.patches, allocate(base))
-    pristine = pristine.to(base.device).float()  # somebody else's delta is in `base`: ours is that of the weight itself
-    return (merged_weight(pristine, target.patches) - pristine + base.float()).to(base.dtype)
+    original = original.to(base.device).float()  # somebody else's delta is in `base`: ours is that of the weight itself
+    return (merged_weight(original, target.patches) - original + base.float()).to(base.dtype)

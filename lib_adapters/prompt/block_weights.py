@@ -129,13 +129,13 @@ def _number(word: str, x: float, chance: random.Random) -> float:
 
 
 def _by_name(
-    terms: Sequence[str], presets: Presets, wish: BlockWeightSpec, rules: tuple[ElementRule, ...], seed: str
+    terms: Sequence[str], presets: Presets, spec: BlockWeightSpec, rules: tuple[ElementRule, ...], seed: str
 ) -> ResolvedBlockWeights:
     """Blocks and rules, perhaps behind a preset that they change."""
     factors: dict[str, float] = {}
     others, drawn = 1.0, False
     if (first := _found(terms[0], presets.blocks)) != terms[0]:
-        base = resolve_block_weights(BlockWeightSpec(first, x=wish.x), Presets(), seed)
+        base = resolve_block_weights(BlockWeightSpec(first, x=spec.x), Presets(), seed)
         factors, others, terms = dict(base.weights.factors), base.weights.default, terms[1:]
         drawn = bool(base.sampled_text)
     pairs = [(*_range(term), term) for term in terms]

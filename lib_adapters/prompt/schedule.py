@@ -153,8 +153,8 @@ def uses_noise(strength: Strength, window: Window | None) -> bool:
     return False
 
 
-def _place(unit: Unit, moment: SamplingStep, share: float) -> float | None:
-    return {"share": share, "step": float(moment.step), "sigma": moment.sigma}[unit]
+def _place(unit: Unit, step: SamplingStep, share: float) -> float | None:
+    return {"share": share, "step": float(step.step), "sigma": step.sigma}[unit]
 
 
 # Curves and windows as a tag spells them: `0@0,1@50%`, `start=5`, `step=2-8`, `stop=4.2sigma`.

@@ -83,12 +83,12 @@ def _window(values: Mapping[str, str], usual: Window | None) -> Window | None:
 
 
 def _wish(values: Mapping[str, str], usual: BlockWeightSpec) -> BlockWeightSpec:
-    wish = usual
+    spec = usual
     if "lbw" in values:
-        wish = replace(wish, blocks=values["lbw"])
+        spec = replace(spec, blocks=values["lbw"])
     if "lbwe" in values:
-        wish = replace(wish, elements=values["lbwe"])
-    return replace(wish, x=parse_number(values["x"])) if "x" in values else wish
+        spec = replace(spec, elements=values["lbwe"])
+    return replace(spec, x=parse_number(values["x"])) if "x" in values else spec
 
 
 def _ranks(token: str) -> Ranks:

@@ -37,7 +37,7 @@ def alone(monkeypatch):
 @pytest.mark.parametrize("name", RECIPES)
 def test_what_is_timed_computes_the_same(setting, tmp_path, name):
     case = make_case(name, setting, tmp_path)
-    ours, builtin = Ours(case, case.twin()), Usual(case, case.twin())
+    ours, builtin = Ours(case, case.copy()), Usual(case, case.copy())
     own = {path: weight.data.clone() for path, weight in ours.weights.items()}
     ours.operations()["apply"]()
     builtin.operations()["apply"]()

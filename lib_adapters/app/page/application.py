@@ -43,34 +43,34 @@ def folders_of(model: Path, more: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys([*usual, *(arguments.adapter_folders(more, model) if more else [])]))
 
 
-def application(given: argparse.Namespace, stack: ExitStack, address: str) -> FastAPI:
+def application(args: argparse.Namespace, stack: ExitStack, address: str) -> FastAPI:
     """What it opens is closed with `stack`."""
-    own = (given.out / OWN_LABEL).resolve()
-    files, folders = server.tab_files(), list(dict.fromkeys([*folders_of(given.model, given.adapters), own]))
-    device = arguments.device_of(given.device)
-    presets = PresetFile(given.presets or given.out / PRESET_FILE_NAME)
-    studio = stack.enter_context(Generator.open(given.model, device, FolderResolver(folders)))
-    studio = replace(studio, presets=presets.presets)
+    own = (args.out / OWN_LABEL).resolve()
+    files, folders = server.tab_files(), list(dict.fromkeys([*folders_of(args.model, args.adapters), own]))
+    device = arguments.device_of(args.device)
+    presets = PresetFile(args.presets or args.out / PRESET_FILE_NAME)
+    generator = stack.enter_context(Generator.open(args.model, device, FolderResolver(folders)))
+    generator = replace(generator, presets=presets.presets)
 
     def shown() -> list[Path]:
         return [folder for folder in folders if folder != own or own.is_dir()]
 
-    catalogue = AdapterLibrary(shown, given.out / "catalogue")
-    stack.callback(catalogue.close)
-    painter = ImageWorker(studio, folders, given.out, catalogue.record_use)
+    library = AdapterLibrary(shown, args.out / "catalogue")
+    stack.callback(library.close)
+    painter = ImageWorker(generator, folders, args.out, library.record_use)
     stack.callback(painter.stop)
 
     def made() -> None:
         painter.rescan()
-        catalogue.start()
+        library.start()
 
-    maker = EmbeddingWorker(find_clip_folder(given.model), own, device, made)
+    maker = EmbeddingWorker(find_clip_folder(args.model), own, device, made)
     stack.callback(maker.stop)
-    tab = _tab(catalogue, painter, studio, presets, lambda: _labels(shown(), own))
-    defaults = layout.Defaults(FIRST_PROMPT, read_settings(given), native_size(studio.pipe))
+    tab = _tab(library, painter, generator, presets, lambda: _labels(shown(), own))
+    defaults = layout.Defaults(FIRST_PROMPT, read_settings(args), native_size(generator.pipe))
     markup = shell(tab, prompts=layout.PROMPTS, negatives=layout.NEGATIVES, gallery=layout.GALLERY, name="page")
     page = layout.build_page(painter, maker, defaults, markup, server.addresses(files))
-    catalogue.start()
+    library.start()
     return server.application(page, tab, files, address)
 
 
@@ -82,20 +82,20 @@ def native_size(pipe: Pipeline) -> tuple[int, int]:
 
 
 def _tab(
-    catalogue: AdapterLibrary,
+    library: AdapterLibrary,
     painter: ImageWorker,
-    studio: Generator,
+    generator: Generator,
     presets: PresetFile,
     folders: Callable[[], list[tuple[str, Path]]],
 ) -> TabBackend:
     key = secrets.token_urlsafe(24)
-    unet, *encoders = components_of(studio.pipe).values()
+    unet, *encoders = components_of(generator.pipe).values()
     family = LayerTable.from_model(unet, encoders).family
-    told = ("", "") if family == "unknown" else (family, FAMILY_NAMES[family])
+    model_label = ("", "") if family == "unknown" else (family, FAMILY_NAMES[family])
     return TabBackend(
-        library=catalogue,
+        library=library,
         dependencies=auth_dependencies(key, ()),
-        model=lambda: told,
+        model=lambda: model_label,
         folders=folders,
         rescan=painter.rescan,
         key=key,

@@ -28,13 +28,13 @@ def port_number(word: str) -> int:
     return int(word)
 
 
-def run(given: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     try:
         from lib_adapters.app.page import application, server  # gradio costs seconds, and no other command needs it
     except ModuleNotFoundError as error:
         raise AdapterError(f"The page needs {error.name}; `python install.py demo` installs what it needs.") from error
     with ExitStack() as stack:
-        listening = stack.enter_context(server.listen(given.host, given.port))
-        app = application.application(given, stack, server.address_of(listening))
-        server.serve(app, listening, not given.no_browser)
+        listening = stack.enter_context(server.listen(args.host, args.port))
+        app = application.application(args, stack, server.address_of(listening))
+        server.serve(app, listening, not args.no_browser)
     return 0

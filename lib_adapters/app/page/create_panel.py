@@ -38,12 +38,12 @@ class EmbeddingWorker:
     def stop(self) -> None:
         self._stop.set()
 
-    def create(self, name: str, pictures: str, clip: str, batch: int, reached: OnProgress) -> EmbeddingResult:
+    def create(self, name: str, images: str, clip: str, batch: int, reached: OnProgress) -> EmbeddingResult:
         """AdapterError says what is missing, or that it was stopped."""
         with self._busy:
             self._stop.clear()
             out = embedding_path(name, self._folder)
-            folder = parse_folder(pictures, "the folder of pictures")
+            folder = parse_folder(images, "the folder of pictures")
             where = parse_folder(clip, "the folder of a local CLIP model with its image side (nothing is fetched)")
             made = create_embedding(
                 EmbeddingJob.prepare(folder, where, out, batch, self._device), reached, self._stop.is_set
@@ -59,14 +59,14 @@ def create_panel(maker: EmbeddingWorker) -> None:
             batch = gr.Slider(
                 1, MAX_BATCH_SIZE, DEFAULT_BATCH_SIZE, step=1, label="Pictures at once", elem_id="page_create_batch"
             )
-        pictures = gr.Textbox("", label="Folder of pictures", max_lines=1, elem_id="page_create_pictures")
+        images = gr.Textbox("", label="Folder of pictures", max_lines=1, elem_id="page_create_pictures")
         usual = str(maker.clip) if maker.clip else ""
         clip = gr.Textbox(usual, label="CLIP folder, with its image side", max_lines=1, elem_id="page_create_clip")
         with gr.Row():
             button = gr.Button("Create", elem_id="page_create_button")
             stop = gr.Button("Stop", elem_id="page_create_stop")
         result = gr.HTML(_html([]), elem_id="page_create_result")
-        done = button.click(_pressed(maker), [name, pictures, clip, batch], result, api_name=False)
+        done = button.click(_pressed(maker), [name, images, clip, batch], result, api_name=False)
         done.then(None, None, None, _js=_REFRESH, api_name=False)
         stop.click(maker.stop, None, None, queue=False, api_name=False)
 
@@ -74,7 +74,7 @@ def create_panel(maker: EmbeddingWorker) -> None:
 def _pressed(maker: EmbeddingWorker) -> Callable[..., str]:
     def pressed(
         name: str,
-        pictures: str,
+        images: str,
         clip: str,
         batch: float,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - how gradio is asked for one
@@ -83,7 +83,7 @@ def _pressed(maker: EmbeddingWorker) -> Callable[..., str]:
             progress(done / total, desc=f"{done} of {total} pictures")  # gradio's own numbers lie under its bar
 
         try:
-            made = maker.create(name, pictures, clip, int(batch), reached)
+            made = maker.create(name, images, clip, int(batch), reached)
         except Exception as error:  # noqa: BLE001 - the page says it and goes on
             return _html([describe_error(error)[0]], "lycoris-problem")
         return _html([made.summary(), *made.skipped_messages()])

@@ -39,14 +39,16 @@ class WorkerResult:
 class ImageWorker:
     """The studio, its shelf as it is now, and the folder for pictures."""
 
-    def __init__(self, studio: Generator, folders: Iterable[Path], out: Path, on_used: Callable[[Path], None]) -> None:
-        self._studio, self._folders, self._out, self._used = studio, list(folders), out, on_used
+    def __init__(
+        self, generator: Generator, folders: Iterable[Path], out: Path, on_used: Callable[[Path], None]
+    ) -> None:
+        self._generator, self._folders, self._out, self._used = generator, list(folders), out, on_used
         self._stop = threading.Event()
         self._busy = threading.Lock()
         self._last_report = report_json(Report(), (), ())
 
     def rescan(self) -> None:
-        self._studio = replace(self._studio, resolver=FolderResolver(self._folders))
+        self._generator = replace(self._generator, resolver=FolderResolver(self._folders))
 
     def report(self) -> dict[str, Any]:
         """What was done for the last picture."""
@@ -66,10 +68,10 @@ class ImageWorker:
             self._stop.clear()
             try:
                 for number, (text, how, title) in enumerate(prompts):
-                    picture = self._one(text, how, reached, (number, len(prompts)))
-                    shown.pictures.append((picture.image, title))
-                    shown.lines, shown.problems = picture.report.lines(), list(picture.problems)
-                    self._last_report = report_json(picture.report, shown.lines, shown.problems)
+                    image = self._one(text, how, reached, (number, len(prompts)))
+                    shown.pictures.append((image.image, title))
+                    shown.lines, shown.problems = image.report.lines(), list(image.problems)
+                    self._last_report = report_json(image.report, shown.lines, shown.problems)
             except Cancelled:
                 shown.problems.append("Stopped.")
         self._note_use(prompt)
@@ -85,19 +87,19 @@ class ImageWorker:
             reached(number * settings.steps + done, count * settings.steps)
 
         reached(number * settings.steps, count * settings.steps)
-        picture = self._studio.generate(prompt, settings, progress)
-        text = infotext(picture)
-        save(picture.image, output_path(self._out, f"seed-{settings.seed}", 0, 1), text)
-        picture.image.info["parameters"] = text
-        return picture
+        image = self._generator.generate(prompt, settings, progress)
+        text = infotext(image)
+        save(image.image, output_path(self._out, f"seed-{settings.seed}", 0, 1), text)
+        image.image.info["parameters"] = text
+        return image
 
     def _note_use(self, prompt: str) -> None:
-        shelf = self._studio.resolver
+        resolver = self._generator.resolver
         for tag in parse(prompt, TAGS).tags:
             try:
                 hypernetwork = tag.kind == HYPERNET
                 self._used(
-                    shelf.hypernetwork(tag.name)[0].path if hypernetwork else shelf.adapter(tag.name).adapter.path
+                    resolver.hypernetwork(tag.name)[0].path if hypernetwork else resolver.adapter(tag.name).adapter.path
                 )
             except AdapterError:
                 continue  # the picture's own problems have said it

@@ -27,13 +27,13 @@ def tensor_file_from_tree(tree: PickleTree, path: Path, size: int, mtime_ns: int
     root = _unwrapped(tree.obj)
     entries: dict[str, TensorEntry] = {}
     numbers: dict[str, float] = {}
-    for name, leaf in _leaves(root, "", 0):
+    for name, tensor_name in _leaves(root, "", 0):
         if len(entries) + len(numbers) >= _MAX_TENSORS or len(name) > MAX_NAME_LENGTH:
             raise CorruptFile("holds an absurd number of tensors, or absurd names; it was not opened")
-        if isinstance(leaf, PickledTensor):
-            entries[name] = leaf.to_entry(tree.storage_ranges)
-        elif isinstance(leaf, (int, float)):
-            numbers[name] = float(leaf) if abs(leaf) < _MAX_NUMBER else math.inf
+        if isinstance(tensor_name, PickledTensor):
+            entries[name] = tensor_name.to_entry(tree.storage_ranges)
+        elif isinstance(tensor_name, (int, float)):
+            numbers[name] = float(tensor_name) if abs(tensor_name) < _MAX_NUMBER else math.inf
     return TensorFile(path, size, mtime_ns, entries, {}, numbers, _companion(path, tree.obj))
 
 

@@ -73,12 +73,12 @@ class AestheticEncoder:
             self._encode(text, negative) if on_encode is None else self._encode_separately(text, negative, on_encode)
         )
         reports: list[AdapterReport] = []
-        for wish in requests:
-            report = AestheticReport(wish.aesthetic.name, 0.0, wish.options.weight)
+        for spec in requests:
+            report = AestheticReport(spec.aesthetic.name, 0.0, spec.options.weight)
             reports.append(report)
             try:
-                place = self._matcher.match(wish.aesthetic)
-                steered = self._apply(text, embeds, place, wish, progress)
+                place = self._matcher.match(spec.aesthetic)
+                steered = self._apply(text, embeds, place, spec, progress)
             except AdapterError as error:
                 report.error = str(error)
                 continue
@@ -89,7 +89,7 @@ class AestheticEncoder:
                 continue
             report.notes = [place.note] if place.note else []
             report.outcome = (
-                f"{wish.options.steps} steps, weight {wish.options.weight:g}, "
+                f"{spec.options.steps} steps, weight {spec.options.weight:g}, "
                 f"cosine {steered.cosine_before:.2f} -> {steered.cosine_after:.2f}"
             )
         return embeds, reports
@@ -119,14 +119,14 @@ class AestheticEncoder:
         text: str,
         embeds: dict[str, Tensor],
         place: EncoderMatch,
-        wish: AestheticRequest,
+        spec: AestheticRequest,
         progress: ProgressCallback | None,
     ) -> OptimizedText:
         """Puts the mixture into `embeds`."""
         answers: list[OptimizedText] = []
 
         def changed(encoder: nn.Module, given: tuple[Any, ...], others: dict[str, Any], output: Any) -> Any:
-            answers.append(self._optimize(place, (given, others), output, wish, progress))
+            answers.append(self._optimize(place, (given, others), output, spec, progress))
             return _like(output, iter(answers[-1].hidden_states))
 
         handle = place.encoder.register_forward_hook(changed, with_kwargs=True)
@@ -136,32 +136,32 @@ class AestheticEncoder:
             handle.remove()
         widths = [int(encoder.config.hidden_size) for encoder in text_encoders_of(self._pipe).values()]
         parts, others = (list(torch.split(one[PROMPT_EMBEDS[0]], widths, dim=-1)) for one in (embeds, other))
-        parts[place.index] = blend(parts[place.index], others[place.index], wish.options)
+        parts[place.index] = blend(parts[place.index], others[place.index], spec.options)
         embeds[PROMPT_EMBEDS[0]] = torch.cat(parts, dim=-1)
         if POOLED_PROMPT_EMBEDS[0] in embeds and place.index == len(parts) - 1:
             embeds[POOLED_PROMPT_EMBEDS[0]] = blend(
-                embeds[POOLED_PROMPT_EMBEDS[0]], other[POOLED_PROMPT_EMBEDS[0]], wish.options
+                embeds[POOLED_PROMPT_EMBEDS[0]], other[POOLED_PROMPT_EMBEDS[0]], spec.options
             )
         return answers[-1]
 
     def _optimize(
-        self, place: EncoderMatch, call: tuple[tuple[Any, ...], dict[str, Any]], output: Any, wish: AestheticRequest,
+        self, place: EncoderMatch, call: tuple[tuple[Any, ...], dict[str, Any]], output: Any, spec: AestheticRequest,
         progress: ProgressCallback | None,
     ) -> OptimizedText:  # fmt: skip
         (tokens, *_), others = call
-        end, options = int(place.tokenizer.eos_token_id), wish.options
+        end, options = int(place.tokenizer.eos_token_id), spec.options
         prompt = TextForward(
             lambda: clip_feature(place.encoder, place.projection, tokens, end, others),
             lambda: _flat(place.encoder.forward(tokens, **others)),
             (*_flat(output), place.projection),
         )
         target = optimization_target(
-            wish.aesthetic.vectors.to(tokens.device), self._text_feature(place, options.text), options
+            spec.aesthetic.vectors.to(tokens.device), self._text_feature(place, options.text), options
         )
         try:
             return self._optimizer.optimize(place.encoder, prompt, target, options, progress)
         except AdapterError as error:
-            raise type(error)(f"{wish.aesthetic.name}: {error}.") from error
+            raise type(error)(f"{spec.aesthetic.name}: {error}.") from error
 
     def _text_feature(self, place: EncoderMatch, text: str) -> Tensor | None:
         """[1, d]: the feature of the tag's own text, by the unchanged encoder."""

@@ -30,7 +30,7 @@ class ClipImageEncoder:
     def image_features(self, images: Sequence[Image.Image]) -> Tensor:
         """[n, d] on the CPU, not normalised."""
         device = next(self.model.parameters()).device
-        pixels = torch.stack([self.preprocess(picture) for picture in images]).to(device)
+        pixels = torch.stack([self.preprocess(image) for image in images]).to(device)
         features: Tensor = self.model(pixel_values=pixels).image_embeds
         return features.float().cpu()
 

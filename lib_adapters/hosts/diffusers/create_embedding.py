@@ -118,8 +118,8 @@ def compute_features(
     for start in range(0, total, job.batch_size):
         if is_cancelled():
             raise Cancelled("Stopped; nothing was written.")
-        if pictures := list(open_images(files[start : start + job.batch_size], bad)):
-            found.append(job.image_encoder.image_features(pictures))
+        if images := list(open_images(files[start : start + job.batch_size], bad)):
+            found.append(job.image_encoder.image_features(images))
         on_progress(min(start + job.batch_size, total), total)
     if is_cancelled():
         raise Cancelled("Stopped; nothing was written.")
@@ -129,8 +129,8 @@ def compute_features(
 def open_images(files: Sequence[Path], skipped: list[tuple[str, str]]) -> Iterator[Image.Image]:
     for file in files:
         try:
-            with Image.open(file) as picture:
-                yield ImageOps.exif_transpose(picture).convert("RGB")
+            with Image.open(file) as image:
+                yield ImageOps.exif_transpose(image).convert("RGB")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow raises
             skipped.append((file.name, " ".join(str(error).split())[:200]))
 

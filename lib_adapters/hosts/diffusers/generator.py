@@ -198,10 +198,10 @@ class Generator:
         if not wishes and not own:
             return {}, []
 
-        def speak(negative: bool) -> None:
+        def set_row(negative: bool) -> None:
             self.session.set_text_row(NEGATIVE_ROW if negative else POSITIVE_ROW)
 
-        return self.aesthetic_encoder.encode(active.text, active.negative, wishes, stop, speak if own else None)
+        return self.aesthetic_encoder.encode(active.text, active.negative, wishes, stop, set_row if own else None)
 
 
 def resolve_seed(seed: int) -> int:

@@ -45,14 +45,14 @@ def extract_lora(
 ) -> ExtractedLora:
     """Linear and convolution weights become pairs; biases, norms and embeddings are kept whole (`diff`)."""
     result = ExtractedLora()
-    for number, change in enumerate(diffs, 1):
-        path, _, leaf = change.path.rpartition(".")
-        module = components[change.component].get_submodule(path)
-        name = kohya_name(change.component, path or leaf, components)
-        if isinstance(module, nn.Linear | nn.Conv2d) and leaf == "weight":
-            _pair(result, name, change.delta, rank, dtype)
+    for number, transaction in enumerate(diffs, 1):
+        path, _, tensor_name = transaction.path.rpartition(".")
+        module = components[transaction.component].get_submodule(path)
+        name = kohya_name(transaction.component, path or tensor_name, components)
+        if isinstance(module, nn.Linear | nn.Conv2d) and tensor_name == "weight":
+            _pair(result, name, transaction.delta, rank, dtype)
         else:
-            _whole(result, f"{name}.{_leaf(module, leaf)}", change.delta, dtype)
+            _whole(result, f"{name}.{_leaf(module, tensor_name)}", transaction.delta, dtype)
         on_progress(number)
     return result
 
@@ -73,11 +73,11 @@ def _whole(result: ExtractedLora, key: str, delta: Tensor, dtype: torch.dtype) -
     result.tensors[key] = kept.contiguous()
 
 
-def _leaf(module: nn.Module, leaf: str) -> str:
+def _leaf(module: nn.Module, tensor_name: str) -> str:
     weight = getattr(module, "weight", None)
     if isinstance(weight, Tensor) and weight.ndim == 1:
-        return "b_norm" if leaf == "bias" else "w_norm"
-    return "diff_b" if leaf == "bias" else "diff"
+        return "b_norm" if tensor_name == "bias" else "w_norm"
+    return "diff_b" if tensor_name == "bias" else "diff"
 
 
 def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:

@@ -42,7 +42,7 @@ class TagRequests:
 class TagContext:
     """The image for which tags are resolved; `steps` is None if there are no sampling steps (merging).
 
-    The same `seed` gives the same random block weights. `scope`: the batch rows; None for all.
+    The same `seed` gives the same random block weights. `rows`: the batch rows; None for all.
     """
 
     seed: str = ""
@@ -64,16 +64,16 @@ def adapter_requests(
     for tag in (tag for tag in tags if not tag.disabled):
         try:
             found = resolver.adapter(tag.name)
-            asked = context.resolve(found.adapter, tag, presets)
+            resolved = context.resolve(found.adapter, tag, presets)
         except AdapterError as error:
             wanted.problems.append(f"{tag.text}: {error}")
             continue
-        wanted.requests.append(asked.request)
-        idle = [f"{asked.steps}."] if asked.steps and _idle(asked.request) else []
-        notes = [*asked.notes, *idle, *([found.notice] if found.notice else [])]
+        wanted.requests.append(resolved.request)
+        idle = [f"{resolved.steps}."] if resolved.steps and _idle(resolved.request) else []
+        notes = [*resolved.notes, *idle, *([found.notice] if found.notice else [])]
         wanted.problems += [f"{tag.text}: {note}" for note in notes]
-        if asked.sampled_blocks:
-            wanted.sampled_texts[tag.text] = pin_sampled(tag, asked.sampled_blocks)
+        if resolved.sampled_blocks:
+            wanted.sampled_texts[tag.text] = pin_sampled(tag, resolved.sampled_blocks)
     return wanted
 
 

@@ -42,22 +42,24 @@ class ParameterDiff:
 def diff_weights(generator: Generator, requests: Sequence[Request]) -> tuple[list[ParameterDiff], Report]:
     """Activates the requests and leaves them active; half a stack is no result, so each must apply."""
     generator.session.deactivate()
-    roots = components_of(generator.pipe)
-    pristine = _tensors(roots)
+    components = components_of(generator.pipe)
+    original = _tensors(components)
     report = generator.session.activate([dataclasses.replace(one, mode="merged") for one in requests])
     if failed := [one.summary() for one in report.adapters if one.error or one.out_of_range]:
         raise AdapterError(" ".join(failed))
     found = [
-        ParameterDiff(component, path, pristine.get((component, path)), after)
-        for (component, path), after in _tensors(roots).items()
-        if not _same(pristine.get((component, path)), after)
+        ParameterDiff(component, path, original.get((component, path)), after)
+        for (component, path), after in _tensors(components).items()
+        if not _same(original.get((component, path)), after)
     ]
     return found, report
 
 
-def _tensors(roots: Mapping[str, nn.Module]) -> dict[tuple[str, str], Tensor]:
+def _tensors(components: Mapping[str, nn.Module]) -> dict[tuple[str, str], Tensor]:
     return {
-        (name, path): parameter.detach() for name, root in roots.items() for path, parameter in root.named_parameters()
+        (name, path): parameter.detach()
+        for name, root in components.items()
+        for path, parameter in root.named_parameters()
     }
 
 
@@ -73,8 +75,8 @@ def save_merged_model(model: Path, out: Path, diffs: Iterable[ParameterDiff]) ->
     if out.exists():
         raise AdapterError(f"{out}: this exists already; name a folder that does not.")
     by_component: dict[str, dict[str, Tensor]] = {}
-    for change in diffs:
-        by_component.setdefault(change.component, {})[change.path] = change.merged
+    for transaction in diffs:
+        by_component.setdefault(transaction.component, {})[transaction.path] = transaction.merged
     partial = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:

@@ -14,7 +14,7 @@ def report_json(
     report: Report, lines: Sequence[str], problems: Sequence[str], more: Iterable[AdapterReport] = ()
 ) -> dict[str, Any]:
     """`more`: what was done by something else than the session, such as hypernetworks."""
-    told = json_safe(
+    table = json_safe(
         {
             "lines": list(lines),
             "problems": list(problems),
@@ -23,8 +23,8 @@ def report_json(
             "adapters": [_row(one, report.mode) for one in (*report.adapters, *more)],
         }
     )
-    assert isinstance(told, dict)
-    return told
+    assert isinstance(table, dict)
+    return table
 
 
 def _row(one: AdapterReport, mode: str) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def add_routes(app: Any, tab: TabBackend) -> None:
         prefix=PREFIX, route_class=SizeLimitedRoute, default_response_class=SafeJSONResponse, dependencies=guards
     )
     _add_reading(router, tab)
-    _add_pictures(router, tab)
+    _add_image_routes(router, tab)
     _add_writing(router, tab)
     add_preset_routes(router, tab)
     app.include_router(router)
@@ -91,7 +91,7 @@ def _add_reading(router: APIRouter, tab: TabBackend) -> None:
         return catalogue.hash_of(card)
 
 
-def _add_pictures(router: APIRouter, tab: TabBackend) -> None:
+def _add_image_routes(router: APIRouter, tab: TabBackend) -> None:
     @router.get("/cards/{card}/thumb")
     def thumb(card: int, request: Request) -> Response:
         _there(tab, card)
@@ -137,7 +137,7 @@ def _add_writing(router: APIRouter, tab: TabBackend) -> None:
     @router.post("/cards/{card}/preview")
     def set_preview(card: int, given: dict[str, Any] = Body(...)) -> Any:  # noqa: B008
         _there(tab, card)
-        catalogue.set_preview(card, _picture(given.get("image")))
+        catalogue.set_preview(card, _image_bytes(given.get("image")))
         return {"version": catalogue.version}
 
     @router.post("/refresh")
@@ -173,7 +173,7 @@ def _kept(request: Request) -> dict[str, str]:
     return CACHE_FOREVER if request.query_params.get("v") else {"Cache-Control": "no-cache"}
 
 
-def _picture(text: object) -> bytes:
+def _image_bytes(text: object) -> bytes:
     head, comma, data = text.partition(",") if isinstance(text, str) else ("", "", "")
     try:
         if not (comma and head.startswith("data:image/") and head.endswith(";base64")):

@@ -87,7 +87,7 @@ class GuidedEncoder:
             embedder.hijack.fixes = None  # as the host's own leaves it
 
     def _guided(self, embedder: Any, tokens: Tensor, fixes: Any, plain: Tensor) -> Tensor:
-        targets = [_target(embedder, tokens, wish) for wish in self._requests]
+        targets = [_target(embedder, tokens, spec) for spec in self._requests]
         rows = []
         for n in range(len(tokens)):
             row = _TextChunk(embedder, tokens[n : n + 1], fixes and fixes[n : n + 1], self._unguided)
@@ -103,13 +103,13 @@ class GuidedEncoder:
     ) -> tuple[Tensor, ...]:
         """Several wishes are mixed in one after the other, each led from the unchanged text."""
         out = plain
-        for wish, target in zip(self._requests, targets, strict=True):
-            prompt = TextForward(lambda w=wish: row.feature(w), row.states, (*plain, wish.projection))  # type: ignore[misc]
+        for spec, target in zip(self._requests, targets, strict=True):
+            prompt = TextForward(lambda w=spec: row.feature(w), row.states, (*plain, spec.projection))  # type: ignore[misc]
             steered = self._optimizer.optimize(
-                row.text_encoder, prompt, target, wish.options, self._callbacks.progress(wish)
+                row.text_encoder, prompt, target, spec.options, self._callbacks.progress(spec)
             )
-            out = tuple(blend(old, new, wish.options) for old, new in zip(out, steered.hidden_states, strict=True))
-            self._callbacks.on_optimized(wish, steered)
+            out = tuple(blend(old, new, spec.options) for old, new in zip(out, steered.hidden_states, strict=True))
+            self._callbacks.on_optimized(spec, steered)
         return out
 
     def _unguided(self, embedder: Any, tokens: Tensor) -> Tensor:
@@ -147,9 +147,9 @@ class _TextChunk:
     def text_encoder(self) -> nn.Module:
         return text_encoder_of(self.embedder)
 
-    def feature(self, wish: AestheticRequest) -> Tensor:
+    def feature(self, spec: AestheticRequest) -> Tensor:
         self.embedder.hijack.fixes = self.fixes
-        return _feature(self.embedder, self.tokens, wish.projection)
+        return _feature(self.embedder, self.tokens, spec.projection)
 
     def states(self) -> tuple[Tensor, ...]:
         """Whoever looks after the tower's weights, or moves them, must not meet the ones that are lent to it."""
@@ -169,13 +169,13 @@ def _states(encoded: Tensor) -> tuple[Tensor, ...]:
     return (encoded,) if pooled is None else (encoded, pooled)
 
 
-def _target(embedder: Any, tokens: Tensor, wish: AestheticRequest) -> Tensor:
-    vectors, text = wish.aesthetic.vectors.to(tokens.device), wish.options.text
+def _target(embedder: Any, tokens: Tensor, spec: AestheticRequest) -> Tensor:
+    vectors, text = spec.aesthetic.vectors.to(tokens.device), spec.options.text
     if not text:
-        return optimization_target(vectors, None, wish.options)
+        return optimization_target(vectors, None, spec.options)
     embedder.hijack.fixes = None
     ids = torch.tensor([_padded(embedder, text, tokens.shape[1])], device=tokens.device)
-    return optimization_target(vectors, _feature(embedder, ids, wish.projection), wish.options)
+    return optimization_target(vectors, _feature(embedder, ids, spec.projection), spec.options)
 
 
 def _padded(embedder: Any, text: str, length: int) -> list[int]:

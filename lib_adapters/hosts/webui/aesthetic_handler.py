@@ -66,16 +66,16 @@ class AestheticHandler:
         problems, notes = list(parsed.problems), list[str]()
         model = webui_modules.current_model()
         found = [] if model is None else self._resolve(model, parsed.tags, problems, notes)
-        self._current_p, self._unreported = weakref.ref(p), [wish for _, wish in found]
+        self._current_p, self._unreported = weakref.ref(p), [spec for _, spec in found]
         _mark(p, lambda given: self._cache_key(model, self._parsed_tags(p, given).tags))
         self._install(found)
-        self.used_files = [wish.aesthetic.path for _, wish in found]
+        self.used_files = [spec.aesthetic.path for _, spec in found]
         self.message_log.start(p, [*problems, *_misplaced(p)], notes)
 
     def repeat_cached_messages(self, p: Any) -> None:
         """The host had this conditioning in its cache: what was said when it was made is said again."""
-        for wish in self._unreported if self._current_p is not None and self._current_p() is p else ():
-            if line := self._cached_messages.get(_key(p, wish)):
+        for spec in self._unreported if self._current_p is not None and self._current_p() is p else ():
+            if line := self._cached_messages.get(_key(p, spec)):
                 self.message_log.add(p, line)
 
     def restore(self) -> None:
@@ -109,28 +109,28 @@ class AestheticHandler:
 
     def _cache_key(self, model: nn.Module | None, tags: Sequence[AestheticTag]) -> str:
         found = [] if model is None else self._resolve(model, tags, [], [])
-        return " ".join(f"{wish.cache_key} {settings.clip_folder()}" for _, wish in found)
+        return " ".join(f"{spec.cache_key} {settings.clip_folder()}" for _, spec in found)
 
     def _install(self, found: Sequence[tuple[EncoderMatch, AestheticRequest]]) -> None:
         listener = GuidanceCallbacks(self._on_optimized, _progress, self._on_error)
         embedders = {id(place.embedder): place.embedder for place, _ in found}
         for embedder in embedders.values():
-            wishes = [wish for place, wish in found if place.embedder is embedder]
+            wishes = [spec for place, spec in found if place.embedder is embedder]
             self._installed.append((weakref.ref(embedder), GuidedEncoder(wishes, self._optimizer, listener)))
             self._installed[-1][1].install(embedder)
 
-    def _on_optimized(self, wish: AestheticRequest, steered: OptimizedText) -> None:
+    def _on_optimized(self, spec: AestheticRequest, steered: OptimizedText) -> None:
         """Of a long prompt the first part is told."""
         p = self._current_p() if self._current_p is not None else None
-        if wish not in self._unreported:
+        if spec not in self._unreported:
             return
-        self._unreported.remove(wish)
-        options = wish.options
+        self._unreported.remove(spec)
+        options = spec.options
         line = (
-            f"{wish.aesthetic.name} (aesthetic gradients): {options.steps} steps, weight {options.weight:g}, "
+            f"{spec.aesthetic.name} (aesthetic gradients): {options.steps} steps, weight {options.weight:g}, "
             f"cosine {steered.cosine_before:.2f} -> {steered.cosine_after:.2f}"
         )
-        self._cached_messages[_key(p, wish)] = line
+        self._cached_messages[_key(p, spec)] = line
         while len(self._cached_messages) > MAX_CACHED_MESSAGES:
             self._cached_messages.popitem(last=False)
         self.message_log.add(p, line)
@@ -149,15 +149,15 @@ class AestheticHandler:
         self.message_log.add(p, f"Aesthetic gradients: the prompt was left as it is ({reason}).", problem=True)
 
 
-def _progress(wish: AestheticRequest) -> ProgressCallback:
+def _progress(spec: AestheticRequest) -> ProgressCallback:
     state = webui_modules.import_module("shared").state
     before = getattr(state, "textinfo", None)
 
     def done(step: int) -> None:
         if getattr(state, "interrupted", False) or getattr(state, "skipped", False):
             raise Interrupted
-        last = step == wish.options.steps
-        state.textinfo = before if last else f"{wish.aesthetic.name}: step {step} of {wish.options.steps}"
+        last = step == spec.options.steps
+        state.textinfo = before if last else f"{spec.aesthetic.name}: step {step} of {spec.options.steps}"
 
     return done
 
@@ -170,7 +170,7 @@ def _mark(p: Any, state: Callable[[Sequence[Any]], str]) -> None:
             processing.set_cache_key(data, state(data.get(KIND, ())), make, KIND)
 
 
-def _key(p: Any, wish: AestheticRequest) -> str:
+def _key(p: Any, spec: AestheticRequest) -> str:
     """What the host's own key for conditioning is made of, as far as the line depends on it."""
     prompts = getattr(p, "hr_prompts" if getattr(p, "is_hr_pass", False) else "prompts", None) or [""]
     data = [
@@ -179,7 +179,7 @@ def _key(p: Any, wish: AestheticRequest) -> str:
         for kind, given in data.items()
     ]
     title = getattr(getattr(webui_modules.current_model(), "sd_checkpoint_info", None), "title", "")
-    return f"{wish.cache_key} {prompts[0]} {sorted(data)} {title} {webui_modules.opt('CLIP_stop_at_last_layers', 1)}"
+    return f"{spec.cache_key} {prompts[0]} {sorted(data)} {title} {webui_modules.opt('CLIP_stop_at_last_layers', 1)}"
 
 
 def _misplaced(p: Any) -> list[str]:

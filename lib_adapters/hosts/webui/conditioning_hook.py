@@ -56,27 +56,29 @@ class ConditioningHook:
 
     def install(self, model: nn.Module) -> None:
         """Safe to repeat."""
-        if hasattr(type(model), ENCODE_METHOD) and not any(_hears(model, ear) for _, ear in self._installed):
-            ear = EncodeOverride(self._on_encode, model.__dict__.get(ENCODE_METHOD))
-            self._installed.append((weakref.ref(model), ear))
-            model.__dict__[ENCODE_METHOD] = types.MethodType(ear, model)
+        if hasattr(type(model), ENCODE_METHOD) and not any(
+            _is_installed(model, override) for _, override in self._installed
+        ):
+            override = EncodeOverride(self._on_encode, model.__dict__.get(ENCODE_METHOD))
+            self._installed.append((weakref.ref(model), override))
+            model.__dict__[ENCODE_METHOD] = types.MethodType(override, model)
 
     def remove(self) -> None:
         while self._installed:
-            ref, ear = self._installed[-1]
-            _take_off(ref(), ear)
+            ref, override = self._installed[-1]
+            _take_off(ref(), override)
             self._installed.pop()
 
 
-def _take_off(model: nn.Module | None, ear: EncodeOverride) -> None:
-    ear.on_encode = None
-    if model is None or not _hears(model, ear):
+def _take_off(model: nn.Module | None, override: EncodeOverride) -> None:
+    override.on_encode = None
+    if model is None or not _is_installed(model, override):
         return
-    if ear.previous is None:
+    if override.previous is None:
         del model.__dict__[ENCODE_METHOD]
     else:
-        model.__dict__[ENCODE_METHOD] = ear.previous
+        model.__dict__[ENCODE_METHOD] = override.previous
 
 
-def _hears(model: nn.Module, ear: EncodeOverride) -> bool:
-    return getattr(model.__dict__.get(ENCODE_METHOD), "__func__", None) is ear
+def _is_installed(model: nn.Module, override: EncodeOverride) -> bool:
+    return getattr(model.__dict__.get(ENCODE_METHOD), "__func__", None) is override

@@ -47,7 +47,7 @@ def build_tab(on_created: Callable[[], None]) -> list[tuple[Any, str, str]]:
             batch = gr.Slider(
                 1, MAX_BATCH_SIZE, DEFAULT_BATCH_SIZE, step=1, label="Pictures at once", elem_id=f"{ID}_batch"
             )
-        pictures = gr.Textbox("", label="Folder of pictures", max_lines=1, elem_id=f"{ID}_pictures")
+        images = gr.Textbox("", label="Folder of pictures", max_lines=1, elem_id=f"{ID}_pictures")
         clip = gr.Textbox(
             "", label="CLIP folder, with its image side", placeholder=CLIP_HINT, max_lines=1, elem_id=f"{ID}_clip"
         )
@@ -58,14 +58,14 @@ def build_tab(on_created: Callable[[], None]) -> list[tuple[Any, str, str]]:
             result = gr.HTML("", elem_id=f"{ID}_result")
         done = button.click(
             queue.wrap_gradio_gpu_call(partial(_pressed, on_created), extra_outputs=[]),
-            [task, name, pictures, clip, batch], [result], _js=_BEGIN, show_progress=False,
+            [task, name, images, clip, batch], [result], _js=_BEGIN, show_progress=False,
         )  # fmt: skip
         done.then(None, None, None, _js=_REFRESH)
         interrupt.click(lambda: shared.state.interrupt(), None, None, queue=False)
     return [(page, TITLE, ID)]
 
 
-def _pressed(created: Callable[[], None], _: str, name: str, pictures: str, clip: str, batch: float) -> list[str]:
+def _pressed(created: Callable[[], None], _: str, name: str, images: str, clip: str, batch: float) -> list[str]:
     state = webui_modules.import_module("shared").state
 
     def reached(done: int, total: int) -> None:
@@ -74,10 +74,10 @@ def _pressed(created: Callable[[], None], _: str, name: str, pictures: str, clip
 
     try:
         out = embedding_path(name, settings.aesthetic_folders()[0])
-        folder = parse_folder(pictures, "the folder of pictures")
+        folder = parse_folder(images, "the folder of pictures")
         state.textinfo = "Loading CLIP"
-        asked = EmbeddingJob.prepare(folder, resolve_clip_folder(clip), out, int(batch), _device())
-        made = create_embedding(asked, reached, lambda: bool(state.interrupted))
+        job = EmbeddingJob.prepare(folder, resolve_clip_folder(clip), out, int(batch), _device())
+        made = create_embedding(job, reached, lambda: bool(state.interrupted))
     except AdapterError as error:
         return [_html([str(error)])]
     except torch.cuda.OutOfMemoryError:

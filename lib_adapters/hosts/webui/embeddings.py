@@ -57,13 +57,13 @@ class BundledEmbeddings:
 def _data(adapter: Adapter, word: str) -> dict[str, Any]:
     """As the file of a textual inversion holds it."""
     data: dict[str, Any] = {}
-    for leaf, tensor in _named(adapter, word):
-        if leaf.startswith("string_to_param."):
-            data["string_to_param"] = {leaf.partition(".")[2]: tensor}
+    for tensor_name, tensor in _named(adapter, word):
+        if tensor_name.startswith("string_to_param."):
+            data["string_to_param"] = {tensor_name.partition(".")[2]: tensor}
         else:
-            data[leaf] = tensor
+            data[tensor_name] = tensor
     return data
 
 
 def _named(adapter: Adapter, word: str) -> Iterator[tuple[str, Tensor]]:
-    return ((leaf or f"<{word}>", tensor) for leaf, tensor in embedding_tensors(adapter, word))
+    return ((tensor_name or f"<{word}>", tensor) for tensor_name, tensor in embedding_tensors(adapter, word))

@@ -107,9 +107,9 @@ class Extension:
         return self._nested_jobs.report()
 
     def _current_report(self) -> dict[str, Any]:
-        voices = [self._message_log, *(other.message_log for other in self._handlers.values())]
-        lines = [line for one in voices for line in one.messages]
-        problems = [line for one in voices for line in one.problems]
+        logs = [self._message_log, *(other.message_log for other in self._handlers.values())]
+        lines = [line for one in logs for line in one.messages]
+        problems = [line for one in logs for line in one.problems]
         return report_json(self.report, lines, problems, self.hypernetworks.reports)
 
     def restore(self) -> None:

@@ -126,16 +126,16 @@ class ImageJobBuilder:
             return
         try:
             found = self.resolver.resolve(tag.kind, tag.name)
-            asked = resolve_tag(found.value, tag, self.presets(), hires=now.hires, seed=seed)
-            asked = limit_to_editing(asked, tag, now.timeline)
+            resolved = resolve_tag(found.value, tag, self.presets(), hires=now.hires, seed=seed)
+            resolved = limit_to_editing(resolved, tag, now.timeline)
             now.sampled_texts |= self._sampled_texts(found.value, tag, seed)
         except AdapterError as error:
             now.problems.append(f"{tag.text}: {error}")
             return
-        request = replace(asked.request, rows=scope)
+        request = replace(resolved.request, rows=scope)
         now.requests.append(replace(request, unet=0.0, window=None) if bypassed else request)
         now.tags.append(tag)
-        now.notes += [f"{tag.text}: {note}." for note in (*asked.notes, asked.steps) if note]
+        now.notes += [f"{tag.text}: {note}." for note in (*resolved.notes, resolved.steps) if note]
         now.notes += [found.notice] if found.notice else []
         if scope is not None and now.prompt_rows is not None:
             now.notes.append(f"{tag.text} acts on {now.prompt_rows.describe_rows(scope)} alone.")

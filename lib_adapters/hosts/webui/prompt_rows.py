@@ -46,19 +46,19 @@ class PromptRows:
         return [side.text for side in self.rows if side.negative]
 
     def row_sets(self) -> list[tuple[Tag, frozenset[int] | None]]:
-        """Each thing that is asked for, as often as one row asks for it, and the rows that do; None for all of them."""
-        asked: dict[object, tuple[Tag, set[int]]] = {}
+        """Yield each item that a row requests, as often as a row requests it, and its rows; None for all rows."""
+        requested: dict[object, tuple[Tag, set[int]]] = {}
         for number, side in enumerate(self.rows):
             often: Counter[object] = Counter()
             for tag in side.tags:
                 often[tag.identity] += 1
-                rows = asked.setdefault((tag.identity, often[tag.identity]), (tag, set()))[1]
+                rows = requested.setdefault((tag.identity, often[tag.identity]), (tag, set()))[1]
                 rows |= {number, *(self._negative_rows(side.image_index) if side.is_whole_prompt else ())}
         everyone = set(range(len(self.rows)))
-        return [(tag, None if rows == everyone else frozenset(rows)) for tag, rows in asked.values()]
+        return [(tag, None if rows == everyone else frozenset(rows)) for tag, rows in requested.values()]
 
-    def _negative_rows(self, picture: int) -> list[int]:
-        return [n for n, side in enumerate(self.rows) if side.negative and side.image_index == picture]
+    def _negative_rows(self, image: int) -> list[int]:
+        return [n for n, side in enumerate(self.rows) if side.negative and side.image_index == image]
 
     def describe_rows(self, rows: frozenset[int]) -> str:
         """In words; the negative side of a picture that is named itself goes without saying."""
@@ -109,14 +109,14 @@ def build_rows(
         return None
     problems: list[str] = []
     rows: list[PromptRow] = []
-    for picture, prompt in enumerate(prompts):
-        rows += _positive(prompt, kinds, (picture, len(prompts)), tuple(defaults), problems)
-    for picture in range(len(prompts)):
-        text = negatives[picture] if picture < len(negatives) else ""
+    for image, prompt in enumerate(prompts):
+        rows += _positive(prompt, kinds, (image, len(prompts)), tuple(defaults), problems)
+    for image in range(len(prompts)):
+        text = negatives[image] if image < len(negatives) else ""
         parsed = parse(text, kinds)
         problems += parsed.problems if settings.negative_tags_enabled() else ()
         found = (parsed.text, parsed.tags) if settings.negative_tags_enabled() else (text, ())
-        rows.append(PromptRow(*found, _name("the negative side", picture, len(prompts)), picture, True, False))
+        rows.append(PromptRow(*found, _name("the negative side", image, len(prompts)), image, True, False))
     return PromptRows(tuple(rows), tuple(dict.fromkeys(problems)))
 
 
@@ -130,14 +130,14 @@ def _positive(
     whole = parse(prompt, kinds)
     problems += whole.problems
     pieces = [parse(piece, kinds) for piece in split_subprompts(prompt, kinds)]
-    picture, count = place
+    image, count = place
     if len(pieces) == 1 or not (whole.tags or defaults):
         tags = whole.tags + defaults
         texts = AND.split(without_tags(whole.text))  # the web UI removes other kinds of tags too
-        return [PromptRow(text, tags, _name("", picture, count), picture) for text in texts]
+        return [PromptRow(text, tags, _name("", image, count), image) for text in texts]
     return [
         PromptRow(
-            without_tags(piece.text), piece.tags + defaults, _name(f"part {n}", picture, count), picture, False, False
+            without_tags(piece.text), piece.tags + defaults, _name(f"part {n}", image, count), image, False, False
         )
         for n, piece in enumerate(pieces, 1)
     ]
@@ -174,5 +174,5 @@ def with_tag(prompt: str, tag: Tag, kinds: Sequence[str]) -> str:
     )
 
 
-def _name(what: str, picture: int, count: int) -> str:
-    return " of ".join(part for part in (what, f"picture {picture + 1}" if count > 1 or not what else "") if part)
+def _name(what: str, image: int, count: int) -> str:
+    return " of ".join(part for part in (what, f"picture {image + 1}" if count > 1 or not what else "") if part)

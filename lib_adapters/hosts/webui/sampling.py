@@ -103,7 +103,7 @@ class SamplingTracker:
     def _on_encode(self, model: nn.Module, texts: Any) -> None:
         """Before the host encodes texts, and with None afterwards. Never raises."""
         with self._lock:
-            if self._p is None or model is not webui_modules.current_model() or not _of_picture(texts):
+            if self._p is None or model is not webui_modules.current_model() or not _is_job_text(texts):
                 return
             try:
                 session = (
@@ -117,7 +117,7 @@ class SamplingTracker:
                 self._on_error(self._p, error)
 
 
-def _of_picture(texts: Any) -> bool:
+def _is_job_text(texts: Any) -> bool:
     """The host's own empty text is a bare list."""
     return texts is None or hasattr(texts, "is_negative_prompt")
 

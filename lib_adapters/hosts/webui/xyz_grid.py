@@ -56,12 +56,12 @@ def add_axes(resolver: NameResolver[Any], choices: Callable[[], list[str]], pres
         grid.AxisOption(
             f"[LyCORIS] {label}",
             kind,
-            _apply(change),
+            _apply(transaction),
             confirm=confirmed.get(label),
             cost=AXIS_COST,
             choices=offered.get(label),
         )
-        for label, (kind, change) in AXIS_CHANGES.items()
+        for label, (kind, transaction) in AXIS_CHANGES.items()
     ]
     adapter = grid.AxisOption(
         "[LyCORIS] Adapter",
@@ -120,9 +120,9 @@ def _adapter(p: Any, name: str, _: Sequence[str]) -> None:
     _change(p, named)
 
 
-def _apply(change: TagChange) -> Callable[[Any, Any, Sequence[Any]], None]:
+def _apply(transaction: TagChange) -> Callable[[Any, Any, Sequence[Any]], None]:
     def apply(p: Any, value: Any, _: Sequence[Any]) -> None:
-        _change(p, lambda tag: edit_tag(tag, change(tag, value)))
+        _change(p, lambda tag: edit_tag(tag, transaction(tag, value)))
 
     return apply
 
@@ -161,20 +161,22 @@ def _each(given: Any, read: Callable[[str], object]) -> None:
             raise RuntimeError(f"LyCORIS: {error}.") from error
 
 
-def _change(p: Any, change: Callable[[Tag], str]) -> None:
+def _change(p: Any, transaction: Callable[[Tag], str]) -> None:
     """In the prompt, and in the second pass's where it has its own."""
     for field in ("prompt", "hr_prompt"):
         text = getattr(p, field, None)
         if isinstance(text, list):
-            setattr(p, field, [_changed(one, change) if one else one for one in text])
+            setattr(p, field, [_changed(one, transaction) if one else one for one in text])
         elif text or (field == "prompt" and text == ""):
-            setattr(p, field, _changed(text, change))
+            setattr(p, field, _changed(text, transaction))
 
 
-def _changed(prompt: str, change: Callable[[Tag], str]) -> str:
+def _changed(prompt: str, transaction: Callable[[Tag], str]) -> str:
     """Where there is no tag, one for nobody is at the end: another axis may still name an adapter."""
     kinds = ("lyco", "lora") if settings.handles_lora() else ("lyco",)
-    nobody = Tag("lyco", settings.NONE_CHOICE, text=f"<lyco:{settings.NONE_CHOICE}>", span=(len(prompt), len(prompt)))
-    tag = next(iter(parse(prompt, kinds).tags), nobody)
+    no_adapter = Tag(
+        "lyco", settings.NONE_CHOICE, text=f"<lyco:{settings.NONE_CHOICE}>", span=(len(prompt), len(prompt))
+    )
+    tag = next(iter(parse(prompt, kinds).tags), no_adapter)
     start, end = tag.span
-    return prompt[:start] + change(tag) + prompt[end:]
+    return prompt[:start] + transaction(tag) + prompt[end:]

@@ -15,7 +15,7 @@ from lib_adapters.conditioning.aesthetic_file import open_aesthetic
 from lib_adapters.conditioning.clip_features import load_text_projection
 from lib_adapters.demo import ADAPTERS, AESTHETICS, MODEL
 from lib_adapters.demo.images import every_caption
-from lib_adapters.demo.reference_images import REFERENCES, distance, pictures_of
+from lib_adapters.demo.reference_images import REFERENCES, distance, images_of
 from lib_adapters.demo.train_adapters import GUIDANCE, SHOWN_SEEDS, SHOWN_STEPS
 from lib_adapters.demo.train_clip import draw_pool, end_states, measured
 from lib_adapters.hosts.diffusers.clip_vision import load_image_encoder
@@ -70,7 +70,7 @@ def test_another_embedding_does_not_lead_there(studio, known):
 def test_from_a_folder_of_pictures_to_a_led_picture(tmp_path, capsys):
     known = REFERENCES[0]
     (tmp_path / "set").mkdir()
-    for number, picture in enumerate(pictures_of(known)):
+    for number, picture in enumerate(images_of(known)):
         picture.save(tmp_path / "set" / f"{number}.png")
     out = tmp_path / "mine.safetensors"
     assert main(["aesthetic", "create", str(tmp_path / "set"), "--clip", str(CLIP), "--out", str(out)]) == 0
