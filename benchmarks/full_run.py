@@ -66,7 +66,7 @@ def write(root: Path = ROOT) -> None:
     folder = root / "docs" / "numbers"
     plots.draw(results, folder)
     (root / "docs").mkdir(exist_ok=True)
-    (root / "docs" / "numbers.md").write_text(render.numbers(results), "utf-8")
+    (root / "docs" / "numbers.md").write_text(render.numbers(results, larger(root)), "utf-8")
     _put(root / "README.md", render.NUMBERS, render.summary(results))
     _put(root / "docs" / "formats.md", render.PEERS, render.peers())
 
@@ -79,6 +79,11 @@ def kept(root: Path) -> dict[str, Part]:
     path = root / "docs" / "numbers" / "results.json"
     found: dict[str, Part] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     return found
+
+
+def larger(root: Path) -> list[dict[str, Any]]:
+    """Return the measurements of larger models, which `python -m benchmarks whole --out docs/numbers` saved."""
+    return [json.loads(path.read_text("utf-8")) for path in sorted((root / "docs" / "numbers").glob("whole-*.json"))]
 
 
 def keep(root: Path, results: Results) -> None:

@@ -46,13 +46,15 @@ def peers() -> str:
     return f"{faults_table()}\n"
 
 
-def numbers(found: Results) -> str:
-    """docs/numbers.md."""
+def numbers(found: Results, larger: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Return docs/numbers.md; `larger`: measurements of further models by `python -m benchmarks whole --out`."""
     parts = [f"# Numbers\n\nWritten by `{COMMAND}` from numbers/results.json; do not edit."]
     if "whole" in found:
         rows = _read(found, "whole", Row)
         parts += ["## Speed and memory", _setting(found["whole"]), _WHOLE, "![speed](numbers/speed.png)"]
         parts += ["![memory](numbers/memory.png)", whole_model.markdown(rows)]
+        for measured in larger:
+            parts += [_setting({"about": measured}), whole_model.markdown([Row(**row) for row in measured["rows"]])]
     if "correctness" in found:
         parts += ["## Correctness", _CORRECTNESS, "![correctness](numbers/correctness.png)"]
         parts += [errors(verdicts := _read(found, "correctness", Verdict)), _refusals(verdicts)]
@@ -84,14 +86,15 @@ def _read(found: Results, part: str, kind: type[Any]) -> list[Any]:
 
 def _setting(part: Mapping[str, Any]) -> str:
     about = part["about"]
-    peers = ", ".join(f"{name} {version}" for name, version in about["peers"].items())
+    peers = "".join(f", {name} {version}" for name, version in about.get("peers", {}).items())
+    day = f"; {about['day']}" if "day" in about else ""
     family = FAMILIES.get(about["family"], about["family"])
     share = f", one layer in {about['one_layer_in']}" if about["one_layer_in"] > 1 else ""
     threads = "" if about["clock"] == "wall" else "one thread of "
     return (
         f"UNet of {family}{share}, rank {about['rank']}, {about['dtype']}, {threads}{about['device']},"
         f" {about['clock']} time, medians of {about['rounds']} rounds;"
-        f" torch {about['torch']}, {peers}; {about['day']}."
+        f" torch {about['torch']}{peers}{day}."
     )
 
 
