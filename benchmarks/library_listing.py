@@ -25,7 +25,7 @@ import torch
 from benchmarks import memory
 from benchmarks.synthetic_library import fill
 from lib_adapters.library import AdapterLibrary
-from lib_adapters.library.records import WINDOW_BYTES
+from lib_adapters.library.records import WINDOW_CHARACTERS
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
@@ -58,7 +58,7 @@ def run(files: int, modules: int, folder: Path | None = None) -> list[Row]:
         changed = _touch(root, min(files, 100))
         again = _measured(f"index, {changed} files changed", lambda: _index(opened[1], files))
         listed = _measured("all cards as JSON", lambda: _listed(opened[1], files))
-        window = _measured("first window of cards", lambda: opened[1].changes_since(0, 0, WINDOW_BYTES))
+        window = _measured("first window of cards", lambda: opened[1].changes_since(0, 0, WINDOW_CHARACTERS))
         card = json.loads(opened[1].changes_since(0, 0, 1).cards[0])["id"]
         details = _measured("one card's details", lambda: opened[1].details(card))
         drawn = _drawn(opened[1], root, files)

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 GAP = 10
 LINE_HEIGHT = 17
-MIN_FONT_SIZE = 192  # pixels: a tiny model's pictures are enlarged to this
+MIN_IMAGE_SIDE = 192  # pixels: a tiny model's pictures are enlarged to this
 INK, PAPER, GREY = (20, 20, 24), (250, 250, 247), (105, 105, 112)
 
 
@@ -24,7 +24,7 @@ class Cell:
 def contact_sheet(rows: Sequence[Sequence[Cell]], title: str) -> Image.Image:
     """All pictures at one size, their labels below them."""
     side = [max(cell.image.size[axis] for row in rows for cell in row) for axis in (0, 1)]
-    factor = max(1, -(-MIN_FONT_SIZE // min(side)))
+    factor = max(1, -(-MIN_IMAGE_SIDE // min(side)))
     width, height = (factor * length for length in side)
     columns = max(len(row) for row in rows)
     step_x, step_y = width + GAP, height + 2 * LINE_HEIGHT + GAP

@@ -94,7 +94,7 @@ def _details(adapter: Adapter, blocks: dict[str, BlockNorm]) -> dict[str, Any]:
 
 def _block(block: BlockNorm) -> dict[str, Any]:
     """`strength` is null where only the model can tell."""
-    return {"layers": block.layers, "strength": block.is_known}
+    return {"layers": block.layers, "strength": block.known_strength}
 
 
 def _text(adapter: Adapter, blocks: dict[str, BlockNorm]) -> list[str]:

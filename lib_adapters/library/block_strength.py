@@ -38,7 +38,7 @@ class BlockNorm:
         return math.sqrt(self.sum_of_squares)
 
     @property
-    def is_known(self) -> float | None:
+    def known_strength(self) -> float | None:
         """None where only the model can tell."""
         return self.strength if self.unknown < self.layers or not self.layers else None
 
@@ -50,7 +50,7 @@ def strength_rows(path: Path) -> list[dict[str, Any]]:
     except (HypernetworkFile, AestheticFile):
         return []
     found = block_norms(adapter).items()
-    return [{"block": name, "layers": block.layers, "strength": _finite(block.is_known)} for name, block in found]
+    return [{"block": name, "layers": block.layers, "strength": _finite(block.known_strength)} for name, block in found]
 
 
 def _finite(number: float | None) -> float | None:

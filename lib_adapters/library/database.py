@@ -146,7 +146,7 @@ class WriteTransaction:
         question = "SELECT coalesce(max(version), ?) FROM cards"
         self._version = int(connection.execute(question, (random_version(),)).fetchone()[0]) + 1
 
-    def move_to_end(self, card: int) -> tuple[str | None, str]:
+    def path_and_head(self, card: int) -> tuple[str | None, str]:
         """A card's path and head as they are now; None where it is gone."""
         question = "SELECT path, head FROM cards WHERE id = ? AND NOT gone"
         found = self._connection.execute(question, (card,)).fetchone()

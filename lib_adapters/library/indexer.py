@@ -14,7 +14,7 @@ from lib_adapters.library.header_cache import HeaderCache
 from lib_adapters.library.records import Progress
 from lib_adapters.library.walk import ScannedFile, walk
 
-BATCH_SIZE = 0.5  # seconds of reading between two commits
+BATCH_SECONDS = 0.5  # seconds of reading between two commits
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Indexer:
 
     def run(self, folders: Sequence[Path], edited: Callable[[str], bool]) -> None:
         """`edited`: files whose card was written by somebody else meanwhile, and later than it was read here."""
-        self._report(Progress(running=True, unit="Looking for files"))
+        self._report(Progress(running=True, message="Looking for files"))
         files = walk(folders, self._cancelled)
         if self._cancelled():
             return  # what was not reached is not gone
@@ -63,7 +63,7 @@ class Indexer:
                 break
             self._report(Progress(True, number, len(files), file.subfolder))
             batch.append((file, text, build_card(file, layouts)))  # a change since the walk is found by the next one
-            if time.monotonic() - since > BATCH_SIZE:
+            if time.monotonic() - since > BATCH_SECONDS:
                 self._write(batch, edited)
                 batch, since = [], time.monotonic()
         else:

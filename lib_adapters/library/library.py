@@ -164,7 +164,7 @@ class AdapterLibrary:
         """Beside one file, and its card. In a change of the index: two writers would lose what one of them wrote."""
         self.path_of(card)
         with self._store.transaction() as transaction:
-            found, head = transaction.move_to_end(card)
+            found, head = transaction.path_and_head(card)
             write(path := _there(found))
             self._background_scan.mark_edited(str(path))
             try:

@@ -12,11 +12,13 @@ class Progress:
     running: bool = False
     done: int = 0
     total: int = 0
-    unit: str = ""
+    message: str = ""  # the file that is being read, or why the scan stopped
     cancelled: bool = False
 
 
-WINDOW_BYTES = 2_000_000  # characters of cards in one answer: a page reads and draws them while it waits for the next
+WINDOW_CHARACTERS = (
+    2_000_000  # characters of cards in one answer: a page reads and draws them while it waits for the next
+)
 
 
 @dataclass(frozen=True)

@@ -202,7 +202,7 @@ WATCH = """window.drawn = []; window.searched = [];
 
 
 def test_cards_come_in_windows_and_are_drawn_when_they_have_doubled(own, visit, monkeypatch):
-    monkeypatch.setattr(routes, "WINDOW_BYTES", 10_000)  # about forty cards
+    monkeypatch.setattr(routes, "WINDOW_CHARACTERS", 10_000)  # about forty cards
     some = own(lambda folder: [browser_library.adapter(folder / f"card {at}.safetensors") for at in range(1000)])
     sizes: list[int] = []
     view = visit(some, script=WATCH, before=lambda route: sizes.append(_pass_on(route)))

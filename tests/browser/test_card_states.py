@@ -154,10 +154,10 @@ def test_progress_is_shown_and_can_be_cancelled(own, visit, monkeypatch):
     site = own(lambda folder: browser_library.adapter(folder / "a.safetensors"))
     cancelled = threading.Event()
     monkeypatch.setattr(AdapterLibrary, "cancel", lambda catalogue: cancelled.set())
-    monkeypatch.setattr(AdapterLibrary, "progress", Progress(running=True, done=7, total=1200, unit="style"))
+    monkeypatch.setattr(AdapterLibrary, "progress", Progress(running=True, done=7, total=1200, message="style"))
     view = visit(site).ready()
     view.tab.get_by_text("7 of 1,200").wait_for()
-    monkeypatch.setattr(AdapterLibrary, "progress", Progress(running=True, done=600, total=1200, unit="style"))
+    monkeypatch.setattr(AdapterLibrary, "progress", Progress(running=True, done=600, total=1200, message="style"))
     view.tab.get_by_text("600 of 1,200").wait_for()
     view.press("a")
     assert view.prompt.input_value() == "<lyco:a:1>"

@@ -63,7 +63,7 @@ def test_ended_at_every_moment(quick, tried):
 
 def test_a_log_that_ends_anywhere(root, place, tmp_path, tried, monkeypatch):
     """What a process that is ended while SQLite writes leaves: the log up to some byte."""
-    monkeypatch.setattr(indexer, "BATCH_SIZE", 0.0)
+    monkeypatch.setattr(indexer, "BATCH_SECONDS", 0.0)
     with opened(root, place=place) as catalogue:
         card = scan(catalogue)["x"]["id"]
         for text in ("one", "two", "three"):
@@ -168,7 +168,7 @@ def test_a_damaged_index_is_made_anew_or_done_without(root, place, damage, tried
     caplog.clear()
     with caplog.at_level(logging.WARNING), opened(root, place=place) as catalogue:
         after = scan(catalogue)
-        assert (sorted(after), catalogue.progress.unit) == (["x", "y", "z"], "")
+        assert (sorted(after), catalogue.progress.message) == (["x", "y", "z"], "")
         assert after["x"]["words"] == ["mine"]
         catalogue.save(after["x"]["id"], {"notes": "n"})
         catalogue.set_star(after["x"]["id"], True)
@@ -219,14 +219,14 @@ def test_an_index_that_finds_no_room(root, place, tried, tmp_path):
             points.add()
             catalogue.start()
             assert catalogue.wait(60)
-            assert "full" in catalogue.progress.unit
+            assert "full" in catalogue.progress.message
             assert len(cards(catalogue)) == 3  # all of a change, or nothing
             for name in ("x", "y", "z"):
                 with contextlib.suppress(AdapterError):
                     catalogue.save(cards(catalogue)[name]["id"], {"activation text": "y" * 2000})
             connection.execute("PRAGMA max_page_count = 1000000")
             assert len(scan(catalogue)) == 63
-            assert catalogue.progress.unit == ""
+            assert catalogue.progress.message == ""
         shutil.rmtree(root / "more")
 
 

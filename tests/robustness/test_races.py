@@ -157,7 +157,7 @@ def test_a_file_that_goes_while_its_folder_is_read(root, place, monkeypatch):
     monkeypatch.setattr(folders, "_entries", entries)
     with opened(root, place=place) as catalogue:
         assert scan(catalogue).keys() == {"x"}
-        assert catalogue.progress.unit == ""
+        assert catalogue.progress.message == ""
 
 
 def test_a_file_that_goes_while_it_is_edited(root, place, monkeypatch):

@@ -26,7 +26,7 @@ def findings(work: Path, acks: list[list[str]]) -> list[str]:
         before, after = cards(catalogue), scan(catalogue)
         return [
             *_of_cards(work, before, after, acks),
-            *([f"indexing says {catalogue.progress.unit}"] if catalogue.progress.unit else []),
+            *([f"indexing says {catalogue.progress.message}"] if catalogue.progress.message else []),
             *_of_index(work),
             *_of_edits(work, after, acks),
             *_of_pictures(work, acks, {catalogue.thumbnail(card["id"]) for card in after.values()} - {None}),

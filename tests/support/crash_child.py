@@ -87,7 +87,7 @@ def _counted(connect: Callable, point: Countdown) -> Callable:
 
 
 def opened(work: Path) -> AdapterLibrary:
-    indexer.BATCH_SIZE = 0.0  # a transaction for each file
+    indexer.BATCH_SECONDS = 0.0  # a transaction for each file
     return AdapterLibrary(lambda: [work / "root"], work / "place")
 
 

@@ -29,7 +29,7 @@ from lib_adapters.library import AdapterLibrary
 from lib_adapters.library.preset_file import PRESET_FILE_NAME, PresetFile
 from lib_adapters.patching.layers import LayerTable
 
-OWN_LABEL = "aesthetic_embeddings"  # beside the pictures: what is made here
+OWN_FOLDER_NAME = "aesthetic_embeddings"  # beside the pictures: what is made here
 FIRST_PROMPT = "a red circle on a white background"  # of the kind that the bundled model knows
 
 
@@ -45,7 +45,7 @@ def folders_of(model: Path, more: Sequence[Path]) -> list[Path]:
 
 def application(args: argparse.Namespace, stack: ExitStack, address: str) -> FastAPI:
     """What it opens is closed with `stack`."""
-    own = (args.out / OWN_LABEL).resolve()
+    own = (args.out / OWN_FOLDER_NAME).resolve()
     files, folders = server.tab_files(), list(dict.fromkeys([*folders_of(args.model, args.adapters), own]))
     device = arguments.device_of(args.device)
     presets = PresetFile(args.presets or args.out / PRESET_FILE_NAME)

@@ -19,7 +19,7 @@ FONTS = ["ui-sans-serif", "system-ui", "sans-serif"]
 MONO = ["ui-monospace", "Consolas", "monospace"]
 PROMPTS, NEGATIVES, GALLERY = ["#page_prompt textarea"], ["#page_neg_prompt textarea"], "#page_gallery"
 MAX_SEED = 2**32 - 1
-DEFAULT_NEGATIVE = "Tags in the negative prompt act on its side"
+NEGATIVE_TAGS_LABEL = "Tags in the negative prompt act on its side"
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def build_page(
                 button = gr.Button("Generate", variant="primary", elem_id="page_generate")
                 stop = gr.Button("Stop", elem_id="page_stop")
                 compare = gr.Checkbox(False, label="Compare: without, with", elem_id="page_compare")
-                against = gr.Checkbox(False, label=DEFAULT_NEGATIVE, elem_id="page_negative_tags")
+                against = gr.Checkbox(False, label=NEGATIVE_TAGS_LABEL, elem_id="page_negative_tags")
         with gr.Row():
             with gr.Column(scale=3):
                 gr.HTML(shell)

@@ -21,7 +21,7 @@ from lib_adapters.filesystem import open_regular_file
 from lib_adapters.hosts.tab.backend import TabBackend
 from lib_adapters.hosts.tab.json_route import MAX_BODY_BYTES, HTTPProblem, SafeJSONResponse, SizeLimitedRoute
 from lib_adapters.hosts.tab.preset_routes import add_preset_routes
-from lib_adapters.library.records import WINDOW_BYTES
+from lib_adapters.library.records import WINDOW_CHARACTERS, Progress
 
 PREFIX = "/lycoris/api"
 KINDS = {
@@ -60,13 +60,13 @@ def _add_reading(router: APIRouter, tab: TabBackend) -> None:
     def cards(since: int = 0, after: int = 0) -> Response:
         """The cards are texts already; with ten thousand of them, reading them again would take a second."""
         progress = catalogue.progress  # first: a round that ends in between must not seem over without its last cards
-        changes = catalogue.changes_since(since, after, WINDOW_BYTES)
+        changes = catalogue.changes_since(since, after, WINDOW_CHARACTERS)
         family, family_name = tab.model()
         rest = {
             "version": changes.version,
             "after": changes.after,
             "removed": list(changes.removed),
-            "progress": dataclasses.asdict(progress),
+            "progress": _progress_json(progress),
             "family": family,
             "family_name": family_name,
             "folders": [label for label, _ in tab.folders()],
@@ -150,6 +150,13 @@ def _add_writing(router: APIRouter, tab: TabBackend) -> None:
     def cancel(given: dict[str, Any] = Body(...)) -> Any:  # noqa: B008
         catalogue.cancel()
         return {"version": catalogue.version}
+
+
+def _progress_json(progress: Progress) -> dict[str, Any]:
+    """Return the fields under the names that the page and other clients of the API read."""
+    fields = dataclasses.asdict(progress)
+    fields["what"] = fields.pop("message")
+    return fields
 
 
 def _is_media(path: Path) -> bool:

@@ -60,7 +60,7 @@ def test_the_page_has_the_tab_and_starts_with_what_suits_the_model(client):
     assert "#page_prompt textarea" in text
     assert '"value":15' in text.replace(" ", "")  # steps
     assert '"elem_id":"page_width"' in text.replace(" ", "")
-    assert layout.DEFAULT_NEGATIVE in text
+    assert layout.NEGATIVE_TAGS_LABEL in text
     assert "googleapis" not in text.split("gradio_config")[1].split("</script>")[0]
 
 

@@ -16,20 +16,12 @@ from lib_adapters.errors import AdapterError
 from lib_adapters.hosts.tab.backend import TabBackend
 from lib_adapters.hosts.tab.json_route import MAX_BODY_BYTES
 from lib_adapters.hosts.tab.routes import add_routes
+from lib_adapters.library import Progress
 from lib_adapters.library.preset_file import PRESET_FILE_NAME, PresetFile
 from tests.support.sample_library import opened
 
 API = "/lycoris/api"
 PNG = b"\x89PNG\r\n\x1a\n-the-rest"
-
-
-@dataclass(frozen=True)
-class Progress:
-    running: bool = False
-    done: int = 1
-    total: int = 1
-    what: str = ""
-    cancelled: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,7 +36,7 @@ class Shelf:
     """A catalogue of one file, number 1, that writes down what is asked of it."""
 
     version = 7
-    progress = Progress()
+    progress = Progress(done=1, total=1)
 
     def __init__(self, picture: Path) -> None:
         self.asked: list[tuple] = []

@@ -38,7 +38,7 @@ class Gate:
             return described
 
         monkeypatch.setattr(indexer, "build_card", describe)
-        monkeypatch.setattr(indexer, "BATCH_SIZE", 0.0)
+        monkeypatch.setattr(indexer, "BATCH_SECONDS", 0.0)
 
     def next(self):
         assert self.reached.acquire(timeout=30)
@@ -70,10 +70,10 @@ def test_cards_can_be_seen_while_others_are_read(root, place, gate):
         assert gate.reached.acquire(timeout=30)
         progress = catalogue.progress
         assert (progress.running, progress.done, progress.total) == (True, 1, 4)
-        assert progress.unit == "1.safetensors"
+        assert progress.message == "1.safetensors"
         gate.open()
         assert catalogue.wait(30)
-        assert (catalogue.progress.done, catalogue.progress.unit) == (4, "")
+        assert (catalogue.progress.done, catalogue.progress.message) == (4, "")
         assert len(cards(catalogue)) == 4
 
 

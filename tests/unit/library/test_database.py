@@ -160,7 +160,7 @@ def test_folders_that_cannot_be_told(place, caplog):
     catalogue = AdapterLibrary(folders, place)
     catalogue.start()
     assert catalogue.wait(10)
-    assert catalogue.progress.unit == "Stopped: no settings"
+    assert catalogue.progress.message == "Stopped: no settings"
     catalogue.close()
 
 
@@ -177,7 +177,7 @@ def test_an_index_that_fails_while_it_is_used(root, place, caplog):
         assert "is forgotten" in caplog.text
         catalogue.start()
         assert catalogue.wait(30)
-        assert "no such table" in catalogue.progress.unit
+        assert "no such table" in catalogue.progress.message
 
 
 def test_two_processes_share_an_index(root, place):
