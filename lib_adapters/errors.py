@@ -1,4 +1,4 @@
-"""One tree of errors. Each message is one plain sentence that a user can act on.
+"""All errors of the library. Each message is one sentence that names the file or layer and says what to do.
 
 The low level states the fact; the boundary that knows the file and the layer adds them.
 """

@@ -1,4 +1,4 @@
-"""Differences between Windows, macOS and Linux in file handling. Pure functions, except for the last two."""
+"""Differences between Windows, macOS and Linux: file names, text encodings, atomic replacement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The only memory: which adapters are active on one model, and what it takes to give the model back."""
+"""Tracks the active adapters of one model and restores it."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ FIRST_STEP = SamplingStep(0, 1)
 
 
 class Session:
-    """Adapters on one model. Holds the model weakly: when its owner lets it go, so do we.
+    """The adapters of one model, which is held weakly: a Session does not keep a checkpoint in memory.
 
     Only one Session is active on a model: when another one activates on it, or on a component of it, the first one's
-    adapters are removed. The adapters of an active Session that is dropped stay on the model until then.
+    adapters are removed. The adapters of an active Session that is garbage collected stay on the model until then.
     """
 
     def __init__(  # noqa: PLR0913 - all but the model are choices with a default
@@ -51,9 +51,11 @@ class Session:
         offload: bool | None = None,
         base_of: BaseOf | None = None,
     ) -> None:
-        """`offload`: keep pristine weights in host memory; None decides by what is free on the GPU.
+        """Prepare a Session for a UNet, text encoders, or both.
 
-        `base_of`: a host's more exact copy of a weight than the model's. `cache_bytes`: of adapters kept in memory.
+        `mode`: "live" computes every adapter as a bypass. `cache_bytes`: size of the cache of loaded adapters.
+        `offload`: keep original weights in host memory; None decides by the free memory of the GPU.
+        `base_of`: returns a host's more exact copy of a weight than the model's.
         """
         self._mode: Mode = mode
         self._cache = AdapterCache(cache_bytes)
@@ -66,15 +68,15 @@ class Session:
         )
         self._components = self._owner.find_components(unet, text_encoders)
         self._requests: list[Request] = []
-        self._is_settled = True  # False while, and after, an activation that did not come to its end
+        self._is_settled = True  # False during an activation, and after one that failed
         self._report = Report(mode=mode)
 
     def activate(self, requests: Iterable[Request], step: SamplingStep = FIRST_STEP) -> Report:
-        """Make exactly these adapters active. Safe to repeat.
+        """Make exactly these adapters active, and return the report. Safe to repeat.
 
         If anything raises, the adapters that were active stay active; once their merged weights have been overwritten,
         the original weights are restored instead, no adapter is active, and the report says so.
-        `step`: the first step to come, where strengths change. A file that cannot be used has its `error` told.
+        `step`: the next sampling step, for schedules. The report holds the `error` of each file that cannot be used.
         """
         requests = list(requests)
         with MODEL_LOCK:
@@ -85,31 +87,31 @@ class Session:
         return self._apply(requests, step)
 
     def deactivate(self) -> None:
-        """Give the model its own weights back, bit for bit. Safe to repeat.
+        """Restore the model's original weights, bit for bit. Safe to repeat.
 
-        Adapters that another Session has activated since then stay, unless that Session was dropped.
+        Adapters that another Session has activated since then stay, unless that Session was garbage collected.
         """
         self.activate(())
 
     def set_step(self, step: SamplingStep, rows: Sequence[int] | None = None) -> None:
-        """Called before each run of the UNet: strengths become what they are in this step.
+        """Set the sampling step; call it before each call of the UNet.
 
-        `rows`: a number for each row of the batch, as requests name them in `rows`; runs that follow take them in
-        order, however a host cuts its batch. If anything raises, the model has its own weights.
+        `rows`: the number of each batch row, as in `Request.rows`; the UNet calls that follow take them in order,
+        however a host splits its batch. If anything raises, the original weights are restored.
         """
         self._run_or_restore(lambda: self._controller.set_step(step, rows))
 
     def set_text_row(self, row: int | None) -> None:
-        """Called before a text is encoded: whose it is. A request with a scope acts on no other's text."""
+        """Select the batch row whose prompt is encoded next; requests limited to other rows are disabled meanwhile."""
         self._run_or_restore(lambda: self._controller.set_text_row(row))
 
     @property
     def is_dynamic(self) -> bool:
-        """Does anything depend on the step or on the row?"""
+        """True if a strength depends on the sampling step or on the batch row."""
         return self._controller.is_dynamic
 
     def verify(self) -> bool:
-        """Are the pristine weights, byte for byte, what they were when they were first touched?"""
+        """True if the original weights are byte for byte what they were when they were first patched."""
         with MODEL_LOCK:
             self._weight_patcher.refresh()
             others = [owner for owner in owners_on(self._components.modules()) if owner is not self._owner]
@@ -118,17 +120,17 @@ class Session:
 
     @property
     def report(self) -> Report:
-        """Of what is active now."""
+        """The report of the active adapters."""
         return self._report
 
     @property
     def family(self) -> str:
-        """The base model's, a key of FAMILY_NAMES."""
+        """The family of the base model, a key of FAMILY_NAMES."""
         return self._components.layer_table().family
 
     @property
     def active(self) -> tuple[Request, ...]:
-        """What was last asked for, also what the report refuses."""
+        """The requests of the last activation, with those that the report rejects."""
         return tuple(self._requests)
 
     def __enter__(self) -> Self:
@@ -138,7 +140,7 @@ class Session:
         self.deactivate()
 
     def _apply(self, requests: list[Request], step: SamplingStep | None = None) -> Report:
-        """Without a moment: in the middle of a picture, which goes on."""
+        """Apply requests; without a step, sampling goes on with the current one."""
         started = time.perf_counter()
         fitted, family = self._build_plan(requests)
         with MODEL_LOCK:
@@ -171,7 +173,7 @@ class Session:
         self._remember([], Report(mode=self._mode, notes=[ABANDONED]))
 
     def _take_over(self, entirely: bool) -> list[str]:
-        """Restore the model from other Sessions and return messages; unless `wholly`, only from dropped ones."""
+        """Take the model over from other Sessions and return messages; unless `entirely`, only from collected ones."""
         modules = list(self._components.modules())
         others = [one for one in owners_on(modules) if one is not self._owner] if entirely else self._orphans(modules)
         notes = [TAKEN_OVER] if others else []
@@ -214,7 +216,7 @@ class Session:
             report.out_of_range = max(report.out_of_range, self._controller.overflowing_of(request.key[0]))
 
     def _run_or_restore(self, action: Callable[[], bool]) -> None:
-        """`work` says whether there is something to tell."""
+        """Run an action, which returns whether the report changes; restore the original weights if it raises."""
         with MODEL_LOCK:
             if not self._controller.is_dynamic:
                 return
@@ -235,11 +237,11 @@ class Session:
         return build_plan(requests, table, lambda adapter: self._cache.get(adapter, device)), table.family
 
     def bypassed_modules(self) -> list[nn.Module]:
-        """The modules whose forward adds a delta while it runs."""
+        """Return the modules with a patched forward."""
         return self._forward_patcher.modules()
 
     def _before_forward(self, root: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-        """The host has changed the model behind our back: put the adapters on what it has now."""
+        """Forward hook: re-apply the adapters if the host has changed the model since the last call."""
         with MODEL_LOCK:
             if self._controller.is_dynamic and root is self._components.unet():
                 self._run_or_restore(lambda: self._controller.before_forward((*args, *kwargs.values())))
@@ -247,22 +249,22 @@ class Session:
                 self._ensure_in_place()
 
     def _ensure_in_place(self) -> None:
-        """The adapters are on what the model has now."""
+        """Re-apply the adapters where the host has replaced parameters."""
         if (
             self._mode == "live" and not self._controller.is_dynamic
-        ):  # other code may write weights: no merge depends on them
+        ):  # other code may write weights, because no merge depends on them
             if self._owner.has_changed():
                 self._apply(self._requests)
             return
         if self._is_in_place():
             return
-        self._weight_patcher.refresh()  # moved only, as a host short of memory does before every run?
+        self._weight_patcher.refresh()  # enough if the host only moved them, as it does in low-VRAM mode
         self._forward_patcher.precompute()
         if not self._is_in_place():
             self._apply(self._requests)
 
     def _is_active(self, requests: list[Request]) -> bool:
-        """A file that could not be read may be there again."""
+        """True if these requests are active and none failed: a file that could not be read may be readable now."""
         failed = any(one.error for one in self._report.adapters)
         return not failed and _keys(requests) == _keys(self._requests)
 

@@ -1,4 +1,4 @@
-"""The only registry: every algorithm that exists. Adding one is a file beside these and a line here."""
+"""The registry of algorithms. A new algorithm is one file in this package and one entry here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every algorithm is: named tensors of one module, and ΔW as a function of the pristine weight.
+"""The interface of all algorithms: named tensors of one layer, and ΔW as a function of the original weight.
 
 Axis letters, everywhere: o = out, i = in, r = rank, ... = kernel axes (none for linear layers).
 `base` is always the pristine weight in float32, seen as the trainer's layer saw it: [o, i, ...kernel], [d] for norms.

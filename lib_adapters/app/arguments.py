@@ -1,4 +1,4 @@
-"""What several commands take, and how a word of the command line becomes a value."""
+"""Arguments that several commands share, and their conversion to values."""
 
 from __future__ import annotations
 

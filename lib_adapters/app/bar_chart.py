@@ -1,4 +1,4 @@
-"""Bars of eighths of a letter."""
+"""Text bars with a resolution of an eighth of a character."""
 
 from __future__ import annotations
 

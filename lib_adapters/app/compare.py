@@ -1,4 +1,4 @@
-"""The sheet that shows what adapters do: the same seeds without and with them."""
+"""A comparison sheet: the same prompts and seeds without and with adapters."""
 
 from __future__ import annotations
 

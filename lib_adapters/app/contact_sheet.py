@@ -1,4 +1,4 @@
-"""A contact sheet: labelled pictures in a grid."""
+"""A contact sheet: captioned images in a grid."""
 
 from __future__ import annotations
 

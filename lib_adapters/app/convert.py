@@ -1,4 +1,4 @@
-"""`convert`: a file into safetensors, another dtype, or another trainer's spelling; the metadata stays.
+"""`convert`: write a file as safetensors, in another dtype or another key format; metadata is kept.
 
 Hypernetworks and aesthetic embeddings go both ways: to safetensors, and to the .pt that others read.
 """

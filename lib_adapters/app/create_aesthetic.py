@@ -1,4 +1,4 @@
-"""`aesthetic create`: an aesthetic embedding from a folder of pictures.
+"""`aesthetic create`: compute an aesthetic embedding from a folder of images.
 
 The mean of their CLIP features, each as long as it is, as the first generator of such files result it.
 """

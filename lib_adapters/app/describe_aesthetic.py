@@ -1,4 +1,4 @@
-"""What `inspect` and `list` say of aesthetic embeddings, and `convert` to their other form."""
+"""Descriptions of aesthetic embeddings for `inspect` and `list`, and their conversion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `inspect` and `list` say of hypernetwork files."""
+"""Descriptions of hypernetwork files for `inspect` and `list`."""
 
 from __future__ import annotations
 

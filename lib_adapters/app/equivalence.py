@@ -1,4 +1,4 @@
-"""Compares two adapter files layer by layer through their algorithms' parameters, without applying them."""
+"""Comparison of two adapter files layer by layer, through the parameters of their algorithms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`generate`: pictures from a prompt with tags, or the sheet that compares with and without."""
+"""`generate`: images from a prompt with tags, or a comparison sheet."""
 
 from __future__ import annotations
 

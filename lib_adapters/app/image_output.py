@@ -1,4 +1,4 @@
-"""What `generate` and its sheet share: the studio, the settings, and pictures that tell how they were made."""
+"""Shared by `generate` and its sheet: the generator, the settings, and images with their infotext."""
 
 from __future__ import annotations
 

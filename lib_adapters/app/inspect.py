@@ -1,4 +1,4 @@
-"""`inspect`: what a file is, what it touches and how strongly, as text or as JSON."""
+"""`inspect`: what a file is, which blocks it changes and how strongly, as text or JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An adapter's tensors under another trainer's names.
+"""Conversion of an adapter's tensors to the key format of another trainer.
 
 kohya: `lora_unet_..._to_q.lora_up.weight` with alpha; every algorithm has names there.
 diffusers and PEFT: `unet.....to_q.lora_B.weight`; they support plain LoRA only and keep alpha in a config. The scale is

@@ -1,4 +1,4 @@
-"""The command line: which commands there are, and how anything that goes wrong is said.
+"""The command line: its commands, and the report of errors.
 
 Errors are one sentence and exit code 2; Ctrl-C is 130.
 """

@@ -1,4 +1,4 @@
-"""`merge`: a stack of tags becomes a model folder of its own, or one file in LoRA format."""
+"""`merge`: save a stack of tags as a model folder or as one LoRA file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One bar for a whole command."""
+"""One progress bar for a whole command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`verify`: is each file sound, and does a model come back bit for bit after it?"""
+"""`verify`: check that files are sound and that a model is restored bit for bit after each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Aesthetic embeddings: the mean CLIP feature of some pictures, which a prompt's text is led towards.
+"""Aesthetic embedding files: mean CLIP features of a set of images.
 
 Files: one bare tensor [d] or [n, d] in a `.pt`, any float type, not normalised (Gallego 2022, arXiv:2209.12330), and a
 safetensors form of our own with that tensor under one name.

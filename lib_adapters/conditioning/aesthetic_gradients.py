@@ -1,4 +1,4 @@
-"""Aesthetic gradients (Gallego 2022, arXiv:2209.12330): a few steps of Adam that lead a text's feature to an embedding.
+"""Aesthetic gradients (Gallego 2022, arXiv:2209.12330): a few Adam steps move a text's feature towards an embedding.
 
 The tower trains in the place where it stands, on parameters that are lent to it (patching/lend.py); its own are never
 written. One prompt at a time: what one becomes does not depend on what else is in its batch.

@@ -1,4 +1,4 @@
-"""A text as CLIP feels it: the feature that images are compared with, from any text tower, and its projection.
+"""CLIP text features: the pooled, projected output of a text encoder, and the projection it needs.
 
 What runs is `tower.forward`, not the tower itself: hooks on the root belong to hosts and to whoever guards its weights.
 """

@@ -1,4 +1,4 @@
-"""Hypernetwork files: NovelAI's first ones, every generation of the web UI's, and a safetensors form of our own.
+"""Hypernetwork files: NovelAI's, every generation of the web UI's, and a safetensors form of this project.
 
 A file holds, for some widths of attention inputs, one net for what becomes keys and one for what becomes values.
 Safetensors: `768.k.linear.0.weight`, `768.v.linear.0.weight` ...; the other fields as JSON in the metadata.

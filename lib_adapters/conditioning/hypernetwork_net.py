@@ -1,4 +1,4 @@
-"""The small networks inside a hypernetwork: x + m · net(x), float32, as the web UI's trainer ran them.
+"""The small networks of a hypernetwork, x + m · net(x) in float32, as the web UI trains them.
 
 Only tensors and the order of their numbers in the file count: numbers that activations and dropout took up are gaps.
 """

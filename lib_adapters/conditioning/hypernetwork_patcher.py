@@ -1,4 +1,4 @@
-"""Hypernetworks on one UNet: the inputs of `to_k` and `to_v` pass through their nets, and nothing else changes.
+"""Hypernetworks on one UNet: hooks pass the inputs of `to_k` and `to_v` through their networks.
 
 By hooks on those layers, so that every way to compute attention is served, and only while something is active. Several
 are chained in the order of the prompt, each behind the one before, as the web UI does:

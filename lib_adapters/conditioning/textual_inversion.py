@@ -1,4 +1,4 @@
-"""Textual inversions that came inside an adapter's file: words of a tokenizer and its text encoder while wanted.
+"""Textual inversions from adapter files, added to a tokenizer and a text encoder while their adapter is active.
 
 Neither is written to. The pipeline gets a copy of its tokenizer that knows the words; hooks on the encoder's table of
 tokens put the vectors in. Giving both back leaves everything as it was.

@@ -1,4 +1,4 @@
-"""Float32 copies in the place of a module's parameters for a few steps of training, and then its own back.
+"""Temporary trainable float32 copies of a module's parameters; the module's own are restored afterwards.
 
 The module's own parameters are taken out of it and put in again, the same objects: nothing is ever written into them.
 """

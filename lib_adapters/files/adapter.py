@@ -1,4 +1,4 @@
-"""The content of one file: what it is, told from the header alone, and its tensors when they are asked for."""
+"""An adapter file: everything that its header tells, and its tensors on demand."""
 
 from __future__ import annotations
 

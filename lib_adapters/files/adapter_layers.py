@@ -1,4 +1,4 @@
-"""The tensors of one module -> its algorithm, or the reason why there is none. Hundreds of layers share a verdict."""
+"""Layers of an adapter file: grouping of keys, and the algorithm of each layer or the reason why it has none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which block of the model a layer belongs to, in the names that block-weight users know: IN00..OUT11, M00, TE00.
+"""The block of a layer under the names of lora-block-weight: IN00..OUT11, M00, TE00.
 
 A name of either spelling (LDM, diffusers) gives the same block, because both are counted the same way: two resnets to a
 level in the encoder and a sampler behind them, three in the decoder.

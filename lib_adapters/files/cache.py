@@ -1,4 +1,4 @@
-"""Loaded adapters, kept while there is room for their bytes."""
+"""A cache of loaded adapters, limited by their size in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""cloneofsimo/lora (2022): tensors have no names, only their place in the order in which diffusers lists its layers.
+"""Files of cloneofsimo/lora (2022), whose tensors have positions in diffusers' order of layers instead of names.
 
 The order is that of `named_modules()` of diffusers 0.9-0.14 and of transformers' CLIP, for the layers inside the
 classes that the trainer names. It is computed here, because no model of that time is at hand.

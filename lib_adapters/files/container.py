@@ -1,4 +1,4 @@
-"""path -> Source: which container a file is, decided by parsing it and never by its name or its first bytes."""
+"""Opening of a file of any container format, detected by parsing and not by its name or first bytes."""
 
 from __future__ import annotations
 

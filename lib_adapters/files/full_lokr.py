@@ -1,4 +1,4 @@
-"""The scale of LoKr layers with two full matrices: no tensor shows it, so it depends on the trainer in the metadata."""
+"""The scale of LoKr layers with two full matrices, which depends on the trainer named in the metadata."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A module's name in a file -> Stem, for every dialect: kohya, LyCORIS, OneTrainer, diffusers, PEFT, native names.
+"""From a layer's name in a file to its LayerKey: kohya, LyCORIS, OneTrainer, diffusers, PEFT and native names.
 
 A dialect is a prefix (which part of the model) and a few old spellings; the path itself is left as the file has it,
 because only the live model can tell which underscores are dots. Prefixes of wrappers (torch.compile, DataParallel,

@@ -1,4 +1,4 @@
-"""How wide a layer is, told from the shapes of its factors alone."""
+"""Input widths and ranks of layers, read from the shapes of their factors."""
 
 from __future__ import annotations
 

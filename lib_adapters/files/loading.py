@@ -1,4 +1,4 @@
-"""Source -> tensors: one sequential read into one buffer, views into it, at most one copy to the GPU."""
+"""Loading of tensors: one sequential read into one buffer, views into it, at most one copy to the GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which base model a file was trained for: told by structure (which layers exist, how deep), then by widths.
+"""Detection of the base model that a file was trained for: by its layers and their depth, then by widths.
 
 Tiny models with the structure of SD1 are SD1: widths only decide between families that share a structure.
 """

@@ -1,4 +1,4 @@
-"""PEFT and diffusers keep rank and alpha beside the tensors, in a config; here they become each module's own alpha."""
+"""PEFT and diffusers configs: the rank and alpha of each layer."""
 
 from __future__ import annotations
 

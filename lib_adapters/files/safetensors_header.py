@@ -1,4 +1,4 @@
-"""The header of a safetensors file, read by our own strict parser.
+"""A strict parser of safetensors headers. It is our own because the host's library accepts damaged files.
 
 Layout: length (u64, little endian), that many bytes of JSON, the tensors' bytes without gaps.
 The format's own reader accepts padded and pretty-printed JSON, so we do; like it, we refuse gaps and overlaps.

@@ -1,4 +1,4 @@
-"""kohya's split form of one fused layer: `lora_down.N`, `lora_up.N` are parts that train rows of their own.
+"""kohya's split form of a fused layer: `lora_down.N` and `lora_up.N` train separate rows of it.
 
 Together they are one pair: the downs stacked, the ups on a diagonal (networks/lora_flux.py, split_dims). The trainer's
 scale is alpha over the rank of one part.

@@ -1,4 +1,4 @@
-"""Where one tensor lies in a file, whatever container the file is."""
+"""The index of an opened file: dtype, shape and byte range of each tensor, for any container."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A key of a file = module + leaf. Every trainer's spelling of a leaf becomes one canonical name here.
+"""Split of a key into layer and tensor name; every trainer's spelling maps to one canonical name.
 
 The leaf is recognised from the right, longest spelling first; what is left is the module (files/dialects.py).
 """

@@ -1,4 +1,4 @@
-"""What the trainer wrote about the file as a whole -> Facts. Everything here is a hint; shapes decide first."""
+"""Training metadata of a file as TrainingInfo. All of it is a hint; shapes decide first."""
 
 from __future__ import annotations
 

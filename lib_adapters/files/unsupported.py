@@ -1,4 +1,4 @@
-"""Recognises valid files, and parts of files, that are not weight adapters, and says where they belong."""
+"""Recognition of valid files that are not weight adapters, and messages that say where they belong."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Where models and prompts come from; only here and in `app` are a host's own modules known."""
+"""Hosts provide models and prompts. Only this package and `app` import a host's modules."""

@@ -1,4 +1,4 @@
-"""What adapters there are: an index of folders, what lies beside each file, and pictures small enough for a page."""
+"""The library of adapters: an index of folders, companion files, and thumbnails."""
 
 from lib_adapters.library.library import AdapterLibrary
 from lib_adapters.library.records import Changes, FileInfo, Progress

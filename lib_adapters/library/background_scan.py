@@ -1,4 +1,4 @@
-"""Indexing in the background: one round at a time, one more where somebody asked meanwhile."""
+"""Scans in a background thread: one at a time, and one more if it was requested meanwhile."""
 
 from __future__ import annotations
 

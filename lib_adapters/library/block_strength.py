@@ -1,4 +1,4 @@
-"""How strongly a file changes each block, told from the file alone where the file alone can tell.
+"""How strongly a file changes each block, as far as the file alone tells.
 
 Strength is the Frobenius norm of ΔW at strength 1. Algorithms that turn or scale the weight itself (OFT, IA3, DoRA,
 GLoRA ...) have none without the model; their layers are counted.

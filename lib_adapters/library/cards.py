@@ -1,4 +1,4 @@
-"""One file -> its card: everything that a grid shows, from one read of the header and of the texts beside it."""
+"""The card of a file: everything that the grid shows, from one read of the header and of its companions."""
 
 from __future__ import annotations
 

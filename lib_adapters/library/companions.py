@@ -1,4 +1,4 @@
-"""What may lie beside an adapter file, under its name: texts about it, and its picture."""
+"""Companion files beside an adapter: texts, JSON and its preview."""
 
 from __future__ import annotations
 

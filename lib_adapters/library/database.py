@@ -1,4 +1,4 @@
-"""The index on disk: one row for each adapter file, one transaction and one version for each change."""
+"""The index on disk (SQLite): one row for each file, one transaction and one version for each change."""
 
 from __future__ import annotations
 

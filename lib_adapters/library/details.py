@@ -1,4 +1,4 @@
-"""Everything about one file, for the panel beside its card. Read when it is asked for, kept nowhere."""
+"""Details of one file for the dialog, read on demand and not stored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The adapter files of some folders, by every name that may mean them."""
+"""Names of the adapter files in some folders, with all their spellings in tags."""
 
 from __future__ import annotations
 

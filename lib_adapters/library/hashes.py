@@ -1,4 +1,4 @@
-"""The hashes under which sites and pictures know a file: of the whole file, and of its tensors alone."""
+"""Hashes under which sites and infotexts identify a file: of the whole file, and of its tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a card says of a file's content. Files of one trainer and one setting are told from the first of them.
+"""Summaries of headers that differ only in metadata, computed once for all files of one trainer and setting.
 
 Their headers are the same text but for the metadata; ten thousand files have a few hundred texts.
 """

@@ -1,4 +1,4 @@
-"""Decoding pictures that anybody may have made: how large one is is looked at before a single pixel is."""
+"""Decoding of untrusted images: the size is checked before pixels are decoded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders -> index: one walk, what differs is read, the rest is left alone."""
+"""Update of the index: one walk over the folders; only files that changed are read."""
 
 from __future__ import annotations
 

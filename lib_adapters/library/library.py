@@ -1,4 +1,4 @@
-"""The adapters of some folders as cards. Everybody asks here; a name or an id becomes a path nowhere else."""
+"""The library of adapters: cards, details, edits and previews of the files in some folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the index is opened: made where there is none, made anew where it is damaged or of an older version."""
+"""Opening of the index; a damaged or outdated one is rebuilt with the user's stars and dates of use."""
 
 from __future__ import annotations
 

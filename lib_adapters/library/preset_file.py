@@ -1,4 +1,4 @@
-"""The user's file of block-weight presets, and what a file of another extension adds: read again when it changes."""
+"""The user's file of block-weight presets, read again when it changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A card's picture: the file beside the adapter, else the one inside it; and a new one put there."""
+"""Previews of cards: the image beside a file, else the one inside it; and saving a new one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the catalogue tells others."""
+"""Records that the library returns."""
 
 from __future__ import annotations
 

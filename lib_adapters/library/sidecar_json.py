@@ -1,4 +1,4 @@
-"""`<name>.json` beside a file: what the web UI and its user wrote about it. Only the web UI's own keys are changed."""
+"""`<name>.json` beside a file, in the web UI's format. Only the web UI's own keys are changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small pictures kept on disk, each made once. One that could not be made is kept too, as an empty file."""
+"""A cache of thumbnails on disk. An image without one is stored as an empty file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trigger words and training tags from every place that people and trainers write them to."""
+"""Trigger words and training tags from every source that sites and trainers write."""
 
 from __future__ import annotations
 

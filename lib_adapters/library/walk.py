@@ -1,4 +1,4 @@
-"""One walk over the folders: adapter files, and what lies beside each of them, with sizes and times."""
+"""One walk over the folders: adapter files and their companions, with sizes and times."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Between two directions: along the great circle (Shoemake 1985)."""
+"""Spherical linear interpolation (Shoemake 1985)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Merge again at each change, or run beside the layer? Whichever takes less time in the whole picture, layer by layer.
+"""Selection of the apply mode: merge or bypass, whichever takes less time over the whole image, layer by layer.
 
 Where the numbers alone leave it open, it is measured on this machine, once for each kind of layer.
 """

@@ -1,4 +1,4 @@
-"""Which base model is this? Told by which modules exist and how deep they go; widths only confirm.
+"""Detection of a live model's base model: by its layers and their depth; widths only confirm.
 
 A model with Stable Diffusion 1's blocks at a tenth of its width is Stable Diffusion 1 here.
 """

@@ -1,4 +1,4 @@
-"""Rows of one batch with strengths of their own: prompts joined by AND, the negative side, other tags in each picture.
+"""Strengths for each batch row: AND sub-prompts, the negative prompt, per-image tags.
 
 A layer may see each row several times, one after the other (a host that cuts attention into tiles): all of them count.
 """

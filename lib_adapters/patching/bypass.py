@@ -1,4 +1,4 @@
-"""ΔW's own output beside a layer's: y += ΔW·x for deltas that do not read W, without ever building ΔW.
+"""Bypass: y += ΔW·x for algorithms that do not need W, without building ΔW.
 
 Axis letters: n = rows of the batch, ... = what lies between them and the channels, o = out, i = in, r = ranks.
 Strengths are one number for each part, or a tensor [n, parts] where the rows of the batch differ.

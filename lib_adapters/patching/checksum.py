@@ -1,4 +1,4 @@
-"""The weights that something was computed from and is remembered with: are they still the same?"""
+"""Checks that weights are unchanged: versions and samples of base weights, checksums of originals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts of a model that adapters change; weakly, so that an old checkpoint can be freed."""
+"""The components of a model that adapters change, held weakly so that an old checkpoint can be freed."""
 
 from __future__ import annotations
 

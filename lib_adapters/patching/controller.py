@@ -1,4 +1,4 @@
-"""The hand on the dials: at each step, row and text, what moves is set, and no more of the model is touched."""
+"""Updates scheduled strengths before each sampling step and re-applies only what changed."""
 
 from __future__ import annotations
 

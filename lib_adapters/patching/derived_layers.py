@@ -1,4 +1,4 @@
-"""Finds new layers that other code built from merged weights, and restores the original weights in them.
+"""Detection of layers that other code built from merged weights, and their restoration.
 
 `fuse_qkv_projections()` copies merged weights into new layers when adapters are active; so do wrappers that duplicate
 a layer. A new layer that contains merged weights bit for bit, whole or as rows, gets the original weights instead. A

@@ -1,4 +1,4 @@
-"""The live way: the weights stay as they are, the layer adds the delta while it runs.
+"""Applies adapters by replaced forward methods; the weights stay unchanged.
 
 Used for strengths that change during sampling, for quantised weights, and where other code writes the same weights.
 The layer's own `forward` becomes a bound method of a `PatchedForward`, which looks the class's forward up at call time:

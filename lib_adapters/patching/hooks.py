@@ -1,4 +1,4 @@
-"""One hook of ours on some modules: found by what it is, not by its handle, for that may be lost to whatever is raised.
+"""Hooks on modules, found by their type and not by a handle, which an exception may lose.
 
 Copies and pickles of a model get hooks that do nothing.
 """

@@ -1,4 +1,4 @@
-"""One module, two names: the UNet in LDM's and in diffusers' spelling, as functions of text alone.
+"""Name maps between LDM, diffusers, OpenCLIP, Hugging Face and SD3, as functions of text.
 
 LDM numbers its blocks through; diffusers nests them. `per_level` is the number of resnets in one level of the
 encoder (2 in every Stable Diffusion); the decoder has one more.

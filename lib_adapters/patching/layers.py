@@ -1,4 +1,4 @@
-"""What a live model offers: every layer under every name a file may call it by.
+"""The layers of a live model under every name by which a file may refer to them.
 
 The table is made from the model itself; names are never un-flattened by replacing text (`_` means both "." and "_").
 """

@@ -1,4 +1,4 @@
-"""Requests meet a model: what each changes, what it cannot and why, told to the user."""
+"""Matching of requests to a model, with a report of what each changes and what it cannot."""
 
 from __future__ import annotations
 

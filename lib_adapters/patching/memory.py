@@ -1,4 +1,4 @@
-"""Memory of weights: mappings for merged weights on the CPU, and pinned memory for originals that leave the GPU.
+"""Memory of weights: mappings for merged weights on the CPU, pinned memory for originals that leave the GPU.
 
 Merged weights come from the system by `mmap`: malloc keeps the memory of freed tensors for the process, whereas a
 mapping goes back to the system at once. Huge pages are not asked for: a virtual machine that returns free memory to its

@@ -1,4 +1,4 @@
-"""All modules of a model in one pass: `named_modules` of torch hands each of them through every level above it."""
+"""All modules of a model in one pass, because torch's `named_modules` passes each through every level above it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Detects merged weights that overflow their dtype; infinite or NaN weights would produce a black image."""
+"""Detection of merged weights that overflow their dtype; infinite or NaN weights give a black image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tracks which Session has adapters on a model, through the hooks on the model.
+"""Ownership of a model by one Session, recorded in the hooks on the model.
 
 A process may have several Sessions for one model, and an active Session may be garbage-collected. The state that
 restores the weights is therefore one object, kept alive by the hooks on the model and found there by other Sessions.

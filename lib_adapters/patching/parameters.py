@@ -1,4 +1,4 @@
-"""The only place that changes what a parameter of a model holds: it points it at another tensor."""
+"""The only code that changes a model's parameters: it assigns another tensor to them."""
 
 from __future__ import annotations
 

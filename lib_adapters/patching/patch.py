@@ -1,4 +1,4 @@
-"""The strength of one request in one part of the model, as it is for the coming run."""
+"""A patch: the contribution of one adapter to one parameter, with a static or a scheduled strength."""
 
 from __future__ import annotations
 

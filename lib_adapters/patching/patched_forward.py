@@ -1,4 +1,4 @@
-"""What one module does while adapters are live on it: base(x) and ΔW's own output, or the call with W' in place."""
+"""Replacement `forward` of one module: a bypass, or the call with merged weights."""
 
 from __future__ import annotations
 

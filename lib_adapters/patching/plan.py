@@ -1,4 +1,4 @@
-"""Requests and a table of targets become a plan: which patches change which parameter.
+"""Matches adapters to layers: which patches change which parameter.
 
 Patches of one parameter are kept in an order of their own, never the prompt's: sums of floats depend on their order.
 """

@@ -1,4 +1,4 @@
-"""What was done, in numbers and in plain words: the user is never left to guess."""
+"""Reports: what was applied and what was not, in numbers and sentences."""
 
 from __future__ import annotations
 

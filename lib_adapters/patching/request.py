@@ -1,4 +1,4 @@
-"""What a user asks for: one adapter, how strongly in each part of the model, where, when and for which rows."""
+"""Requests: one adapter with its strengths, block weights, schedule and batch rows."""
 
 from __future__ import annotations
 

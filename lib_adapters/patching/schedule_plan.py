@@ -1,4 +1,4 @@
-"""What of a plan changes while a picture is drawn, and how each parameter follows.
+"""Splits a plan into static and scheduled parameters and decides how each scheduled one is applied.
 
 A parameter whose strengths are for all rows is merged again at each change, or its moving deltas run beside the layer;
 one whose rows differ runs live: beside where that is possible, else in groups of rows with a W' each.

@@ -1,4 +1,4 @@
-"""One patched parameter: what it was, and how to know our tensor again after the host has moved it."""
+"""The remembered state of one patched parameter, and its recognition after the host has moved it."""
 
 from __future__ import annotations
 

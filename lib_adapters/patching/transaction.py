@@ -1,4 +1,4 @@
-"""A change of the model that is made wholly or not at all, whatever is raised in between: even a user's Ctrl-C."""
+"""A transaction: register a rollback before each mutation; commit callbacks run at the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers that cannot be restored because other code used their merged weights; reported as long as they exist."""
+"""Layers that cannot be restored because other code used their merged weights; reported while they exist."""
 
 from __future__ import annotations
 

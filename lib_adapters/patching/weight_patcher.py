@@ -1,4 +1,4 @@
-"""Merged weights: a patched parameter points to its merged weight; the original tensor is kept and never written.
+"""Applies merged weights: a patched parameter points to its merged weight; the original tensor is never written.
 
 Restoring is giving the pointer back: exact, and microseconds. A merged weight is ours, so a change of strength is
 computed into it; only a parameter that was not merged before needs new memory.

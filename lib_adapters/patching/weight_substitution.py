@@ -1,4 +1,4 @@
-"""A module's call with W' in the place of its weights, for as long as the call takes."""
+"""A call of a module with other weights, for as long as the call takes."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Prompt text to tags; knows nothing of tensors, files or models."""
+"""Parsing of tags in prompts; independent of tensors, files and models."""

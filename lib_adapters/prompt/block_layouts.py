@@ -1,4 +1,4 @@
-"""The blocks of a model by the names that block-weight users know, and the lists of numbers that stand for them.
+"""Names of a model's blocks and the lists of numbers that lora-block-weight defines for them.
 
 Source of the lists: hako-mikan/sd-webui-lora-block-weight (12, 17, 20, 26 and 61 numbers). Stable Diffusion 3's joint
 blocks are counted J00, J01 ...; whatever lies outside the blocks (TIME, LAST) is in no list.

@@ -1,4 +1,4 @@
-"""The presets of block weights: the well-known ones, and a text file with what a user changed or added.
+"""Block-weight presets: the well-known ones, and the format of the user's file.
 
 The file is lora-block-weight's own format, `NAME:1,0,...` to a line; rules for kinds of layers stand below a line
 `[lbwe]`. A preset of the file wins over a built-in one of its name. Lines that cannot be read are kept and told of.

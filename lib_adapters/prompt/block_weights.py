@@ -1,4 +1,4 @@
-"""`lbw=` and `lbwe=`: how strongly an adapter acts in each block of a model, and in each kind of layer there.
+"""`lbw=` and `lbwe=`: strengths by block, and by kind of layer within blocks.
 
 `lbw=` is a preset's name, a list of 12, 17, 20, 25, 26 or 61 numbers, blocks (`IN05-OUT03`: only these) or rules
 (`IN05-OUT03:0.5`: these at a half, the others as they were). In lists `R` is random from 0 to 1, `U` from -0.5 to 1.5,

@@ -1,4 +1,4 @@
-"""Finds the tags inside prompt editing (`[before:after:when]`) and alternation (`[a|b]`).
+"""Parses prompt editing (`[before:after:when]`) and alternation (`[a|b]`) around tags.
 
 Parses the prompt without its tags, as the web UI does (AUTOMATIC1111/stable-diffusion-webui,
 modules/prompt_parser.py: `schedule_parser`). Sub-prompts joined by AND are parsed separately. Brackets that are

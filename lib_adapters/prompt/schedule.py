@@ -1,4 +1,4 @@
-"""Strengths that change while a picture is drawn: `0@0,1@50%` is a curve, `start=`, `stop=` and `step=` a window.
+"""Schedules: `0@0,1@50%` is a curve; `start=`, `stop=` and `step=` are a window.
 
 A position is counted in steps that are done (`5`), in shares of all steps (`0.5`, `50%`) or in noise (`4.2sigma`).
 Grammars: cheald/sd-webui-loractl (curves), hako-mikan/sd-webui-lora-block-weight (windows).

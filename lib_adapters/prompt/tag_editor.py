@@ -1,4 +1,4 @@
-"""One thing about a tag is changed in its text; everything else in it stays as it was written."""
+"""Edits one option of a tag and keeps the rest of its text unchanged."""
 
 from __future__ import annotations
 

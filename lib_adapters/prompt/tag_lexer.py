@@ -1,4 +1,4 @@
-"""What stands between the colons of a tag, and which key each of it is for."""
+"""Splits a tag into its colon-separated items and assigns positional ones to keys."""
 
 from __future__ import annotations
 

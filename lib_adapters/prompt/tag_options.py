@@ -1,4 +1,4 @@
-"""What one tag asks for in one pass over a picture: how strongly, where in the model, and when."""
+"""The options of one tag in one pass: strengths, block weights and schedule."""
 
 from __future__ import annotations
 

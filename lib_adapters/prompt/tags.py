@@ -1,4 +1,4 @@
-"""`<lyco:NAME[:te[:unet[:dyn]]][:key=value]...>` in a prompt, read as the web UI reads it.
+"""Parses `<lyco:NAME[:te[:unet[:dyn]]][:key=value]...>` in a prompt as the web UI does.
 
 One number or curve sets both parts, and so does `te=` alone; a named argument wins over a positional one. NAME is the
 first item whatever it looks like (an `=` in it names nothing); in double quotes it may hold `:` and `>`, and `""`

@@ -1,4 +1,4 @@
-"""The stand-alone page: a prompt, a picture with and without its adapters, and the LyCORIS tab of the web UI beside it.
+"""The stand-alone page: a prompt, images without and with its adapters, and the LyCORIS tab.
 
 Reading order: painter, layout, neighbours, server, command. Only here is gradio imported outside the web UI.
 """

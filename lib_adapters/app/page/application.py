@@ -1,4 +1,4 @@
-"""A studio, a catalogue and a page, put together."""
+"""Assembly of the stand-alone page from a generator, a library and a layout."""
 
 from __future__ import annotations
 

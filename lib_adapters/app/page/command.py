@@ -1,4 +1,4 @@
-"""`page`: draw in a browser, with the bundled model or a folder of yours."""
+"""`page`: generate images in a browser, with the bundled model or another folder."""
 
 from __future__ import annotations
 

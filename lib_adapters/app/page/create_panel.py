@@ -1,4 +1,4 @@
-"""Aesthetic embeddings from folders of pictures, on the page."""
+"""The panel that creates aesthetic embeddings from folders of images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures for the page, one at a time, with a way to stop."""
+"""Generation of one image at a time for the page; it can be stopped."""
 
 from __future__ import annotations
 

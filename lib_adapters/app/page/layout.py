@@ -1,4 +1,4 @@
-"""What is where on the page."""
+"""Layout of the stand-alone page, in gradio."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Other sites' pages in the same browser: gradio answers them all, and would draw, and write files, for any of them."""
+"""Middleware that refuses requests from pages of other sites, because gradio would answer them."""
 
 from __future__ import annotations
 

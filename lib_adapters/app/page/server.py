@@ -1,4 +1,4 @@
-"""The page behind an address: gradio's part, the tab's routes and files, and a port that is free."""
+"""HTTP server of the stand-alone page: gradio's part, the tab's routes and files, on a free port."""
 
 from __future__ import annotations
 

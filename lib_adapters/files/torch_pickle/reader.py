@@ -1,4 +1,4 @@
-"""PyTorch's files (`.pt`, `.ckpt`, `.bin`, `.pth`), old and new, read as data (opcodes.py), never by `torch.load`.
+"""PyTorch files (`.pt`, `.ckpt`, `.bin`, `.pth`), old and new, read as data and never by `torch.load`.
 
 New: a zip of one pickle and one record per storage. Old (before torch 1.6): five pickles, then the storages.
 """

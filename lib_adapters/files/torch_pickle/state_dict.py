@@ -1,4 +1,4 @@
-"""The object in a PyTorch file -> the tensors of an adapter, or the sentence that says what else it is."""
+"""The tensors of an adapter in the object of a PyTorch file, or an error that says what the object is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors of a PyTorch file as descriptions: which bytes of which storage, in which order. Nothing is allocated."""
+"""Descriptions of tensors in a PyTorch file: byte ranges, shapes and strides. Nothing is allocated."""
 
 from __future__ import annotations
 

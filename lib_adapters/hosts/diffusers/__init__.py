@@ -1,1 +1,1 @@
-"""A Stable Diffusion folder in diffusers' format as a host: load it, read tags, draw."""
+"""diffusers as a host: load a model folder, resolve tags, generate images."""

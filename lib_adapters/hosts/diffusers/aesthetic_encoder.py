@@ -1,4 +1,4 @@
-"""`<aesthetic:...>` in a pipeline: the positive prompt's states, led by the pipeline's own text encoder.
+"""`<aesthetic:...>` in a pipeline: optimizes the embeddings of the positive prompt.
 
 The encoder keeps nothing. While the positive prompt is encoded once more, one hook answers for it with what it would
 say after some steps of training; that is mixed with what it said before.

@@ -1,4 +1,4 @@
-"""Which text encoder of a pipeline an embedding is for: the one whose features are as wide."""
+"""Selection of the pipeline's text encoder whose features are as wide as an embedding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The image side of a CLIP model in a local folder: pictures become features [n, d]."""
+"""The image encoder of a CLIP model in a local folder: images to features [n, d]."""
 
 from __future__ import annotations
 

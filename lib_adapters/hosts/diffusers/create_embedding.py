@@ -1,4 +1,4 @@
-"""An aesthetic embedding from a folder of pictures, for whoever asks: a command, a page, the web UI.
+"""Computation of an aesthetic embedding from a folder of images, for the command, the page and the web UI.
 
 It is the mean of their CLIP features, each as long as it is, as the first generator of such files made it.
 """

@@ -1,4 +1,4 @@
-"""Files of adapters, hypernetworks and aesthetic embeddings in some folders, found by the names that tags use.
+"""Resolution of names in tags to files in some folders.
 
 A name is a file's stem, or the end of its path (`style/ink`), with or without the extension. It is looked up among the
 files that are there and never joined to a path.

@@ -1,4 +1,4 @@
-"""A model folder, its session and a shelf of adapters: a prompt with tags becomes a picture and a report."""
+"""Images and reports from a prompt with tags: a model folder, its Session and its adapters."""
 
 from __future__ import annotations
 

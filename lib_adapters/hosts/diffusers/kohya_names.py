@@ -1,4 +1,4 @@
-"""Live module paths -> the names trainers write into files."""
+"""kohya's names of a live model's layers."""
 
 from __future__ import annotations
 

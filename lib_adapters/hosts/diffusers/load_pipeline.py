@@ -1,4 +1,4 @@
-"""A model folder becomes a pipeline and a session; what cannot be used is said in one sentence.
+"""Loading of a diffusers folder as a pipeline with a Session.
 
 Nothing is fetched: a name that is no folder on this machine is an error, not a download.
 """

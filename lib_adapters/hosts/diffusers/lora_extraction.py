@@ -1,4 +1,4 @@
-"""Changes of whole weights -> one file in LoRA format: each ΔW cut to its largest singular components."""
+"""Extraction of one LoRA file from full weight changes, by truncated SVD."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The module tree of each family without its weights: what dotted names there are, when no model is at hand.
+"""Models of each family on the meta device, for the names of their layers.
 
 Only structure matters here, so the widths are as small as they can be and nothing is allocated.
 """

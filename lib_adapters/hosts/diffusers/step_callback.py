@@ -1,4 +1,4 @@
-"""A pipeline's steps as moments: before each run of the UNet the session is told where the picture is."""
+"""Sampling steps of a pipeline: the Session is updated before each UNet call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tags of a prompt become what is wanted; what cannot be found or opened is said, and the other tags still work."""
+"""Resolution of a prompt's tags into requests and messages. A tag that fails does not affect the others."""
 
 from __future__ import annotations
 

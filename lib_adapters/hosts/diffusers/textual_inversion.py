@@ -1,4 +1,4 @@
-"""The words that active adapters bring with them, in a pipeline's tokenizers while they are wanted."""
+"""Embeddings bundled with active adapters, in a pipeline's tokenizers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stack of adapters changes in a pipeline, parameter by parameter, and how to keep it.
+"""The changes of a stack of adapters, parameter by parameter, and their export as a model folder.
 
 The session computes; here its result is only read. So whatever the engine can apply can also be kept.
 """

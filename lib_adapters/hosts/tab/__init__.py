@@ -1,4 +1,4 @@
-"""The LyCORIS tab without a host: its routes and the shell that its JavaScript fills.
+"""The LyCORIS tab, independent of a host: its routes and its HTML shell.
 
 The web UI's extension and the stand-alone page both use it. Reading order: tab, told, shell, guard, bodies,
 control_routes, routes.

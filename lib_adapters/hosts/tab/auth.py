@@ -1,4 +1,4 @@
-"""Who may ask: the page itself by its key, other programs by the host's names and passwords."""
+"""Authentication: a session key for the page, HTTP Basic for API clients."""
 
 from __future__ import annotations
 

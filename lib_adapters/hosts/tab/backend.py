@@ -1,4 +1,4 @@
-"""What a host gives the tab."""
+"""The interface between the tab and its host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One kind of route: a body is capped while it is read, and whatever goes wrong is one sentence. One kind of answer."""
+"""A route class with a limit on the body and errors as one sentence, and its JSON response."""
 
 from __future__ import annotations
 

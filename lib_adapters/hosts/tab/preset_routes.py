@@ -1,4 +1,4 @@
-"""What the panel of active adapters asks for: presets of block weights, and what was done for the last picture."""
+"""Routes of the panel: block-weight presets and the last report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A report as the page reads it: one table for each adapter, and what could not be done."""
+"""Reports as JSON for the page and for API clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the host's page holds of the tab: one empty element that says what it belongs to."""
+"""The HTML element that the tab's JavaScript fills."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One of the host's embedders while it leads the positive prompt: in the place of its `encode_with_transformers`.
+"""Aesthetic gradients in a text encoder of the web UI: overrides its `encode_with_transformers`.
 
 Everything around that stays the host's: chunks of 75 tokens, clip skip, the last layer norm, emphasis, added words.
 """

@@ -1,4 +1,4 @@
-"""`<aesthetic:...>` and the accordion: which embedders of the present model lead the prompt, and what is said of it.
+"""The handler of `<aesthetic:...>` tags and of the accordion: optimizes the positive prompt's embedding.
 
 The host asks for conditioning after it has told us the tags, or not at all where it has it in its cache.
 """

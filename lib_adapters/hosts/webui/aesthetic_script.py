@@ -1,4 +1,4 @@
-"""The accordion in txt2img and img2img: each of its settings is one of the tag's, so both give the same picture.
+"""The accordion in txt2img and img2img. Its settings are those of the tag and give the same image.
 
 Its title, the order of its values and their names in a picture's text are those of the extension that had this before:
 what was sent to that, and what its pictures say, means the same here.

@@ -1,4 +1,4 @@
-"""Routes: the tab's, what was applied last, and the list of adapters under the names that other programs know."""
+"""API routes: the tab's, the last report, and the list of adapters under the web UI's names."""
 
 from __future__ import annotations
 

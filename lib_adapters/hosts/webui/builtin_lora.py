@@ -1,4 +1,4 @@
-"""The built-in Lora as a second writer of the same weights.
+"""Cooperation with the built-in Lora extension, which writes the same weights.
 
 It is lazy: its delta stays in a layer after its last picture until that layer's next forward, and its backup, once
 taken, is kept. So a pristine tensor may be taken only after it has restored with its own function.

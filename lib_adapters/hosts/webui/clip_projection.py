@@ -1,4 +1,4 @@
-"""Which of a model's text encoders an aesthetic embedding is for, and the projection into CLIP's common space.
+"""Selection of the text encoder that an aesthetic embedding fits, and loading of its CLIP projection.
 
 OpenCLIP's encoders have theirs in every checkpoint, CLIP-L's is in none: it comes from a folder on this machine.
 """

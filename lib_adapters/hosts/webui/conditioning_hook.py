@@ -1,4 +1,4 @@
-"""The host encodes its texts: before each, and after it, somebody is told.
+"""Hooks `get_learned_conditioning` to select the adapters of the prompt being encoded.
 
 In the place of a model's `get_learned_conditioning` while texts are marked (sides.py) or a refiner may come, as a bound
 method, so that a copy of the model is bound to the copy.

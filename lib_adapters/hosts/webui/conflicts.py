@@ -1,4 +1,4 @@
-"""Other extensions that want the same tags or the same weights: found by name, explained in one sentence."""
+"""Detection of extensions that handle the same tags or write the same weights, with one sentence for each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tab "Aesthetic embedding": a folder of pictures becomes a file in models/aesthetic_embeddings."""
+"""The tab "Aesthetic embedding": creates a file in models/aesthetic_embeddings from a folder of images."""
 
 from __future__ import annotations
 

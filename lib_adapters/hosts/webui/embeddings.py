@@ -1,4 +1,4 @@
-"""Textual inversions that came inside an adapter's file: words of the host while the adapter is wanted."""
+"""Embeddings bundled with active adapters, in the web UI's embedding database."""
 
 from __future__ import annotations
 

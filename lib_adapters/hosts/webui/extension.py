@@ -1,4 +1,4 @@
-"""From the host's calls to what is active on its model: a reconciliation, not an event.
+"""The extension: brings the adapters on the loaded model in line with the tags of each job.
 
 The host calls at every load with nothing, once per batch, again for the second pass, again after an exception, from
 other threads, and sometimes not at all. So each call works out everything that is wanted now, and makes it so.

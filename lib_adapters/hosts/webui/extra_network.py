@@ -1,4 +1,4 @@
-"""The networks that the host's registry holds for our kinds of tags, and how they get in and out of it."""
+"""`ExtraNetwork` subclasses for our tags, and their registration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The LyCORIS tab among the host's own: a page whose content is the shell; the cards are drawn by our JavaScript.
+"""The LyCORIS tab among the web UI's extra networks pages; JavaScript renders its cards.
 
 Of the host's page only what its `create_ui` calls is answered, the same for every release: no items, so that nothing
 is listed, walked or hashed when the page is opened, and no editor, because ours is in the page.

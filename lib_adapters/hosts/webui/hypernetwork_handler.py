@@ -1,4 +1,4 @@
-"""`<hypernet:NAME:strength>` by our own hands: on the layers of the present model, and the host's own list left empty.
+"""The handler of `<hypernet:NAME:strength>` tags, in place of the web UI's own.
 
 The host calls this with nothing at every load, and once per batch and pass; each call makes so what it names.
 """

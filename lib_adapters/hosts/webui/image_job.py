@@ -1,4 +1,4 @@
-"""What one call of the host is worked out to: the adapters that are wanted, and what the user must know about them."""
+"""Resolves the tags of one `ExtraNetwork.activate` call into requests and messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a picture's text says of its adapters, and what pasting such a text brings back."""
+"""Adapters in the infotext of an image, and what pasting an infotext restores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The catalogue over the host's folders, and what the tab's routes need to know of this host."""
+"""The library of the web UI's folders, and the tab's backend on top of it."""
 
 from __future__ import annotations
 

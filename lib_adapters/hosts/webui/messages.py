@@ -1,4 +1,4 @@
-"""What the user is told of one picture: under it, and on the console when it is something new.
+"""Messages shown below an image, and logged once.
 
 The web UI's API does not return comments, so problems are also written into the infotext, under `key`.
 """

@@ -1,4 +1,4 @@
-"""Where the UNet and the text encoders are on the web UI's model, of whichever family."""
+"""The UNet and the text encoders of the web UI's model, for every family."""
 
 from __future__ import annotations
 

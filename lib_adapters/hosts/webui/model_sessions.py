@@ -1,4 +1,4 @@
-"""What is wanted is put on the host's models: alone, or beside the built-in Lora where that writes the same weights."""
+"""Applies requests to the loaded checkpoint; cooperates with the built-in Lora extension."""
 
 from __future__ import annotations
 

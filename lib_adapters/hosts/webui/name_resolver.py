@@ -1,4 +1,4 @@
-"""Files in the host's folders, found by the names that tags use; adapters, or whatever else `opener` opens.
+"""Resolution of names in tags to files in the web UI's folders.
 
 A name is a file's stem or the end of its path below its folder (`style/ink`), with or without the extension; then the
 name that the trainer gave it (`ss_output_name`). It is looked up among the files that are there, never joined to a

@@ -1,4 +1,4 @@
-"""What one picture asks for: the tags that the host took out of the prompt, of both kinds together.
+"""Reads tags and prompts from the web UI's `StableDiffusionProcessing`.
 
 The host calls each registered network by itself, one after the other. Which adapters are wanted as a whole is in the
 data that it holds for the picture; the call's own parameters tell which data that is.

@@ -1,4 +1,4 @@
-"""Which tags are for which rows of the UNet's batch: parts joined by AND, the negative side, each picture's own.
+"""Maps tags to batch rows: AND sub-prompts, negative prompts and per-image prompts.
 
 The host reads only the first prompt's tags and gives them to all; here each prompt is read as it was written. Rows come
 in the host's order: each picture's parts, picture after picture, then each picture's negative side.

@@ -1,4 +1,4 @@
-"""Every callback of the host, once; and everything away again when the scripts are unloaded."""
+"""Registration of all callbacks of the web UI, and their removal when scripts are unloaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A picture is followed while the host draws it: its steps, whose text is encoded, and models that come in between.
+"""Tracks a running job: sampling steps, text encoding and refiner switches.
 
 A refiner comes in one of three ways (the same object overwritten, a new one, one that is in memory already), with a
 call that has nothing behind it or with none. Its texts are encoded anew before it runs, so adapters go onto it then.

@@ -1,4 +1,4 @@
-"""What the user has chosen on the settings page (options.py) and on the command line, and which folders that means."""
+"""Settings of the extension on the web UI's settings page and on its command line."""
 
 from __future__ import annotations
 

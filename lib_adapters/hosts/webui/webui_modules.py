@@ -1,4 +1,4 @@
-"""The web UI's own modules: asked for by name when needed, tested for what they have and never for their version."""
+"""Access to the web UI's own modules: imported on demand, tested for features and never for versions."""
 
 from __future__ import annotations
 

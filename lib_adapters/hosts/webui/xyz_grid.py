@@ -1,4 +1,4 @@
-"""The web UI's X/Y/Z plot gets axes for everything that a tag can say.
+"""Axes of the X/Y/Z plot script for everything that a tag can express.
 
 They change the first tag of the prompt and nothing else in it. Numbers take the plot's own ranges: `0-1 [5]`,
 `2-10 (+2)`.
