@@ -93,7 +93,7 @@ class Position:
 
 @dataclass(frozen=True, order=True)
 class EveryNth:
-    """Alternation `[a|b|...]`: active in one of every `count` steps, at index `place` (0 is the first)."""
+    """Alternation `[a|b|...]`: active in one of every `period` steps, at index `offset` (0 is the first)."""
 
     offset: int
     period: int

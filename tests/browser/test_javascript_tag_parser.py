@@ -170,7 +170,11 @@ def test_both_read_the_same_brackets_around_tags(page):
         one.count === undefined ? [one.after, one.when, one.share] : [one.place, one.count])))"""
 
     def plain(edit):
-        return [edit.in_after, edit.when, edit.fraction] if isinstance(edit, Switch) else [edit.place, edit.count]
+        return (
+            [edit.in_after, edit.when, edit.when_is_fraction]
+            if isinstance(edit, Switch)
+            else [edit.offset, edit.period]
+        )
 
     some = 0
     for text, found in zip(texts, page.evaluate(code, texts), strict=True):

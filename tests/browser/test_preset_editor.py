@@ -116,7 +116,7 @@ def test_a_list_of_another_length_keeps_the_blocks_they_share(view):
     assert dialog.get_by_label("As text").input_value() == "1," + "0," * 20 + "1,1,1,1,1"
     assert dialog.locator(".lycoris-block-row").count() == 26
     dialog.get_by_label("As text").fill("IN05-OUT03:0.5")
-    dialog.get_by_text("This is no list of numbers").wait_for()
+    dialog.get_by_text("Not a list of numbers").wait_for()
     assert dialog.locator(".lycoris-block-row").count() == 0
 
 
