@@ -43,14 +43,14 @@ for name in names:
     importlib.import_module(name)
 done = [f"{len(names)} modules"]
 
-from lib_adapters.app import main, options
-from lib_adapters.app.page import build
+from lib_adapters.app import arguments, main
+from lib_adapters.app.page import application
 out = Path(sys.argv[1])
 tag = "a red circle <lyco:gold_lora:1> <lyco:nobody:1>"
 for command in (
     ["generate", tag, "--steps", "2", "--size", "64", "--out", str(out / "pictures")],
-    ["list", str(options.ADAPTERS)],
-    ["inspect", str(next(options.ADAPTERS.glob("*.safetensors")))],
+    ["list", str(arguments.ADAPTERS)],
+    ["inspect", str(next(arguments.ADAPTERS.glob("*.safetensors")))],
     ["merge", "<lyco:gold_lora:1>", "--out", str(out / "merged")],
 ):
     try:
@@ -60,7 +60,7 @@ for command in (
     done.append(command[0])
 with ExitStack() as stack:
     given = main.parser().parse_args(["page", "--no-browser", "--out", str(out)])
-    app = build.application(given, stack, "http://127.0.0.1:1/")
+    app = application.application(given, stack, "http://127.0.0.1:1/")
     from fastapi.testclient import TestClient
     client = TestClient(app)
     ours = ["/lycoris/api/" + end for end in ("cards", "presets", "report")]

@@ -42,7 +42,7 @@ def use(store: Database) -> None:
     card = max(row.id for path, row in store.rows().items() if path == FILE.path)
     assert store.path(card) == FILE.path
     assert store.text(card)
-    assert store.changes_since(0).cards
+    assert store.changes(0).cards
     with store.transaction() as change:
         change.set_star(card, on=True)
         change.record_use(FILE.path, 7)
