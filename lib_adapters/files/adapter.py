@@ -118,16 +118,10 @@ def _build_adapter(source: TensorFile) -> Adapter:
             [*source.entries, *source.scalars], [] if builder.skipped else builder.full_weight_keys
         )
         raise CorruptFile(unsupported.nothing_usable_message(unusable))
-    unconfigured = (
-        []
-        if config
-        else peft_tuners.missing_config_notes(
-            tensor_name for m in builder.layers.values() for tensor_name in m.tensor_keys
-        )
-    )
-    family = model_family.family_of(builder.layers.values(), source.metadata)
-    modules, clashes = resolve_text_encoders(builder.layers.values(), family)
-    drawn = peft_tuners.generated_tensor_notes(module.shapes for module in modules)
+    layers = builder.layers.values()
+    unconfigured = [] if config else peft_tuners.missing_config_notes(n for m in layers for n in m.tensor_keys)
+    family = model_family.family_of(layers, source.metadata)
+    modules, clashes = resolve_text_encoders(layers, family)
     return Adapter(
         path=source.path,
         name=source.path.stem,
@@ -148,7 +142,7 @@ def _build_adapter(source: TensorFile) -> Adapter:
             *config.notes(),
             *config.missing_bias_notes(modules),
             *unconfigured,
-            *drawn,
+            *peft_tuners.generated_tensor_notes(module.shapes for module in modules),
             *full_lokr.notes(source, modules),
         ),
         training_info=read_training_info(
